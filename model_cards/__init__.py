@@ -1,0 +1,1 @@
+"""Templates and cards: data only."""

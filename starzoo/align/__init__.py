@@ -1,0 +1,1 @@
+"""Alignment modulo permutation: permutations, the assignment solver and the matching methods."""

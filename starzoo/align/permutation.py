@@ -1,0 +1,193 @@
+"""A permutation of a whole network: one index vector per group, applied to parameters and buffers alike.
+
+Indices gather: ``new[i] = old[index[i]]``. A wreath group within an outer group of h blocks carries an (h, n) array whose
+row i is the permutation inside the block that stands at place i *after* the outer permutation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from starzoo.errors import IncompatibleError, UntrustedInputError
+from starzoo.symmetry.spec import Concat, Leaf, PermutationSpec, Pinned, Product, Term
+
+__all__ = ["Permutation"]
+
+Index = NDArray[np.int64]
+StateDict = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Permutation:
+    """An element of a network's permutation group.
+
+    Attributes:
+        spec: The symmetries of the network.
+        indices: For every group its index vector, shape (n,), or (h, n) for a group within one of h blocks.
+    """
+
+    spec: PermutationSpec
+    indices: Mapping[str, Index]
+
+    @classmethod
+    def identity(cls, spec: PermutationSpec) -> Permutation:
+        """The permutation that moves nothing."""
+        return cls(spec, {name: np.tile(np.arange(shape[-1]), (*shape[:-1], 1)) for name, shape in _shapes(spec)})
+
+    @classmethod
+    def random(cls, spec: PermutationSpec, rng: np.random.Generator) -> Permutation:
+        """A uniformly random element.
+
+        Args:
+            spec: The symmetries of the network.
+            rng: The source of randomness.
+
+        Returns:
+            The permutation.
+        """
+        return cls(
+            spec,
+            {name: rng.permuted(np.tile(np.arange(shape[-1]), (*shape[:-1], 1)), axis=-1) for name, shape in _shapes(spec)},
+        )
+
+    @classmethod
+    def from_tensors(cls, spec: PermutationSpec, tensors: StateDict, *, subject: str = "") -> Permutation:
+        """Read the index vectors that `tensors` wrote, and check that they are permutations of the right shape.
+
+        Args:
+            spec: The symmetries of the network.
+            tensors: One integer tensor per group.
+            subject: The file that the tensors come from, for the error message.
+
+        Returns:
+            The permutation.
+
+        Raises:
+            UntrustedInputError: A group is missing, unknown or not a permutation.
+        """
+        indices = {name: tensor.numpy().astype(np.int64) for name, tensor in tensors.items()}
+        for name, shape in _shapes(spec):
+            expected = np.broadcast_to(np.arange(shape[-1]), shape)
+            index = indices.get(name)
+            if index is None or index.shape != shape or not np.array_equal(np.sort(index, axis=-1), expected):
+                raise UntrustedInputError(
+                    f"{subject or 'permutations'}: group {name!r} holds no permutation of shape {shape}",
+                    hint="fetch the file again",
+                    subject=subject,
+                )
+        if unknown := indices.keys() - spec.groups.keys():
+            raise UntrustedInputError(
+                f"{subject or 'permutations'}: unknown group {min(unknown)!r}",
+                hint="the file belongs to another architecture",
+                subject=subject,
+            )
+        return cls(spec, {name: indices[name] for name in spec.groups})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """One int32 tensor per group: what is stored in `permutations.safetensors`."""
+        return {name: torch.from_numpy(index.astype(np.int32)) for name, index in self.indices.items()}
+
+    def index(self, term: Term) -> Index:
+        """The index vector of an axis that `term` describes.
+
+        Args:
+            term: A term of the specification's axes.
+
+        Returns:
+            The vector that gathers the axis, shape (length of the axis,).
+        """
+        return self._index(term, {})
+
+    def _index(self, term: Term, blocks: Mapping[str, int]) -> Index:
+        """`blocks` says at which place of each enclosing outer group we stand: a wreath group reads that row."""
+        match term:
+            case Leaf(group):
+                within = self.spec.groups[group].within
+                return self.indices[group] if within is None else self.indices[group][blocks[within]]
+            case Pinned(size):
+                return np.arange(size)
+            case Concat(parts):
+                vectors, offset = [], 0
+                for part in parts:
+                    vectors.append(self._index(part, blocks) + offset)
+                    offset += len(vectors[-1])
+                return np.concatenate(vectors)
+            case Product((only,)):
+                return self._index(only, blocks)
+            case Product((outer, *rest)):
+                head, tail = self._index(outer, blocks), Product(tuple(rest))
+                if isinstance(outer, Leaf) and self.spec.inner_groups[outer.group]:
+                    rows = np.stack([self._index(tail, {**blocks, outer.group: place}) for place in range(len(head))])
+                else:
+                    rows = self._index(tail, blocks)[None]
+                return (head[:, None] * rows.shape[1] + rows).reshape(-1)
+        raise AssertionError(term)
+
+    def apply(self, state: StateDict, *, only: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Permute parameters and buffers.
+
+        Args:
+            state: A state dict of the network.
+            only: Tensor names to return; all of them when not given.
+
+        Returns:
+            New tensors where anything moved, the given tensors elsewhere, in the order of `state`.
+
+        Raises:
+            IncompatibleError: A tensor has other axes than the specification says.
+        """
+        names = state.keys() if only is None else only
+        return {name: self._apply_to(name, state[name]) for name in names}
+
+    def _apply_to(self, name: str, tensor: Tensor) -> Tensor:
+        for axis, term in enumerate(self.spec.axes.get(name, ())):
+            if axis >= tensor.ndim or tensor.shape[axis] != self.spec.term_size(term):
+                raise IncompatibleError(
+                    f"{name}: shape {tuple(tensor.shape)} does not match the permutation specification",
+                    hint="use models of one architecture with the same arguments",
+                    subject=name,
+                )
+            index = self.index(term)
+            if not np.array_equal(index, np.arange(len(index))):
+                tensor = tensor.index_select(axis, torch.from_numpy(index).to(tensor.device))
+        return tensor
+
+    def compose(self, first: Permutation) -> Permutation:
+        """The permutation that applies `first` and then this one.
+
+        Args:
+            first: What is applied first.
+
+        Returns:
+            A permutation p with ``p.apply(x) == self.apply(first.apply(x))``.
+        """
+        composed = {}
+        for name, index in self.indices.items():
+            within = self.spec.groups[name].within
+            rows = first.indices[name]
+            composed[name] = rows[index] if within is None else np.take_along_axis(rows[self.indices[within]], index, axis=1)
+        return Permutation(self.spec, composed)
+
+    def inverse(self) -> Permutation:
+        """The permutation that undoes this one."""
+        inverted = {}
+        for name, index in self.indices.items():
+            within = self.spec.groups[name].within
+            rows = np.argsort(index, axis=-1)
+            inverted[name] = rows if within is None else rows[np.argsort(self.indices[within])]
+        return Permutation(self.spec, inverted)
+
+    def moved(self, other: Permutation) -> int:
+        """How many positions the two permutations send elsewhere."""
+        return sum(int((index != other.indices[name]).sum()) for name, index in self.indices.items())
+
+
+def _shapes(spec: PermutationSpec) -> Iterable[tuple[str, tuple[int, ...]]]:
+    for name, group in spec.groups.items():
+        yield name, (group.size,) if group.within is None else (spec.groups[group.within].size, group.size)

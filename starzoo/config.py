@@ -1,0 +1,192 @@
+"""The configuration of a run as frozen values: checked when made, saved with the result, shown in the card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from starzoo.errors import UsageError
+
+__all__ = [
+    "AlignConfig",
+    "Beta",
+    "Constant",
+    "DataConfig",
+    "EvalConfig",
+    "RunConfig",
+    "StarConfig",
+    "TrainConfig",
+    "Uniform",
+    "load_config",
+]
+
+Optimizer = Literal["sgd", "adamw"]
+
+
+class Frozen(BaseModel):
+    """A configuration value: immutable, and no unknown key passes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Frozen):
+    """Which images, and how they are split and augmented."""
+
+    dataset: str = Field("digits", description="`digits` (embedded), a Hub data set id, or a local folder")
+    name: str | None = Field(None, description="the data set's configuration name, where it has several")
+    revision: str | None = Field(None, description="the commit of a Hub data set")
+    train_split: str = "train"
+    test_split: str = "test"
+    image_column: str | None = Field(None, description="found by its type when not given")
+    label_column: str | None = Field(None, description="found by its type when not given")
+    train_size: int | None = Field(None, ge=1, description="a class-balanced, seeded subset of the training split")
+    test_size: int | None = Field(None, ge=1, description="a class-balanced, seeded subset of the test split")
+    augment: Literal["none", "flip", "crop-flip"] = Field("none", description="training augmentation")
+
+
+class TrainConfig(Frozen):
+    """How one independent member of a zoo is trained."""
+
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(64, ge=2)
+    optimizer: Optimizer = "sgd"
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(5e-4, ge=0)
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with a linearly rising rate")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class AlignConfig(Frozen):
+    """How a permutee is brought as close as its symmetries allow to the fixed model."""
+
+    method: Literal["weight", "unit-norm"] = Field(
+        "unit-norm", description="weight matching on the weights as they are, or with every output row scaled to norm 1"
+    )
+    restarts: int = Field(1, ge=1, description="random starts besides the given one; the smallest distance is kept")
+    max_sweeps: int = Field(100, ge=1, description="bound on sweeps over the groups; a sweep that moves nothing ends it")
+    seed: int = 0
+
+
+class Uniform(Frozen):
+    """t ~ U[low, high]: the paper's choice with 0 and 1."""
+
+    kind: Literal["uniform"] = "uniform"
+    low: float = Field(0.0, ge=0, le=1)
+    high: float = Field(1.0, ge=0, le=1)
+
+
+class Beta(Frozen):
+    """t ~ Beta(a, b): an ablation of the paper with a = b = 2."""
+
+    kind: Literal["beta"] = "beta"
+    a: float = Field(2.0, gt=0)
+    b: float = Field(2.0, gt=0)
+
+
+class Constant(Frozen):
+    """t = value at every step: an ablation of the paper with ½ (a star that games the barrier)."""
+
+    kind: Literal["constant"] = "constant"
+    value: float = Field(0.5, ge=0, le=1)
+
+
+class StarConfig(Frozen):
+    """Starlight: how the star is found (paper, section 3)."""
+
+    epochs: int = Field(60, ge=0, description="passes over the training split; 0 keeps the start as it is")
+    batch_size: int = Field(64, ge=2)
+    optimizer: Optimizer = "sgd"
+    lr: float = Field(0.05, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(5e-4, ge=0)
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with a linearly rising rate")
+    start: Literal["aligned-average", "random", "source"] = "aligned-average"
+    draw: Literal["deck", "independent"] = Field("deck", description="sources from a shuffled deck, or each by itself")
+    t: Annotated[Uniform | Beta | Constant, Field(discriminator="kind")] = Uniform()
+    mu: float = Field(0.0, ge=0, description="weight of the star's own loss; the sum is divided by 1 + mu")
+    realign_every: int = Field(1, ge=0, description="epochs between alignments of the sources to the star; 0: never again")
+    clip_grad_norm: float | None = Field(None, gt=0)
+    channels_last: bool = True
+    checkpoint_every: int = Field(5, ge=1, description="epochs between checkpoints")
+    seed: int = 0
+
+
+class EvalConfig(Frozen):
+    """What is measured, and on how much data."""
+
+    points: int = Field(11, ge=3, description="evenly spaced points of a path, both ends included")
+    pairs: int = Field(6, ge=0, description="regular-regular pairs, drawn among sources and held-outs")
+    sources: int | None = Field(None, ge=0, description="star-source paths; all of them when not given")
+    splits: tuple[Literal["train", "test"], ...] = ("test",)
+    batch_size: int = Field(256, ge=1)
+    statistics_images: int = Field(2000, ge=1, description="un-augmented training images that re-estimate batch norm")
+    seed: int = 0
+
+
+class RunConfig(Frozen):
+    """Everything that decides a run of `fit-star`: the value that is saved, shown and replayed."""
+
+    data: DataConfig = DataConfig()
+    align: AlignConfig = AlignConfig()
+    star: StarConfig = StarConfig()
+    evaluate: EvalConfig = EvalConfig()
+
+
+def load_config(file: Path | None = None, overrides: Sequence[str] = (), **sections: Mapping[str, Any]) -> RunConfig:
+    """Read a run's configuration: the file first, then command-line sections, then `a.b=c` overrides.
+
+    Args:
+        file: A YAML file with any of the keys of `RunConfig`, or None for the defaults.
+        overrides: Assignments such as `star.epochs=10`; the value is read as YAML.
+        **sections: Values by section (`data={"dataset": "digits"}`); None values leave the file's value.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        UsageError: The file cannot be read, or a key or value is not allowed.
+    """
+    tree: dict[str, Any] = _read_yaml(file) if file else {}
+    for section, values in sections.items():
+        given = {key: value for key, value in values.items() if value is not None}
+        if given:
+            tree[section] = {**(tree.get(section) or {}), **given}
+    for assignment in overrides:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--set {assignment!r} is no assignment", hint="write --set star.epochs=10")
+        *parents, key = path.strip().split(".")
+        node = tree
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise UsageError(f"--set {path}: {parent!r} is a value, not a section", hint="see --help")
+            node = child
+        node[key] = yaml.safe_load(text)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"configuration {where}: {first['msg']}",
+            hint=f"correct it in {file or 'the options'}",
+            subject=where,
+        ) from error
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{file}: cannot be read as YAML", hint="check the path and the syntax", subject=str(file)) from error
+    if not isinstance(tree, dict | None):
+        raise UsageError(f"{file}: not a mapping of sections", hint="see configs/", subject=str(file))
+    return tree or {}

@@ -1,0 +1,25 @@
+"""How the library reports progress without knowing whether anyone watches."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Progress", "silent"]
+
+
+class Progress(Protocol):
+    """Called by long-running functions after each finished unit of work."""
+
+    def __call__(self, stage: str, done: int, total: int, **figures: float) -> None:
+        """Report that `done` of `total` units of `stage` are finished.
+
+        Args:
+            stage: What is being done, in a few words ("fitting the star").
+            done: Units finished so far.
+            total: Units in all.
+            **figures: Named numbers worth showing beside the bar (loss, accuracy).
+        """
+
+
+def silent(stage: str, done: int, total: int, **figures: float) -> None:
+    """Report nothing: the default of every library function."""

@@ -1,0 +1,1 @@
+"""The permutation symmetries of a network, found by tracing it."""

@@ -1,0 +1,201 @@
+"""What may be permuted in a network: groups, and how each axis of each tensor is made of them.
+
+An axis is described by a *term*:
+
+* ``Leaf(group)``: the axis is permuted by `group` and nothing else;
+* ``Pinned(size, reason)``: the axis must stay as it is;
+* ``Product(factors)``: a row-major product of shorter axes, outermost first, such as (heads, head dimension);
+* ``Concat(parts)``: shorter axes one after the other, such as the packed q, k and v of attention.
+
+A group acts as the symmetric group S_n on its n positions. A group `within` another one acts as a wreath product
+S_n ≀ S_h: each of the h blocks of the outer group has a permutation of its own. Its leaves stand only inside a
+`Product` in which a leaf of the outer group is an earlier factor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from starzoo.errors import UsageError
+
+__all__ = ["Concat", "Leaf", "PermutationGroup", "PermutationSpec", "Pinned", "Product", "Term"]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """An axis, or a factor or part of one, that is permuted by one group."""
+
+    group: str
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """An axis, or a factor or part of one, that must stay as it is."""
+
+    size: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A row-major product of axes, outermost factor first."""
+
+    factors: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Axes one after the other."""
+
+    parts: tuple[Term, ...]
+
+
+Term = Leaf | Pinned | Product | Concat
+
+
+@dataclass(frozen=True)
+class PermutationGroup:
+    """One symmetric group of a network.
+
+    Attributes:
+        name: The group's name, unique in its specification; taken from a parameter that it permutes.
+        size: The number n of positions that one permutation moves.
+        within: For a wreath product, the name of the outer group, each block of which has its own permutation of
+            the n positions; None otherwise.
+    """
+
+    name: str
+    size: int
+    within: str | None = None
+
+
+@dataclass(frozen=True)
+class PermutationSpec:
+    """All permutation symmetries of one network.
+
+    Attributes:
+        groups: The groups by name. An outer group comes before the groups within it.
+        axes: For every tensor of the state dict, one term per axis.
+        unsupported_operators: Operators without a rule: every axis that they touch is pinned.
+        trace_seconds: Wall-clock seconds that finding the symmetries took.
+    """
+
+    groups: Mapping[str, PermutationGroup]
+    axes: Mapping[str, tuple[Term, ...]]
+    unsupported_operators: tuple[str, ...] = ()
+    trace_seconds: float = 0.0
+
+    def term_size(self, term: Term) -> int:
+        """The length of an axis that `term` describes."""
+        match term:
+            case Leaf(group):
+                return self.groups[group].size
+            case Pinned(size):
+                return size
+            case Product(factors):
+                return math.prod(map(self.term_size, factors))
+            case Concat(parts):
+                return sum(map(self.term_size, parts))
+
+    @cached_property
+    def occurrences(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
+        """For every group, the (tensor name, axis) pairs in which it occurs, in the order of the state dict."""
+        found: dict[str, dict[tuple[str, int], None]] = {name: {} for name in self.groups}
+        for tensor, terms in self.axes.items():
+            for axis, term in enumerate(terms):
+                for group in groups_of(term):
+                    found[group][tensor, axis] = None
+        return {name: tuple(places) for name, places in found.items()}
+
+    @cached_property
+    def inner_groups(self) -> Mapping[str, tuple[str, ...]]:
+        """For every group, the wreath groups within it."""
+        return {
+            name: tuple(group.name for group in self.groups.values() if group.within == name) for name in self.groups
+        }
+
+    @property
+    def wreath_groups(self) -> int:
+        """The number of groups that act blockwise within another one."""
+        return sum(group.within is not None for group in self.groups.values())
+
+    def is_permuted(self, tensor: str) -> bool:
+        """Whether any axis of `tensor` is moved by a group."""
+        return any(True for term in self.axes.get(tensor, ()) for _ in groups_of(term))
+
+    def coverage(self, sizes: Mapping[str, int]) -> float:
+        """The share of parameters that lie in tensors which at least one group permutes.
+
+        Args:
+            sizes: Number of elements of every parameter, by name.
+
+        Returns:
+            A share from 0 to 1; 0 for a network without parameters.
+        """
+        total = sum(sizes.values())
+        return sum(size for name, size in sizes.items() if self.is_permuted(name)) / total if total else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The specification as a JSON value; `from_json` reads it back."""
+        return {
+            "groups": [[g.name, g.size, g.within] for g in self.groups.values()],
+            "axes": {name: [_term_to_json(term) for term in terms] for name, terms in self.axes.items()},
+            "unsupported_operators": list(self.unsupported_operators),
+            "trace_seconds": self.trace_seconds,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> PermutationSpec:
+        """Read a specification that `to_json` wrote.
+
+        Args:
+            value: What `to_json` returned.
+
+        Returns:
+            An equal specification.
+        """
+        return cls(
+            groups={name: PermutationGroup(name, size, within) for name, size, within in value["groups"]},
+            axes={name: tuple(_term_from_json(term) for term in terms) for name, terms in value["axes"].items()},
+            unsupported_operators=tuple(value["unsupported_operators"]),
+            trace_seconds=float(value["trace_seconds"]),
+        )
+
+
+def groups_of(term: Term) -> Iterator[str]:
+    """The groups that occur in a term, in order, repeated where they occur more than once."""
+    match term:
+        case Leaf(group):
+            yield group
+        case Product(children) | Concat(children):
+            for child in children:
+                yield from groups_of(child)
+
+
+def _term_to_json(term: Term) -> Any:
+    match term:
+        case Leaf(group):
+            return group
+        case Pinned(size, reason):
+            return [size, reason]
+        case Product(factors):
+            return {"product": [_term_to_json(factor) for factor in factors]}
+        case Concat(parts):
+            return {"concat": [_term_to_json(part) for part in parts]}
+
+
+def _term_from_json(value: Any) -> Term:
+    match value:
+        case str(group):
+            return Leaf(group)
+        case [int(size), str(reason)]:
+            return Pinned(size, reason)
+        case {"product": factors}:
+            return Product(tuple(_term_from_json(factor) for factor in factors))
+        case {"concat": parts}:
+            return Concat(tuple(_term_from_json(part) for part in parts))
+    raise UsageError(f"not a term of a permutation specification: {value!r}", hint="the file is damaged: write it again")
