@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from starzoo.align.permutation import Permutation as Permutation
+    from starzoo.symmetry.permutation import Permutation as Permutation
     from starzoo.architecture import Architecture as Architecture
     from starzoo.architecture import Preprocessing as Preprocessing
     from starzoo.config import RunConfig as RunConfig
@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Architecture": "starzoo.architecture",
-    "Permutation": "starzoo.align.permutation",
+    "Permutation": "starzoo.symmetry.permutation",
     "Preprocessing": "starzoo.architecture",
     "RunConfig": "starzoo.config",
     "StarzooError": "starzoo.errors",
