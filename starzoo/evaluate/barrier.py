@@ -1,0 +1,99 @@
+"""Loss and accuracy along the straight line between two models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from starzoo.errors import NumericalError
+from starzoo.evaluate.path import has_batch_norm, interpolate, reestimate_batch_norm
+from starzoo.evaluate.predictive import accuracy, negative_log_likelihood
+
+__all__ = ["Curve", "Evaluator"]
+
+StateDict = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Loss (nats) and accuracy (share) at each point of a path, per split."""
+
+    loss: Mapping[str, tuple[float, ...]]
+    accuracy: Mapping[str, tuple[float, ...]]
+
+
+class Evaluator:
+    """Predicts with any weights of one architecture, on the same images each time.
+
+    Args:
+        network: The architecture; its weights are overwritten.
+        splits: For each split a function that yields batches of evaluation images, and the labels of all of them.
+        statistics: Yields the un-augmented training images that re-estimate batch-norm statistics.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        splits: Mapping[str, tuple[Callable[[], Iterable[Tensor]], Tensor]],
+        statistics: Callable[[], Iterable[Tensor]],
+    ) -> None:
+        self.network = network.to(memory_format=torch.channels_last)
+        self.splits = splits
+        self.statistics = statistics
+        self.estimates = has_batch_norm(network)
+
+    def log_probabilities(self, state: StateDict) -> dict[str, Tensor]:
+        """Predict every split with one set of weights, batch-norm statistics re-estimated.
+
+        Args:
+            state: The weights.
+
+        Returns:
+            For every split log-probabilities, shape (images, classes), on the CPU.
+
+        Raises:
+            NumericalError: The model predicts values that are not finite.
+        """
+        self.network.load_state_dict(dict(state))
+        self.network.eval()
+        if self.estimates:
+            reestimate_batch_norm(self.network, map(self._place, self.statistics()))
+        with torch.inference_mode():
+            predicted = {
+                split: torch.cat([self.network(self._place(images)).float().log_softmax(1).cpu() for images in batches()])
+                for split, (batches, _) in self.splits.items()
+            }
+        if not all(torch.isfinite(values).all() for values in predicted.values()):
+            raise NumericalError("a model's predictions are not finite", hint="check its weights with `starzoo inspect`")
+        return predicted
+
+    def curve(self, a: StateDict, b: StateDict, t: Sequence[float]) -> Curve:
+        """Loss and accuracy at some points of the line from `a` to `b`.
+
+        Args:
+            a: Weights at t = 0.
+            b: Weights at t = 1, already aligned to `a` where that is wanted.
+            t: The points.
+
+        Returns:
+            The curve on every split.
+        """
+        loss: dict[str, list[float]] = {split: [] for split in self.splits}
+        right: dict[str, list[float]] = {split: [] for split in self.splits}
+        for at in t:
+            for split, predicted in self.log_probabilities(interpolate(a, b, at)).items():
+                labels = self.labels(split)
+                loss[split].append(negative_log_likelihood(predicted, labels))
+                right[split].append(accuracy(predicted, labels))
+        return Curve({s: tuple(values) for s, values in loss.items()}, {s: tuple(values) for s, values in right.items()})
+
+    def labels(self, split: str) -> Tensor:
+        """The labels of one split, shape (images,)."""
+        return self.splits[split][1]
+
+    def _place(self, images: Tensor) -> Tensor:
+        device = next(self.network.parameters()).device
+        return images.to(device, memory_format=torch.channels_last)

@@ -1,0 +1,161 @@
+"""The plan of an evaluation: which paths and which models, measured once each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from starzoo.align.align import align, average
+from starzoo.architecture import Architecture
+from starzoo.config import AlignConfig, EvalConfig
+from starzoo.evaluate.barrier import Evaluator
+from starzoo.evaluate.measures import Evaluation, Path, PathKind, Quality, Role
+from starzoo.evaluate.predictive import (
+    accuracy,
+    ensemble_log_probabilities,
+    expected_calibration_error,
+    negative_log_likelihood,
+)
+from starzoo.progress import Progress, silent
+from starzoo.symmetry.spec import PermutationSpec
+
+if TYPE_CHECKING:
+    from starzoo.data import ImageData, Split
+
+__all__ = ["Zoo", "evaluate"]
+
+StateDict = Mapping[str, Tensor]
+SplitName = Literal["train", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zoo:
+    """The models of an evaluation, by name and as they were published.
+
+    Attributes:
+        star: The star's state dict.
+        sources: The models that the star was fitted on.
+        holdouts: The models that it never saw.
+    """
+
+    star: StateDict
+    sources: Mapping[str, StateDict]
+    holdouts: Mapping[str, StateDict]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One path to measure: a function of two models, aligned or not."""
+
+    kind: PathKind
+    a: str
+    b: str
+
+
+def evaluate(
+    architecture: Architecture,
+    spec: PermutationSpec,
+    zoo: Zoo,
+    data: ImageData,
+    config: EvalConfig,
+    align_config: AlignConfig,
+    *,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure a star: the paths between models, and the quality of every way to predict.
+
+    Star–source, star–held-out and regular–regular paths are aligned by the same method, the star (or the first model) staying
+    fixed; regular–regular pairs are measured raw as well.
+
+    Args:
+        architecture: What all models have in common.
+        spec: Its symmetries.
+        zoo: The models.
+        data: The task's images.
+        config: What is measured, and on how much data.
+        align_config: How models are aligned before a path is drawn.
+        progress: Told after every model and path.
+
+    Returns:
+        The evaluation.
+    """
+    evaluator = _make_evaluator(architecture, data, config)
+    lines = list(_plan(zoo, config))
+    models = {**zoo.sources, **zoo.holdouts, "star": zoo.star}
+    total = len(models) + 1 + len(lines)
+    predicted: dict[str, dict[str, Tensor]] = {}
+    for done, (name, state) in enumerate(models.items(), start=1):
+        predicted[name] = evaluator.log_probabilities(state)
+        progress("evaluating models", done, total)
+    to_star = align(spec, zoo.star, list(zoo.sources.values()), align_config)
+    predicted["aligned mean"] = evaluator.log_probabilities(average([source.state for source in to_star]))
+    paths: list[Path] = []
+    t = tuple(float(at) for at in np.linspace(0, 1, config.points))
+    for done, line in enumerate(lines, start=1):
+        end = models[line.b]
+        if line.kind != "regular-regular-raw":
+            [aligned] = align(spec, models[line.a], [end], align_config)
+            end = aligned.state
+        inner = evaluator.curve(models[line.a], end, t[1:-1])
+        for split in config.splits:
+            ends = [_measure(predicted[name][split], evaluator.labels(split)) for name in (line.a, line.b)]
+            loss = (ends[0][0], *inner.loss[split], ends[1][0])
+            right = (ends[0][1], *inner.accuracy[split], ends[1][1])
+            paths.append(Path(kind=line.kind, a=line.a, b=line.b, split=split, t=t, loss=loss, accuracy=right))
+        progress("measuring paths", len(models) + 1 + done, total)
+    return Evaluation(paths=tuple(paths), qualities=tuple(_qualities(zoo, predicted, evaluator, config.splits)))
+
+
+def _make_evaluator(architecture: Architecture, data: ImageData, config: EvalConfig) -> Evaluator:
+    splits: dict[str, Split] = {"train": data.train, "test": data.test}
+    return Evaluator(
+        architecture.build().to("cuda" if torch.cuda.is_available() else "cpu"),
+        {name: (lambda split=splits[name]: split.images(config.batch_size), splits[name].labels) for name in config.splits},
+        lambda: data.train.images(config.batch_size, limit=config.statistics_images, seed=config.seed),
+    )
+
+
+def _plan(zoo: Zoo, config: EvalConfig) -> Iterator[_Line]:
+    rng = np.random.default_rng(config.seed)
+    for name in list(zoo.sources)[: config.sources]:
+        yield _Line("star-source", "star", name)
+    for name in zoo.holdouts:
+        yield _Line("star-held-out", "star", name)
+    pairs = list(itertools.combinations([*zoo.sources, *zoo.holdouts], 2))
+    chosen = sorted(rng.permutation(len(pairs))[: config.pairs])
+    kinds: Sequence[PathKind] = ("regular-regular", "regular-regular-raw")
+    for kind in kinds:
+        for number in chosen:
+            yield _Line(kind, *pairs[number])
+
+
+def _qualities(
+    zoo: Zoo, predicted: Mapping[str, Mapping[str, Tensor]], evaluator: Evaluator, splits: Sequence[SplitName]
+) -> Iterator[Quality]:
+    roles: dict[str, Role] = dict.fromkeys(zoo.sources, "member") | dict.fromkeys(zoo.holdouts, "held-out")
+    roles |= {"aligned mean": "aligned-mean", "star": "star"}
+    for split in splits:
+        labels = evaluator.labels(split)
+        for name, role in roles.items():
+            yield _quality(name, role, split, predicted[name][split], labels)
+        votes = torch.stack([predicted[name][split] for name in zoo.sources])
+        ensemble = f"ensemble of {len(votes)}"
+        yield _quality(ensemble, "ensemble", split, ensemble_log_probabilities(votes), labels, passes=len(votes))
+
+
+def _quality(
+    name: str, role: Role, split: SplitName, predicted: Tensor, labels: Tensor, *, passes: int = 1
+) -> Quality:
+    nll, right = _measure(predicted, labels)
+    ece = expected_calibration_error(predicted, labels)
+    return Quality(name=name, role=role, split=split, accuracy=right, nll=nll, ece=ece, passes=passes)
+
+
+def _measure(predicted: Tensor, labels: Tensor) -> tuple[float, float]:
+    return negative_log_likelihood(predicted, labels), accuracy(predicted, labels)

@@ -1,0 +1,77 @@
+"""The quality of predicted probabilities: accuracy, negative log-likelihood and calibration."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from starzoo.errors import NumericalError
+
+__all__ = ["accuracy", "ensemble_log_probabilities", "expected_calibration_error", "negative_log_likelihood"]
+
+
+def accuracy(log_probabilities: Tensor, labels: Tensor) -> float:
+    """The share of right answers.
+
+    Args:
+        log_probabilities: Shape (images, classes); logits serve as well.
+        labels: Class indices, shape (images,).
+
+    Returns:
+        A share from 0 to 1.
+    """
+    return float((log_probabilities.argmax(dim=1) == labels).double().mean())
+
+
+def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor) -> float:
+    """The mean negative log-likelihood of the labels.
+
+    Args:
+        log_probabilities: Normalised, shape (images, classes).
+        labels: Class indices, shape (images,).
+
+    Returns:
+        Nats per image.
+
+    Raises:
+        NumericalError: A prediction is not a number.
+    """
+    if torch.isnan(log_probabilities).any():
+        raise NumericalError("a model predicts NaN", hint="check its weights with `starzoo inspect`")
+    return float(-log_probabilities.double().gather(1, labels[:, None]).mean())
+
+
+def expected_calibration_error(log_probabilities: Tensor, labels: Tensor, *, bins: int = 15) -> float:
+    """The expected calibration error (Guo et al. 2017): Σ over bins of share · |accuracy − confidence|.
+
+    Args:
+        log_probabilities: Normalised, shape (images, classes).
+        labels: Class indices, shape (images,).
+        bins: Number of bins of equal width over the confidence of the answer.
+
+    Returns:
+        A share from 0 to 1.
+
+    Raises:
+        NumericalError: A prediction is not a number.
+    """
+    if torch.isnan(log_probabilities).any():
+        raise NumericalError("a model predicts NaN", hint="check its weights with `starzoo inspect`")
+    confidence, answer = log_probabilities.double().exp().max(dim=1)
+    right = (answer == labels).double()
+    # Bins are (low, high], as in the paper; the epsilon-free ceiling puts a confidence of exactly 1 into the last.
+    number = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, number, right - confidence)
+    return float(gap.abs().sum() / len(labels))
+
+
+def ensemble_log_probabilities(members: Tensor) -> Tensor:
+    """The log of the mean probability of a deep ensemble (Lakshminarayanan et al. 2017).
+
+    Args:
+        members: Log-probabilities, shape (members, images, classes).
+
+    Returns:
+        Shape (images, classes).
+    """
+    return torch.logsumexp(members, dim=0) - torch.log(torch.tensor(float(len(members))))

@@ -1,0 +1,212 @@
+"""Checkpoints of a run: written whole or not at all, hashed, and refused when they belong to another run.
+
+One folder per checkpoint, safetensors and JSON only. It is written beside its place under a temporary name, with the
+SHA-256 of every file in `manifest.json`, and renamed when complete; older ones are removed only after that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from starzoo.errors import CheckpointError, ResourceError, UsageError
+
+__all__ = ["Checkpoint", "load_newest", "optimizer_tensors", "restore_optimizer", "save_checkpoint"]
+
+_SCHEMA = 1
+_KEEP = 2  # the newest, and one to fall back on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """All that a run needs to go on.
+
+    Attributes:
+        epoch: Epochs finished.
+        star: The star's parameters.
+        optimizer: The optimiser's state, flattened to named tensors.
+        permutations: One set of index vectors per source, in the order of the sources.
+        history: One record per finished epoch.
+    """
+
+    epoch: int
+    star: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    permutations: Sequence[Mapping[str, Tensor]]
+    history: Sequence[Mapping[str, float]]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> Path:
+    """Publish a checkpoint, then remove all but the newest two.
+
+    Args:
+        folder: Where the run keeps its checkpoints.
+        checkpoint: What to keep.
+        identity: JSON value that a resuming run must share: configuration, data and sources.
+
+    Returns:
+        The checkpoint's own folder.
+
+    Raises:
+        ResourceError: The disk is full; older checkpoints are untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"epoch-{checkpoint.epoch:05d}"
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
+    try:
+        _write(draft, checkpoint, identity)
+        if target.exists():
+            shutil.rmtree(target)
+        draft.rename(target)
+    except OSError as error:
+        free = shutil.disk_usage(folder).free
+        raise ResourceError(
+            f"{target}: the checkpoint could not be written: {error.strerror or error}",
+            hint=f"{free / 2**20:.0f} MB are free there; older checkpoints are kept",
+            subject=str(target),
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    for old in _published(folder)[:-_KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def load_newest(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
+    """Find the newest checkpoint whose files are whole.
+
+    Args:
+        folder: Where the run keeps its checkpoints.
+        identity: What this run is; a checkpoint of another run is refused.
+
+    Returns:
+        The checkpoint, or None where there is none yet.
+
+    Raises:
+        CheckpointError: There are checkpoints, and all are damaged.
+        UsageError: The newest whole one belongs to a run with another configuration, other data or other sources.
+    """
+    candidates = _published(folder)
+    for candidate in reversed(candidates):
+        if _is_whole(candidate):
+            return _read(candidate, identity)
+    if candidates:
+        raise CheckpointError(
+            f"{folder}: no valid checkpoint among {len(candidates)}",
+            hint="remove the folder to start the run again",
+            subject=str(folder),
+        )
+    return None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's state as named tensors, `position.key`; the learning rate is a function of the step.
+
+    Args:
+        optimizer: Its per-parameter state holds tensors only, as SGD's and AdamW's does.
+
+    Returns:
+        The tensors.
+    """
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{position}.{key}": value
+        for position, values in state.items()
+        for key, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimiser the state that `optimizer_tensors` took from an equal one.
+
+    Args:
+        optimizer: A fresh optimiser over the same parameters.
+        tensors: The named tensors.
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        position, _, key = name.partition(".")
+        state.setdefault(int(position), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _write(draft: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
+    indices = {
+        f"{source}.{group}": index
+        for source, permutation in enumerate(checkpoint.permutations)
+        for group, index in permutation.items()
+    }
+    for name, tensors in (("star", checkpoint.star), ("optimizer", checkpoint.optimizer), ("permutations", indices)):
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, draft / f"{name}.safetensors")
+    state = {
+        "schema": _SCHEMA,
+        "epoch": checkpoint.epoch,
+        "sources": len(checkpoint.permutations),
+        "history": list(checkpoint.history),
+        "identity": identity,
+    }
+    (draft / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True), encoding="utf-8")
+    hashes = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
+    (draft / "manifest.json").write_text(json.dumps(hashes, indent=1), encoding="utf-8")
+
+
+def _read(folder: Path, identity: Mapping[str, Any]) -> Checkpoint:
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    if state["schema"] > _SCHEMA:
+        raise UsageError(
+            f"{folder}: written by a newer starzoo (schema {state['schema']})", hint="update starzoo", subject=str(folder)
+        )
+    if difference := _difference(state["identity"], json.loads(json.dumps(identity))):
+        raise UsageError(
+            f"{folder.parent}: holds checkpoints of another run: {difference}",
+            hint="use another --out, or the configuration of that run",
+            subject=str(folder.parent),
+        )
+    permutations: list[dict[str, Tensor]] = [{} for _ in range(state["sources"])]
+    for name, index in load_file(folder / "permutations.safetensors").items():
+        source, _, group = name.partition(".")
+        permutations[int(source)][group] = index
+    return Checkpoint(
+        epoch=state["epoch"],
+        star=load_file(folder / "star.safetensors"),
+        optimizer=load_file(folder / "optimizer.safetensors"),
+        permutations=permutations,
+        history=state["history"],
+    )
+
+
+def _difference(then: Any, now: Any, path: str = "") -> str:
+    """The first place at which two JSON values differ, in words; empty where they are equal."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        keys = list(dict.fromkeys([*then, *now]))
+        found = (_difference(then.get(key), now.get(key), f"{path}.{key}".lstrip(".")) for key in keys)
+        return next(filter(None, found), "")
+    return "" if then == now else f"{path} was {json.dumps(then)}, now {json.dumps(now)}"
+
+
+def _published(folder: Path) -> list[Path]:
+    return sorted(folder.glob("epoch-*")) if folder.is_dir() else []
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        hashes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return all(_sha256(folder / name) == value for name, value in hashes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

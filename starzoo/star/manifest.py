@@ -1,0 +1,96 @@
+"""star.json: where a star comes from and what was measured on it. Imports neither torch nor the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from starzoo.architecture import Architecture
+from starzoo.config import Frozen, RunConfig
+from starzoo.errors import UntrustedInputError
+from starzoo.evaluate.measures import Evaluation
+
+__all__ = ["ModelRecord", "StarManifest", "read_manifest"]
+
+SCHEMA_VERSION = 1
+
+
+class ModelRecord(Frozen):
+    """One model that a star was fitted on or tested against, pinned.
+
+    Attributes:
+        name: Its name in tables and plots, unique in the star.
+        repo: Its Hub repository, or None for a local folder.
+        sha: The commit of the repository.
+        files: SHA-256 of its files, by name.
+        licence: Its licence identifier, or None when it states none.
+    """
+
+    name: str
+    repo: str | None = None
+    sha: str | None = None
+    files: dict[str, str] = {}
+    licence: str | None = None
+
+
+class StarManifest(Frozen):
+    """Everything about a star but its weights.
+
+    Attributes:
+        schema_version: Version of this format.
+        name: The star's name, the title of its card.
+        architecture: The timm architecture of star and sources.
+        sources: The models that the star was fitted on.
+        holdouts: The models that it never saw.
+        config: The run's configuration, which replays it.
+        data_fingerprint: Hash of the images and labels that were used.
+        parameters: Number of parameters.
+        groups: Number of permutation groups of the architecture.
+        coverage: Share of parameters in tensors that a group permutes.
+        history: One record per epoch.
+        evaluation: What was measured, or None before that.
+        software: Versions by package.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    architecture: Architecture
+    sources: tuple[ModelRecord, ...]
+    holdouts: tuple[ModelRecord, ...] = ()
+    config: RunConfig
+    data_fingerprint: str
+    parameters: int
+    groups: int
+    coverage: float
+    history: tuple[dict[str, float], ...] = ()
+    evaluation: Evaluation | None = None
+    software: dict[str, str] = {}
+
+    @property
+    def licence(self) -> str | None:
+        """The one licence that all sources share, or None: what is mixed or missing is for a person to decide."""
+        licences = {source.licence for source in self.sources}
+        return licences.pop() if len(licences) == 1 else None
+
+
+def read_manifest(file: Path) -> StarManifest:
+    """Read a star.json.
+
+    Args:
+        file: The file.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UntrustedInputError: The file is missing, no JSON, or not what this version of starzoo writes.
+    """
+    try:
+        return StarManifest.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "cannot be read"
+        raise UntrustedInputError(
+            f"{file}: no manifest of a star: {reason}", hint="is this the folder of a star?", subject=str(file)
+        ) from error

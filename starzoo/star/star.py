@@ -1,0 +1,101 @@
+"""A star: weights, the permutations of its sources, and where it comes from. One folder, and one plain timm model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from starzoo.errors import UntrustedInputError
+from starzoo.folder import load_state, save_folder
+from starzoo.star.manifest import StarManifest, read_manifest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["Star", "load_folder"]
+
+MANIFEST, PERMUTATIONS = "star.json", "permutations.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Star:
+    """A star model.
+
+    Attributes:
+        manifest: Architecture, provenance, configuration, history and evaluation.
+        state: Its state dict.
+        permutations: For every source, by name, one index vector per group that brings it to the star.
+    """
+
+    manifest: StarManifest
+    state: Mapping[str, Tensor]
+    permutations: Mapping[str, Mapping[str, Tensor]]
+
+    def model(self) -> nn.Module:
+        """The star as a timm model in evaluation mode, a drop-in for any of its sources.
+
+        Returns:
+            The module.
+        """
+        model = self.manifest.architecture.build()
+        model.load_state_dict(dict(self.state))
+        return model
+
+    def save_folder(self, folder: Path) -> None:
+        """Write the star in timm's folder format, with star.json and permutations.safetensors beside.
+
+        Args:
+            folder: Where to; made if missing, other files in it are left alone.
+        """
+        save_folder(folder, self.manifest.architecture, self.state)
+        indices = {
+            f"{source}/{group}": index.contiguous()
+            for source, permutation in self.permutations.items()
+            for group, index in permutation.items()
+        }
+        save_file(indices, folder / PERMUTATIONS)
+        self.save_manifest(folder)
+
+    def save_manifest(self, folder: Path) -> None:
+        """Write star.json alone, when nothing else has changed.
+
+        Args:
+            folder: The star's folder.
+        """
+        (folder / MANIFEST).write_text(self.manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def load_folder(folder: Path) -> Star:
+    """Read a star from the folder that `Star.save_folder` wrote.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The star.
+
+    Raises:
+        UntrustedInputError: A file is missing, damaged, or does not belong to the others.
+    """
+    manifest = read_manifest(folder / MANIFEST)
+    file = folder / PERMUTATIONS
+    try:
+        indices = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UntrustedInputError(
+            f"{file}: cannot be read", hint="fetch the star again", subject=str(file)
+        ) from error
+    permutations: dict[str, dict[str, Tensor]] = {source.name: {} for source in manifest.sources}
+    for key, index in indices.items():
+        source, _, group = key.partition("/")
+        if source not in permutations:
+            raise UntrustedInputError(
+                f"{file}: permutes {source!r}, which is no source of this star", hint="fetch the star again", subject=str(file)
+            )
+        permutations[source][group] = index
+    return Star(manifest=manifest, state=load_state(folder, manifest.architecture), permutations=permutations)

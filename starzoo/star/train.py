@@ -1,0 +1,245 @@
+"""Starlight (paper, algorithm 1): the star model that is linearly connected to every source.
+
+This is the only file that builds an Accelerator. On several ranks each one draws its own source and t, and the gradients
+are averaged: more ranks, less variance, the same expectation.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from starzoo.align.align import align, aligned_average
+from starzoo.architecture import Architecture
+from starzoo.config import RunConfig
+from starzoo.errors import NumericalError
+from starzoo.evaluate.path import reestimate_batch_norm
+from starzoo.optimization import make_optimizer, set_learning_rate
+from starzoo.progress import Progress, silent
+from starzoo.star.checkpoint import (
+    Checkpoint,
+    load_newest,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from starzoo.star.objective import StarlightLoss
+from starzoo.star.sampling import SourceSampler
+from starzoo.symmetry.permutation import Permutation
+from starzoo.symmetry.spec import PermutationSpec
+
+if TYPE_CHECKING:
+    from starzoo.data import ImageData
+
+__all__ = ["FittedStar", "fit"]
+
+StateDict = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedStar:
+    """What Starlight found.
+
+    Attributes:
+        state: The star's state dict, batch-norm statistics re-estimated.
+        permutations: What brings each source to the star, in the order of the sources.
+        history: One record per epoch: path loss, own loss (with mu), positions moved by the alignment.
+    """
+
+    state: dict[str, Tensor]
+    permutations: list[Permutation]
+    history: list[dict[str, float]]
+
+
+def fit(
+    architecture: Architecture,
+    spec: PermutationSpec,
+    sources: Sequence[StateDict],
+    data: ImageData,
+    config: RunConfig,
+    *,
+    checkpoints: Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+) -> FittedStar:
+    """Find the star of some sources; a run that was stopped goes on from its newest checkpoint.
+
+    Args:
+        architecture: What star and sources have in common.
+        spec: Its symmetries.
+        sources: State dicts of the sources θ_1 … θ_N.
+        data: The task's images.
+        config: The run's configuration.
+        checkpoints: Folder for checkpoints; none are kept when not given.
+        identity: JSON value that tells this run from others: a checkpoint with another one is refused.
+        progress: Told after every epoch.
+
+    Returns:
+        The star, the permutations of the sources and the history.
+    """
+    run = _Run(architecture, spec, sources, data, config)
+    identity = {**(identity or {}), "config": config.model_dump(mode="json", exclude={"evaluate"})}
+    found = load_newest(checkpoints, identity) if checkpoints else None
+    if found:
+        run.restore(found)
+    for epoch in range(run.epoch, config.star.epochs):
+        record = run.train_epoch(epoch)
+        progress("fitting the star", epoch + 1, config.star.epochs, **record)
+        due = (epoch + 1) % config.star.checkpoint_every == 0 or epoch + 1 == config.star.epochs
+        if checkpoints and due and run.accelerator.is_main_process:
+            save_checkpoint(checkpoints, run.checkpoint(), identity)
+    return run.finish()
+
+
+class _Run:
+    """The state of one fit: the star's parameters, the optimiser and the sources as they are aligned now."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        spec: PermutationSpec,
+        sources: Sequence[StateDict],
+        data: ImageData,
+        config: RunConfig,
+    ) -> None:
+        self.spec, self.sources, self.data, self.config = spec, sources, data, config
+        self.epoch, self.history = 0, list[dict[str, float]]()
+        self.accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+        ranks, device = self.accelerator.num_processes, self.accelerator.device
+        torch.manual_seed(config.star.seed)  # for the random start, and dropout in the working copy
+        self.network = architecture.build().to(device)
+        start, self.permutations = self._start()
+        self.network.load_state_dict(start)
+        if config.star.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.star = {name: nn.Parameter(value.detach().clone()) for name, value in self.network.named_parameters()}
+        self.optimizer = make_optimizer(self.star.values(), config.star)
+        working = self.accelerator.prepare_model(self.network) if ranks > 1 else self.network
+        self.loss = StarlightLoss(
+            list(self.star.values()),
+            working,
+            mu=config.star.mu,
+            backward=self.accelerator.backward,
+            hold=functools.partial(self.accelerator.no_sync, working),
+        )
+        self.sampler = SourceSampler(config.star, len(sources), ranks)
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Align where it is due, then one pass over the training split."""
+        settings = self.config.star
+        moved = self._align() if epoch > 0 and settings.realign_every and epoch % settings.realign_every == 0 else 0
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        ends = self._ends()
+        loader = self.data.train.loader(
+            settings.batch_size,
+            epoch=epoch,
+            seed=settings.seed,
+            augment=self.config.data.augment,
+            rank=rank,
+            world_size=ranks,
+        )
+        steps = len(loader)
+        self.loss.working.train()
+        losses = []
+        for number, (images, labels) in enumerate(loader):
+            step = epoch * steps + number
+            draw = self.sampler.draw(step, rank)
+            set_learning_rate(self.optimizer, settings, step=step, total=settings.epochs * steps)
+            images, labels = self._to_device(images), labels.to(self.accelerator.device)
+            losses.append(self.loss.accumulate(ends[draw.source], draw.t, images, labels))
+            if settings.clip_grad_norm:
+                torch.nn.utils.clip_grad_norm_(self.star.values(), settings.clip_grad_norm)
+            self.optimizer.step()
+        record = {"path_loss": float(torch.stack([loss.path for loss in losses]).mean()), "moved": float(moved)}
+        own = [loss.own for loss in losses if loss.own is not None]
+        if own:
+            record["own_loss"] = float(torch.stack(own).mean())
+        if not all(map(_is_finite, record.values())):
+            raise NumericalError(
+                f"the loss of the star is not finite in epoch {epoch + 1}",
+                hint="lower star.lr, raise star.warmup, or set star.clip_grad_norm=1; the last checkpoint is kept",
+            )
+        self.epoch, self.history = epoch + 1, [*self.history, record]
+        return record
+
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            epoch=self.epoch,
+            star={name: parameter.detach() for name, parameter in self.star.items()},
+            optimizer=optimizer_tensors(self.optimizer),
+            permutations=[permutation.tensors() for permutation in self.permutations],
+            history=self.history,
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        with torch.no_grad():
+            for name, parameter in self.star.items():
+                parameter.copy_(checkpoint.star[name])
+        restore_optimizer(self.optimizer, checkpoint.optimizer)
+        self.permutations = [Permutation.from_tensors(self.spec, tensors) for tensors in checkpoint.permutations]
+        self.epoch, self.history = checkpoint.epoch, [dict(record) for record in checkpoint.history]
+
+    def finish(self) -> FittedStar:
+        """Align the sources to the final star and estimate its batch-norm statistics."""
+        if self.epoch:
+            self._align()
+        self.network.load_state_dict(self._state())
+        settings = self.config.evaluate
+        batches = self.data.train.images(settings.batch_size, limit=settings.statistics_images, seed=settings.seed)
+        reestimate_batch_norm(self.network, map(self._to_device, batches))
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+        return FittedStar(state=state, permutations=self.permutations, history=self.history)
+
+    def _start(self) -> tuple[StateDict, list[Permutation]]:
+        """The star before its first step, and the permutations that bring the sources to it."""
+        match self.config.star.start:
+            case "aligned-average":
+                return aligned_average(self.spec, self.sources, self.config.align)
+            case "random":
+                start: StateDict = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
+            case "source":
+                start = self.sources[0]
+        aligned = align(self.spec, start, self.sources, self.config.align)
+        return start, [source.permutation for source in aligned]
+
+    def _align(self) -> int:
+        """Bring the sources to the star as it stands; how many positions that moved."""
+        before = self.permutations
+        aligned = align(self.spec, self._state(), self.sources, self.config.align, initial=before)
+        self.permutations = [source.permutation for source in aligned]
+        return sum(new.moved(old) for new, old in zip(self.permutations, before, strict=True))
+
+    def _state(self) -> dict[str, Tensor]:
+        """The star as a state dict on the CPU."""
+        state = {name: tensor.detach().cpu() for name, tensor in self.network.state_dict().items()}
+        return state | {name: parameter.detach().cpu() for name, parameter in self.star.items()}
+
+    def _ends(self) -> list[list[Tensor]]:
+        """The aligned sources' parameters, in the order and memory layout of the star's."""
+        device, names = self.accelerator.device, list(self.star)
+        ends = []
+        for permutation, source in zip(self.permutations, self.sources, strict=True):
+            end = permutation.apply(source, only=names)
+            ends.append([end[name].to(device).to(memory_format=_layout(self.star[name])) for name in names])
+        return ends
+
+    def _to_device(self, images: Tensor) -> Tensor:
+        layout = torch.channels_last if self.config.star.channels_last else torch.contiguous_format
+        return images.to(self.accelerator.device, memory_format=layout)
+
+
+def _layout(tensor: Tensor) -> torch.memory_format:
+    channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0
