@@ -1,15 +1,16 @@
-"""Which timm model: a name, its arguments and its preprocessing, as a value that builds the module and its config.json."""
+"""Which timm model: its name, arguments and preprocessing, as a value that builds the module and its config.json."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from starzoo.config import Frozen
-from starzoo.errors import UsageError
+from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.hub.allowlist import check_config
 
 if TYPE_CHECKING:
     import torch
@@ -99,3 +100,179 @@ class Architecture(Frozen):
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The shape of every tensor of the state dict, by name."""
         return {name: tuple(tensor.shape) for name, tensor in self.build_meta().state_dict().items()}
+
+    @cached_property
+    def integer_tensors(self) -> frozenset[str]:
+        """The tensors of the state dict that do not hold floating-point numbers, such as batch counters."""
+        state = self.build_meta().state_dict()
+        return frozenset(name for name, tensor in state.items() if not tensor.is_floating_point())
+
+    def config(self, **extra: Any) -> dict[str, Any]:
+        """The config.json of a folder or repository that plain timm loads.
+
+        `pretrained_cfg` holds what these weights need and nothing that timm's registry says about other weights of
+        the same architecture (tag, licence, paper, origin, test-time size).
+
+        Args:
+            **extra: Further keys of the root, which timm ignores.
+
+        Returns:
+            A JSON value that `from_config` reads back.
+
+        Raises:
+            UsageError: The model has a fixed input size that is not the one of `preprocessing`.
+        """
+        model = self.build_meta()
+        registry: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        fixed = bool(registry.get("fixed_input_size")) and not _is_flexible(self.model_args)
+        size = _image_size(self.model_args.get("img_size"), registry["input_size"][1:])
+        if fixed and size != self.preprocessing.input_size[1:]:
+            raise UsageError(
+                f"{self.name}: built for images of {size[0]}x{size[1]} pixels, but its preprocessing makes "
+                f"{'x'.join(map(str, self.preprocessing.input_size[1:]))}",
+                hint='give model_args {"img_size": ...} the size of the preprocessing',
+                subject=self.name,
+            )
+        preprocessing = self.preprocessing.model_dump(mode="json")
+        config: dict[str, Any] = {
+            "architecture": self.name,
+            "num_classes": self.num_classes,
+            "num_features": getattr(model, "num_features", None),
+            "global_pool": _global_pool(model),
+            "model_args": self.model_args,
+            "label_names": list(self.label_names) if self.label_names else None,
+            "pretrained_cfg": {
+                **preprocessing,
+                "fixed_input_size": fixed,
+                "num_classes": self.num_classes,
+                "first_conv": registry.get("first_conv"),
+                "classifier": registry.get("classifier"),
+            },
+            **extra,
+        }
+        return {key: value for key, value in config.items() if value is not None and value != {}}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], subject: str) -> Architecture:
+        """Read a config.json, which may come from a stranger.
+
+        Arguments that only repeat timm's default are dropped, so that two exports of one architecture are equal.
+
+        Args:
+            config: The parsed file.
+            subject: The folder or repository, for messages.
+
+        Returns:
+            The architecture.
+
+        Raises:
+            UntrustedInputError: A key or value is not allowed, or timm cannot build the model.
+        """
+        check_config(config, subject)
+        try:
+            architecture = _parse_config(config, subject)
+            default = architecture.model_copy(update={"model_args": _without(architecture.model_args, "global_pool")})
+            pool = architecture.model_args.get("global_pool")
+            if pool is not None and _global_pool(default.build_meta()) == pool:
+                architecture = default
+            _ = architecture.shapes
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UntrustedInputError(
+                f"{subject}: config.json: {where}: {first['msg']}",
+                hint="the file is not a timm config",
+                subject=subject,
+            ) from error
+        except UsageError as error:
+            raise UntrustedInputError(
+                f"{subject}: config.json: {error.message}", hint=error.hint, subject=subject
+            ) from error
+        return architecture
+
+
+def _parse_config(config: Mapping[str, Any], subject: str) -> Architecture:
+    """What `config` says, in the words of `Architecture`; its keys are already checked."""
+    import timm
+    from timm.models import PretrainedCfg
+
+    name = config["architecture"]
+    registry = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
+    if registry is None:
+        raise UntrustedInputError(
+            f"{subject}: config.json names the architecture {name!r}, which this timm does not know",
+            hint=f"timm {timm.__version__} is installed; a newer one may know it",
+            subject=subject,
+        )
+    given = PretrainedCfg(**config["pretrained_cfg"])
+    for key in ("first_conv", "classifier"):
+        value = config["pretrained_cfg"].get(key)
+        if value is not None and _plain(value) != _plain(getattr(registry, key)):
+            raise UntrustedInputError(
+                f"{subject}: config.json: pretrained_cfg.{key} is {value!r}, but {name} has {getattr(registry, key)!r}",
+                hint="export the model again with timm",
+                subject=subject,
+            )
+    arguments = _without(config.get("model_args") or {}, "num_classes")
+    channels = arguments.pop("in_chans", given.input_size[0])
+    if channels != registry.input_size[0]:
+        arguments["in_chans"] = channels
+    size = tuple(given.input_size[1:])
+    if given.fixed_input_size and not _is_flexible(arguments):
+        size = _image_size(arguments.get("img_size"), size)
+        if size == tuple(registry.input_size[1:]):
+            arguments.pop("img_size", None)
+        else:
+            arguments.setdefault("img_size", list(size))
+    return Architecture(
+        name=name,
+        num_classes=config.get("num_classes", given.num_classes),
+        model_args=arguments,
+        preprocessing=Preprocessing(
+            input_size=(channels, *size),
+            mean=tuple(given.mean),
+            std=tuple(given.std),
+            interpolation=given.interpolation,
+            crop_pct=given.crop_pct,
+            crop_mode=given.crop_mode,
+        ),
+        label_names=_label_names(config),
+    )
+
+
+def _label_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The names in the order of the outputs; None when there are none, or when some output has no name."""
+    names = config.get("label_names") or config["pretrained_cfg"].get("label_names")
+    if isinstance(names, Mapping):
+        names = [names.get(str(index)) for index in range(len(names))]
+        if None in names:
+            return None
+    return tuple(names) if names else None
+
+
+def _image_size(value: int | Sequence[int] | None, default: Sequence[int]) -> tuple[int, int]:
+    height, width = (value, value) if isinstance(value, int) else (value or default)
+    return height, width
+
+
+def _is_flexible(arguments: Mapping[str, Any]) -> bool:
+    """Whether these arguments free a model of a fixed input size, as timm reads them."""
+    return bool(arguments.get("dynamic_img_size")) or arguments.get("strict_img_size") is False
+
+
+def _without(arguments: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name != key}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def _global_pool(model: nn.Module) -> str | None:
+    """The pooling before the classifier, where the model tells it."""
+    for owner in (getattr(model, "head", None), model):
+        pool = getattr(owner, "global_pool", None)
+        pool = getattr(pool, "pool_type", pool)
+        if isinstance(pool, str) and pool:
+            return pool
+    return None

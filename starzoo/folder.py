@@ -1,0 +1,160 @@
+"""A folder in timm format: `config.json` and `model.safetensors`, as plain timm loads them with `local-dir:`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from starzoo.architecture import Architecture
+from starzoo.errors import ResourceError, UntrustedInputError
+from starzoo.hub.inspect import check_tensors, read_header
+from starzoo.hub.strict_json import read_json
+
+__all__ = [
+    "CONFIG_FILE",
+    "WEIGHTS_FILE",
+    "file_hash",
+    "load_state",
+    "read_architecture",
+    "read_json",
+    "save_folder",
+    "write_text",
+]
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+_SPACE_HINT = "free disk space or choose another folder"
+
+
+def save_folder(
+    folder: Path, architecture: Architecture, state: Mapping[str, Tensor], extra_config: Mapping[str, Any] | None = None
+) -> None:
+    """Write a model so that plain timm loads it bit for bit.
+
+    Other files of an existing folder stay. The weights appear before config.json, each by one rename, so that an
+    interrupted call never leaves a file that is half written, nor a new folder that looks complete.
+
+    Args:
+        folder: Made when it does not exist.
+        architecture: The architecture that `state` belongs to.
+        state: The full state dict; tensors may share memory or be views.
+        extra_config: Further keys of config.json's root.
+
+    Raises:
+        ResourceError: The disk is full, or the folder cannot be written.
+    """
+    config = architecture.config(**(extra_config or {}))
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as scratch:
+            weights = Path(scratch) / WEIGHTS_FILE
+            save_file(tensors, weights, metadata={"format": "pt"})
+            _flush(weights)
+            weights.replace(folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise ResourceError(
+            f"{folder / WEIGHTS_FILE}: cannot be written: {error}", hint=_SPACE_HINT, subject=str(folder)
+        ) from error
+    write_text(folder / CONFIG_FILE, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all.
+
+    Args:
+        path: The file; its folder must exist.
+        text: The content, written as UTF-8.
+
+    Raises:
+        ResourceError: The disk is full, or the file cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as scratch:
+            draft = Path(scratch) / path.name
+            draft.write_text(text, encoding="utf-8", newline="\n")
+            _flush(draft)
+            draft.replace(path)
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be written: {error}", hint=_SPACE_HINT, subject=str(path)) from error
+
+
+def read_architecture(folder: Path, subject: str = "") -> Architecture:
+    """Read a folder's config.json.
+
+    Args:
+        folder: A folder in timm format.
+        subject: What messages call it; its path when empty.
+
+    Returns:
+        The architecture with its preprocessing and label names.
+    """
+    return Architecture.from_config(read_json(folder / CONFIG_FILE), subject or str(folder))
+
+
+def load_state(folder: Path, architecture: Architecture, subject: str = "") -> dict[str, Tensor]:
+    """Load a folder's weights, after a strict pass over their header.
+
+    Args:
+        folder: A folder in timm format.
+        architecture: What config.json says, from `read_architecture`.
+        subject: What messages call the folder; its path when empty.
+
+    Returns:
+        The full state dict on the CPU, in the types of the file.
+
+    Raises:
+        UntrustedInputError: The file does not fit the architecture, or holds NaN, infinities or impossible variances.
+    """
+    path = folder / WEIGHTS_FILE
+    file = f"{subject or folder}: {WEIGHTS_FILE}"
+    check_tensors(read_header(path, file), architecture.shapes, file, integers=architecture.integer_tensors)
+    try:
+        state: dict[str, Tensor] = load_file(path, device="cpu")
+    except SafetensorError as error:
+        raise UntrustedInputError(
+            f"{file}: cannot be read: {error}", hint="download or write the file again", subject=file
+        ) from error
+    for name, tensor in state.items():
+        _check_values(name, tensor, file)
+    return {name: state[name] for name in architecture.shapes}
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_values(name: str, tensor: Tensor, subject: str) -> None:
+    if not tensor.is_floating_point():
+        return
+    bad = int((~torch.isfinite(tensor)).sum())
+    if bad:
+        raise UntrustedInputError(
+            f"{subject}: tensor {name!r} holds NaN or infinity {bad} times in {tensor.numel()} numbers",
+            hint="the training of this model diverged, or the file is damaged: use another one",
+            subject=subject,
+        )
+    if name.endswith("running_var") and bool((tensor <= 0).any()):
+        raise UntrustedInputError(
+            f"{subject}: tensor {name!r} holds variances that are zero or negative ({int((tensor <= 0).sum())} times)",
+            hint="these are no batch-norm statistics of a trained model: use another one",
+            subject=subject,
+        )
+
+
+def _flush(path: Path) -> None:
+    """Put a file on the disk before it gets its name, so that a power cut cannot leave the name without content."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,82 @@
+"""The failures of the Hub client as one line each, with what to do next."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starzoo.errors import HubError, ResourceError, StarzooError
+
+__all__ = ["hub_failures"]
+
+
+@contextmanager
+def hub_failures(repo: str, revision: str | None = None) -> Iterator[None]:
+    """Turn whatever huggingface_hub raises inside the block into a `HubError` about `repo`.
+
+    Args:
+        repo: The repository that the block talks about.
+        revision: The revision asked for, where there is one.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        HubError: The Hub refused, failed, or could not be reached.
+        ResourceError: The disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise ResourceError(f"{repo}: the disk is full", hint="free space, or set HF_HOME", subject=repo) from error
+        if isinstance(error, StarzooError) or not (isinstance(error, OSError) or _is_of_the_client(error)):
+            raise
+        what, hint = _explain(error, repo, revision)
+        raise HubError(f"{repo}: {what}", hint=hint, subject=repo) from error
+
+
+def _is_of_the_client(error: BaseException) -> bool:
+    """Whether an exception comes from huggingface_hub or from the HTTP library below it, whose name changes."""
+    modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    wrapped = error.__cause__
+    return any(name == "huggingface_hub" or name.startswith("httpx") for name in modules) or (
+        isinstance(error, RuntimeError) and wrapped is not None and _is_of_the_client(wrapped)
+    )
+
+
+def _explain(error: BaseException, repo: str, revision: str | None) -> tuple[str, str]:
+    """What is wrong, and what to do next."""
+    from huggingface_hub import constants, errors
+
+    cause = error
+    while isinstance(cause, RuntimeError | errors.LocalEntryNotFoundError | errors.RevisionResolutionError):
+        if cause.__cause__ is None:
+            break
+        cause = cause.__cause__
+    status = cause.response.status_code if isinstance(cause, errors.HfHubHTTPError) else None
+    page = f"{constants.ENDPOINT}/{repo}"
+    match cause:
+        case errors.GatedRepoError():
+            what, hint = "access is restricted", f"ask for access at {page} and set HF_TOKEN"
+        case errors.RepositoryNotFoundError():
+            what, hint = "no such repository, or a private one", "check the name, or set HF_TOKEN if it is private"
+        case errors.RevisionNotFoundError():
+            what, hint = f"no revision {revision or 'main'!r}", f"see {page}/commits for the revisions there are"
+        case errors.EntryNotFoundError() if status:
+            what, hint = "a file that was listed is gone", "run the command again"
+        case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError() | errors.RevisionResolutionError():
+            what, hint = "not complete in the local cache, and offline", "unset HF_HUB_OFFLINE and pull it once"
+        case errors.HfHubHTTPError() if status in {401, 403}:
+            what, hint = f"not allowed (HTTP {status})", "set HF_TOKEN to a token with the rights this needs"
+        case errors.HfHubHTTPError() if status == 412:
+            what, hint = "somebody else changed the repository meanwhile", "look at the changes, then run it again"
+        case errors.HfHubHTTPError():
+            what, hint = f"the Hub answered HTTP {status}", "try again later, or see https://status.huggingface.co"
+        case _:
+            what, hint = (
+                f"the Hub cannot be reached ({type(cause).__name__})",
+                "check the network; HF_HUB_OFFLINE=1 uses the cache",
+            )
+    return what, hint

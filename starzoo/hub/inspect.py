@@ -1,0 +1,236 @@
+"""What can be told about weights before any is loaded: a strict pass over the safetensors header.
+
+The file may come from a stranger. Whatever is not exactly in order is refused with a reason, without importing torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starzoo.errors import UntrustedInputError
+from starzoo.hub.strict_json import parse_json
+
+__all__ = [
+    "HEADER_LIMIT",
+    "TensorInfo",
+    "check_tensors",
+    "header_length",
+    "parse_header",
+    "read_header",
+]
+
+HEADER_LIMIT = 25_000_000
+"""Bytes of a safetensors header; the Hub's own parser stops there too."""
+
+_DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "BOOL": 1}
+_FLOATS = frozenset({"F32", "F16", "BF16"})
+_LFS_POINTER = b"version https://git-lfs"
+_SHOWN_NAMES = 5
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One entry of a safetensors header.
+
+    Attributes:
+        dtype: The element type by safetensors' name, such as `F32`.
+        shape: The length of every axis.
+        start: First byte, counted from the end of the header.
+        end: One past the last byte.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def read_header(path: Path, subject: str = "") -> dict[str, TensorInfo]:
+    """Read the header of a safetensors file without touching its weights.
+
+    Args:
+        path: The file.
+        subject: What messages call it; its path when empty.
+
+    Returns:
+        Every tensor by name, in the order of the header.
+
+    Raises:
+        UntrustedInputError: The file is missing, truncated, oversized or not exactly a safetensors file.
+    """
+    subject = subject or str(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = header_length(file.read(len(_LFS_POINTER)), size, subject)
+            file.seek(8)
+            return parse_header(file.read(length), size - 8 - length, subject)
+    except OSError as error:
+        raise UntrustedInputError(
+            f"{subject}: cannot be read ({error.strerror})", hint="check the path and its rights", subject=subject
+        ) from error
+
+
+def header_length(start: bytes, size: int, subject: str) -> int:
+    """The length of a safetensors header, checked before it is read.
+
+    Args:
+        start: The first bytes of the file, at least 8 where it has them.
+        size: Bytes of the whole file.
+        subject: The file, for messages.
+
+    Returns:
+        Bytes of the header after the 8 that hold its length.
+
+    Raises:
+        UntrustedInputError: This is a Git LFS pointer, or the length is impossible.
+    """
+    if start.startswith(_LFS_POINTER):
+        raise UntrustedInputError(
+            f"{subject}: is a Git LFS pointer, not the weights",
+            hint="run `git lfs pull`, or pull it from the Hub",
+            subject=subject,
+        )
+    if len(start) < 8:
+        raise UntrustedInputError(
+            f"{subject}: is truncated: {size} bytes", hint="download or write the file again", subject=subject
+        )
+    length = int.from_bytes(start[:8], "little")
+    if not 2 <= length <= HEADER_LIMIT:
+        raise UntrustedInputError(
+            f"{subject}: claims a header of {length:,} bytes",
+            hint=f"2 to {HEADER_LIMIT:,} are allowed",
+            subject=subject,
+        )
+    if 8 + length > size:
+        raise UntrustedInputError(
+            f"{subject}: is truncated: {size:,} bytes end inside the header",
+            hint="download or write the file again",
+            subject=subject,
+        )
+    return length
+
+
+def parse_header(header: bytes, data_size: int, subject: str) -> dict[str, TensorInfo]:
+    """Check a safetensors header entry by entry.
+
+    Args:
+        header: The JSON text.
+        data_size: Bytes of the file after the header.
+        subject: The file, for messages.
+
+    Returns:
+        Every tensor by name, in the order of the header.
+
+    Raises:
+        UntrustedInputError: An entry is malformed, or the tensors do not fill the file without hole or overlap.
+    """
+    entries = parse_json(header, f"{subject}: the header")
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise UntrustedInputError(
+            f"{subject}: has metadata that is no table of texts",
+            hint="download or write the file again",
+            subject=subject,
+        )
+    tensors = {name: _tensor_info(name, entry, subject) for name, entry in entries.items()}
+    position = 0
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if info.start != position:
+            what = (
+                "overlaps another tensor" if info.start < position else f"leaves {info.start - position} bytes unused"
+            )
+            raise UntrustedInputError(
+                f"{subject}: tensor {name!r} {what}",
+                hint="the file is damaged or hostile: download it again",
+                subject=subject,
+            )
+        position = info.end
+    if position > data_size:
+        raise UntrustedInputError(
+            f"{subject}: is truncated: {data_size:,} of {position:,} weight bytes",
+            hint="download or write it again",
+            subject=subject,
+        )
+    if position < data_size:
+        raise UntrustedInputError(
+            f"{subject}: has {data_size - position:,} bytes after the last tensor",
+            hint="download or write it again",
+            subject=subject,
+        )
+    return tensors
+
+
+def check_tensors(
+    header: Mapping[str, TensorInfo],
+    shapes: Mapping[str, tuple[int, ...]],
+    subject: str,
+    *,
+    integers: Collection[str] = frozenset(),
+) -> None:
+    """Compare a header with the tensors that an architecture has.
+
+    Args:
+        header: What `read_header` returned.
+        shapes: The shape of every tensor of the architecture, by name.
+        subject: The file, for messages.
+        integers: The tensors of the architecture that do not hold floating-point numbers.
+
+    Raises:
+        UntrustedInputError: A tensor is missing, unknown, of another shape or of a type that cannot hold weights.
+    """
+    differences = {
+        "missing tensors": [name for name in shapes if name not in header],
+        "tensors that the architecture does not have": [name for name in header if name not in shapes],
+        "tensors of another shape": [
+            f"{name} {info.shape} instead of {tuple(shapes[name])}"
+            for name, info in header.items()
+            if name in shapes and info.shape != tuple(shapes[name])
+        ],
+        "tensors of a type that cannot hold them": [
+            f"{name} {info.dtype}" for name, info in header.items() if (info.dtype in _FLOATS) == (name in integers)
+        ],
+    }
+    for what, names in differences.items():
+        if names:
+            shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
+            raise UntrustedInputError(
+                f"{subject}: {what} ({len(names)}): {shown}",
+                hint="config.json and weights do not belong together",
+                subject=subject,
+            )
+
+
+def _tensor_info(name: str, entry: Any, subject: str) -> TensorInfo:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)], **rest} if not rest:
+            pass
+        case _:
+            raise UntrustedInputError(
+                f"{subject}: tensor {name!r} has no proper dtype, shape and data_offsets",
+                hint="download it again",
+                subject=subject,
+            )
+    if dtype not in _DTYPE_BYTES:
+        raise UntrustedInputError(
+            f"{subject}: tensor {name!r} has the type {dtype}",
+            hint="float32, float16 and bfloat16 weights are read",
+            subject=subject,
+        )
+    if not all(type(length) is int and length >= 0 for length in shape) or len(shape) > 8:
+        raise UntrustedInputError(
+            f"{subject}: tensor {name!r} has the impossible shape {str(shape)[:60]}",
+            hint="download it again",
+            subject=subject,
+        )
+    if not 0 <= start <= end or end - start != math.prod(shape) * _DTYPE_BYTES[dtype]:
+        raise UntrustedInputError(
+            f"{subject}: tensor {name!r} has offsets {start} to {end} that do not fit its shape {shape}",
+            hint="download it again",
+            subject=subject,
+        )
+    return TensorInfo(dtype, tuple(shape), start, end)

@@ -1,0 +1,156 @@
+"""Publish a folder as one commit of a repository on the Hub."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from starzoo.errors import UsageError
+from starzoo.hub.failures import hub_failures
+from starzoo.hub.inspect import read_header
+from starzoo.hub.strict_json import read_json
+
+__all__ = ["STAR_TAG", "PublishedStar", "PushResult", "list_stars", "published_files", "push"]
+
+STAR_TAG = "starzoo"
+"""The Hub tag that every star's card carries."""
+
+_REQUIRED = ("config.json", "model.safetensors")
+_OPTIONAL = ("README.md", "star.json", "permutations.safetensors", "plots/*.png", "plots/*.svg", "metrics/*.csv")
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What a push did.
+
+    Attributes:
+        url: The commit's page.
+        sha: The commit that now holds the files.
+        files: The names of all files of the folder that were considered.
+        changed: Whether a commit was made; False when the repository held the same content already.
+    """
+
+    url: str
+    sha: str
+    files: tuple[str, ...]
+    changed: bool
+
+
+@dataclass(frozen=True)
+class PublishedStar:
+    """One star on the Hub.
+
+    Attributes:
+        repo: Its repository.
+        downloads: Downloads in the last 30 days.
+        likes: Likes.
+        updated: The day of its last change (YYYY-MM-DD), or an empty string.
+    """
+
+    repo: str
+    downloads: int
+    likes: int
+    updated: str
+
+
+def published_files(folder: Path) -> tuple[str, ...]:
+    """The files of a folder that a push publishes: those of the star format, never hidden ones or strangers.
+
+    Args:
+        folder: A folder in timm format, or one that a star was saved in.
+
+    Returns:
+        Paths relative to the folder, with `/`, in sorted order.
+
+    Raises:
+        UsageError: config.json or model.safetensors is missing.
+    """
+    for name in _REQUIRED:
+        if not (folder / name).is_file():
+            raise UsageError(f"{folder}: has no {name}", hint="give a folder that starzoo wrote", subject=str(folder))
+    found = {path for pattern in (*_REQUIRED, *_OPTIONAL) for path in folder.glob(pattern) if path.is_file()}
+    names = (path.relative_to(folder).as_posix() for path in found)
+    return tuple(sorted(name for name in names if not Path(name).name.startswith(".")))
+
+
+def push(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    message: str | None = None,
+    tag: str | None = None,
+    create_pr: bool = False,
+) -> PushResult:
+    """Publish a folder in one commit, on top of the head that was seen; the same content again changes nothing.
+
+    Args:
+        folder: A folder in timm format, or one that a star was saved in.
+        repo_id: `user/name`; made when it does not exist.
+        private: Whether a new repository is private.
+        message: The commit's message.
+        tag: A git tag to put on the commit.
+        create_pr: Open a pull request instead of changing the main branch.
+
+    Returns:
+        The commit.
+
+    Raises:
+        UsageError: The folder or the name is wrong, or the tag stands on another commit already.
+    """
+    if not _REPO.fullmatch(repo_id):
+        raise UsageError(f"{repo_id!r}: is no repository name", hint="write user/name", subject=repo_id)
+    if tag and create_pr:
+        raise UsageError("--tag and --create-pr exclude each other", hint="tag it after the merge", subject="--tag")
+    names = published_files(folder)
+    read_json(folder / "config.json")
+    read_header(folder / "model.safetensors")
+
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi(library_name="starzoo")
+    with hub_failures(repo_id):
+        api.create_repo(repo_id, private=private or None, exist_ok=True)
+        head = api.model_info(repo_id).sha
+        tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags} if tag else {}
+        commit = api.create_commit(
+            repo_id,
+            [CommitOperationAdd(name, folder / name) for name in names],
+            commit_message=message or f"Publish {folder.resolve().name} with starzoo",
+            parent_commit=head,
+            create_pr=create_pr,
+        )
+        if tag and tag not in tags:
+            api.create_tag(repo_id, tag=tag, revision=commit.oid)
+    if tag and tags.get(tag, commit.oid) != commit.oid:
+        raise UsageError(
+            f"{repo_id}: pushed as {commit.oid[:12]}, but the tag {tag!r} stands on {tags[tag][:12]}",
+            hint="choose another tag",
+            subject=repo_id,
+        )
+    return PushResult(commit.pr_url or commit.commit_url, commit.oid, names, changed=commit.oid != head)
+
+
+def list_stars(author: str | None = None) -> list[PublishedStar]:
+    """The stars on the Hub, found by their tag.
+
+    Args:
+        author: Only those of this user or organisation.
+
+    Returns:
+        The stars in the Hub's order.
+    """
+    from huggingface_hub import HfApi
+
+    with hub_failures(author or "the Hub"):
+        return [
+            PublishedStar(
+                repo=model.id,
+                downloads=model.downloads or 0,
+                likes=model.likes or 0,
+                updated=model.last_modified.date().isoformat() if model.last_modified else "",
+            )
+            for model in HfApi().list_models(filter=STAR_TAG, author=author, full=True)
+        ]

@@ -1,0 +1,95 @@
+"""JSON from strangers: one object, of bounded size and depth, without NaN and without repeated keys."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from starzoo.errors import UntrustedInputError
+
+__all__ = ["JSON_LIMIT", "parse_json", "read_json"]
+
+JSON_LIMIT = 1_000_000
+"""Bytes of a JSON file."""
+
+
+def read_json(path: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
+    """Read a JSON object strictly: no NaN, no repeated keys, no excessive size or depth.
+
+    Args:
+        path: The file.
+        limit: Largest size in bytes that is parsed at all.
+
+    Returns:
+        The object.
+
+    Raises:
+        UntrustedInputError: The file is missing, too large, or not such an object.
+    """
+    try:
+        if path.stat().st_size > limit:
+            raise UntrustedInputError(
+                f"{path}: is larger than {limit:,} bytes", hint="this is no configuration file", subject=str(path)
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise UntrustedInputError(
+            f"{path}: cannot be read ({error.strerror})", hint="check the path and its rights", subject=str(path)
+        ) from error
+    return parse_json(data, str(path))
+
+
+def parse_json(data: bytes, subject: str) -> dict[str, Any]:
+    """Parse a JSON object as strictly as `read_json` does.
+
+    Args:
+        data: UTF-8 text.
+        subject: The file, for messages.
+
+    Returns:
+        The object.
+
+    Raises:
+        UntrustedInputError: The text is not a JSON object, or it repeats a key, or it holds NaN or Infinity.
+    """
+    try:
+        value = json.loads(
+            data.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique_keys
+        )
+    except RecursionError as error:
+        raise UntrustedInputError(
+            f"{subject}: is nested too deeply", hint="this is no file of a model", subject=subject
+        ) from error
+    except ValueError as error:
+        raise UntrustedInputError(
+            f"{subject}: is not valid JSON: {error}", hint="download or write the file again", subject=subject
+        ) from error
+    if not isinstance(value, dict):
+        raise UntrustedInputError(
+            f"{subject}: holds a {type(value).__name__} where an object is expected",
+            hint="see timm's config.json",
+            subject=subject,
+        )
+    return value
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise ValueError(f"the key {key!r} stands there twice")
+        table[key] = value
+    return table
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large a number")
+    return value

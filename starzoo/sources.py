@@ -1,0 +1,222 @@
+"""Models that go into a star: loaded from a folder or the Hub, checked, and compared with each other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, zip_longest
+from pathlib import Path
+
+import yaml
+from torch import Tensor, nn
+
+from starzoo.architecture import Architecture
+from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
+from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, file_hash, load_state, read_architecture
+from starzoo.hub.pull import pull
+from starzoo.hub.ref import ModelRef
+from starzoo.progress import Progress, silent
+
+__all__ = ["Provenance", "Source", "check_compatible", "load_source", "load_sources"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where weights come from, in words that may be published.
+
+    Attributes:
+        ref: The reference as the user wrote it; of a local folder only its name, because paths tell about the user.
+        repo: The repository on the Hub, or None for a local folder.
+        sha: The commit, or None for a local folder.
+        files: The SHA-256 of config.json and model.safetensors, by file name.
+        licence: What the model's card says, or None.
+    """
+
+    ref: str
+    repo: str | None
+    sha: str | None
+    files: Mapping[str, str]
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One trained model.
+
+    Attributes:
+        name: A short name, unique among the models that were loaded together.
+        architecture: The architecture with its preprocessing and label names.
+        state: The full state dict on the CPU; floating-point tensors as float32.
+        provenance: Where it comes from.
+        dtype: The type of the stored weights, such as `float32` or `bfloat16`.
+    """
+
+    name: str
+    architecture: Architecture
+    state: Mapping[str, Tensor]
+    provenance: Provenance
+    dtype: str = "float32"
+
+    def model(self) -> nn.Module:
+        """Build the module with these weights.
+
+        Returns:
+            A new module on the CPU in evaluation mode.
+        """
+        model = self.architecture.build()
+        model.load_state_dict(dict(self.state), strict=True)
+        return model.eval()
+
+
+def load_source(ref: str | Path, *, progress: Progress = silent) -> Source:
+    """Load a model from a folder in timm format or from the Hub.
+
+    Every check that needs no weights comes first; nothing is unpickled and no code of the repository runs.
+
+    Args:
+        ref: `user/repo[@revision]`, or a folder.
+        progress: Told about downloads.
+
+    Returns:
+        The model.
+    """
+    where = ModelRef.parse(ref)
+    if where.folder is not None:
+        name = where.folder.resolve().name
+        return _read_source(where.folder, name, Provenance(name, None, None, {}), str(ref))
+    snapshot = pull(where, progress=progress)
+    provenance = Provenance(str(where), snapshot.repo, snapshot.sha, {})
+    return _read_source(snapshot.folder, snapshot.repo.rpartition("/")[2], provenance, str(where))
+
+
+def load_sources(refs: Sequence[str | Path], *, progress: Progress = silent) -> list[Source]:
+    """Load several models under names that tell them apart.
+
+    Args:
+        refs: References as `load_source` takes them.
+        progress: Told after every model.
+
+    Returns:
+        The models in the order of `refs`.
+    """
+    sources = []
+    for index, (ref, name) in enumerate(zip(refs, _names(refs), strict=True)):
+        sources.append(replace(load_source(ref, progress=progress), name=name))
+        progress("loading models", index + 1, len(refs))
+    return sources
+
+
+def check_compatible(sources: Sequence[Source]) -> None:
+    """Make sure that models differ in nothing but their weights.
+
+    Args:
+        sources: The models.
+
+    Raises:
+        IncompatibleError: Two of them differ in architecture, classes, label order or preprocessing.
+        UsageError: Two of them are the same weights.
+    """
+    for first, second in pairwise(sources):
+        for what, ours, theirs in _differences(first.architecture, second.architecture):
+            raise IncompatibleError(
+                f"{first.name} and {second.name} cannot be combined: {what} {ours} and {theirs}",
+                hint="give models of one architecture, trained for the same classes and preprocessing",
+                subject=second.name,
+            )
+    seen: dict[str, Source] = {}
+    for source in sources:
+        digest = source.provenance.files[WEIGHTS_FILE]
+        if digest in seen:
+            raise UsageError(
+                f"{seen[digest].name} and {source.name} are the same weights",
+                hint="give every model once, as a source or as a held-out",
+                subject=source.name,
+            )
+        seen[digest] = source
+
+
+def _differences(first: Architecture, second: Architecture) -> list[tuple[str, object, object]]:
+    ours, theirs = first.preprocessing, second.preprocessing
+    pairs: list[tuple[str, object, object]] = [
+        ("the architectures are", first.name, second.name),
+        ("the class counts are", first.num_classes, second.num_classes),
+        ("the model arguments are", first.model_args, second.model_args),
+        *(
+            (f"{field} of the preprocessing is", getattr(ours, field), getattr(theirs, field))
+            for field in type(ours).model_fields
+        ),
+    ]
+    if first.label_names and second.label_names:
+        pairs += [
+            (f"class {index} is", name, other)
+            for index, (name, other) in enumerate(zip_longest(first.label_names, second.label_names))
+        ]
+    return [(what, a, b) for what, a, b in pairs if a != b]
+
+
+def _read_source(folder: Path, name: str, provenance: Provenance, subject: str) -> Source:
+    _check_files(folder, subject)
+    architecture = read_architecture(folder, subject)
+    stored = load_state(folder, architecture, subject)
+    files = {file: file_hash(folder / file) for file in (CONFIG_FILE, WEIGHTS_FILE)}
+    floats = Counter(
+        str(tensor.dtype).removeprefix("torch.") for tensor in stored.values() if tensor.is_floating_point()
+    )
+    return Source(
+        name=name,
+        architecture=architecture,
+        state={key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in stored.items()},
+        provenance=replace(provenance, files=files, licence=_licence(folder)),
+        dtype=floats.most_common(1)[0][0],
+    )
+
+
+def _check_files(folder: Path, subject: str) -> None:
+    """Say which of the two files is missing, and what can be done about it."""
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        if (folder / file).is_file():
+            continue
+        pickles = sorted(path.name for pattern in ("*.bin", "*.pth", "*.pt") for path in folder.glob(pattern))
+        if file == WEIGHTS_FILE and pickles:
+            what = f"holds its weights only as {pickles[0]}, which could run code when opened"
+            hint = "save them as model.safetensors with safetensors.torch.save_file, on a machine that may be harmed"
+        else:
+            what, hint = f"has no {file}", "a folder in timm format holds config.json and model.safetensors"
+        raise UntrustedInputError(f"{subject}: {what}", hint=hint, subject=subject)
+
+
+def _licence(folder: Path) -> str | None:
+    """The licence in the front matter of the model's card, where there is one."""
+    card = folder / "README.md"
+    if not card.is_file() or card.stat().st_size > 1_000_000:
+        return None
+    text = card.read_text(encoding="utf-8", errors="replace")
+    if not text.startswith("---\n"):
+        return None
+    try:
+        matter = yaml.safe_load(text[4:].partition("\n---")[0])
+    except yaml.YAMLError:
+        return None
+    licence = matter.get("license") if isinstance(matter, dict) else None
+    return licence if isinstance(licence, str) else None
+
+
+def _names(refs: Sequence[str | Path]) -> list[str]:
+    """The last part of every reference, with as many parts before it as it takes to tell all apart."""
+    parts = []
+    for ref in refs:
+        where = ModelRef.parse(ref)
+        path = str(where.folder.resolve()) if where.folder else str(where)
+        parts.append([part for part in path.split("/") if part])
+    lengths = [1] * len(parts)
+    while True:
+        names = ["/".join(part[-length:]) for part, length in zip(parts, lengths, strict=True)]
+        repeated = {name for name, count in Counter(names).items() if count > 1}
+        longer = [
+            min(length + (name in repeated), len(part))
+            for part, length, name in zip(parts, lengths, names, strict=True)
+        ]
+        if longer == lengths:
+            return names
+        lengths = longer
