@@ -1,0 +1,76 @@
+"""Images to train and evaluate on: embedded digits, or whatever `datasets.load_dataset` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starzoo.architecture import Preprocessing
+from starzoo.config import DataConfig
+from starzoo.data.reading import StoredData, open_data
+from starzoo.data.split import Augmentation, Loader, Split
+from starzoo.errors import IncompatibleError
+
+__all__ = ["Augmentation", "ImageData", "Loader", "Split", "StoredData", "load_data", "open_data"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageData:
+    """A classification task as models of one preprocessing see it.
+
+    Attributes:
+        config: Where it came from, and how training images are augmented.
+        class_names: The name of every class, in the order of the labels.
+        train: The training split.
+        test: The test split.
+        fingerprint: SHA-256 over class names, labels and image files, so that a changed data set is noticed.
+    """
+
+    config: DataConfig
+    class_names: tuple[str, ...]
+    train: Split
+    test: Split
+    fingerprint: str
+
+
+def load_data(
+    config: DataConfig,
+    preprocessing: Preprocessing,
+    *,
+    class_names: Sequence[str] | None = None,
+    seed: int = 0,
+) -> ImageData:
+    """Open a data set for models of one preprocessing. Images are decoded when they are first used.
+
+    Args:
+        config: Which images, splits and columns.
+        preprocessing: The image transform that belongs to the weights.
+        class_names: The models' label names in the order of their outputs; the data set's must be the same.
+        seed: Draws the subsets of `train_size` and `test_size`.
+
+    Returns:
+        The task.
+    """
+    stored = open_data(config, seed=seed)
+    if class_names is not None:
+        _compare(config.dataset, stored.class_names, tuple(class_names))
+    return ImageData(
+        config=config,
+        class_names=stored.class_names,
+        train=Split(stored.train, preprocessing),
+        test=Split(stored.test, preprocessing),
+        fingerprint=stored.fingerprint,
+    )
+
+
+def _compare(dataset: str, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    hint = "use the data set that the models were trained on, with its classes in the same order"
+    if len(found) != len(expected):
+        raise IncompatibleError(
+            f"{dataset}: has {len(found)} classes, but the models have {len(expected)}", hint=hint, subject=dataset
+        )
+    for number, (here, there) in enumerate(zip(found, expected, strict=True)):
+        if here != there:
+            raise IncompatibleError(
+                f"{dataset}: class {number} is {here!r}, but {there!r} in the models", hint=hint, subject=dataset
+            )

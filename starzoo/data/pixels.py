@@ -1,0 +1,123 @@
+"""Stored images to pixels: safe decoding, then timm's evaluation transform."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from starzoo.architecture import Preprocessing
+from starzoo.data.reading import Encoded, Records
+from starzoo.errors import UntrustedInputError, UsageError
+
+__all__ = ["Pixels", "decode"]
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # EPS, for one, would run a program
+_MODES = {1: "L", 3: "RGB"}
+_DEEP_MODES = ("I", "F", "I;16")  # Pillow clips these when it converts them to 8 bits
+_CACHE_BYTES = 4 * 2**30
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class Pixels:
+    """The images of a split after timm's evaluation resize and crop, as bytes.
+
+    Decoded when first asked for and then kept, as long as the whole split takes less than 4 GiB.
+
+    Args:
+        records: The stored images.
+        preprocessing: The size and crop; mean and standard deviation are not applied.
+
+    Raises:
+        UsageError: The model takes neither grey nor RGB images.
+    """
+
+    def __init__(self, records: Records, preprocessing: Preprocessing) -> None:
+        from timm.data.transforms_factory import create_transform
+
+        channels, height, width = preprocessing.input_size
+        if channels not in _MODES:
+            raise UsageError(
+                f"{records.dataset}: images are grey or RGB, but the model takes {channels} channels",
+                hint="use a model with 1 or 3 input channels",
+                subject=records.dataset,
+            )
+        self.records = records
+        self.shape = (len(records), height, width, channels)
+        self._mode = _MODES[channels]
+        self._transform: Callable[[Image.Image], Tensor] = create_transform(
+            input_size=preprocessing.input_size,
+            interpolation=preprocessing.interpolation,
+            mean=preprocessing.mean,
+            crop_pct=preprocessing.crop_pct,
+            crop_mode=preprocessing.crop_mode,
+            normalize=False,
+        )
+        keep = len(records) * height * width * channels <= _CACHE_BYTES
+        self._kept = torch.empty(self.shape, dtype=torch.uint8) if keep else None
+        self._known = torch.zeros(len(records), dtype=torch.bool)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """The pixels of some images, uint8 of shape (indices, height, width, channels)."""
+        if self._kept is None:
+            return self._decode(indices)
+        missing = torch.unique(indices[~self._known[indices]])
+        if len(missing):
+            self._kept[missing] = self._decode(missing)
+            self._known[missing] = True
+        return self._kept[indices]
+
+    def _decode(self, indices: Tensor) -> Tensor:
+        numbers: list[int] = indices.tolist()
+        files = self.records.encoded(numbers)
+        threads = torch.get_num_threads()
+        if threads == 1:
+            return torch.stack([self._pixels(number, file) for number, file in zip(numbers, files, strict=True)])
+        with ThreadPoolExecutor(threads) as pool:
+            return torch.stack(list(pool.map(self._pixels, numbers, files)))
+
+    def _pixels(self, number: int, file: Encoded) -> Tensor:
+        image = decode(file, self.records.describe(number), self.records.dataset)
+        return self._transform(image.convert(self._mode)).permute(1, 2, 0)
+
+
+def decode(file: Encoded, where: str, subject: str) -> Image.Image:
+    """Decode one image completely, or refuse it; a broken one is never replaced by anything else.
+
+    Args:
+        file: The image file.
+        where: Which image it is, for messages.
+        subject: The data set, for messages.
+
+    Returns:
+        The image, upright, in its own mode.
+
+    Raises:
+        UntrustedInputError: The file is damaged, too large to be sane, or of more than 8 bits per channel.
+    """
+    try:
+        with Image.open(file if isinstance(file, Path) else BytesIO(file), formats=_FORMATS) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    except _DAMAGED as error:
+        name = f" ({file.name})" if isinstance(file, Path) else ""
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"it is no image of a known format ({', '.join(_FORMATS)})"
+        raise UntrustedInputError(
+            f"{where}{name} cannot be read: {reason}", hint="repair the data set or remove the image", subject=subject
+        ) from error
+    if upright.mode.startswith(_DEEP_MODES):
+        raise UntrustedInputError(
+            f"{where} has more than 8 bits per channel (mode {upright.mode})",
+            hint="convert the images to 8 bits first",
+            subject=subject,
+        )
+    return upright

@@ -1,0 +1,313 @@
+"""Labelled images as they are stored: the embedded digits, a Hub data set or a local folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from starzoo.config import DataConfig
+from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError, UsageError
+
+__all__ = ["Encoded", "Records", "StoredData", "open_data"]
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_DIGITS_TEST_SIZE = 360  # a fifth; 36 of every digit
+_DIGITS_SEED = 0
+
+Encoded = bytes | Path
+"""An image file, by content or by path."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """One split: encoded images with their labels.
+
+    Attributes:
+        dataset: The name of the data set, for messages.
+        name: The name of the split.
+        rows: The rows, a `datasets.Dataset` whose images are not decoded.
+        image_column: Where the image is.
+        labels: The class of every row, an int64 array.
+    """
+
+    dataset: str
+    name: str
+    rows: Any
+    image_column: str
+    labels: np.ndarray[Any, np.dtype[np.int64]]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def describe(self, index: int) -> str:
+        """Say which image an index means, for messages."""
+        return f"{self.dataset}: image {index} of split {self.name!r}"
+
+    def encoded(self, indices: list[int]) -> list[Encoded]:
+        """The files of some rows.
+
+        Args:
+            indices: Row numbers.
+
+        Returns:
+            One image file per index.
+
+        Raises:
+            UntrustedInputError: A row has no image.
+        """
+        files: list[Encoded] = []
+        for index, cell in zip(indices, self.rows[indices][self.image_column], strict=True):
+            if cell is None or (cell["bytes"] is None and cell["path"] is None):
+                raise UntrustedInputError(
+                    f"{self.describe(index)} is empty", hint="repair the data set", subject=self.dataset
+                )
+            files.append(Path(cell["path"]) if cell["bytes"] is None else cell["bytes"])
+        return files
+
+    def update(self, digest: hashlib._Hash) -> None:
+        """Feed the content of the split, in its order, to a hash.
+
+        Args:
+            digest: What is fed.
+
+        Raises:
+            UntrustedInputError: A file cannot be read.
+        """
+        digest.update(self.labels.astype("<i8").tobytes())
+        for index in range(len(self)):
+            [file] = self.encoded([index])
+            try:
+                content = file.read_bytes() if isinstance(file, Path) else file
+            except OSError as error:
+                raise UntrustedInputError(
+                    f"{self.describe(index)} cannot be read: {error}", hint="repair the data set", subject=self.dataset
+                ) from error
+            digest.update(len(content).to_bytes(8, "little"))
+            digest.update(content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredData:
+    """A classification task as it is stored.
+
+    Attributes:
+        class_names: The name of every class, in the order of the labels.
+        train: The training split, or its subset.
+        test: The test split, or its subset.
+    """
+
+    class_names: tuple[str, ...]
+    train: Records
+    test: Records
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over class names, labels and image files of both splits, in hexadecimal digits."""
+        digest = hashlib.sha256("\0".join(self.class_names).encode())
+        self.train.update(digest)
+        self.test.update(digest)
+        return digest.hexdigest()
+
+
+def open_data(config: DataConfig, *, seed: int = 0) -> StoredData:
+    """Find a data set, its columns and its splits, without decoding an image.
+
+    Args:
+        config: Names all of them; columns that it does not name are found by their type.
+        seed: Draws the subsets of `train_size` and `test_size`.
+
+    Returns:
+        The task.
+
+    Raises:
+        UsageError: No such data set, configuration, split or column, or fewer images than asked for.
+    """
+    train, test = _read_digits(config) if config.dataset == "digits" else _read_dataset(config)
+    if train.features != test.features:
+        raise UsageError(
+            f"{config.dataset}: the splits {config.train_split!r} and {config.test_split!r} have different columns",
+            hint="choose two splits of one task",
+            subject=config.dataset,
+        )
+    image_column = _column(train.features, "Image", config.image_column, config.dataset, "image_column")
+    label_column = _column(train.features, "ClassLabel", config.label_column, config.dataset, "label_column")
+    rows = {config.train_split: (train, config.train_size), config.test_split: (test, config.test_size)}
+    if len(rows) == 1:
+        raise UsageError(
+            f"{config.dataset}: {config.train_split!r} is both the training and the test split",
+            hint="name two splits; parts of one are written train[:80%] and train[80%:]",
+            subject=config.dataset,
+        )
+    splits = []
+    for name, (split, size) in rows.items():
+        labels = _read_labels(split, label_column, f"{config.dataset}: split {name!r}")
+        chosen = split.select_columns([image_column])
+        if size is not None:
+            indices = _balanced_subset(labels, size, seed, f"{config.dataset}: split {name!r}")
+            labels, chosen = labels[indices], chosen.select(indices)
+        splits.append(
+            Records(
+                dataset=config.dataset,
+                name=name,
+                rows=_undecoded(chosen, image_column),
+                image_column=image_column,
+                labels=labels,
+            )
+        )
+    return StoredData(class_names=tuple(train.features[label_column].names), train=splits[0], test=splits[1])
+
+
+def _read_digits(config: DataConfig) -> tuple[Any, Any]:
+    """scikit-learn's 1,797 handwritten digits of 8x8 grey pixels: 1,437 to train, 360 to test."""
+    import datasets
+    from sklearn.datasets import load_digits
+
+    if (config.train_split, config.test_split) != ("train", "test"):
+        raise UsageError("digits: has the splits 'train' and 'test'", hint="leave the splits out", subject="digits")
+    digits = load_digits()
+    features = datasets.Features({
+        "image": datasets.Image(),
+        "label": datasets.ClassLabel(names=[str(name) for name in digits.target_names]),
+    })
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # stored as counts from 0 to 16
+    rows = datasets.Dataset.from_dict(
+        {"image": [_png(image) for image in pixels], "label": digits.target}, features=features
+    )
+    test = _balanced_subset(digits.target, _DIGITS_TEST_SIZE, _DIGITS_SEED, "digits")
+    return rows.select(np.setdiff1d(np.arange(len(rows)), test)), rows.select(test)
+
+
+def _png(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _read_dataset(config: DataConfig) -> tuple[Any, Any]:
+    import datasets
+
+    # A bare word would name one of the loaders of `datasets` ("json"), which reads whatever lies in the current folder.
+    folder = Path(config.dataset)
+    if not folder.is_dir() and not _HUB_ID.fullmatch(config.dataset):
+        raise UsageError(
+            f"{config.dataset}: no such folder, and no data set id of the Hub",
+            hint="give `digits`, a folder, or an id such as uoft-cs/cifar10",
+            subject=config.dataset,
+        )
+    try:
+        with _quiet():
+            train, test = datasets.load_dataset(
+                str(folder.resolve()) if folder.is_dir() else config.dataset,
+                config.name,
+                revision=None if folder.is_dir() else config.revision,
+                split=[config.train_split, config.test_split],
+            )
+    except (OSError, ValueError, RuntimeError, NotImplementedError, datasets.exceptions.DatasetsError) as error:
+        raise _explain(config.dataset, error) from error
+    return train, test
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep `datasets` from drawing its own bars and logging what our error will say."""
+    import datasets
+
+    level, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def _explain(dataset: str, error: Exception) -> StarzooError:
+    """What went wrong inside `datasets.load_dataset`, in the terms of the exit codes."""
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
+    from pyarrow import ArrowException
+
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, DatasetNotFoundError) and isinstance(error.__cause__, GatedRepoError):
+        return HubError(
+            f"{dataset}: is gated", hint=f"ask for access at https://huggingface.co/datasets/{dataset}", subject=dataset
+        )
+    if isinstance(error, ConnectionError | HfHubHTTPError | OfflineModeIsEnabled | TimeoutError):
+        return HubError(f"{dataset}: {reason}", hint="check the network and try again", subject=dataset)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return ResourceError(f"{dataset}: the disk is full", hint="free space or set HF_HOME", subject=dataset)
+    if isinstance(error, RuntimeError) and "scripts are no longer supported" in reason:
+        return UntrustedInputError(
+            f"{dataset}: comes with a loading script, which is never run",
+            hint="use a data set of image files or Parquet files",
+            subject=dataset,
+        )
+    if isinstance(error, ArrowException) or (
+        isinstance(error, DatasetsError) and not isinstance(error, FileNotFoundError)
+    ):
+        cause = error.__cause__ or error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        return UntrustedInputError(f"{dataset}: cannot be read: {reason}", hint="repair the files", subject=dataset)
+    return UsageError(f"{dataset}: {reason}", hint="check the data set, its configuration and splits", subject=dataset)
+
+
+def _column(features: Any, kind: str, asked: str | None, dataset: str, option: str) -> str:
+    """The column that is asked for, or the only one of its type."""
+    found = [name for name, feature in features.items() if type(feature).__name__ == kind]
+    if asked in found:
+        return str(asked)
+    if asked is None and len(found) == 1:
+        return str(found[0])
+    listing = ", ".join(f"{name} ({_type_name(feature)})" for name, feature in features.items())
+    problem = f"no {kind} column {asked!r}" if asked else f"{len(found) or 'no'} {kind} columns"
+    raise UsageError(
+        f"{dataset}: {problem} among {listing}", hint=f"set {option} to one of type {kind}", subject=dataset
+    )
+
+
+def _type_name(feature: Any) -> str:
+    return str(getattr(feature, "dtype", "")) if type(feature).__name__ == "Value" else type(feature).__name__
+
+
+def _read_labels(split: Any, column: str, where: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    values = split.select_columns([column]).with_format("arrow")[:][column]
+    labels: np.ndarray[Any, np.dtype[np.int64]] = values.fill_null(-1).to_numpy().astype(np.int64)
+    if len(labels) == 0:
+        raise UsageError(f"{where}: has no images", hint="choose another split", subject=where)
+    unlabelled = int((labels < 0).sum())
+    if unlabelled:
+        raise UsageError(f"{where}: {unlabelled} images have no label", hint="choose another split", subject=where)
+    return labels
+
+
+def _balanced_subset(
+    labels: np.ndarray[Any, np.dtype[np.int64]], size: int, seed: int, where: str
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Rows of a subset with equally many images of every class, as far as there are enough, in ascending order."""
+    if size > len(labels):
+        raise UsageError(f"{where}: {size} images asked for, {len(labels)} there", hint="ask for fewer", subject=where)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    turn = np.empty(len(labels), dtype=np.int64)  # how many images of its class come before it
+    for label in np.unique(labels):
+        members = labels[order] == label
+        turn[members] = np.arange(members.sum())
+    return np.sort(order[np.argsort(turn, kind="stable")[:size]])
+
+
+def _undecoded(rows: Any, image_column: str) -> Any:
+    import datasets
+
+    return rows.cast_column(image_column, datasets.Image(decode=False))

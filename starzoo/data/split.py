@@ -1,0 +1,181 @@
+"""One split of a task: un-augmented batches to evaluate on, shuffled and augmented ones to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from starzoo.architecture import Preprocessing
+from starzoo.data.pixels import Pixels
+from starzoo.data.reading import Records
+from starzoo.errors import UsageError
+
+__all__ = ["Augmentation", "Loader", "Split"]
+
+Augmentation = Literal["none", "flip", "crop-flip"]
+
+_ORDER, _AUGMENTATION, _SUBSET = 0, 1, 2  # independent streams of one seed
+
+
+class Split:
+    """The images of one split as a model sees them, in memory, and their labels.
+
+    The geometric transform is timm's evaluation transform (resize, centre crop). Augmentation acts on its result:
+    a horizontal flip, and a random crop after padding by an eighth of the size with black.
+    Images are in channels-last memory layout.
+
+    Attributes:
+        name: The name of the split in its data set.
+        labels: The class of every image, int64 of shape (images,).
+
+    Args:
+        records: The stored images and labels.
+        preprocessing: The image transform that belongs to the weights.
+    """
+
+    def __init__(self, records: Records, preprocessing: Preprocessing) -> None:
+        self.name = records.name
+        self.labels = torch.from_numpy(records.labels.copy())
+        self.pixels = Pixels(records, preprocessing)
+        self._mean = torch.tensor(preprocessing.mean)
+        self._std = torch.tensor(preprocessing.std)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def tensors(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """The whole split at once: small data only.
+
+        Args:
+            dtype: The type of the images.
+
+        Returns:
+            Images of shape (images, channels, height, width) and labels of shape (images,).
+        """
+        return self.normalize(self.pixels[torch.arange(len(self))]).to(dtype), self.labels
+
+    def images(self, batch_size: int, *, limit: int | None = None, seed: int = 0) -> Iterator[Tensor]:
+        """Un-augmented images in batches, in the order of `labels` unless `limit` cuts them.
+
+        Args:
+            batch_size: Images per batch; the last one may have fewer.
+            limit: How many images, drawn at random when the split has more.
+            seed: Draws them.
+
+        Yields:
+            Images of shape (batch, channels, height, width).
+        """
+        chosen = torch.arange(len(self))
+        if limit is not None and limit < len(self):
+            chosen = torch.from_numpy(np.random.default_rng([_SUBSET, seed]).permutation(len(self))[:limit])
+        for indices in torch.split(chosen, batch_size):
+            yield self.normalize(self.pixels[indices])
+
+    def loader(
+        self,
+        batch_size: int,
+        *,
+        epoch: int,
+        seed: int,
+        augment: Augmentation = "none",
+        shuffle: bool = True,
+        drop_last: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Loader:
+        """The batches of one epoch. Order and augmentation are functions of the seed, the epoch and the image alone.
+
+        Args:
+            batch_size: Images per step, over all ranks.
+            epoch: The epoch, from 0.
+            seed: Any non-negative number.
+            augment: What is done to every image anew in every epoch.
+            shuffle: Whether the order is a permutation of its own in every epoch.
+            drop_last: Whether an incomplete last batch is left out.
+            rank: This process; it gets every `world_size`-th image of a batch.
+            world_size: The number of processes that share a batch.
+
+        Returns:
+            The batches of this rank, to be iterated as often as wanted.
+
+        Raises:
+            UsageError: The split has not even one batch, or ranks cannot share a batch evenly.
+        """
+        where = self.pixels.records.dataset
+        if drop_last and batch_size > len(self):
+            raise UsageError(
+                f"{where}: a batch of {batch_size} images is more than the {len(self)} of split {self.name!r}",
+                hint="use a smaller batch_size",
+                subject=where,
+            )
+        if drop_last and batch_size % world_size:
+            raise UsageError(
+                f"a batch of {batch_size} images cannot be shared evenly by {world_size} processes",
+                hint=f"use a batch_size that {world_size} divides",
+                subject="batch_size",
+            )
+        order = np.random.default_rng([_ORDER, seed, epoch]).permutation(len(self)) if shuffle else np.arange(len(self))
+        if drop_last:
+            order = order[: len(self) // batch_size * batch_size]
+        batches = [batch[rank::world_size] for batch in torch.split(torch.from_numpy(order), batch_size)]
+        draws = np.random.default_rng([_AUGMENTATION, seed, epoch]).random((len(self), 3), dtype=np.float32)
+        return Loader(self, batches, augment, torch.from_numpy(draws))
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Pixels as the model takes them: the arithmetic of timm, bit for bit.
+
+        Args:
+            pixels: uint8 of shape (batch, height, width, channels).
+
+        Returns:
+            float32 of shape (batch, channels, height, width), channels last in memory.
+        """
+        return pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """The batches of one epoch on one rank.
+
+    Attributes:
+        split: Where the images are.
+        batches: The row numbers of every batch.
+        augment: What is done to the images.
+        draws: Three random numbers in [0, 1) for every image of the split: flip, vertical and horizontal offset.
+    """
+
+    split: Split
+    batches: list[Tensor]
+    augment: Augmentation
+    draws: Tensor
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images of shape (batch, channels, height, width) and labels of shape (batch,)."""
+        for indices in self.batches:
+            pixels = self.split.pixels[indices]
+            if self.augment != "none":
+                pixels = _augment(pixels, self.draws[indices], crop=self.augment == "crop-flip")
+            yield self.split.normalize(pixels), self.split.labels[indices]
+
+
+def _augment(pixels: Tensor, draws: Tensor, *, crop: bool) -> Tensor:
+    """Flip, and crop where asked, all images of a batch by one gather."""
+    batch, height, width, _ = pixels.shape
+    rows = torch.arange(height).expand(batch, height)
+    columns = torch.arange(width).expand(batch, width)
+    columns = torch.where(draws[:, :1] < 0.5, columns.flip(1), columns)
+    if crop:
+        vertical, horizontal = height // 8, width // 8
+        pixels = pad(pixels, (0, 0, horizontal, horizontal, vertical, vertical))
+        rows = rows + (draws[:, 1:2] * (2 * vertical + 1)).long()
+        columns = columns + (draws[:, 2:] * (2 * horizontal + 1)).long()
+    return pixels[torch.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
