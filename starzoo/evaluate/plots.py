@@ -1,0 +1,249 @@
+"""The curves and the quality of a star as figures for its card. Needs matplotlib, and neither pyplot nor torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+from starzoo.errors import UsageError
+from starzoo.evaluate.measures import Evaluation, Path, PathKind, Quality, Role
+
+__all__ = ["plot_paths", "plot_quality", "save"]
+
+Split = Literal["train", "test"]
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How one kind of thing is drawn: a colour of Okabe and Ito (2008), and a second cue for those who see none."""
+
+    label: str
+    colour: str
+    line: str | tuple[float, tuple[float, ...]] = "-"
+    marker: str = "o"
+
+
+_PATHS: dict[PathKind, _Look] = {
+    "star-source": _Look("star to source", "#0072B2", "-"),
+    "star-held-out": _Look("star to held-out", "#D55E00", (0, (5, 1.5))),
+    "regular-regular": _Look("two ordinary models, aligned", "#009E73", (0, (6, 1.5, 1, 1.5))),
+    "regular-regular-raw": _Look("two ordinary models, not aligned", "#777777", (0, (1, 1.2))),
+}
+_ROLES: dict[Role, _Look] = {
+    "member": _Look("single models\n(sources)", "#0072B2"),
+    "held-out": _Look("single models\n(held-out)", "#D55E00"),
+    "aligned-mean": _Look("aligned mean", "#009E73", marker="s"),
+    "star": _Look("star", "#000000", marker="*"),
+    "ensemble": _Look("ensemble", "#AA4499", marker="D"),
+}
+_ACCURACY_TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 100)
+_FLOOR = 0.1  # points of error below which the stretched accuracy axis turns linear, so that 100 % has a place on it
+_SPREAD = 4.0  # a range of values wider than this factor is drawn on a logarithmic axis
+
+
+def plot_paths(evaluation: Evaluation, split: Split = "test") -> Figure:
+    """Loss and accuracy along the paths: for each kind the mean over its paths, in a band from least to greatest.
+
+    Args:
+        evaluation: What was measured.
+        split: The data.
+
+    Returns:
+        A figure of two panels.
+
+    Raises:
+        UsageError: No path was measured on this split.
+    """
+    kinds = [kind for kind in _PATHS if evaluation.paths_of(kind, split)]
+    if not kinds:
+        raise UsageError(f"no path was measured on the {split} split", hint="evaluate the star first")
+    with _house_style():
+        figure = Figure(figsize=(7.6, 4.0), layout="constrained")
+        losses, accuracies = figure.subplots(1, 2)
+        for order, kind in enumerate(reversed(kinds)):  # the star's own paths lie on top
+            paths, look = evaluation.paths_of(kind, split), _PATHS[kind]
+            t = np.asarray(paths[0].t)
+            for axes, values in zip((losses, accuracies), _curves(paths, t), strict=True):
+                axes.fill_between(
+                    t, values.min(0), values.max(0), color=look.colour, alpha=0.18, lw=0, zorder=2 + order
+                )
+                label = f"{look.label} ({len(paths)} {'path' if len(paths) == 1 else 'paths'})"
+                axes.plot(t, values.mean(0), color=look.colour, ls=look.line, lw=2, label=label, zorder=10 + order)
+        _scale_loss(losses)
+        _scale_accuracy(accuracies)
+        losses.set_ylabel(f"{split} loss (nats)")
+        accuracies.set_ylabel(f"{split} accuracy (%)")
+        for axes in (losses, accuracies):
+            axes.set_xlim(0, 1)
+        figure.supxlabel("position on the path t:  0 = star or first model,  1 = other model", fontsize="medium")
+        handles, labels = losses.get_legend_handles_labels()
+        figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=2, frameon=False, handlelength=3)
+    return figure
+
+
+def plot_quality(evaluation: Evaluation, split: Split = "test") -> Figure:
+    """Accuracy and negative log-likelihood of single models, their aligned mean, the star and the ensemble.
+
+    Args:
+        evaluation: What was measured.
+        split: The data.
+
+    Returns:
+        A figure of two panels with one row per role; numbers at the right of a row are its mean.
+
+    Raises:
+        UsageError: No model was measured on this split.
+    """
+    roles = [role for role in _ROLES if evaluation.qualities_of(role, split)]
+    if not roles:
+        raise UsageError(f"no model was measured on the {split} split", hint="evaluate the star first")
+    rows = [evaluation.qualities_of(role, split) for role in roles]
+    with _house_style():
+        figure = Figure(figsize=(7.6, 1.2 + 0.42 * len(roles)), layout="constrained")
+        right, nll = figure.subplots(1, 2, sharey=True)
+        _draw_rows(right, roles, [[100 * model.accuracy for model in row] for row in rows], "{:.2f}")
+        _draw_rows(nll, roles, [[model.nll for model in row] for row in rows], "{:#.3g}")
+        right.set_xlabel(f"{split} accuracy (%), more is better")
+        nll.set_xlabel(f"{split} NLL (nats), less is better")
+        right.set_yticks(range(len(roles)), [_label(role, row) for role, row in zip(roles, rows, strict=True)])
+        right.set_ylim(len(roles) - 0.5, -0.5)
+    return figure
+
+
+def save(figure: Figure, stem: FilePath) -> tuple[FilePath, FilePath]:
+    """Write a figure as PNG and SVG, byte for byte the same each time.
+
+    Args:
+        figure: The figure.
+        stem: The files' path without its ending; its folder is made if missing.
+
+    Returns:
+        The paths of the PNG and of the SVG.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    with _house_style():
+        figure.savefig(png, dpi=200, metadata={"Software": None})
+        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    return png, svg
+
+
+@contextmanager
+def _house_style() -> Iterator[None]:
+    """Our look, whatever the user's matplotlibrc says: that file belongs to a machine, the card to everyone."""
+    with (
+        style.context("default"),
+        mpl.rc_context({
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#e6e6e6",
+            "axes.axisbelow": True,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "starzoo",
+        }),
+    ):
+        yield
+
+
+def _curves(paths: Sequence[Path], t: Values) -> tuple[Values, Values]:
+    """Loss (nats) and accuracy (%) of every path at the points `t`, shape (paths, points)."""
+    loss = np.array([np.interp(t, path.t, path.loss) for path in paths])
+    accuracy = np.array([np.interp(t, path.t, path.accuracy) for path in paths])
+    return loss, 100 * accuracy
+
+
+def _drawn(axes: Axes) -> Values:
+    """Every height that the axes show."""
+    bands = [np.asarray(path.vertices)[:, 1] for band in axes.collections for path in band.get_paths()]
+    return np.concatenate(bands)
+
+
+def _scale_loss(axes: Axes) -> None:
+    """A logarithmic axis where raw paths tower over the star's, so that both can be read."""
+    heights = _drawn(axes)
+    low, high = float(heights.min()), float(heights.max())
+    if low <= 0 or high < _SPREAD * low:
+        return
+    axes.set_yscale("log")
+    axes.set_ylim(low / 1.15, high * 1.15)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _scale_accuracy(axes: Axes) -> None:
+    """An axis stretched towards 100 % (logarithmic in the errors) where the worst path has many more errors."""
+    errors = 100 - _drawn(axes)
+    low, high = float(errors.min()), float(errors.max())
+    if high < _SPREAD * max(low, _FLOOR):
+        return
+    axes.set_yscale("function", functions=(_stretch, _unstretch))
+    bottom, top = _stretch(np.array([100 - high, 100 - low]))
+    margin = 0.05 * (top - bottom)
+    axes.set_ylim(*_unstretch(np.array([bottom - margin, top + margin])))
+    axes.yaxis.set_major_locator(FixedLocator(_ACCURACY_TICKS))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _stretch(accuracy: Values) -> Values:
+    """Accuracy (%) to its height on the stretched axis."""
+    return -np.log10(np.maximum(100 + _FLOOR - accuracy, 1e-6))
+
+
+def _unstretch(height: Values) -> Values:
+    """The inverse of `_stretch`."""
+    return 100 + _FLOOR - 10.0**-height
+
+
+def _label(role: Role, row: Sequence[Quality]) -> str:
+    return f"{_ROLES[role].label} of {row[0].passes}" if role == "ensemble" else _ROLES[role].label
+
+
+def _draw_rows(axes: Axes, roles: Sequence[Role], rows: Sequence[Sequence[float]], number: str) -> None:
+    """One row of marks per role; what lies far from all the others becomes an arrow at the edge."""
+    low, high = _window(roles, rows)
+    for height, (role, row) in enumerate(zip(roles, rows, strict=True)):
+        look, values, alone = _ROLES[role], np.array(row), len(row) == 1
+        heights = height + (np.zeros(1) if alone else np.linspace(-0.22, 0.22, len(row)))
+        size = 13 if look.marker == "*" else 7 if alone else 5
+        where = {look.marker: (low <= values) & (values <= high), "<": values < low, ">": values > high}
+        for marker, chosen in where.items():
+            at = np.clip(values[chosen], low, high)
+            size = size if marker == look.marker else 7
+            axes.plot(at, heights[chosen], marker, ms=size, mew=0, color=look.colour, alpha=1 if alone else 0.55)
+        mean = float(values.mean())
+        if not alone and low <= mean <= high:
+            axes.plot([mean, mean], [height - 0.32, height + 0.32], color=look.colour, lw=2)
+    margin = 0.05 * (high - low)
+    axes.set_xlim(low - margin, high + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.grid(visible=False, axis="y")
+    numbers = axes.secondary_yaxis("right")
+    numbers.set_yticks(range(len(rows)), [number.format(float(np.mean(row))) for row in rows])
+    numbers.tick_params(length=0)
+    numbers.spines["right"].set_visible(False)
+
+
+def _window(roles: Sequence[Role], rows: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The range to show: everything, but an aligned mean only where it does not squeeze the others together."""
+    everything = [value for row in rows for value in row]
+    others = [value for role, row in zip(roles, rows, strict=True) if role != "aligned-mean" for value in row]
+    low, high = min(others or everything), max(others or everything)
+    if max(everything) - min(everything) <= 2 * (high - low):
+        low, high = min(everything), max(everything)
+    margin = 0.02 * abs(high) or 1.0
+    return (low, high) if high > low else (low - margin, high + margin)
