@@ -1,0 +1,187 @@
+"""What the trace knows of a tensor: one term per axis, with views that split an axis kept lazy.
+
+A packed projection of length 3·C that is viewed as (3, H, d) may turn out to be three axes one after the other (when q, k
+and v are selected) or one product (when all of it is used at once). Which one is not known when the view is made, and
+choosing the product too early would tie v to q and k. A `Split` therefore keeps the whole term until something
+asks for a single factor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from starzoo.symmetry.terms import Pin, Term, factorise, free, partition, pin, product, resolve
+
+__all__ = ["Axes", "Factor", "Split"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Split:
+    """One axis seen as a row-major block of several axes, none of length 1."""
+
+    term: Term
+    sizes: tuple[int, ...]
+
+    def factors(self) -> list[Term]:
+        """Decide that the split is a product; every tensor that shares the term sees it."""
+        return factorise(self.term, self.sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """One axis of a tensor: a factor of a split."""
+
+    split: Split
+    index: int
+
+    @property
+    def size(self) -> int:
+        """The length of the axis."""
+        return self.split.sizes[self.index]
+
+    @property
+    def term(self) -> Term:
+        """The axis on its own: asking for it decides the split."""
+        return self.split.factors()[self.index]
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The axes of one tensor.
+
+    Attributes:
+        factors: One factor per axis. All factors of a split are present: whoever drops an axis asks for its term.
+    """
+
+    factors: tuple[Factor, ...]
+
+    @classmethod
+    def of(cls, terms: Iterable[Term]) -> Axes:
+        """Axes of which nothing is split."""
+        return cls(tuple(Factor(Split(term, (term.size,)), 0) for term in terms))
+
+    @classmethod
+    def fresh(cls, shape: Sequence[int]) -> Axes:
+        """Axes of which nothing is known."""
+        return cls.of(map(free, shape))
+
+    @classmethod
+    def pinned(cls, shape: Sequence[int], reason: str) -> Axes:
+        """Axes that must all stay as they are."""
+        return cls.of(Pin(size, reason) for size in shape)
+
+    def __len__(self) -> int:
+        return len(self.factors)
+
+    def __getitem__(self, axis: int) -> Term:
+        return self.factors[axis].term
+
+    def __iter__(self) -> Iterator[Term]:
+        return (factor.term for factor in self.factors)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+        return tuple(factor.size for factor in self.factors)
+
+    def joint_terms(self) -> list[Term]:
+        """Terms that together describe all positions of the tensor, without deciding any split."""
+        splits = {id(factor.split): factor.split for factor in self.factors}
+        return [resolve(split.term) for split in splits.values()]
+
+    def pin(self, reason: str) -> None:
+        """Let no axis move any more."""
+        for term in self.joint_terms():
+            pin(term, reason)
+
+    def permute(self, order: Sequence[int]) -> Axes:
+        """The axes in another order."""
+        return Axes(tuple(self.factors[axis] for axis in order))
+
+    def reshape(self, shape: Sequence[int]) -> Axes:
+        """The same positions in row-major order with other axes.
+
+        Runs of axes of equal size on both sides are matched greedily: each run is merged to one term, which is split again.
+
+        Args:
+            shape: The new lengths.
+
+        Returns:
+            The new axes.
+        """
+        if 0 in shape:
+            return Axes.pinned(shape, "empty")
+        source = [factor for factor in self.factors if factor.size != 1]
+        target = [size for size in shape if size != 1]
+        factors: list[Factor] = []
+        while target:
+            run, sizes = [source.pop(0)], [target.pop(0)]
+            while (have := math.prod(factor.size for factor in run)) != (want := math.prod(sizes)):
+                if have < want:
+                    run.append(source.pop(0))
+                else:
+                    sizes.append(target.pop(0))
+            factors.extend(_split(_merge(run), sizes))
+        remaining = iter(factors)
+        return Axes(tuple(_UNIT if size == 1 else next(remaining) for size in shape))
+
+    def narrow(self, axis: int, start: int, stop: int) -> Axes:
+        """The positions from `start` to `stop` of one axis.
+
+        A cut through a lazy split decides only the factors outside of it: (3, H, d) cut along 3 becomes parts one
+        after the other, each of which is (H, d).
+
+        Args:
+            axis: Which axis.
+            start: First position.
+            stop: One after the last position.
+
+        Returns:
+            The axes of the part.
+        """
+        split, index = self.factors[axis].split, self.factors[axis].index
+        if stop - start == split.sizes[index]:
+            return self
+        *outer, rest = factorise(split.term, (*split.sizes[:index], math.prod(split.sizes[index:])))
+        block = math.prod(split.sizes[index + 1 :])
+        cuts = (start * block, (stop - start) * block, rest.size - stop * block)
+        part = _split(partition(rest, cuts)[1], (stop - start, *split.sizes[index + 1 :]))
+        replaced = [*Axes.of(outer).factors, *part]
+        return Axes(tuple(replaced[f.index] if f.split is split else f for f in self.factors))
+
+    def drop(self, axis: int) -> Axes:
+        """The axes without one of length 1."""
+        return Axes(self.factors[:axis] + self.factors[axis + 1 :])
+
+    def replace(self, axis: int, term: Term) -> Axes:
+        """The axes with another term in one place."""
+        terms = list(self)
+        terms[axis] = term
+        return Axes.of(terms)
+
+
+_UNIT = Axes.of([Pin(1)]).factors[0]
+
+
+def _split(term: Term, sizes: Sequence[int]) -> list[Factor]:
+    split = Split(term, tuple(size for size in sizes if size != 1))
+    factors = iter([Factor(split, index) for index in range(len(split.sizes))])
+    return [_UNIT if size == 1 else next(factors) for size in sizes]
+
+
+def _merge(run: Sequence[Factor]) -> Term:
+    """The row-major product of axes; all factors of one split in their order give back its term, still undecided."""
+    terms: list[Term] = []
+    position = 0
+    while position < len(run):
+        split = run[position].split
+        whole = [Factor(split, index) for index in range(len(split.sizes))]
+        if list(run[position : position + len(whole)]) == whole:
+            terms.append(split.term)
+            position += len(whole)
+        else:
+            terms.append(run[position].term)
+            position += 1
+    return product(terms)

@@ -1,0 +1,103 @@
+"""From a trace to a specification: which axes became groups, what they are called, and how a term is written down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from starzoo.symmetry import spec
+from starzoo.symmetry.spec import PermutationGroup, PermutationSpec
+from starzoo.symmetry.terms import Free, Pin, Prod, Sum, Term, resolve
+from starzoo.symmetry.trace import Trace, trace_module
+from starzoo.symmetry.wreath import find_wreaths
+
+__all__ = ["infer"]
+
+
+def infer(module: nn.Module, example_input: Tensor, *, pin_output: bool = True) -> PermutationSpec:
+    """Find the permutation symmetries of a network by tracing it.
+
+    Args:
+        module: The network; it is not changed. Its weights are not looked at, but constant buffers should hold their
+            values: on the meta device they stay in place.
+        example_input: What it is called with, shape (batch, ...); only the shape and type of the first item matter.
+        pin_output: Whether the output must stay as it is; otherwise it may be permuted too, as for embeddings.
+
+    Returns:
+        The groups, and a term for every axis of every tensor of the state dict.
+
+    Raises:
+        IncompatibleError: The forward pass depends on data, or fails.
+    """  # noqa: DOC502
+    started = time.perf_counter()
+    trace, state = trace_module(module, example_input, pin_output=pin_output)
+    terms = {name: _terms(trace, tensor) for name, tensor in state.items()}
+    names = _name_groups(terms)
+    within = find_wreaths(terms.values(), trace.spaces)
+    groups = [
+        PermutationGroup(name, leaf.size, names[within[leaf]] if leaf in within else None)
+        for leaf, name in names.items()
+    ]
+    return PermutationSpec(
+        groups={group.name: group for group in groups},
+        axes={name: tuple(_written(term, names) for term in axes) for name, axes in terms.items()},
+        unsupported_operators=tuple(trace.unsupported),
+        trace_seconds=time.perf_counter() - started,
+    )
+
+
+def _terms(trace: Trace, tensor: Tensor) -> list[Term]:
+    if id(tensor) not in trace.read:
+        return [Pin(size, "never read") for size in tensor.shape]
+    return [resolve(term) for term in trace.axes_of(tensor)]
+
+
+def _name_groups(axes: Mapping[str, Sequence[Term]]) -> dict[Free, str]:
+    """Call each group after the first axis in which it occurs; an axis that brings several numbers the later ones."""
+    names: dict[Free, str] = {}
+    for tensor, terms in axes.items():
+        for axis, term in enumerate(terms):
+            new = [leaf for leaf in dict.fromkeys(_leaves(term)) if leaf not in names]
+            for position, leaf in enumerate(new):
+                names[leaf] = f"{tensor}:{axis}.{position}" if position else f"{tensor}:{axis}"
+    return names
+
+
+def _leaves(term: Term) -> Iterator[Free]:
+    match resolve(term):
+        case Free() as leaf:
+            yield leaf
+        case Prod(children) | Sum(children):
+            for child in children:
+                yield from _leaves(child)
+
+
+def _written(term: Term, names: Mapping[Free, str]) -> spec.Term:
+    term = resolve(term)
+    match term:
+        case Free():
+            return spec.Leaf(names[term])
+        case Prod(factors):
+            written = _merge_pins([_written(factor, names) for factor in factors], product=True)
+            return written[0] if len(written) == 1 else spec.Product(written)
+        case Sum(parts):
+            written = _merge_pins([_written(part, names) for part in parts], product=False)
+            return written[0] if len(written) == 1 else spec.Concat(written)
+        case Pin(size, reason):
+            return spec.Pinned(size, reason)
+    raise AssertionError(term)
+
+
+def _merge_pins(terms: Sequence[spec.Term], *, product: bool) -> tuple[spec.Term, ...]:
+    """Neighbours that stay in place are one axis that stays in place."""
+    merged: list[spec.Term] = []
+    for term in terms:
+        if merged and isinstance(term, spec.Pinned) and isinstance(last := merged[-1], spec.Pinned):
+            size = last.size * term.size if product else last.size + term.size
+            reasons = dict.fromkeys(filter(None, [*last.reason.split(", "), term.reason]))
+            merged[-1] = spec.Pinned(size, ", ".join(reasons))
+        else:
+            merged.append(term)
+    return tuple(merged)

@@ -1,0 +1,70 @@
+"""Operators that multiply and sum: matrix products and convolutions.
+
+Axes that are summed over, or that count independent products, must move together on both sides. They are also noted as
+one index space, from which it is later decided whether an inner group may act differently in each outer block.
+"""
+
+from __future__ import annotations
+
+from starzoo.symmetry.axes import Axes
+from starzoo.symmetry.rules.elementwise import broadcast
+from starzoo.symmetry.rules.registry import Contractions, Shape, rule
+from starzoo.symmetry.terms import Pin, factorise, pin, product, unify
+
+
+@rule("mm")
+def mm(x: Axes, mat2: Axes, trace: Contractions) -> Axes:
+    """out[n, m] = Σ_k x[n, k] mat2[k, m]."""
+    trace.contract(unify(x[1], mat2[0]))
+    return Axes.of([x[0], mat2[1]])
+
+
+@rule("bmm")
+def bmm(x: Axes, mat2: Axes, trace: Contractions) -> Axes:
+    """out[b, n, m] = Σ_k x[b, n, k] mat2[b, k, m]."""
+    batch = unify(x[0], mat2[0])
+    trace.contract(batch, unify(x[2], mat2[1]))
+    return Axes.of([batch, x[1], mat2[2]])
+
+
+@rule("addmm")
+def addmm(x: Axes, mat1: Axes, mat2: Axes, out: Shape, trace: Contractions) -> Axes:
+    """A bias (any shape that broadcasts) and a matrix product."""
+    return broadcast([x, mm(mat1, mat2, trace)], out)
+
+
+@rule("baddbmm")
+def baddbmm(x: Axes, batch1: Axes, batch2: Axes, out: Shape, trace: Contractions) -> Axes:
+    """A bias (any shape that broadcasts) and a batched matrix product."""
+    return broadcast([x, bmm(batch1, batch2, trace)], out)
+
+
+@rule("mv", "dot")
+def vector_product(tensors: list[Axes], trace: Contractions) -> Axes:
+    """A matrix or vector times a vector."""
+    left, right = tensors
+    trace.contract(unify(left[-1], right[0]))
+    return Axes.of(list(left)[:-1])
+
+
+@rule("convolution")
+def convolution(
+    x: Axes, weight: Axes, bias: Axes | None, transposed: bool, groups: int, out: Shape, trace: Contractions
+) -> Axes:
+    """Input channels (g, c), output channels (g, o): each group sums over its own c. Kernel and space stay in place."""
+    group, inside = factorise(x[1], (groups, x.shape[1] // groups))
+    if transposed:  # weight (g·c, o, *kernel)
+        weight_group, weight_inside = factorise(weight[0], (groups, weight.shape[0] // groups))
+        outside = weight[1]
+    else:  # weight (g·o, c, *kernel)
+        weight_group, outside = factorise(weight[0], (groups, weight.shape[0] // groups))
+        weight_inside = weight[1]
+    group = unify(group, weight_group)
+    trace.contract(group, unify(inside, weight_inside))
+    channels = product([group, outside])
+    if bias is not None:
+        channels = unify(channels, bias[0])
+    for axis in range(2, len(out)):
+        pin(weight[axis], "kernel")
+        pin(x[axis], "space")
+    return Axes.of([x[0], channels, *(Pin(size, "space") for size in out[2:])])

@@ -1,0 +1,96 @@
+"""Operators for which the place along an axis means something: space, indices, new tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from starzoo.symmetry.axes import Axes
+from starzoo.symmetry.rules.registry import Result, Shape, rule
+from starzoo.symmetry.terms import Pin, pin
+
+
+def keep_in_place(x: Axes, dims: Sequence[int], out: Shape, reason: str) -> Axes:
+    """Pin some axes, whose length may change; the others are carried through.
+
+    Args:
+        x: The axes of the argument.
+        dims: Which axes stay in place.
+        out: The shape of the result.
+        reason: Why.
+
+    Returns:
+        The axes of the result.
+    """
+    fixed = {dim % len(x) for dim in dims}
+    for axis in fixed:
+        pin(x[axis], reason)
+    return Axes.of(Pin(out[axis], reason) if axis in fixed else term for axis, term in enumerate(x))
+
+
+def resample(rank: int, x: Axes, out: Shape | Sequence[Shape]) -> Result:
+    """Pooling, upsampling, padding with copies: the last `rank` axes are space."""
+    shapes = [out] if all(isinstance(size, int) for size in out) else out
+    return [keep_in_place(x, range(-rank, 0), shape, "space") for shape in shapes]
+
+
+for rank in (1, 2, 3):
+    rule(
+        *(f"{name}{rank}d" for name in ("avg_pool", "_adaptive_avg_pool", "adaptive_avg_pool", "adaptive_max_pool")),
+        *(f"{name}{rank}d" for name in ("max_pool", "reflection_pad", "replication_pad", "upsample_nearest")),
+        *(f"{name}{rank}d" for name in ("_upsample_nearest_exact",)),
+        f"max_pool{rank}d_with_indices",
+    )(partial(resample, rank))
+rule("upsample_linear1d")(partial(resample, 1))
+rule("upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")(partial(resample, 2))
+rule("upsample_trilinear3d")(partial(resample, 3))
+
+
+@rule("roll", "flip")
+def roll(x: Axes, dims: Sequence[int], out: Shape) -> Axes:
+    """The axes that turn stay in place; without `dims` the flattened tensor turns."""
+    return keep_in_place(x, dims or range(len(x)), out, "roll")
+
+
+@rule("index", "_unsafe_index")
+def index(x: Axes, indices: Sequence[Axes | None], out: Shape) -> Axes:
+    """Indexed axes are read by position. Their place is taken by the index's axes, in front if they are not adjacent."""
+    indexed = [axis for axis, position in enumerate(indices) if position is not None]
+    for position in indices:
+        if position is not None:
+            position.pin("index")
+    for axis in indexed:
+        pin(x[axis], "indexed")
+    adjacent = indexed == list(range(indexed[0], indexed[-1] + 1))
+    kept = [term for axis, term in enumerate(x) if axis not in indexed]
+    first = indexed[0] if adjacent else 0
+    new = Axes.pinned(out[first : first + len(out) - len(kept)], "indexed")
+    return Axes.of([*kept[:first], *new, *kept[first:]])
+
+
+@rule("index_select")
+def index_select(x: Axes, dim: int, index: Axes, out: Shape) -> Axes:
+    """The axis is read by position."""
+    index.pin("index")
+    return keep_in_place(x, [dim], out, "indexed")
+
+
+@rule("embedding")
+def embedding(weight: Axes, indices: Axes, out: Shape) -> Axes:
+    """The rows of the table are read by position."""
+    indices.pin("index")
+    pin(weight[0], "indexed")
+    return Axes.of([*Axes.pinned(out[:-1], "indexed"), weight[1]])
+
+
+@rule("empty", "zeros", "ones", "full", "empty_strided", "new_empty", "new_zeros", "new_ones", "new_full")
+@rule("empty_like", "zeros_like", "ones_like", "full_like", "new_empty_strided")
+def constant(out: Shape) -> Axes:
+    """A constant agrees with every permutation. It may be written to later, so that its axes are variables."""
+    return Axes.fresh(out)
+
+
+@rule("arange", "linspace", "eye", "scalar_tensor", "rand", "randn", "randint", "randperm", "tril_indices", "triu_indices")
+def positions(out: Shape) -> Axes:
+    """Numbers that differ along the axes."""
+    return Axes.pinned(out, "constant")

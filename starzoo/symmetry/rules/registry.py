@@ -1,0 +1,99 @@
+"""The table of rules: what each ATen operator means for the axes of its arguments and results.
+
+A rule is a function that names, in any order, what it needs:
+
+* arguments of the operator's schema, by their names there; tensors arrive as `Axes`, and an argument that an overload does
+  not have is None;
+* `x`: the first tensor, which schemas call `self` or `input`;
+* `tensors`: all tensor arguments;
+* `out`: the shape of the result, or a list of shapes where there are several;
+* `layout`: the strides and the storage offset that the first tensor had before the call;
+* `trace`: the running trace, to note a contraction.
+
+It returns the `Axes` of the result, or a sequence of them, or None where it cannot tell. It is sound when this holds: if
+every argument is permuted as its terms say, then the result is permuted as its terms say. A rule may refine, unify or pin
+the terms it was given.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch._ops import OpOverload
+
+from starzoo.symmetry.axes import Axes
+from starzoo.symmetry.terms import Term
+
+__all__ = ["Contractions", "Result", "Rule", "Shape", "apply_rule", "find_rule", "rule"]
+
+Shape = tuple[int, ...]
+Result = Axes | Sequence[Axes] | None
+Rule = Callable[..., Result]
+
+_RULES: dict[str, Rule] = {}
+
+
+class Contractions(Protocol):
+    """What a rule may tell the trace."""
+
+    def contract(self, *terms: Term) -> None:
+        """Note the batch and contracted axes of one contraction: they are read together, position by position."""
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule.
+
+    Args:
+        *names: ATen operators without overload, such as ``"mm"``; a name that this torch does not have is harmless.
+
+    Returns:
+        A decorator that registers the function and returns it.
+    """
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            _RULES[f"aten::{name}"] = function
+        return function
+
+    return register
+
+
+def find_rule(operator: OpOverload) -> Rule | None:
+    """The rule of an operator; every operator that torch tags as pointwise has one.
+
+    Args:
+        operator: The operator.
+
+    Returns:
+        The rule, or None.
+    """
+    name = "aten::clone" if torch.Tag.pointwise in operator.tags else operator._schema.name
+    return _RULES.get(name)
+
+
+def apply_rule(function: Rule, arguments: Mapping[str, Any], **context: Any) -> list[Axes]:
+    """Call a rule with what it names.
+
+    Args:
+        function: The rule.
+        arguments: The operator's arguments by name, tensors as `Axes`.
+        **context: `out`, `layout` and `trace`.
+
+    Returns:
+        The axes of each result; empty where the rule cannot tell.
+    """
+    first = arguments.get("self", arguments.get("input"))
+    known = {**arguments, **context, "x": first, "tensors": list(_tensors(arguments.values()))}
+    result = function(**{name: known.get(name) for name in inspect.signature(function).parameters})
+    return [result] if isinstance(result, Axes) else list(result or ())
+
+
+def _tensors(values: Any) -> Iterator[Axes]:
+    for value in values:
+        if isinstance(value, Axes):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)

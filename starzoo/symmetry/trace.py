@@ -1,0 +1,208 @@
+"""Run a network once on meta tensors and note what every operator means for the axes of its tensors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from starzoo.errors import IncompatibleError
+from starzoo.symmetry.axes import Axes
+from starzoo.symmetry.rules import apply_rule, find_rule
+from starzoo.symmetry.terms import Pin, Term, Wild, has_wild
+
+__all__ = ["Trace", "trace_module"]
+
+
+class Trace(TorchDispatchMode):
+    """What is known of the axes of all tensors while a network runs.
+
+    Attributes:
+        axes: The axes of every live tensor; a tensor that is not in it is a constant.
+        spaces: For every tensor, and for every contraction, the terms of the positions that are read together.
+        read: The ids of the tensors that some operator read.
+        unsupported: Operators without a rule, in the order met.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.axes = WeakTensorKeyDictionary()
+        self.spaces: list[list[Term]] = []
+        self.read: set[int] = set()
+        self.unsupported: dict[str, None] = {}
+
+    def label(self, tensor: Tensor, axes: Axes) -> None:
+        """Note the axes of a tensor."""
+        self.axes[tensor] = axes
+        self.spaces.append(axes.joint_terms())
+
+    def contract(self, *terms: Term) -> None:
+        """Note the batch and contracted axes of one contraction."""
+        self.spaces.append(list(terms))
+
+    def axes_of(self, tensor: Tensor) -> Axes:
+        """The axes of a tensor; one that the trace does not know was made outside of it, and is a constant."""
+        return self.axes.get(tensor) or constant_axes(tensor)
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run one operator and follow what it does to the axes."""
+        arguments = _arguments(func, args, kwargs or {})
+        tensors = _tensors(arguments)
+        self.read.update(map(id, tensors))
+        known = tree_map_only(Tensor, self.axes_of, arguments)
+        layout = (tensors[0].stride(), tensors[0].storage_offset()) if tensors else None
+        written = [(tensor, self.axes_of(tensor)) for tensor in _written(func, arguments)]
+
+        result = func(*args, **(kwargs or {}))
+
+        shapes = [tuple(tensor.shape) for tensor in _tensors(result)]
+        out = shapes[0] if isinstance(result, Tensor) else shapes
+        rule = find_rule(func)
+        axes = apply_rule(rule, known, out=out, layout=layout, trace=self) if rule else []
+        if [each.shape for each in axes] != shapes or (rule is None and tensors):
+            axes = self._pin_all(func, known, shapes)
+        for tensor, each in zip(_tensors(result), axes, strict=True):
+            self.label(tensor, each)
+        for tensor, before in written:
+            self._forget_constants(tensor, before)
+        return result
+
+    def _pin_all(self, func: OpOverload, known: Any, shapes: Sequence[tuple[int, ...]]) -> list[Axes]:
+        """No rule, or one that does not fit: pinning every axis is always sound, only less complete."""
+        name = func._schema.name
+        reason = f"no rule for {name}"
+        arguments = [axes for axes in tree_leaves(known, is_leaf=_is_axes) if isinstance(axes, Axes)]
+        for axes in arguments:
+            axes.pin(reason)
+        if arguments:
+            self.unsupported[name] = None
+        return [Axes.pinned(shape, reason) for shape in shapes]
+
+    def _forget_constants(self, tensor: Tensor, before: Axes) -> None:
+        """After writing into a tensor that was constant along an axis, no other view of it may count on that."""
+        if not any(map(has_wild, before.joint_terms())):
+            return
+        storage = tensor.untyped_storage()._cdata
+        views = [view for view in list(self.axes) if view.untyped_storage()._cdata == storage]
+        if len(views) > 1 or self.axes_of(tensor) is before:
+            for view in views:
+                self.axes_of(view).pin("written into a constant")
+                self.label(view, Axes.pinned(tuple(view.shape), "written into a constant"))
+
+
+def trace_module(module: nn.Module, example_input: Tensor, *, pin_output: bool) -> tuple[Trace, dict[str, Tensor]]:
+    """Run a copy of a network without weights, and follow the axes of all its tensors.
+
+    Args:
+        module: The network; it is not changed.
+        example_input: What it is called with, shape (batch, ...); only the first item's shape and type matter.
+        pin_output: Whether the output's axes must stay as they are.
+
+    Returns:
+        The trace, and the copy's state dict, whose tensors the trace knows.
+
+    Raises:
+        IncompatibleError: The forward pass needs numbers that a trace without weights does not have, or fails.
+    """
+    twin, originals = _meta_twin(module)
+    trace = Trace()
+    state = {name: value for name, value in twin.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+    for tensor in state.values():
+        if tensor not in trace.axes:
+            trace.label(tensor, Axes.fresh(tensor.shape))
+    for tensor, original in originals:
+        if tensor not in trace.axes:
+            trace.label(tensor, constant_axes(original))
+    first = example_input[:1].detach().to("meta")
+    trace.label(first, Axes.pinned(tuple(first.shape), "input"))
+    with _without_fast_path(), torch.no_grad(), torch.device("meta"), trace:
+        try:
+            outputs = twin(first)
+        except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
+            raise _untraceable(module, first, error) from error
+    if pin_output:
+        for output in _tensors(outputs):
+            trace.axes_of(output).pin("output")
+    return trace, state
+
+
+def constant_axes(tensor: Tensor) -> Axes:
+    """The axes of a tensor that no training changes: free to follow any permutation where all its slices are equal.
+
+    Args:
+        tensor: The tensor; the values of one on the meta device are unknown, and its axes stay in place.
+
+    Returns:
+        Its axes.
+    """
+
+    def is_constant(axis: int) -> bool:
+        return tensor.device.type != "meta" and bool((tensor == tensor.narrow(axis, 0, 1)).all())
+
+    return Axes.of(
+        Wild(size) if size > 1 and is_constant(axis) else Pin(size, "constant") for axis, size in enumerate(tensor.shape)
+    )
+
+
+def _meta_twin(module: nn.Module) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
+    """A copy on the meta device, and its tensors with their originals. Tensors that are shared stay shared."""
+    memo: dict[int, Any] = {}
+    originals: list[tuple[Tensor, Tensor]] = []
+    for tensor in _tensors([vars(part) for part in module.modules()]):
+        if id(tensor) not in memo:
+            meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+            memo[id(tensor)] = nn.Parameter(meta, requires_grad=False) if isinstance(tensor, nn.Parameter) else meta
+            originals.append((memo[id(tensor)], tensor))
+    return copy.deepcopy(module, memo).eval(), originals
+
+
+def _untraceable(module: nn.Module, example: Tensor, error: Exception) -> IncompatibleError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    data_dependent = "meta" in reason.lower() or "item()" in reason
+    return IncompatibleError(
+        f"{type(module).__name__}: cannot follow its forward pass on an input of shape {tuple(example.shape)}: {reason}",
+        hint="its control flow depends on data" if data_dependent else "check that the input shape suits the network",
+        subject=type(module).__name__,
+    )
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """Fused multi-head attention is one operator that hides its contractions: take the plain path."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _arguments(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """An operator's arguments by name, with defaults."""
+    schema = func._schema.arguments
+    given = {argument.name: value for argument, value in zip(schema, args, strict=False)}
+    defaults = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
+    return {**defaults, **given, **kwargs}
+
+
+def _written(func: OpOverload, arguments: Mapping[str, Any]) -> list[Tensor]:
+    names = [each.name for each in func._schema.arguments if each.alias_info is not None and each.alias_info.is_write]
+    return _tensors([arguments[name] for name in names])
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _is_axes(value: Any) -> bool:
+    return isinstance(value, Axes)
