@@ -1,0 +1,58 @@
+"""`starzoo fit-star`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import (
+    AlignOptions,
+    ConfigOptions,
+    DataOptions,
+    EvaluateOptions,
+    StarOptions,
+    given,
+    load_run,
+)
+from .output import Output
+from .parsing import with_members
+from .tables import show_star
+
+
+def fit_star(
+    out: Output,
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Models, or a folder of members.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder of the star; a run that was cut off goes on here.")],
+    data: DataOptions,
+    star: StarOptions,
+    align: AlignOptions,
+    measure: EvaluateOptions,
+    config: ConfigOptions,
+    holdout: Annotated[
+        list[str] | None, typer.Option(metavar="REF", help="A model to test on, or a folder of them; repeatable.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Title of the star's card.")] = None,
+    push_to: Annotated[str | None, typer.Option(metavar="REPO", help="Publish the star here, as user/name.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Find the star of several models, test it on held-out models, and write it with its card.
+
+    The same command again goes on where it was cut off.
+
+    Example:
+        starzoo fit-star zoo/seed-{0..7} --holdout zoo/seed-8 --out star
+    """
+    from starzoo.pipeline import fit_star as run_fit_star
+
+    run = load_run(config, data=given(data), align=given(align), star=given(star), evaluate=given(measure))
+    report = run_fit_star(
+        with_members(sources),
+        with_members(holdout or []),
+        run,
+        folder,
+        name=name,
+        push_to=push_to,
+        private=private,
+        progress=out.progress,
+    )
+    show_star(out, report)

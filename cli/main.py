@@ -1,0 +1,112 @@
+"""The program `starzoo`: its commands, and the one place where an exception becomes an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from starzoo import __version__
+from starzoo.errors import StarzooError
+
+from .align import align
+from .card import card
+from .command import command
+from .evaluate import evaluate
+from .fit_star import fit_star
+from .inspect import inspect
+from .output import Failure, Output
+from .pull import pull
+from .push import push
+from .quickstart import quickstart
+from .train import train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+for _command in (quickstart, train, pull, inspect, align, fit_star, evaluate, card, push):
+    app.command()(command(_command))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"starzoo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+@command
+def starzoo(
+    out: Output,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """One star model for a zoo of independently trained timm models.
+
+    Start with: starzoo quickstart
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: The command line without the program's name; that of the process by default.
+
+    Returns:
+        The exit code: 0, or that of the failure (see `starzoo.errors`).
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    # Bars that other libraries draw would tear ours; both read this when they are imported.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    with Output.from_arguments(arguments) as out:
+        try:
+            # Without Typer's standalone mode its errors come here, and a Ctrl-C comes back as the code 130.
+            code = app(arguments, prog_name="starzoo", standalone_mode=False, obj=out)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the boundary
+            return out.fail(explain(error), error)
+        if code == _INTERRUPTED.exit_code:
+            return out.fail(_INTERRUPTED, KeyboardInterrupt())
+        return code or 0
+
+
+_INTERRUPTED = Failure(
+    kind="KeyboardInterrupt", message="interrupted", hint="the same command starts it again", exit_code=130
+)
+
+
+def explain(error: BaseException) -> Failure:
+    """Say in words why a command failed.
+
+    Args:
+        error: What it raised.
+
+    Returns:
+        The failure with its exit code.
+    """
+    kind, text = type(error).__name__, str(error)
+    if isinstance(error, StarzooError):
+        return Failure(
+            kind=kind, message=error.message, hint=error.hint, subject=error.subject, exit_code=error.exit_code
+        )
+    if isinstance(error, KeyboardInterrupt):
+        return _INTERRUPTED
+    if hasattr(error, "format_message"):  # Typer's own: it keeps the class private, and has renamed it before
+        message = error.format_message() or "no command given"
+        program = getattr(getattr(error, "ctx", None), "command_path", "starzoo")
+        return Failure(kind="UsageError", message=message.rstrip("."), hint=f"see {program} --help", exit_code=2)
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        message = f"{error.filename}: the disk is full" if error.filename else f"the disk is full: {text}"
+        return Failure(kind="ResourceError", message=message, hint="free space, or write elsewhere", exit_code=8)
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in text:
+        message = f"out of memory: {text or kind}"
+        return Failure(kind="ResourceError", message=message, hint="use a smaller batch or fewer jobs", exit_code=8)
+    return Failure(
+        kind=kind, message=f"internal error: {kind}: {text}", hint="rerun with --debug and report it", exit_code=1
+    )

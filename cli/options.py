@@ -1,0 +1,156 @@
+"""The options that several commands share, in groups, and the configuration that they make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import typer
+
+from starzoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from starzoo.config import RunConfig, TrainConfig
+
+__all__ = [
+    "AlignOptions",
+    "ConfigOptions",
+    "DataOptions",
+    "EvaluateOptions",
+    "ImageSize",
+    "ModelArgs",
+    "StarOptions",
+    "TrainOptions",
+    "given",
+    "load_run",
+    "load_training",
+]
+
+ModelArgs = Annotated[
+    str | None, typer.Option(metavar="JSON", help="""Arguments of timm.create_model, as '{"stem_width": 16}'.""")
+]
+ImageSize = Annotated[int | None, typer.Option(metavar="PIXELS", help="Height and width of the model's input.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which images: the fields of `starzoo.config.DataConfig` that have an option."""
+
+    title: ClassVar = "Images"
+    dataset: Annotated[
+        str | None, typer.Option(help="digits (embedded, the default), a Hub data set id, or a local folder.")
+    ] = None
+    train_split: Annotated[str | None, typer.Option(help="Name of the training split.")] = None
+    test_split: Annotated[str | None, typer.Option(help="Name of the test split.")] = None
+    image_column: Annotated[str | None, typer.Option(help="Found by its type when not given.")] = None
+    label_column: Annotated[str | None, typer.Option(help="Found by its type when not given.")] = None
+    train_size: Annotated[int | None, typer.Option(help="Train on a class-balanced subset of this size.")] = None
+    test_size: Annotated[int | None, typer.Option(help="Test on a class-balanced subset of this size.")] = None
+    augment: Annotated[Literal["none", "flip", "crop-flip"] | None, typer.Option(help="Training augmentation.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How a member is trained: the fields of `starzoo.config.TrainConfig` that have an option."""
+
+    title: ClassVar = "Training"
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None
+    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None
+    optimizer: Annotated[Literal["sgd", "adamw"] | None, typer.Option(help="sgd when not given.")] = None
+    lr: Annotated[float | None, typer.Option(help="Greatest learning rate.")] = None
+    weight_decay: Annotated[float | None, typer.Option(help="Decay of the weights.")] = None
+    warmup: Annotated[float | None, typer.Option(help="Share of all steps with a rising rate.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignOptions:
+    """How models are aligned: `starzoo.config.AlignConfig`."""
+
+    title: ClassVar = "Alignment"
+    method: Annotated[
+        Literal["weight", "unit-norm"] | None,
+        typer.Option(help="Match weights as they are, or with every output row scaled to norm 1 (the default)."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StarOptions:
+    """How the star is fitted: the fields of `starzoo.config.StarConfig` that have an option."""
+
+    title: ClassVar = "Star"
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None
+    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None
+    lr: Annotated[float | None, typer.Option(help="Greatest learning rate.")] = None
+    mu: Annotated[float | None, typer.Option(help="Weight of the star's own loss.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What is measured: the fields of `starzoo.config.EvalConfig` that have an option."""
+
+    title: ClassVar = "Evaluation"
+    points: Annotated[int | None, typer.Option(help="Points of a path, both ends included.")] = None
+    pairs: Annotated[int | None, typer.Option(help="How many pairs of regular models to connect.")] = None
+    splits: Annotated[
+        list[str] | None, typer.Option("--split", metavar="train|test", help="Measure on this split; repeatable.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigOptions:
+    """A whole configuration: a file, single values, and one seed for everything."""
+
+    title: ClassVar = "Configuration"
+    config: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Read the configuration from here.")] = None
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="a.b=c", help="Set any value, as star.draw=deck; repeatable.")
+    ] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of alignment, training and evaluation.")] = None
+
+
+def given(options: object) -> dict[str, Any]:
+    """The options of a group that were given: the others must not hide what a file or a star's manifest says."""
+    return {name: value for name, value in vars(options).items() if value is not None}
+
+
+def load_run(options: ConfigOptions, **sections: dict[str, Any]) -> RunConfig:
+    """The configuration of a run: its file, then the options that were given, then `--set`.
+
+    Args:
+        options: File, assignments and seed.
+        **sections: The given options by section of `starzoo.config.RunConfig`.
+
+    Returns:
+        The checked configuration.
+    """
+    from starzoo.config import load_config
+
+    seeded = {section: {**sections.get(section, {}), "seed": options.seed} for section in ("align", "star", "evaluate")}
+    return load_config(options.config, options.overrides or (), **{**sections, **seeded})
+
+
+def load_training(options: TrainOptions) -> TrainConfig:
+    """How members are trained: the defaults, and the options that were given.
+
+    Args:
+        options: The options.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        UsageError: A value is out of its range.
+    """
+    from pydantic import ValidationError
+
+    from starzoo.config import TrainConfig
+
+    try:
+        return TrainConfig(**given(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        raise UsageError(
+            f"{option} {first['input']}: {first['msg']}", hint="see starzoo train --help", subject=option
+        ) from error

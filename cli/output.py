@@ -1,0 +1,240 @@
+"""What a command shows: its result on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+    from rich.table import Table as RichTable
+
+__all__ = ["Failure", "Output", "Table", "clean"]
+
+_ANY_WIDTH = 10_000
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a title; the cells of all columns but the first are aligned to the right."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a command ends with an exit code other than 0."""
+
+    kind: str
+    message: str
+    hint: str = ""
+    subject: str = ""
+    exit_code: int
+
+
+class Output:
+    """The one place through which a command shows anything.
+
+    For a person, results are tables and progress is a bar. As JSON, stdout is exactly one document, errors included.
+    Quiet, stdout is only what a script would use next. Of the processes that torchrun starts, the first one speaks.
+
+    Attributes:
+        debug: Whether a failure shows its traceback.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, debug: bool = False) -> None:
+        self.debug = debug
+        self._json = as_json
+        self._quiet = quiet
+        self._first = os.environ.get("RANK", "0") == "0"
+        self._stdout = sys.stdout
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._context = contextlib.ExitStack()
+
+    @classmethod
+    def from_arguments(cls, arguments: Sequence[str]) -> Output:
+        """Look for the three flags before the command line is parsed, so that a wrong option is shown as asked too.
+
+        Args:
+            arguments: The command line without the program's name.
+
+        Returns:
+            The output as these flags want it.
+        """
+        options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+        return cls(as_json="--json" in options, quiet="--quiet" in options, debug="--debug" in options)
+
+    def __enter__(self) -> Output:
+        """Keep what libraries print off a stdout that a program reads, and show starzoo's warnings as one line each."""
+        if self._json or self._quiet:
+            self._context.enter_context(contextlib.redirect_stdout(sys.stderr))
+        handler = _WarningLines(self)
+        logger = logging.getLogger("starzoo")
+        logger.addHandler(handler)
+        self._context.callback(logger.removeHandler, handler)
+        self._context.callback(self._stop_bars)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._context.close()
+
+    def result(self, document: Mapping[str, Any], *, brief: Iterable[object], human: Iterable[Table | str]) -> None:
+        """Show what a command found: its one call of this kind, at its end.
+
+        Args:
+            document: What `--json` prints.
+            brief: What `--quiet` prints, one value per line.
+            human: What a person reads.
+        """
+        self._stop_bars()
+        if not self._first:
+            return
+        if self._json:
+            self._print_json(document)
+        elif self._quiet:
+            self._print("".join(f"{clean(value)}\n" for value in brief))
+        else:
+            self._print("\n".join(_render(part, self._stdout.isatty()) for part in human))
+
+    def progress(self, stage: str, done: int, total: int, **figures: float) -> None:
+        """Show how far a stage is (`starzoo.progress.Progress`): a bar, or without a terminal a line at its end.
+
+        Args:
+            stage: What is being done.
+            done: Units finished so far.
+            total: Units in all.
+            **figures: Named numbers to show beside the bar.
+        """
+        if self._quiet or not self._first:
+            return
+        numbers = "  ".join(f"{clean(name)} {value:.4g}" for name, value in figures.items())
+        if sys.stderr.isatty() or self._bars:
+            self._show_bar(clean(stage), done, total, numbers)
+        elif done >= total:
+            self.note(f"{stage}: {done}/{total}  {numbers}")
+
+    def note(self, text: str) -> None:
+        """Tell a person something that is no result.
+
+        Args:
+            text: One line.
+        """
+        if self._first and not self._quiet:
+            print(clean(text), file=sys.stderr, flush=True)  # noqa: T201
+
+    def fail(self, failure: Failure, error: BaseException) -> int:
+        """Show why the command ends: one line on stderr, and with `--json` a document on stdout.
+
+        Args:
+            failure: What went wrong, in words.
+            error: The exception, whose traceback `--debug` shows.
+
+        Returns:
+            The exit code.
+        """
+        self._stop_bars()
+        if self.debug:
+            traceback.print_exception(error, file=sys.stderr)
+        hint = f" (hint: {failure.hint})" if failure.hint else ""
+        print(clean(f"error: {failure.message}{hint}"), file=sys.stderr, flush=True)  # noqa: T201
+        if self._json and self._first:
+            self._print_json({"error": vars(failure)})
+        return failure.exit_code
+
+    def _print_json(self, document: Mapping[str, Any]) -> None:
+        self._print(json.dumps(document, indent=2, default=str, allow_nan=False) + "\n")
+
+    def _print(self, text: str) -> None:
+        self._stdout.write(text)
+        self._stdout.flush()
+
+    def _show_bar(self, stage: str, done: int, total: int, numbers: str) -> None:
+        if self._bars is None:
+            self._bars = _make_bars()
+            self._bars.start()
+        task = self._tasks.get(stage)
+        if task is None or (self._bars.tasks[task].finished and done < total):
+            task = self._tasks[stage] = self._bars.add_task(stage, total=total, numbers="")
+        self._bars.update(task, completed=done, total=total, numbers=numbers)
+
+    def _stop_bars(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+            self._tasks.clear()
+
+
+def clean(value: object) -> str:
+    """One printable line: what comes from outside shall not steer a terminal.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        Its text without control bytes; line breaks and tabs are blanks.
+    """
+    text = "".join(letter if letter.isprintable() else " " * letter.isspace() for letter in str(value))
+    return text.strip()
+
+
+class _WarningLines(logging.Handler):
+    """Shows the warnings that the library logs."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.WARNING)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._output.note(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def _render(part: Table | str, is_terminal: bool) -> str:
+    from rich.console import Console
+
+    if isinstance(part, str):
+        return clean(part) + "\n"
+    console = Console(width=None if is_terminal else _ANY_WIDTH, highlight=False)
+    with console.capture() as captured:
+        console.print(_rich_table(part))
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+
+
+def _rich_table(table: Table) -> RichTable:
+    """The table with every cell as plain text, never as Rich's markup."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    rich = RichTable(box=SIMPLE_HEAD, title=Text(clean(table.title)), title_justify="left", pad_edge=False)
+    for index, column in enumerate(table.columns):
+        rich.add_column(Text(clean(column)), justify="right" if index else "left", overflow="fold")
+    for row in table.rows:
+        rich.add_row(*(Text(clean(cell)) for cell in row))
+    return rich
+
+
+def _make_bars() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[numbers]}", markup=False),
+        console=Console(stderr=True),
+    )

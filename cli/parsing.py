@@ -1,0 +1,89 @@
+"""How the texts of a command line become values."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from starzoo.errors import UsageError
+
+__all__ = ["parse_model_args", "parse_seeds", "with_members"]
+
+_MOST_SEEDS = 10_000
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read seeds such as `0-9` or `0,3,5-7`.
+
+    Args:
+        text: What stands after `--seeds`.
+
+    Returns:
+        The seeds in the order given, each once.
+
+    Raises:
+        UsageError: The text is no such list.
+    """
+    seeds: dict[int, None] = {}
+    for part in text.split(","):
+        bounds = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", part, re.ASCII)
+        first, last = (int(bounds[1]), int(bounds[2] or bounds[1])) if bounds else (1, 0)
+        if not first <= last < first + _MOST_SEEDS:
+            raise UsageError(
+                f"--seeds {text!r}: {part!r} is no seed and no range of seeds",
+                hint="write --seeds 0-9 or --seeds 0,3,5-7",
+                subject="--seeds",
+            )
+        seeds |= dict.fromkeys(range(first, last + 1))
+    return list(seeds)
+
+
+def parse_model_args(text: str | None) -> dict[str, Any]:
+    """Read the JSON object of `--model-args`.
+
+    Args:
+        text: The option's text, or None when it was not given.
+
+    Returns:
+        Keyword arguments of `timm.create_model`.
+
+    Raises:
+        UsageError: The text is not a JSON object.
+    """
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise UsageError(
+            f"--model-args {text!r} is no JSON object",
+            hint="""write --model-args '{"stem_width": 16}'""",
+            subject="--model-args",
+        )
+    return value
+
+
+def with_members(refs: Sequence[str]) -> list[str]:
+    """Replace every folder of members, as `starzoo train` writes it, by its members.
+
+    Args:
+        refs: References of models, or folders that hold models in sub-folders.
+
+    Returns:
+        References of models; members in the order of the numbers in their names.
+    """
+    models: list[str] = []
+    for ref in refs:
+        folder = Path(ref)
+        is_zoo = folder.is_dir() and not (folder / "config.json").exists()
+        members = [config.parent for config in folder.glob("*/config.json")] if is_zoo else []
+        models += [str(member) for member in sorted(members, key=_number_aware)] or [ref]
+    return models
+
+
+def _number_aware(path: Path) -> list[tuple[int, str]]:
+    """A sorting key by which seed-2 comes before seed-10."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path.name)]

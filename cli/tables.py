@@ -1,0 +1,117 @@
+"""What sums up a star: a table of how it is connected, and a table of how it predicts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from .output import Output, Table
+
+if TYPE_CHECKING:
+    from starzoo.evaluate.measures import Evaluation, Quality
+    from starzoo.pipeline import StarReport
+
+    Split = Literal["train", "test"]
+    Measure = Literal["barrier", "excess", "highest_loss", "accuracy_barrier", "worst_accuracy"]
+
+__all__ = ["show_star", "summarise"]
+
+_MEASURES: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "accuracy_barrier", "worst_accuracy")
+_SCORES = ("accuracy", "nll", "ece")
+
+
+def show_star(out: Output, report: StarReport) -> None:
+    """Show what was measured on a star, and where it is.
+
+    Args:
+        out: The output.
+        report: The star.
+    """
+    manifest, evaluation = report.manifest, report.manifest.evaluation
+    document = {
+        "folder": report.folder,
+        "pushed": report.pushed,
+        "summary": summarise(evaluation) if evaluation else None,
+        "manifest": manifest.model_dump(mode="json"),
+    }
+    human: list[Table | str] = []
+    if evaluation:
+        for split in evaluation.splits:
+            human += [_connectivity(evaluation, split), _predictions(evaluation, split)]
+    human.append(f"{manifest.name}: {report.folder}")
+    if report.pushed:
+        human.append(f"published: {report.pushed}")
+    out.result(document, brief=[report.pushed or report.folder], human=human)
+
+
+def summarise(evaluation: Evaluation) -> dict[str, Any]:
+    """Means over paths and models, by split.
+
+    Args:
+        evaluation: What was measured.
+
+    Returns:
+        A JSON value: by split, the measures of every kind of path and the scores of every role.
+    """
+    return {
+        split: {
+            "connectivity": {
+                kind: {measure: evaluation.spread(kind, measure, split).model_dump() for measure in _MEASURES}
+                for kind in evaluation.kinds
+                if evaluation.paths_of(kind, split)
+            },
+            "predictions": {
+                role: {score: _spread(group, score).model_dump() for score in _SCORES}
+                for role, group in _by_role(evaluation, split).items()
+            },
+        }
+        for split in evaluation.splits
+    }
+
+
+def _connectivity(evaluation: Evaluation, split: Split) -> Table:
+    rows = []
+    for kind in evaluation.kinds:
+        if not evaluation.paths_of(kind, split):
+            continue
+        barrier, excess, highest, fall, worst = (evaluation.spread(kind, measure, split) for measure in _MEASURES)
+        rows.append((
+            kind,
+            str(barrier.count),
+            f"{barrier.mean:.4f} ± {barrier.std:.4f}",
+            f"{barrier.worst:.4f}",
+            f"{excess.mean:.4f}",
+            f"{highest.mean:.4f}",
+            _percent(fall.mean),
+            _percent(worst.mean),
+        ))
+    columns = "path", "n", "loss barrier", "greatest", "excess", "highest loss", "accuracy barrier", "lowest accuracy"
+    return Table(f"Connectivity on the {split} split: losses in nats, means over n paths", columns, rows)
+
+
+def _predictions(evaluation: Evaluation, split: Split) -> Table:
+    rows = []
+    for role, group in _by_role(evaluation, split).items():
+        right, nll, ece = (_spread(group, score) for score in _SCORES)
+        accuracy = f"{100 * right.mean:.2f} ± {100 * right.std:.2f} %" if right.count > 1 else _percent(right.mean)
+        rows.append((role, str(right.count), accuracy, f"{nll.mean:.4f}", f"{ece.mean:.4f}", str(group[0].passes)))
+    columns = "model", "n", "accuracy", "NLL", "ECE", "passes"
+    return Table(f"Predictions on the {split} split: means over n models", columns, rows)
+
+
+def _by_role(evaluation: Evaluation, split: Split) -> dict[str, list[Quality]]:
+    """The qualities of one split, by role, in order of appearance."""
+    groups: dict[str, list[Quality]] = {}
+    for quality in evaluation.qualities:
+        if quality.split == split:
+            groups.setdefault(quality.role, []).append(quality)
+    return groups
+
+
+def _spread(group: list[Quality], score: str) -> Any:
+    from starzoo.evaluate.measures import Spread
+
+    return Spread.of([getattr(quality, score) for quality in group], more_is_better=score == "accuracy")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
