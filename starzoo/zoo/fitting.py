@@ -1,0 +1,82 @@
+"""Which architecture fits a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from starzoo.architecture import Architecture, Preprocessing
+from starzoo.config import DataConfig
+from starzoo.data import open_data
+from starzoo.data.pixels import Pixels, decode
+from starzoo.errors import UsageError
+
+__all__ = ["architecture_for"]
+
+_GREY_MODES = frozenset({"1", "L", "LA"})
+_LOOKED_AT = 32  # images that tell the size and the number of channels
+_MEASURED = 5000  # images that give mean and standard deviation
+
+
+def architecture_for(
+    name: str,
+    data_config: DataConfig,
+    *,
+    model_args: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+) -> Architecture:
+    """The architecture that fits a task: classes, channels, size, mean and deviation are those of the data.
+
+    Args:
+        name: The name that `timm.create_model` takes, without a pretrained tag.
+        data_config: The task.
+        model_args: Further JSON arguments of `timm.create_model`.
+        image_size: Height and width in pixels; the data's own when not given.
+
+    Returns:
+        The architecture, with label names.
+
+    Raises:
+        UsageError: timm does not know the name, or images differ in size and no size is given.
+    """
+    import timm
+
+    registry = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
+    if registry is None or "." in name:
+        raise UsageError(f"{name}: no architecture of timm", hint="see timm.list_models(), without tags", subject=name)
+    arguments = dict(model_args or {})
+    stored = open_data(data_config)
+    files = stored.train.encoded(list(range(min(_LOOKED_AT, len(stored.train)))))
+    images = [decode(file, stored.train.describe(n), data_config.dataset) for n, file in enumerate(files)]
+    channels = arguments.get("in_chans") or (1 if all(image.mode in _GREY_MODES for image in images) else 3)
+    if channels != registry.input_size[0]:
+        arguments["in_chans"] = channels
+    width, height = (image_size, image_size) if image_size else images[0].size
+    if not image_size and len({image.size for image in images}) > 1:
+        raise UsageError(
+            f"{data_config.dataset}: its images differ in size", hint="give an image size", subject="image_size"
+        )
+    if registry.fixed_input_size and (height, width) != tuple(registry.input_size[1:]):
+        arguments.setdefault("img_size", [height, width])
+    mean, std = _channel_statistics(Pixels(stored.train, Preprocessing(input_size=(channels, height, width))))
+    architecture = Architecture(
+        name=name,
+        num_classes=len(stored.class_names),
+        model_args=arguments,
+        preprocessing=Preprocessing(input_size=(channels, height, width), mean=mean, std=std),
+        label_names=stored.class_names,
+    )
+    architecture.config()  # refuses arguments that timm refuses, and a size that the model cannot take
+    return architecture
+
+
+def _channel_statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel on the scale 0 to 1, to four digits."""
+    count = pixels.shape[0]
+    chosen = torch.from_numpy(np.random.default_rng(0).permutation(count)[:_MEASURED])
+    values = pixels[chosen].flatten(0, 2).double() / 255
+    std = [round(value, 4) or 1.0 for value in values.std(0).tolist()]  # a constant channel stays as it is
+    return tuple(round(value, 4) for value in values.mean(0).tolist()), tuple(std)

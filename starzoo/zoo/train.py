@@ -1,0 +1,229 @@
+"""A zoo as a folder: one sub-folder per member, finished ones kept, several trained at a time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from starzoo.architecture import Architecture
+from starzoo.config import DataConfig, TrainConfig
+from starzoo.data import ImageData, load_data
+from starzoo.errors import ResourceError, UntrustedInputError, UsageError
+from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, read_json, save_folder, write_text
+from starzoo.progress import Progress, silent
+from starzoo.zoo.member import measure, train_member
+from starzoo.zoo.workers import Report, count_cores, run_tasks
+
+__all__ = ["MemberReport", "train_zoo"]
+
+_RECORD_FILE = "training.json"
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberReport:
+    """One member of a zoo.
+
+    Attributes:
+        seed: What it was trained from.
+        folder: Where it is, in timm format.
+        trained: False when the folder was there already.
+        seconds: How long the training took.
+        train_loss: Cross-entropy on the un-augmented training split, in nats.
+        train_accuracy: Share of right answers there.
+        test_loss: Cross-entropy on the test split, in nats.
+        test_accuracy: Share of right answers there.
+    """
+
+    seed: int
+    folder: Path
+    trained: bool
+    seconds: float
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+
+
+def train_zoo(
+    architecture: Architecture,
+    data_config: DataConfig,
+    train_config: TrainConfig,
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    jobs: int | None = None,
+    progress: Progress = silent,
+) -> list[MemberReport]:
+    """Train one member per seed into `out/seed-N`, several at a time; finished ones are kept as they are.
+
+    Args:
+        architecture: What all members have in common; its label names must be those of the data.
+        data_config: The task.
+        train_config: The recipe.
+        seeds: One for every member.
+        out: The zoo's folder.
+        jobs: Members at a time, each in a process of its own: as many as there are cores (or GPUs) when not given.
+        progress: Told after every epoch of any member.
+
+    Returns:
+        One report per seed, in their order.
+
+    Raises:
+        UsageError: A seed is negative or repeated, or a folder holds something else than the member asked for.
+    """
+    if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
+        raise UsageError("seeds must be different numbers from 0 on", hint="for instance 0-9", subject="seeds")
+    data = load_data(data_config, architecture.preprocessing, class_names=architecture.label_names)
+    trainer = _Trainer(architecture, data_config, train_config, data.fingerprint)
+    reports = {seed: _read_report(out / f"seed-{seed}", trainer.identity(seed)) for seed in seeds}
+    missing = [seed for seed, report in reports.items() if report is None]
+    total, epochs = len(missing) * train_config.epochs, 0
+
+    def report_epoch(**figures: float) -> None:
+        nonlocal epochs
+        epochs += 1
+        progress("training the zoo", epochs, total, **figures)
+
+    if missing:
+        with _scratch_folder(out) as scratch:
+
+            def publish(report: MemberReport) -> None:
+                report.folder.rename(out / report.folder.name)
+                reports[report.seed] = _read_report(out / report.folder.name, trainer.identity(report.seed), new=True)
+
+            gpus = torch.cuda.device_count()
+            tasks = [
+                _Task(seed, scratch / f"seed-{seed}", f"cuda:{number % gpus}" if gpus else "cpu")
+                for number, seed in enumerate(missing)
+            ]
+            run_tasks(trainer, tasks, jobs or gpus or count_cores(), report=report_epoch, finish=publish)
+    return [report for report in reports.values() if report]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One member to train: its seed, the folder to write, the device."""
+
+    seed: int
+    folder: Path
+    device: str
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """Trains, measures and saves members; the images stay in memory from one to the next."""
+
+    architecture: Architecture
+    data_config: DataConfig
+    train_config: TrainConfig
+    fingerprint: str
+
+    def __call__(self, task: _Task, report: Report) -> MemberReport:
+        def report_epoch(stage: str, done: int, total: int, **figures: float) -> None:
+            report(**figures)
+
+        began = time.monotonic()
+        state = train_member(
+            self.architecture,
+            self.data,
+            self.train_config,
+            task.seed,
+            device=task.device,
+            progress=report_epoch,
+        )
+        seconds = round(time.monotonic() - began, 2)
+        model = self.architecture.build()
+        model.load_state_dict(state)
+        model.to(memory_format=torch.channels_last).to(task.device)
+        train_loss, train_accuracy = measure(model, self.data.train)
+        test_loss, test_accuracy = measure(model, self.data.test)
+        member = MemberReport(
+            seed=task.seed,
+            folder=task.folder,
+            trained=True,
+            seconds=seconds,
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
+            test_loss=test_loss,
+            test_accuracy=test_accuracy,
+        )
+        save_folder(task.folder, self.architecture, state)
+        figures = {key: value for key, value in asdict(member).items() if key not in {"seed", "folder", "trained"}}
+        versions = {package: version(package) for package in ("starzoo", "timm", "torch")}
+        record = {**self.identity(task.seed), "result": figures, "versions": versions}
+        write_text(task.folder / _RECORD_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        return member
+
+    @cached_property
+    def data(self) -> ImageData:
+        return load_data(self.data_config, self.architecture.preprocessing)
+
+    def identity(self, seed: int) -> dict[str, Any]:
+        """What a folder must say about itself to be the member asked for."""
+        return {
+            "schema": _SCHEMA,
+            "seed": seed,
+            "architecture": self.architecture.model_dump(mode="json"),
+            "data": {**self.data_config.model_dump(mode="json"), "fingerprint": self.fingerprint},
+            "train": self.train_config.model_dump(mode="json"),
+        }
+
+
+@contextmanager
+def _scratch_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder beside the members, gone afterwards; so is an `out` that stayed empty."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".training-", dir=out))
+    except OSError as error:
+        raise ResourceError(
+            f"{out}: cannot be written: {error}", hint="choose another folder", subject=str(out)
+        ) from error
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):
+            out.rmdir()
+
+
+def _read_report(folder: Path, identity: Mapping[str, Any], *, new: bool = False) -> MemberReport | None:
+    """The report of a finished member; None when there is no folder."""
+    if not folder.exists():
+        return None
+    hint = "choose another folder, or remove this one"
+    absent = [name for name in (_RECORD_FILE, CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
+    if absent:
+        raise UsageError(f"{folder}: is no finished member: it has no {absent[0]}", hint=hint, subject=str(folder))
+    record = read_json(folder / _RECORD_FILE)
+    difference = next(_differences(identity, record), None)
+    if difference:
+        raise UsageError(f"{folder}: was made otherwise: {difference}", hint=hint, subject=str(folder))
+    try:
+        return MemberReport(seed=identity["seed"], folder=folder, trained=new, **record["result"])
+    except (KeyError, TypeError) as error:
+        raise UntrustedInputError(
+            f"{folder / _RECORD_FILE}: was not written by starzoo", hint=hint, subject=str(folder)
+        ) from error
+
+
+def _differences(asked: Mapping[str, Any], found: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Where `found` says something else than `asked`, in words."""
+    for key, value in asked.items():
+        other = found.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping) and key != "model_args":
+            yield from _differences(value, other, f"{path}{key}.")
+        elif value != other:
+            yield f"{path}{key} is {other!r} there and {value!r} now"
