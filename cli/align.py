@@ -23,9 +23,9 @@ def align(
     Example:
         starzoo align zoo/seed-0 zoo/seed-1 --out aligned
     """
+    run = load_run(config, align=given(options))
     from starzoo.pipeline import align_models
 
-    run = load_run(config, align=given(options))
     reports = align_models(fixed, with_members(permutees), folder, run.align, progress=out.progress)
     rows = [
         (

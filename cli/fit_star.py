@@ -42,9 +42,9 @@ def fit_star(
     Example:
         starzoo fit-star zoo/seed-{0..7} --holdout zoo/seed-8 --out star
     """
+    run = load_run(config, data=given(data), align=given(align), star=given(star), evaluate=given(measure))
     from starzoo.pipeline import fit_star as run_fit_star
 
-    run = load_run(config, data=given(data), align=given(align), star=given(star), evaluate=given(measure))
     report = run_fit_star(
         with_members(sources),
         with_members(holdout or []),

@@ -9,7 +9,7 @@ from .output import Output, Table
 from .parsing import parse_model_args
 
 if TYPE_CHECKING:
-    from starzoo.pipeline import Inspection
+    from starzoo.inspection import Inspection
 
 
 def inspect(
@@ -25,9 +25,9 @@ def inspect(
     Example:
         starzoo inspect vit_tiny_patch16_224 --verify
     """
-    from starzoo.pipeline import inspect_model
+    from starzoo.inspection import inspect_model
 
-    found = inspect_model(ref_or_arch, model_args=parse_model_args(model_args), image_size=image_size, check=verify)
+    found = inspect_model(ref_or_arch, model_args=parse_model_args(model_args), image_size=image_size, verify=verify)
     rows = [(group, str(size), outer or "", str(axes)) for group, size, outer, axes in found.table]
     table = Table("Groups", ("group", "size", "within", "axes"), rows)
     human: list[Table | str] = [f"{found.architecture}: {_diagnostics(found)}", *([table] if groups else [])]

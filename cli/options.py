@@ -11,7 +11,7 @@ import typer
 from starzoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from starzoo.config import RunConfig, TrainConfig
+    from starzoo.config import DataConfig, RunConfig, TrainConfig
 
 __all__ = [
     "AlignOptions",
@@ -23,6 +23,7 @@ __all__ = [
     "StarOptions",
     "TrainOptions",
     "given",
+    "load_data_config",
     "load_run",
     "load_training",
 ]
@@ -128,6 +129,20 @@ def load_run(options: ConfigOptions, **sections: dict[str, Any]) -> RunConfig:
 
     seeded = {section: {**sections.get(section, {}), "seed": options.seed} for section in ("align", "star", "evaluate")}
     return load_config(options.config, options.overrides or (), **{**sections, **seeded})
+
+
+def load_data_config(options: DataOptions) -> DataConfig:
+    """Which images: the defaults, and the options that were given.
+
+    Args:
+        options: The options.
+
+    Returns:
+        The checked configuration.
+    """
+    from starzoo.config import load_config
+
+    return load_config(data=given(options)).data
 
 
 def load_training(options: TrainOptions) -> TrainConfig:

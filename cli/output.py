@@ -209,7 +209,8 @@ def _render(part: Table | str, is_terminal: bool) -> str:
     console = Console(width=None if is_terminal else _ANY_WIDTH, highlight=False)
     with console.capture() as captured:
         console.print(_rich_table(part))
-    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+    lines = (line.rstrip() for line in captured.get().splitlines())
+    return "".join(f"{line}\n" for line in lines if line)
 
 
 def _rich_table(table: Table) -> RichTable:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DataOptions, ImageSize, ModelArgs, TrainOptions, given, load_training
+from .options import DataOptions, ImageSize, ModelArgs, TrainOptions, load_data_config, load_training
 from .output import Output, Table
 from .parsing import parse_model_args, parse_seeds
 
@@ -31,10 +31,9 @@ def train(
         starzoo train resnet18 --dataset digits --image-size 16 --seeds 0-9 --out zoo
     """
     members, arguments, training = parse_seeds(seeds), parse_model_args(model_args), load_training(recipe)
-    from starzoo.config import load_config
+    task = load_data_config(data)
     from starzoo.zoo import architecture_for, train_zoo
 
-    task = load_config(data=given(data)).data
     model = architecture_for(architecture, task, model_args=arguments, image_size=image_size)
     reports = train_zoo(model, task, training, members, folder, jobs=jobs, progress=out.progress)
     rows = [
@@ -49,5 +48,8 @@ def train(
         for report in reports
     ]
     columns = "member", "train loss", "accuracy", "test loss", "accuracy", "trained in"
-    human = [Table(f"{architecture} on {task.dataset}: losses in nats", columns, rows), f"zoo: {folder}"]
-    out.result({"members": [vars(report) for report in reports]}, brief=[r.folder for r in reports], human=human)
+    out.result(
+        {"members": [vars(report) for report in reports]},
+        brief=[report.folder for report in reports],
+        human=[Table(f"{architecture} on {task.dataset}: losses in nats", columns, rows), f"zoo: {folder}"],
+    )
