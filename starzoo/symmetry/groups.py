@@ -30,7 +30,7 @@ def infer(module: nn.Module, example_input: Tensor, *, pin_output: bool = True) 
 
     Raises:
         IncompatibleError: The forward pass depends on data, or fails.
-    """  # noqa: DOC502
+    """
     started = time.perf_counter()
     trace, state = trace_module(module, example_input, pin_output=pin_output)
     terms = {name: _terms(trace, tensor) for name, tensor in state.items()}

@@ -53,7 +53,10 @@ class Permutation:
         """
         return cls(
             spec,
-            {name: rng.permuted(np.tile(np.arange(shape[-1]), (*shape[:-1], 1)), axis=-1) for name, shape in _shapes(spec)},
+            {
+                name: rng.permuted(np.tile(np.arange(shape[-1]), (*shape[:-1], 1)), axis=-1)
+                for name, shape in _shapes(spec)
+            },
         )
 
     @classmethod
@@ -171,7 +174,9 @@ class Permutation:
         for name, index in self.indices.items():
             within = self.spec.groups[name].within
             rows = first.indices[name]
-            composed[name] = rows[index] if within is None else np.take_along_axis(rows[self.indices[within]], index, axis=1)
+            composed[name] = (
+                rows[index] if within is None else np.take_along_axis(rows[self.indices[within]], index, axis=1)
+            )
         return Permutation(self.spec, composed)
 
     def inverse(self) -> Permutation:

@@ -22,7 +22,17 @@ from typing import Any
 
 from starzoo.errors import UsageError
 
-__all__ = ["Concat", "Leaf", "PermutationGroup", "PermutationSpec", "Pinned", "Product", "Term"]
+__all__ = [
+    "Concat",
+    "Leaf",
+    "PermutationGroup",
+    "PermutationSpec",
+    "Pinned",
+    "Product",
+    "Term",
+    "groups_of",
+    "pinned_parts",
+]
 
 
 @dataclass(frozen=True)
@@ -176,6 +186,16 @@ def groups_of(term: Term) -> Iterator[str]:
                 yield from groups_of(child)
 
 
+def pinned_parts(term: Term) -> Iterator[Pinned]:
+    """The parts and factors of a term that must stay as they are, in order."""
+    match term:
+        case Pinned():
+            yield term
+        case Product(children) | Concat(children):
+            for child in children:
+                yield from pinned_parts(child)
+
+
 def _term_to_json(term: Term) -> Any:
     match term:
         case Leaf(group):
@@ -198,4 +218,6 @@ def _term_from_json(value: Any) -> Term:
             return Product(tuple(_term_from_json(factor) for factor in factors))
         case {"concat": parts}:
             return Concat(tuple(_term_from_json(part) for part in parts))
-    raise UsageError(f"not a term of a permutation specification: {value!r}", hint="the file is damaged: write it again")
+    raise UsageError(
+        f"not a term of a permutation specification: {value!r}", hint="the file is damaged: write it again"
+    )

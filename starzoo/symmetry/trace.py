@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules import apply_rule, find_rule
 from starzoo.symmetry.terms import Pin, Term, Wild, has_wild
 
-__all__ = ["Trace", "trace_module"]
+__all__ = ["Trace", "constant_axes", "copy_module", "trace_module"]
 
 
 class Trace(TorchDispatchMode):
@@ -50,7 +50,7 @@ class Trace(TorchDispatchMode):
 
     def axes_of(self, tensor: Tensor) -> Axes:
         """The axes of a tensor; one that the trace does not know was made outside of it, and is a constant."""
-        return self.axes.get(tensor) or constant_axes(tensor)
+        return self.axes[tensor] if tensor in self.axes else constant_axes(tensor)
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -74,7 +74,8 @@ class Trace(TorchDispatchMode):
         for tensor, each in zip(_tensors(result), axes, strict=True):
             self.label(tensor, each)
         for tensor, before in written:
-            self._forget_constants(tensor, before)
+            if any(map(has_wild, before.joint_terms())):
+                self._forget_constants(tensor)
         return result
 
     def _pin_all(self, func: OpOverload, known: Any, shapes: Sequence[tuple[int, ...]]) -> list[Axes]:
@@ -88,15 +89,13 @@ class Trace(TorchDispatchMode):
             self.unsupported[name] = None
         return [Axes.pinned(shape, reason) for shape in shapes]
 
-    def _forget_constants(self, tensor: Tensor, before: Axes) -> None:
+    def _forget_constants(self, tensor: Tensor) -> None:
         """After writing into a tensor that was constant along an axis, no other view of it may count on that."""
-        if not any(map(has_wild, before.joint_terms())):
-            return
         storage = tensor.untyped_storage()._cdata
         views = [view for view in list(self.axes) if view.untyped_storage()._cdata == storage]
-        if len(views) > 1 or self.axes_of(tensor) is before:
+        if len(views) > 1:
             for view in views:
-                self.axes_of(view).pin("written into a constant")
+                self.axes[view].pin("written into a constant")
                 self.label(view, Axes.pinned(tuple(view.shape), "written into a constant"))
 
 
@@ -114,7 +113,7 @@ def trace_module(module: nn.Module, example_input: Tensor, *, pin_output: bool) 
     Raises:
         IncompatibleError: The forward pass needs numbers that a trace without weights does not have, or fails.
     """
-    twin, originals = _meta_twin(module)
+    twin, originals = copy_module(module, _without_values)
     trace = Trace()
     state = {name: value for name, value in twin.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
     for tensor in state.values():
@@ -150,20 +149,35 @@ def constant_axes(tensor: Tensor) -> Axes:
         return tensor.device.type != "meta" and bool((tensor == tensor.narrow(axis, 0, 1)).all())
 
     return Axes.of(
-        Wild(size) if size > 1 and is_constant(axis) else Pin(size, "constant") for axis, size in enumerate(tensor.shape)
+        Wild(size) if size > 1 and is_constant(axis) else Pin(size, "constant")
+        for axis, size in enumerate(tensor.shape)
     )
 
 
-def _meta_twin(module: nn.Module) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
-    """A copy on the meta device, and its tensors with their originals. Tensors that are shared stay shared."""
+def copy_module(
+    module: nn.Module, convert: Callable[[Tensor], Tensor]
+) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
+    """Copy a network in evaluation mode with other tensors; tensors that are shared stay shared.
+
+    Args:
+        module: The network; it is not changed.
+        convert: Makes the copy of one tensor.
+
+    Returns:
+        The copy, and its tensors with their originals.
+    """
     memo: dict[int, Any] = {}
-    originals: list[tuple[Tensor, Tensor]] = []
+    pairs: list[tuple[Tensor, Tensor]] = []
     for tensor in _tensors([vars(part) for part in module.modules()]):
         if id(tensor) not in memo:
-            meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-            memo[id(tensor)] = nn.Parameter(meta, requires_grad=False) if isinstance(tensor, nn.Parameter) else meta
-            originals.append((memo[id(tensor)], tensor))
-    return copy.deepcopy(module, memo).eval(), originals
+            copied = convert(tensor.detach())
+            memo[id(tensor)] = nn.Parameter(copied, requires_grad=False) if isinstance(tensor, nn.Parameter) else copied
+            pairs.append((memo[id(tensor)], tensor))
+    return copy.deepcopy(module, memo).train().eval(), pairs  # leaving train mode drops what timm derived and cached
+
+
+def _without_values(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _untraceable(module: nn.Module, example: Tensor, error: Exception) -> IncompatibleError:

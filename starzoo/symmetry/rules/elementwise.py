@@ -13,8 +13,7 @@ from starzoo.symmetry.terms import unify
 __all__ = ["broadcast", "copy_into", "pointwise"]
 
 
-@rule("clone", "_to_copy", "alias", "detach", "lift_fresh", "lift_fresh_copy", "dropout", "native_dropout")
-@rule("hardswish", "hardswish_", "contiguous")
+@rule("clone", "_to_copy", "alias", "detach", "lift_fresh", "lift_fresh_copy", "hardswish", "hardswish_")
 def pointwise(tensors: Sequence[Axes], out: Shape) -> Axes:
     """Axes that meet move together. One tensor alone, or with scalars, keeps its undecided splits."""
     wide = [tensor for tensor in tensors if math.prod(tensor.shape) != 1]

@@ -7,7 +7,7 @@ from functools import reduce
 
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules.elementwise import broadcast
-from starzoo.symmetry.rules.registry import Shape, rule
+from starzoo.symmetry.rules.registry import Shape, rule, shapes_of
 from starzoo.symmetry.terms import Pin, Term, factorise, pin, unify
 
 
@@ -57,24 +57,25 @@ def softmax(x: Axes) -> Axes:
 @rule("prod", "any", "all")
 def reduction(x: Axes, dim: int | Sequence[int] | None, out: Shape | Sequence[Shape]) -> list[Axes]:
     """The result does not care about the order along the reduced axes."""
-    dims = range(len(x)) if dim is None else [dim] if isinstance(dim, int) else dim or range(len(x))
+    dims = [dim] if isinstance(dim, int) else dim or range(len(x))
     reduced = {axis % len(x) for axis in dims}
-    shapes = [out] if all(isinstance(size, int) for size in out) else out
-    results = []
-    for shape in shapes:
-        keepdim = len(shape) == len(x)
-        kept = [Pin(1) if axis in reduced else term for axis, term in enumerate(x) if keepdim or axis not in reduced]
-        results.append(Axes.of(kept))
-    return results
+    keepdim = [Pin(1) if axis in reduced else term for axis, term in enumerate(x)]
+    dropped = [term for axis, term in enumerate(x) if axis not in reduced]
+    return [Axes.of(keepdim if len(shape) == len(x) else dropped) for shape in shapes_of(out)]
 
 
-@rule("max", "min", "argmax", "argmin", "cumsum", "cumprod", "topk", "sort", "median")
-def positional_reduction(x: Axes, dim: int | None, out: Shape | Sequence[Shape]) -> list[Axes]:
-    """These tell positions along `dim` apart: the axis is pinned."""
-    axes = range(len(x)) if dim is None else [dim]
-    for axis in axes:
-        pin(x[axis], "order matters")
-    return reduction(x, axes, out)
+@rule("max", "min")
+def extremum(x: Axes, dim: int | None, out: Shape | Sequence[Shape]) -> list[Axes]:
+    """Along one axis its position is told too."""
+    return reduction(x, dim, out) if dim is None else argument(x, dim, out)
+
+
+@rule("argmax", "argmin", "median")
+def argument(x: Axes, dim: int | None, out: Shape | Sequence[Shape]) -> list[Axes]:
+    """A position along the reduced axes is told."""
+    for axis in range(len(x)) if dim is None else [dim]:
+        pin(x[axis], "position is told")
+    return reduction(x, dim, out)
 
 
 def _reduced(x: Axes, shape: Shape) -> Axes:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from starzoo.symmetry.axes import Axes
-from starzoo.symmetry.rules.registry import Result, Shape, rule
+from starzoo.symmetry.rules.registry import Shape, rule, shapes_of
 from starzoo.symmetry.terms import Pin, pin
 
 
@@ -28,22 +28,28 @@ def keep_in_place(x: Axes, dims: Sequence[int], out: Shape, reason: str) -> Axes
     return Axes.of(Pin(out[axis], reason) if axis in fixed else term for axis, term in enumerate(x))
 
 
-def resample(rank: int, x: Axes, out: Shape | Sequence[Shape]) -> Result:
-    """Pooling, upsampling, padding with copies: the last `rank` axes are space."""
-    shapes = [out] if all(isinstance(size, int) for size in out) else out
-    return [keep_in_place(x, range(-rank, 0), shape, "space") for shape in shapes]
+def resample(rank: int, x: Axes, out: Shape | Sequence[Shape]) -> list[Axes]:
+    """Pooling, resizing, padding with copies: the last `rank` axes are space, and mix by their distance."""
+    return [keep_in_place(x, range(-rank, 0), shape, "space") for shape in shapes_of(out)]
 
 
-for rank in (1, 2, 3):
-    rule(
-        *(f"{name}{rank}d" for name in ("avg_pool", "_adaptive_avg_pool", "adaptive_avg_pool", "adaptive_max_pool")),
-        *(f"{name}{rank}d" for name in ("max_pool", "reflection_pad", "replication_pad", "upsample_nearest")),
-        *(f"{name}{rank}d" for name in ("_upsample_nearest_exact",)),
-        f"max_pool{rank}d_with_indices",
-    )(partial(resample, rank))
-rule("upsample_linear1d")(partial(resample, 1))
-rule("upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")(partial(resample, 2))
-rule("upsample_trilinear3d")(partial(resample, 3))
+RESAMPLING = {
+    1: ("avg_pool1d", "_adaptive_avg_pool1d", "reflection_pad1d", "replication_pad1d", "upsample_linear1d"),
+    2: (
+        *("avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "max_pool2d_with_indices"),
+        *("reflection_pad2d", "replication_pad2d", "upsample_nearest2d", "_upsample_nearest_exact2d"),
+        *("upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+    ),
+    3: ("avg_pool3d", "_adaptive_avg_pool3d", "max_pool3d_with_indices", "upsample_trilinear3d"),
+}
+for space, names in RESAMPLING.items():
+    rule(*names)(partial(resample, space))
+
+
+@rule("cumsum", "cumprod", "sort", "topk")
+def scan(x: Axes, dim: int, out: Shape | Sequence[Shape]) -> list[Axes]:
+    """The order along one axis matters."""
+    return [keep_in_place(x, [dim], shape, "order matters") for shape in shapes_of(out)]
 
 
 @rule("roll", "flip")
@@ -90,7 +96,9 @@ def constant(out: Shape) -> Axes:
     return Axes.fresh(out)
 
 
-@rule("arange", "linspace", "eye", "scalar_tensor", "rand", "randn", "randint", "randperm", "tril_indices", "triu_indices")
+@rule(
+    "arange", "linspace", "eye", "scalar_tensor", "rand", "randn", "randint", "randperm", "tril_indices", "triu_indices"
+)
 def positions(out: Shape) -> Axes:
     """Numbers that differ along the axes."""
     return Axes.pinned(out, "constant")

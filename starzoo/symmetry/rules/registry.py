@@ -27,7 +27,7 @@ from torch._ops import OpOverload
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.terms import Term
 
-__all__ = ["Contractions", "Result", "Rule", "Shape", "apply_rule", "find_rule", "rule"]
+__all__ = ["Contractions", "Result", "Rule", "Shape", "apply_rule", "find_rule", "rule", "shapes_of"]
 
 Shape = tuple[int, ...]
 Result = Axes | Sequence[Axes] | None
@@ -89,6 +89,18 @@ def apply_rule(function: Rule, arguments: Mapping[str, Any], **context: Any) -> 
     known = {**arguments, **context, "x": first, "tensors": list(_tensors(arguments.values()))}
     result = function(**{name: known.get(name) for name in inspect.signature(function).parameters})
     return [result] if isinstance(result, Axes) else list(result or ())
+
+
+def shapes_of(out: Shape | Sequence[Shape]) -> list[Shape]:
+    """The shapes of the results, also where there is only one.
+
+    Args:
+        out: What a rule gets as `out`.
+
+    Returns:
+        A list of shapes.
+    """
+    return [out] if isinstance(out, tuple) else list(out)
 
 
 def _tensors(values: Any) -> Iterator[Axes]:
