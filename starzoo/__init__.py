@@ -9,25 +9,58 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from starzoo.symmetry.permutation import Permutation as Permutation
     from starzoo.architecture import Architecture as Architecture
     from starzoo.architecture import Preprocessing as Preprocessing
     from starzoo.config import RunConfig as RunConfig
     from starzoo.config import load_config as load_config
     from starzoo.errors import StarzooError as StarzooError
+    from starzoo.evaluate.measures import Evaluation as Evaluation
+    from starzoo.hub.pull import pull as pull
+    from starzoo.hub.push import push as push
+    from starzoo.inspection import inspect_model as inspect_model
+    from starzoo.pipeline import align_models as align_models
+    from starzoo.pipeline import evaluate_star as evaluate_star
+    from starzoo.pipeline import fit_star as fit_star
+    from starzoo.pipeline import load_star as load_star
+    from starzoo.pipeline import quickstart as quickstart
+    from starzoo.pipeline import render_card as render_card
+    from starzoo.sources import Source as Source
+    from starzoo.sources import load_source as load_source
+    from starzoo.star.star import Star as Star
+    from starzoo.symmetry.permutation import Permutation as Permutation
+    from starzoo.symmetry.spec import PermutationSpec as PermutationSpec
+    from starzoo.zoo import train_zoo as train_zoo
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Architecture": "starzoo.architecture",
+    "Evaluation": "starzoo.evaluate.measures",
     "Permutation": "starzoo.symmetry.permutation",
+    "PermutationSpec": "starzoo.symmetry.spec",
     "Preprocessing": "starzoo.architecture",
     "RunConfig": "starzoo.config",
+    "Source": "starzoo.sources",
+    "Star": "starzoo.star.star",
     "StarzooError": "starzoo.errors",
+    "align_models": "starzoo.pipeline",
+    "evaluate_star": "starzoo.pipeline",
+    "fit_star": "starzoo.pipeline",
+    "inspect_model": "starzoo.inspection",
     "load_config": "starzoo.config",
+    "load_source": "starzoo.sources",
+    "load_star": "starzoo.pipeline",
+    "pull": "starzoo.hub.pull",
+    "push": "starzoo.hub.push",
+    "quickstart": "starzoo.pipeline",
+    "render_card": "starzoo.pipeline",
+    "train_zoo": "starzoo.zoo",
 }
 
-__all__ = sorted(["__version__", *_HOME])
+__all__ = [  # noqa: F822, RUF022  # imported on first use
+    *_HOME,
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Architecture", "Preprocessing"]
+__all__ = ["Architecture", "Preprocessing", "registry_entry"]
 
 
 class Preprocessing(Frozen):
@@ -51,10 +51,37 @@ class Architecture(Frozen):
     """
 
     name: str
-    num_classes: int = Field(ge=1)
+    num_classes: int = Field(ge=0)
     model_args: dict[str, Any] = {}
     preprocessing: Preprocessing = Preprocessing()
     label_names: tuple[str, ...] | None = None
+
+    @classmethod
+    def from_registry(
+        cls, name: str, *, model_args: Mapping[str, Any] | None = None, image_size: int | None = None
+    ) -> Architecture:
+        """An architecture of timm with its own classes and preprocessing.
+
+        Args:
+            name: The name that `timm.create_model` takes, without a pretrained tag.
+            model_args: Further JSON arguments of `timm.create_model`.
+            image_size: Height and width in pixels; timm's own when not given.
+
+        Returns:
+            The architecture.
+        """
+        registry = registry_entry(name)
+        arguments = dict(model_args or {})
+        channels, height, width = registry.input_size
+        size = (image_size, image_size) if image_size else (height, width)
+        if registry.fixed_input_size and size != (height, width):
+            arguments.setdefault("img_size", list(size))
+        return cls(
+            name=name,
+            num_classes=registry.num_classes,
+            model_args=arguments,
+            preprocessing=Preprocessing(input_size=(arguments.get("in_chans", channels), *size)),
+        )
 
     def build(self) -> nn.Module:
         """Make the model with fresh random weights, in evaluation mode.
@@ -71,7 +98,15 @@ class Architecture(Frozen):
             model: nn.Module = timm.create_model(
                 self.name, pretrained=False, num_classes=self.num_classes, **self.model_args
             )
-        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        except (
+            ArithmeticError,
+            AssertionError,
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise UsageError(
                 f"{self.name}: timm cannot build it with {self.model_args}: {error}",
                 hint="see timm.list_models() for names and the model's page for arguments",
@@ -124,7 +159,7 @@ class Architecture(Frozen):
         """
         model = self.build_meta()
         registry: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-        fixed = bool(registry.get("fixed_input_size")) and not _is_flexible(self.model_args)
+        fixed = bool(registry.get("fixed_input_size")) and not _is_flexible(self.model_args, model)
         size = _image_size(self.model_args.get("img_size"), registry["input_size"][1:])
         if fixed and size != self.preprocessing.input_size[1:]:
             raise UsageError(
@@ -191,6 +226,26 @@ class Architecture(Frozen):
         return architecture
 
 
+def registry_entry(name: str) -> Any:
+    """What timm's registry knows about an architecture.
+
+    Args:
+        name: The name without a pretrained tag.
+
+    Returns:
+        timm's pretrained configuration: classes, input size, whether the input size is fixed.
+
+    Raises:
+        UsageError: timm has no such architecture.
+    """
+    import timm
+
+    found = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) and "." not in name else None
+    if found is None:
+        raise UsageError(f"{name}: no architecture of timm", hint="see timm.list_models(), without tags", subject=name)
+    return found
+
+
 def _parse_config(config: Mapping[str, Any], subject: str) -> Architecture:
     """What `config` says, in the words of `Architecture`; its keys are already checked."""
     import timm
@@ -255,9 +310,11 @@ def _image_size(value: int | Sequence[int] | None, default: Sequence[int]) -> tu
     return height, width
 
 
-def _is_flexible(arguments: Mapping[str, Any]) -> bool:
-    """Whether these arguments free a model of a fixed input size, as timm reads them."""
-    return bool(arguments.get("dynamic_img_size")) or arguments.get("strict_img_size") is False
+def _is_flexible(arguments: Mapping[str, Any], model: nn.Module | None = None) -> bool:
+    """Whether the arguments, or the model as timm built it, free a model of a fixed input size."""
+    strict = getattr(getattr(model, "patch_embed", None), "strict_img_size", True)
+    dynamic = getattr(model, "dynamic_img_size", False)
+    return bool(arguments.get("dynamic_img_size", dynamic)) or not arguments.get("strict_img_size", strict)
 
 
 def _without(arguments: Mapping[str, Any], key: str) -> dict[str, Any]:

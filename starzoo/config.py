@@ -65,11 +65,14 @@ class TrainConfig(Frozen):
 class AlignConfig(Frozen):
     """How a permutee is brought as close as its symmetries allow to the fixed model."""
 
-    method: Literal["weight", "unit-norm"] = Field(
-        "unit-norm", description="weight matching on the weights as they are, or with every output row scaled to norm 1"
+    method: Literal["weight", "unit-norm", "balanced"] = Field(
+        "balanced",
+        description="weight matching on the weights as they are, with output rows of norm 1, or with layers of norm 1",
     )
     restarts: int = Field(1, ge=1, description="random starts besides the given one; the smallest distance is kept")
-    max_sweeps: int = Field(100, ge=1, description="bound on sweeps over the groups; a sweep that moves nothing ends it")
+    max_sweeps: int = Field(
+        100, ge=1, description="bound on sweeps over the groups; a sweep that moves nothing ends it"
+    )
     seed: int = 0
 
 
@@ -111,7 +114,9 @@ class StarConfig(Frozen):
     draw: Literal["deck", "independent"] = Field("deck", description="sources from a shuffled deck, or each by itself")
     t: Annotated[Uniform | Beta | Constant, Field(discriminator="kind")] = Uniform()
     mu: float = Field(0.0, ge=0, description="weight of the star's own loss; the sum is divided by 1 + mu")
-    realign_every: int = Field(1, ge=0, description="epochs between alignments of the sources to the star; 0: never again")
+    realign_every: int = Field(
+        1, ge=0, description="epochs between alignments of the sources to the star; 0: never again"
+    )
     clip_grad_norm: float | None = Field(None, gt=0)
     channels_last: bool = True
     checkpoint_every: int = Field(5, ge=1, description="epochs between checkpoints")
@@ -186,7 +191,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{file}: cannot be read as YAML", hint="check the path and the syntax", subject=str(file)) from error
+        raise UsageError(
+            f"{file}: cannot be read as YAML", hint="check the path and the syntax", subject=str(file)
+        ) from error
     if not isinstance(tree, dict | None):
         raise UsageError(f"{file}: not a mapping of sections", hint="see configs/", subject=str(file))
     return tree or {}

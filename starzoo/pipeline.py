@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from starzoo.config import AlignConfig, DataConfig, RunConfig
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from starzoo.align.align import align
+from starzoo.architecture import Architecture
+from starzoo.card import write_card
+from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig
+from starzoo.data import ImageData, load_data
+from starzoo.errors import IncompatibleError, UsageError
+from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.folder import save_folder, write_text
+from starzoo.hub.pull import pull
+from starzoo.hub.push import push
+from starzoo.hub.ref import ModelRef
 from starzoo.progress import Progress, silent
+from starzoo.sources import Source, check_compatible, load_sources
+from starzoo.star.manifest import ModelRecord, StarManifest, read_manifest
+from starzoo.star.star import MANIFEST, PERMUTATIONS, Star, load_folder
+from starzoo.star.train import FittedStar, fit
+from starzoo.symmetry import PermutationSpec, infer
+from starzoo.zoo import architecture_for, train_zoo
 
-if TYPE_CHECKING:
-    from starzoo.evaluate.measures import Evaluation
-    from starzoo.star.manifest import StarManifest
+__all__ = [
+    "AlignmentReport",
+    "StarReport",
+    "align_models",
+    "evaluate_star",
+    "fit_star",
+    "load_star",
+    "quickstart",
+    "render_card",
+]
 
-__all__ = ["AlignmentReport", "Inspection", "StarReport", "align_models", "evaluate_star", "fit_star", "inspect_model", "quickstart"]
+CONFIG_FILE = "run.yaml"  # the resolved configuration, as `--config` reads it
+REFS_FILE = "run-sources.json"  # where this machine's models lie: never published
+QUICKSTART_ARGS = {"layers": [1, 1, 0, 0], "channels": [64, 128, 128, 128], "zero_init_last": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,30 +82,334 @@ class AlignmentReport:
     sweeps: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inspection:
-    """The symmetries of one architecture.
+def fit_star(
+    sources: Sequence[str],
+    holdouts: Sequence[str],
+    config: RunConfig,
+    out: Path,
+    *,
+    name: str | None = None,
+    push_to: str | None = None,
+    private: bool = False,
+    progress: Progress = silent,
+) -> StarReport:
+    """The main job: load, align, fit, evaluate, write the card and push. The same call again resumes.
 
-    Attributes:
-        architecture: The timm name.
-        parameters: Number of parameters.
-        groups: Number of permutation groups.
-        wreath_groups: How many of them act blockwise within another.
-        coverage: Share of parameters in tensors that a group permutes.
-        unsupported_operators: Operators without a rule.
-        trace_seconds: Seconds that finding the symmetries took.
-        pinned: Reasons, with the number of axis positions that each keeps in place.
-        table: (group, size, outer group or None, number of tensor axes) for every group.
-        verify: relative_error, weights_changed, negative_control_passed, negative_control_tried; None unless asked for.
+    Args:
+        sources: References of the models that the star is fitted on, at least two.
+        holdouts: References of models that it never sees, for the proof.
+        config: The run's configuration.
+        out: The star's folder.
+        name: The star's name; the folder's when not given.
+        push_to: The Hub repository to publish in, `user/name`.
+        private: Whether a new repository is private.
+        progress: Told about every stage.
+
+    Returns:
+        The folder, the manifest with the evaluation, and where it was pushed to.
+
+    Raises:
+        UsageError: There are fewer than two sources.
     """
+    if len(sources) < 2:
+        raise UsageError("a star needs at least two sources", hint="give more model references", subject="SOURCE")
+    models = load_sources([*sources, *holdouts], progress=progress)
+    check_compatible(models)
+    members, unseen = models[: len(sources)], models[len(sources) :]
+    data = _load_data_for(members[0].architecture, config.data)
+    manifest = _describe(name or out.resolve().name, members, unseen, config, data)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_run_file(out, sources, holdouts, config)
+    if _is_finished(out, manifest):
+        manifest = read_manifest(out / MANIFEST)
+    else:
+        spec = infer_architecture(manifest.architecture)
+        fitted = fit(
+            manifest.architecture,
+            spec,
+            [member.state for member in members],
+            data,
+            config,
+            checkpoints=out / "checkpoints",
+            identity=_identity(manifest),
+            progress=progress,
+        )
+        manifest = _finish(out, manifest, spec, fitted, members, unseen, data, progress)
+    write_card(out, manifest, repo=push_to)
+    pushed = push(out, push_to, private=private).url if push_to else None
+    return StarReport(folder=out, manifest=manifest, pushed=pushed)
 
-    architecture: str
-    parameters: int
-    groups: int
-    wreath_groups: int
-    coverage: float
-    unsupported_operators: tuple[str, ...]
-    trace_seconds: float
-    pinned: dict[str, int]
-    table: tuple[tuple[str, int, str | None, int], ...]
-    verify: dict[str, Any] | None = None
+
+def quickstart(out: Path, *, seed: int = 0, progress: Progress = silent) -> StarReport:
+    """The whole flow on embedded digits, without a network: train a zoo, fit its star, prove it on held-outs.
+
+    Args:
+        out: Folder for the zoo (`zoo/`) and the star (`star/`).
+        seed: Seed of the star; the zoo is always the same.
+        progress: Told about every stage.
+
+    Returns:
+        What `fit_star` returns for the star.
+    """
+    data = DataConfig(dataset="digits")
+    architecture = architecture_for("resnet18", data, model_args=QUICKSTART_ARGS, image_size=16)
+    train_zoo(architecture, data, TrainConfig(), range(12), out / "zoo", progress=progress)
+    refs = [str(out / "zoo" / f"seed-{member}") for member in range(12)]
+    config = RunConfig(data=data, star=StarConfig(seed=seed))
+    return fit_star(refs[:8], refs[8:], config, out / "star", name="digits-star", progress=progress)
+
+
+def align_models(
+    fixed: str, permutees: Sequence[str], out: Path, config: AlignConfig, *, progress: Progress = silent
+) -> list[AlignmentReport]:
+    """Permute models towards a fixed one and write them as folders that plain timm loads.
+
+    Args:
+        fixed: Reference of the model that stays.
+        permutees: References of the models that are permuted.
+        out: Gets one folder per permutee, with permutations.safetensors beside the weights.
+        config: The method of alignment.
+        progress: Told after every permutee.
+
+    Returns:
+        One report per permutee.
+    """
+    anchor, *others = load_sources([fixed, *permutees], progress=progress)
+    check_compatible([anchor, *others])
+    spec = infer_architecture(anchor.architecture)
+    reports = []
+    for done, other in enumerate(others, start=1):
+        [aligned] = align(spec, anchor.state, [other.state], config)
+        folder = out / other.name
+        save_folder(folder, other.architecture, aligned.state)
+        save_file(aligned.permutation.tensors(), folder / PERMUTATIONS)
+        reports.append(
+            AlignmentReport(
+                name=other.name,
+                folder=folder,
+                distance_before=aligned.distance_before,
+                distance_after=aligned.distance_after,
+                sweeps=aligned.sweeps,
+            )
+        )
+        progress("aligning", done, len(others))
+    return reports
+
+
+def load_star(ref: str | Path) -> Star:
+    """Load a star from its folder or from the Hub.
+
+    Args:
+        ref: The folder that `fit-star` wrote, or `user/repo[@revision]`.
+
+    Returns:
+        The star.
+    """
+    where = ModelRef.parse(ref)
+    return load_folder(where.folder if where.folder is not None else pull(where).folder)
+
+
+def evaluate_star(
+    star: str,
+    *,
+    holdouts: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
+    evaluate: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+) -> StarReport:
+    """Measure a star again: on other data, more points, or held-outs that it was not published with.
+
+    Args:
+        star: The star's folder, or its repository.
+        holdouts: References of models to test against instead of the star's own held-outs.
+        data: Values of `DataConfig` that differ from those of the star.
+        evaluate: Values of `EvalConfig` that differ.
+        progress: Told about every stage.
+
+    Returns:
+        The manifest with the new evaluation; a local star's folder is written anew, its card too.
+    """
+    loaded = load_star(star)
+    folder = ModelRef.parse(star).folder
+    then = loaded.manifest.config
+    config = then.model_copy(
+        update={
+            "data": DataConfig.model_validate({**then.data.model_dump(), **(data or {})}),
+            "evaluate": EvalConfig.model_validate({**then.evaluate.model_dump(), **(evaluate or {})}),
+        }
+    )
+    pinned = _pinned_refs(loaded.manifest.sources, folder, "sources")
+    others = list(holdouts) or _pinned_refs(loaded.manifest.holdouts, folder, "holdouts")
+    models = load_sources([*pinned, *others], progress=progress)
+    check_compatible(models)
+    members, unseen = models[: len(pinned)], models[len(pinned) :]
+    images = _load_data_for(loaded.manifest.architecture, config.data)
+    spec = infer_architecture(loaded.manifest.architecture)
+    manifest = loaded.manifest.model_copy(update={"config": config, "holdouts": tuple(map(_record, unseen))})
+    manifest = _evaluate(manifest, spec, loaded.state, members, unseen, images, progress)
+    if folder is not None:
+        replace(loaded, manifest=manifest).save_manifest(folder)
+        write_card(folder, manifest)
+    return StarReport(folder=folder or Path(star), manifest=manifest)
+
+
+def render_card(folder: Path, *, repo: str | None = None) -> Path:
+    """Write a star's card, plots and tables again from its star.json.
+
+    Args:
+        folder: The star's folder.
+        repo: The repository that the card's snippets name; the folder itself when not given.
+
+    Returns:
+        The card.
+    """
+    return write_card(folder, read_manifest(folder / MANIFEST), repo=repo)
+
+
+def infer_architecture(architecture: Architecture) -> PermutationSpec:
+    """The permutation symmetries of an architecture.
+
+    Args:
+        architecture: The architecture.
+
+    Returns:
+        Its specification.
+    """
+    return infer(architecture.build(), architecture.example_input())
+
+
+def _load_data_for(architecture: Architecture, config: DataConfig) -> ImageData:
+    data = load_data(config, architecture.preprocessing, class_names=architecture.label_names)
+    if len(data.class_names) != architecture.num_classes:
+        raise IncompatibleError(
+            f"{config.dataset} has {len(data.class_names)} classes, the models have {architecture.num_classes}",
+            hint="give the data set that the models were trained on",
+            subject=config.dataset,
+        )
+    return data
+
+
+def _describe(
+    name: str, members: Sequence[Source], unseen: Sequence[Source], config: RunConfig, data: ImageData
+) -> StarManifest:
+    """All that is known about a star before it is fitted."""
+    architecture = members[0].architecture
+    if architecture.label_names is None:
+        architecture = architecture.model_copy(update={"label_names": data.class_names})
+    return StarManifest(
+        name=name,
+        architecture=architecture,
+        sources=tuple(map(_record, members)),
+        holdouts=tuple(map(_record, unseen)),
+        config=config,
+        data_fingerprint=data.fingerprint,
+        software={package: metadata.version(package) for package in ("starzoo", "torch", "timm")},
+    )
+
+
+def _record(source: Source) -> ModelRecord:
+    origin = source.provenance
+    return ModelRecord(
+        name=source.name, repo=origin.repo, sha=origin.sha, files=dict(origin.files), licence=origin.licence
+    )
+
+
+def _identity(manifest: StarManifest) -> dict[str, Any]:
+    """What tells one fit from another: a checkpoint is resumed, and a finished star kept, only where this is equal."""
+    return {
+        "architecture": manifest.architecture.model_dump(mode="json"),
+        "sources": {source.name: source.files for source in manifest.sources},
+        "data": manifest.data_fingerprint,
+    }
+
+
+def _is_finished(out: Path, manifest: StarManifest) -> bool:
+    """Whether `out` holds the very star that is asked for, evaluation included."""
+    if not (out / MANIFEST).is_file():
+        return False
+    found = read_manifest(out / MANIFEST)
+    asked = (_identity(manifest), manifest.name, manifest.holdouts, manifest.config)
+    return (_identity(found), found.name, found.holdouts, found.config) == asked and found.evaluation is not None
+
+
+def _finish(
+    out: Path,
+    manifest: StarManifest,
+    spec: PermutationSpec,
+    fitted: FittedStar,
+    members: Sequence[Source],
+    unseen: Sequence[Source],
+    data: ImageData,
+    progress: Progress,
+) -> StarManifest:
+    """Save a fitted star, then measure it and save it again with what was measured."""
+    sizes = {name: parameter.numel() for name, parameter in manifest.architecture.build().named_parameters()}
+    manifest = manifest.model_copy(
+        update={
+            "parameters": sum(sizes.values()),
+            "groups": len(spec.groups),
+            "coverage": spec.coverage(sizes),
+            "history": tuple(fitted.history),
+        }
+    )
+    permutations = {
+        member.name: permutation.tensors() for member, permutation in zip(members, fitted.permutations, strict=True)
+    }
+    star = Star(manifest=manifest, state=fitted.state, permutations=permutations)
+    star.save_folder(out)
+    star = replace(star, manifest=_evaluate(manifest, spec, fitted.state, members, unseen, data, progress))
+    star.save_manifest(out)
+    return star.manifest
+
+
+def _evaluate(
+    manifest: StarManifest,
+    spec: PermutationSpec,
+    state: Mapping[str, Tensor],
+    members: Sequence[Source],
+    unseen: Sequence[Source],
+    data: ImageData,
+    progress: Progress,
+) -> StarManifest:
+    zoo = Zoo(
+        star=state,
+        sources={member.name: member.state for member in members},
+        holdouts={holdout.name: holdout.state for holdout in unseen},
+    )
+    measured = evaluate(
+        manifest.architecture, spec, zoo, data, manifest.config.evaluate, manifest.config.align, progress=progress
+    )
+    return manifest.model_copy(update={"evaluation": measured})
+
+
+def _write_run_file(out: Path, sources: Sequence[str], holdouts: Sequence[str], config: RunConfig) -> None:
+    """Keep how the run was started: the configuration in a form that `--config` reads, and where local models lie."""
+    config_text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_text(out / CONFIG_FILE, config_text)
+    refs = {"sources": _absolute(sources), "holdouts": _absolute(holdouts)}
+    write_text(out / REFS_FILE, json.dumps(refs, indent=1) + "\n")
+
+
+def _absolute(refs: Sequence[str]) -> list[str]:
+    found = [ModelRef.parse(ref) for ref in refs]
+    return [str(ref if ref.folder is None else ref.folder.resolve()) for ref in found]
+
+
+def _pinned_refs(records: Sequence[ModelRecord], folder: Path | None, role: str) -> list[str]:
+    """Where a star's models are: pinned on the Hub, or the folders that the run on this machine was given."""
+    local: list[str] = []
+    if folder is not None and (folder / REFS_FILE).is_file():
+        local = json.loads((folder / REFS_FILE).read_text(encoding="utf-8"))[role]
+    refs = []
+    for number, record in enumerate(records):
+        if record.repo and record.sha:
+            refs.append(f"{record.repo}@{record.sha}")
+        elif len(local) == len(records):
+            refs.append(local[number])
+        else:
+            raise UsageError(
+                f"{record.name} was a local folder of another machine: it cannot be found again",
+                hint="evaluate the star where it was fitted, or fit it on models of the Hub",
+                subject=record.name,
+            )
+    return refs

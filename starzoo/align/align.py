@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from starzoo.align.weight_matching import WeightMatcher, unit_norm_rows
+from starzoo.align.scaling import SCALINGS
+from starzoo.align.weight_matching import WeightMatcher
 from starzoo.config import AlignConfig
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
@@ -61,14 +62,14 @@ def align(
         One aligned source per permutee, in their order.
     """
     identity = Permutation.identity(spec)
-    prepare = unit_norm_rows if config.method == "unit-norm" else dict
-    matcher = WeightMatcher(spec, prepare(fixed), max_sweeps=config.max_sweeps)
+    scale = SCALINGS[config.method]
+    matcher = WeightMatcher(spec, scale(fixed), max_sweeps=config.max_sweeps)
     aligned = []
     for position, permutee in enumerate(permutees):
         rng = np.random.default_rng([config.seed, position])
         starts = [initial[position] if initial else identity]
         starts += [Permutation.random(spec, rng) for _ in range(config.restarts - 1)]
-        matchings = [matcher.match(prepare(permutee), start, rng) for start in starts]
+        matchings = [matcher.match(scale(permutee), start, rng) for start in starts]
         best = max(matchings, key=lambda matching: matching.objective[-1])
         state = best.permutation.apply(permutee)
         aligned.append(
@@ -116,7 +117,9 @@ def average(states: Sequence[StateDict]) -> dict[str, Tensor]:
         A new state dict.
     """
     return {
-        name: torch.stack([state[name] for state in states]).mean(dim=0) if tensor.is_floating_point() else tensor.clone()
+        name: torch.stack([state[name] for state in states]).mean(dim=0)
+        if tensor.is_floating_point()
+        else tensor.clone()
         for name, tensor in states[0].items()
     }
 

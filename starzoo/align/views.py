@@ -67,8 +67,8 @@ class _Occurrence:
 def find_views(spec: PermutationSpec, group: str) -> tuple[View, ...]:
     """List every place at which a group meets a tensor.
 
-    Positions of an outer group that a wreath group within it describes more finely belong to the inner group alone: what a
-    block is worth at another block's place is then known only after the inner assignment.
+    Positions of an outer group that a wreath group within it describes more finely belong to the inner group alone:
+    what a block is worth at another block's place is then known only after the inner assignment.
 
     Args:
         spec: The symmetries of the network.

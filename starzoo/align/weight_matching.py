@@ -1,8 +1,8 @@
 """Weight matching (Git Re-Basin, Ainsworth et al. 2023, algorithm 1) over any permutation specification.
 
-The distance between a fixed model A and a permutee B is ‖A − πB‖² over the tensors that π moves, so a smaller distance is
-a larger inner product ⟨A, πB⟩. With all groups but one held still, the inner product is linear in that group's
-permutation: one assignment problem. Coordinate ascent over the groups ends when no group wants to move.
+The distance between a fixed model A and a permutee B is ‖A − πB‖² over the tensors that π moves, so a smaller
+distance is a larger inner product ⟨A, πB⟩. With all groups but one held still, the inner product is linear in that
+group's permutation: one assignment problem. Coordinate ascent over the groups ends when no group wants to move.
 
 Three things differ from the published code. The permutee is kept as it stands *now*, so an assignment yields the
 permutation that is still missing, and a group that is already right costs one product and changes nothing. A group is
@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starzoo.align.assignment import solve_assignment
-from starzoo.align.views import View, find_views
+from starzoo.align.views import find_views
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
-__all__ = ["Matching", "WeightMatcher", "unit_norm_rows"]
+__all__ = ["Matching", "WeightMatcher"]
 
 StateDict = Mapping[str, Tensor]
 Gain = NDArray[np.float64]
@@ -134,34 +134,12 @@ class WeightMatcher:
         return (group, *self.spec.inner_groups[group])
 
     def _neighbours(self, group: str) -> frozenset[str]:
-        """Groups whose assignment may change when this one moves: those that share a tensor with it.
-
-        The group itself is one only where it meets itself: two of its views lie on different axes of one tensor.
-        """
+        # Groups whose assignment may change when this one moves: those that share a tensor with it. The group itself is
+        # one of them only where it meets itself, on two axes of one tensor.
         mine = {(view.tensor, view.axis) for member in self._family(group) for view in self.views[member]}
         meets_itself = len(mine) > len({tensor for tensor, _ in mine})
         shared = {other for other in self.groups if not set(self.tensors[group]).isdisjoint(self.tensors[other])}
         return frozenset(shared if meets_itself else shared - {group})
-
-
-def unit_norm_rows(state: StateDict) -> dict[str, Tensor]:
-    """Scale every output row of every weight to norm 1, for matching only.
-
-    A network with normalisation layers computes the same function whatever the scale of a weight's output row, so the
-    scale carries no information about which row is which. Permuting and scaling commute.
-
-    Args:
-        state: A state dict.
-
-    Returns:
-        The floating-point tensors of two and more axes with rows (slices along axis 0) of norm 1; the others as given.
-    """
-    return {
-        name: tensor / tensor.flatten(1).norm(dim=1).clamp_min(1e-12).reshape(-1, *[1] * (tensor.ndim - 1))
-        if tensor.ndim > 1 and tensor.is_floating_point()
-        else tensor
-        for name, tensor in state.items()
-    }
 
 
 def _assign_within(gain: Gain, blocks: int) -> tuple[Gain, Index]:

@@ -63,11 +63,15 @@ class Evaluator:
             reestimate_batch_norm(self.network, map(self._place, self.statistics()))
         with torch.inference_mode():
             predicted = {
-                split: torch.cat([self.network(self._place(images)).float().log_softmax(1).cpu() for images in batches()])
+                split: torch.cat([
+                    self.network(self._place(images)).float().log_softmax(1).cpu() for images in batches()
+                ])
                 for split, (batches, _) in self.splits.items()
             }
         if not all(torch.isfinite(values).all() for values in predicted.values()):
-            raise NumericalError("a model's predictions are not finite", hint="check its weights with `starzoo inspect`")
+            raise NumericalError(
+                "a model's predictions are not finite", hint="check its weights with `starzoo inspect`"
+            )
         return predicted
 
     def curve(self, a: StateDict, b: StateDict, t: Sequence[float]) -> Curve:
@@ -88,7 +92,9 @@ class Evaluator:
                 labels = self.labels(split)
                 loss[split].append(negative_log_likelihood(predicted, labels))
                 right[split].append(accuracy(predicted, labels))
-        return Curve({s: tuple(values) for s, values in loss.items()}, {s: tuple(values) for s, values in right.items()})
+        return Curve(
+            {s: tuple(values) for s, values in loss.items()}, {s: tuple(values) for s, values in right.items()}
+        )
 
     def labels(self, split: str) -> Tensor:
         """The labels of one split, shape (images,)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -70,8 +71,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure a star: the paths between models, and the quality of every way to predict.
 
-    Star–source, star–held-out and regular–regular paths are aligned by the same method, the star (or the first model) staying
-    fixed; regular–regular pairs are measured raw as well.
+    Star–source, star–held-out and regular–regular paths are aligned by the same method, the star (or the first model)
+    staying fixed; regular–regular pairs are measured raw as well.
 
     Args:
         architecture: What all models have in common.
@@ -116,8 +117,8 @@ def _make_evaluator(architecture: Architecture, data: ImageData, config: EvalCon
     splits: dict[str, Split] = {"train": data.train, "test": data.test}
     return Evaluator(
         architecture.build().to("cuda" if torch.cuda.is_available() else "cpu"),
-        {name: (lambda split=splits[name]: split.images(config.batch_size), splits[name].labels) for name in config.splits},
-        lambda: data.train.images(config.batch_size, limit=config.statistics_images, seed=config.seed),
+        {name: (partial(splits[name].images, config.batch_size), splits[name].labels) for name in config.splits},
+        partial(data.train.images, config.batch_size, limit=config.statistics_images, seed=config.seed),
     )
 
 
@@ -138,7 +139,8 @@ def _plan(zoo: Zoo, config: EvalConfig) -> Iterator[_Line]:
 def _qualities(
     zoo: Zoo, predicted: Mapping[str, Mapping[str, Tensor]], evaluator: Evaluator, splits: Sequence[SplitName]
 ) -> Iterator[Quality]:
-    roles: dict[str, Role] = dict.fromkeys(zoo.sources, "member") | dict.fromkeys(zoo.holdouts, "held-out")
+    roles: dict[str, Role] = dict.fromkeys(zoo.sources, "member")
+    roles |= dict.fromkeys(zoo.holdouts, "held-out")
     roles |= {"aligned mean": "aligned-mean", "star": "star"}
     for split in splits:
         labels = evaluator.labels(split)
@@ -149,9 +151,7 @@ def _qualities(
         yield _quality(ensemble, "ensemble", split, ensemble_log_probabilities(votes), labels, passes=len(votes))
 
 
-def _quality(
-    name: str, role: Role, split: SplitName, predicted: Tensor, labels: Tensor, *, passes: int = 1
-) -> Quality:
+def _quality(name: str, role: Role, split: SplitName, predicted: Tensor, labels: Tensor, *, passes: int = 1) -> Quality:
     nll, right = _measure(predicted, labels)
     ece = expected_calibration_error(predicted, labels)
     return Quality(name=name, role=role, split=split, accuracy=right, nll=nll, ece=ece, passes=passes)

@@ -77,7 +77,7 @@ class Path(Frozen):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def excess(self) -> float:
-        """How far the path rises above its worse end: max over t of L(t) − max(L(0), L(1)), in nats; 0 if it does not."""
+        """How far the path rises above its worse end: max over t of L(t) − max(L(0), L(1)), in nats."""
         return max(self.loss) - max(self.loss[0], self.loss[-1])
 
 
@@ -156,7 +156,7 @@ class Evaluation(Frozen):
     @property
     def splits(self) -> tuple[Split, ...]:
         """The splits on which anything was measured, in order of appearance."""
-        return tuple(dict.fromkeys(entry.split for entry in (*self.qualities, *self.paths)))
+        return tuple(dict.fromkeys([*(q.split for q in self.qualities), *(p.split for p in self.paths)]))
 
     @property
     def kinds(self) -> tuple[PathKind, ...]:

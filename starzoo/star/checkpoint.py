@@ -6,7 +6,6 @@ SHA-256 of every file in `manifest.json`, and renamed when complete; older ones 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from starzoo.errors import CheckpointError, ResourceError, UsageError
+from starzoo.folder import file_hash
 
 __all__ = ["Checkpoint", "load_newest", "optimizer_tensors", "restore_optimizer", "save_checkpoint"]
 
@@ -148,7 +148,9 @@ def _write(draft: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> 
         for group, index in permutation.items()
     }
     for name, tensors in (("star", checkpoint.star), ("optimizer", checkpoint.optimizer), ("permutations", indices)):
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, draft / f"{name}.safetensors")
+        save_file(
+            {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, draft / f"{name}.safetensors"
+        )
     state = {
         "schema": _SCHEMA,
         "epoch": checkpoint.epoch,
@@ -157,7 +159,7 @@ def _write(draft: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> 
         "identity": identity,
     }
     (draft / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True), encoding="utf-8")
-    hashes = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
+    hashes = {file.name: file_hash(file) for file in sorted(draft.iterdir())}
     (draft / "manifest.json").write_text(json.dumps(hashes, indent=1), encoding="utf-8")
 
 
@@ -165,7 +167,9 @@ def _read(folder: Path, identity: Mapping[str, Any]) -> Checkpoint:
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if state["schema"] > _SCHEMA:
         raise UsageError(
-            f"{folder}: written by a newer starzoo (schema {state['schema']})", hint="update starzoo", subject=str(folder)
+            f"{folder}: written by a newer starzoo (schema {state['schema']})",
+            hint="update starzoo",
+            subject=str(folder),
         )
     if difference := _difference(state["identity"], json.loads(json.dumps(identity))):
         raise UsageError(
@@ -202,11 +206,6 @@ def _published(folder: Path) -> list[Path]:
 def _is_whole(folder: Path) -> bool:
     try:
         hashes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        return all(_sha256(folder / name) == value for name, value in hashes.items())
+        return all(file_hash(folder / name) == value for name, value in hashes.items())
     except (OSError, ValueError):
         return False
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -14,8 +14,6 @@ from starzoo.evaluate.measures import Evaluation
 
 __all__ = ["ModelRecord", "StarManifest", "read_manifest"]
 
-SCHEMA_VERSION = 1
-
 
 class ModelRecord(Frozen):
     """One model that a star was fitted on or tested against, pinned.
@@ -54,16 +52,16 @@ class StarManifest(Frozen):
         software: Versions by package.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str
     architecture: Architecture
     sources: tuple[ModelRecord, ...]
     holdouts: tuple[ModelRecord, ...] = ()
     config: RunConfig
     data_fingerprint: str
-    parameters: int
-    groups: int
-    coverage: float
+    parameters: int = 0
+    groups: int = 0
+    coverage: float = 0.0
     history: tuple[dict[str, float], ...] = ()
     evaluation: Evaluation | None = None
     software: dict[str, str] = {}

@@ -4,9 +4,10 @@ For the star θ*, a source θ_n aligned to it, and t drawn for this mini-batch,
 
     L(θ*) = [ CE((1 − t)·θ* + t·π_n(θ_n)) + μ·CE(θ*) ] / (1 + μ).
 
-The sources are constants, so by the chain rule the path term's gradient is (1 − t) times the gradient at the interpolated
-weights. Hence one *working copy* of the network is enough: lerp the interpolated weights into it, scale the loss by
-(1 − t), go backward, and hand its gradients to the star as they are. A step costs a plain SGD step and one lerp.
+The sources are constants, so by the chain rule the path term's gradient is (1 − t) times the gradient at the
+interpolated weights. Hence one *working copy* of the network is enough: lerp the interpolated weights into it, scale
+the loss by (1 − t), go backward, and hand its gradients to the star as they are. A step costs a plain SGD step and one
+lerp.
 """
 
 from __future__ import annotations
@@ -92,9 +93,7 @@ class StarlightLoss:
             star.grad = copy.grad
         return StepLosses(path, own)
 
-    def _evaluate(
-        self, source: Sequence[Tensor], t: float, images: Tensor, labels: Tensor, *, weight: float
-    ) -> Tensor:
+    def _evaluate(self, source: Sequence[Tensor], t: float, images: Tensor, labels: Tensor, *, weight: float) -> Tensor:
         """Cross-entropy at (1 − t)·θ* + t·source, its gradient with respect to θ* accumulated with a weight."""
         with torch.no_grad():
             for copy, star, end in zip(self.copy, self.star, source, strict=True):

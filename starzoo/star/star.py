@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from starzoo.errors import UntrustedInputError
-from starzoo.folder import load_state, save_folder
+from starzoo.folder import load_state, save_folder, write_text
 from starzoo.star.manifest import StarManifest, read_manifest
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class Star:
         """
         save_folder(folder, self.manifest.architecture, self.state)
         indices = {
-            f"{source}/{group}": index.contiguous()
-            for source, permutation in self.permutations.items()
-            for group, index in permutation.items()
+            f"{number}/{group}": index.contiguous()
+            for number, source in enumerate(self.manifest.sources)
+            for group, index in self.permutations[source.name].items()
         }
         save_file(indices, folder / PERMUTATIONS)
         self.save_manifest(folder)
@@ -67,7 +67,7 @@ class Star:
         Args:
             folder: The star's folder.
         """
-        (folder / MANIFEST).write_text(self.manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_text(folder / MANIFEST, self.manifest.model_dump_json(indent=1) + "\n")
 
 
 def load_folder(folder: Path) -> Star:
@@ -87,15 +87,15 @@ def load_folder(folder: Path) -> Star:
     try:
         indices = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise UntrustedInputError(
-            f"{file}: cannot be read", hint="fetch the star again", subject=str(file)
-        ) from error
+        raise UntrustedInputError(f"{file}: cannot be read", hint="fetch the star again", subject=str(file)) from error
     permutations: dict[str, dict[str, Tensor]] = {source.name: {} for source in manifest.sources}
     for key, index in indices.items():
         source, _, group = key.partition("/")
         if source not in permutations:
             raise UntrustedInputError(
-                f"{file}: permutes {source!r}, which is no source of this star", hint="fetch the star again", subject=str(file)
+                f"{file}: permutes {source!r}, which is no source of this star",
+                hint="fetch the star again",
+                subject=str(file),
             )
         permutations[source][group] = index
     return Star(manifest=manifest, state=load_state(folder, manifest.architecture), permutations=permutations)

@@ -1,7 +1,7 @@
 """Starlight (paper, algorithm 1): the star model that is linearly connected to every source.
 
-This is the only file that builds an Accelerator. On several ranks each one draws its own source and t, and the gradients
-are averaged: more ranks, less variance, the same expectation.
+This is the only file that builds an Accelerator. On several ranks each one draws its own source and t, and the
+gradients are averaged: more ranks, less variance, the same expectation.
 """
 
 from __future__ import annotations

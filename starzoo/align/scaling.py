@@ -1,0 +1,77 @@
+"""How much each tensor has to say in weight matching: the scale it is given before it is compared, and never keeps.
+
+Every scaling commutes with permutation, so what is matched on scaled weights holds for the weights themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+__all__ = ["SCALINGS", "balanced", "plain", "unit_norm_rows"]
+
+StateDict = Mapping[str, Tensor]
+
+
+def plain(state: StateDict) -> dict[str, Tensor]:
+    """Every tensor as it is, running statistics included: Git Re-Basin's weight matching.
+
+    Args:
+        state: A state dict.
+
+    Returns:
+        The same tensors.
+    """
+    return dict(state)
+
+
+def unit_norm_rows(state: StateDict) -> dict[str, Tensor]:
+    """Every weight with output rows of norm 1.
+
+    A network with normalisation layers computes the same function whatever the scale of a weight's output row, so the
+    scale carries no information about which row is which.
+
+    Args:
+        state: A state dict.
+
+    Returns:
+        Tensors of two and more axes with every slice along axis 0 of norm 1; zeros for the others, which scale with it.
+    """
+    return {
+        name: tensor / tensor.flatten(1).norm(dim=1).clamp_min(_TINY).reshape(-1, *[1] * (tensor.ndim - 1))
+        if _is_weight(tensor)
+        else tensor * 0
+        for name, tensor in state.items()
+    }
+
+
+def balanced(state: StateDict) -> dict[str, Tensor]:
+    """Every weight with norm 1, so that each layer has one vote whatever its size and scale.
+
+    As they are, the layer with the largest weights decides; and one-dimensional tensors decide more than they know,
+    because the weights, biases and statistics of normalisation layers sort channels by size, not by what they detect.
+
+    Args:
+        state: A state dict.
+
+    Returns:
+        Tensors of two and more axes with Euclidean norm 1; zeros for the others.
+    """
+    return {
+        name: tensor / tensor.norm().clamp_min(_TINY) if _is_weight(tensor) else tensor * 0
+        for name, tensor in state.items()
+    }
+
+
+SCALINGS: Mapping[str, Callable[[StateDict], dict[str, Tensor]]] = {
+    "weight": plain,
+    "unit-norm": unit_norm_rows,
+    "balanced": balanced,
+}
+
+_TINY = 1e-12
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    return tensor.ndim > 1 and tensor.is_floating_point()
