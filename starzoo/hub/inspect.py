@@ -16,6 +16,7 @@ from starzoo.hub.strict_json import parse_json
 
 __all__ = [
     "HEADER_LIMIT",
+    "TENSOR_LIMIT",
     "TensorInfo",
     "check_tensors",
     "header_length",
@@ -25,6 +26,9 @@ __all__ = [
 
 HEADER_LIMIT = 25_000_000
 """Bytes of a safetensors header; the Hub's own parser stops there too."""
+
+TENSOR_LIMIT = 20_000
+"""Tensors of a file; the largest models of timm have a few thousand."""
 
 _DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "BOOL": 1}
 _FLOATS = frozenset({"F32", "F16", "BF16"})
@@ -136,6 +140,10 @@ def parse_header(header: bytes, data_size: int, subject: str) -> dict[str, Tenso
             f"{subject}: has metadata that is no table of texts",
             hint="download or write the file again",
             subject=subject,
+        )
+    if len(entries) > TENSOR_LIMIT:
+        raise UntrustedInputError(
+            f"{subject}: names {len(entries):,} tensors", hint=f"at most {TENSOR_LIMIT:,} are read", subject=subject
         )
     tensors = {name: _tensor_info(name, entry, subject) for name, entry in entries.items()}
     position = 0

@@ -1,0 +1,82 @@
+"""What all tests share: a Hub on loopback and a cache of their own, set up before any client library is imported.
+
+huggingface_hub reads its environment once, at import; so the server starts here and its address goes into the
+environment of this process, where subprocesses find it too.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.hub.server import FakeHub
+
+_HUB = FakeHub()
+_HOME = Path(tempfile.mkdtemp(prefix="starzoo-tests-"))
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+os.environ |= {
+    "HF_ENDPOINT": _HUB.endpoint,
+    "HF_HOME": str(_HOME),
+    "HF_HUB_CACHE": str(_HOME / "hub"),
+    "HF_TOKEN": "hf_token_of_the_tests",
+    "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_CACHE": str(_HOME / "datasets"),
+    "NO_PROXY": "127.0.0.1",
+}
+os.environ.pop("HF_HUB_OFFLINE", None)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def fake_hub() -> Iterator[FakeHub]:
+    """An empty Hub and an empty local cache; this process and its subprocesses talk to no other."""
+    _HUB.reset()
+    shutil.rmtree(_HOME / "hub", ignore_errors=True)
+    yield _HUB
+    _HUB.reset()
+
+
+class MakeMember(Protocol):
+    def __call__(
+        self, folder: str = "seed-0", /, *, seed: int = 0, parent: Path | None = None, **changes: Any
+    ) -> Path: ...
+
+
+@pytest.fixture
+def make_member(tmp_path: Path) -> MakeMember:
+    """Write a folder with a tiny model of random weights; `changes` replace fields of its architecture."""
+
+    def make(folder: str = "seed-0", /, *, seed: int = 0, parent: Path | None = None, **changes: Any) -> Path:
+        import torch
+
+        from starzoo.architecture import Architecture, Preprocessing
+        from starzoo.folder import save_folder
+
+        architecture = Architecture(**{
+            "name": "test_resnet",
+            "num_classes": 3,
+            "model_args": {"in_chans": 1, "layers": [1, 1, 1, 1]},
+            "preprocessing": Preprocessing(input_size=(1, 16, 16), mean=(0.25,), std=(0.5,)),
+            "label_names": ("cat", "dog", "señor"),
+            **changes,
+        })
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            state = architecture.build().state_dict()
+        path = (parent or tmp_path) / folder
+        save_folder(path, architecture, state)
+        return path
+
+    return make

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from starzoo import folder as folder_module
+from starzoo.errors import ResourceError
+from starzoo.folder import file_hash, load_state, read_architecture, save_folder
+from tests.conftest import MakeMember
+
+LOAD_WITH_TIMM = """
+import json, sys, timm, torch
+model = timm.create_model("local-dir:" + sys.argv[1], pretrained=True).eval()
+logits = model(torch.linspace(-1, 1, 2 * 256).reshape(2, 1, 16, 16))
+assert not [name for name in sys.modules if name.startswith("starzoo")]
+print(json.dumps({"logits": logits.tolist(), "config": model.pretrained_cfg}))
+"""
+
+
+def test_plain_timm_loads_a_folder_bit_for_bit(make_member: MakeMember) -> None:
+    folder = make_member()
+    run = subprocess.run(
+        [sys.executable, "-c", LOAD_WITH_TIMM, str(folder)], capture_output=True, text=True, check=True, timeout=120
+    )
+    seen = json.loads(run.stdout)
+    architecture = read_architecture(folder)
+    model = architecture.build()
+    model.load_state_dict(load_state(folder, architecture))
+    expected = model(torch.linspace(-1, 1, 2 * 256).reshape(2, 1, 16, 16))
+    assert torch.equal(torch.tensor(seen["logits"]), expected)
+    config = seen["config"]
+    assert (config["mean"], config["std"], config["input_size"]) == ([0.25], [0.5], [1, 16, 16])
+    assert config["label_names"] == ["cat", "dog", "señor"]
+    assert not [key for key in ("license", "tag", "paper_ids", "origin_url", "hf_hub_id") if config.get(key)]
+
+
+def test_views_and_shared_memory_are_saved(tmp_path: Path, make_member: MakeMember) -> None:
+    architecture = read_architecture(make_member())
+    base = torch.zeros(10_000_000)
+    state = {
+        name: torch.as_strided(
+            base, shape, torch.empty(shape).mT.stride() if len(shape) == 2 else torch.empty(shape).stride()
+        )
+        if name not in architecture.integer_tensors
+        else torch.tensor(7)
+        for name, shape in architecture.shapes.items()
+    }
+    state = {name: tensor + 1 if "running_var" in name else tensor for name, tensor in state.items()}
+    save_folder(tmp_path / "views", architecture, state)
+    loaded = load_state(tmp_path / "views", architecture)
+    assert list(loaded) == list(architecture.shapes)
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+    with safe_open(tmp_path / "views/model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_other_files_stay_and_no_draft_is_left(make_member: MakeMember, tmp_path: Path) -> None:
+    folder = make_member()
+    (folder / "notes.txt").write_text("mine")
+    before = file_hash(folder / "model.safetensors")
+    make_member(seed=1)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "notes.txt"]
+    assert file_hash(folder / "model.safetensors") != before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["seed-0"]
+
+
+def test_an_interrupted_write_leaves_what_was_there(make_member: MakeMember, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_member()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def write_half(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder_module, "save_file", write_half)
+    with pytest.raises(ResourceError, match=r"model.safetensors: cannot be written: .*No space left"):
+        make_member(seed=1)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_file_hash_is_sha256(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    assert file_hash(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from starzoo.architecture import Preprocessing
+from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
+from starzoo.folder import file_hash
+from starzoo.sources import check_compatible, load_source, load_sources
+from tests.conftest import MakeMember
+from tests.hub.server import FakeHub
+
+
+def test_a_folder_becomes_a_model(make_member: MakeMember) -> None:
+    folder = make_member(seed=3)
+    source = load_source(folder)
+    model = source.model()
+    assert isinstance(model, nn.Module)
+    assert not model.training
+    assert all(torch.equal(source.state[name], tensor) for name, tensor in model.state_dict().items())
+    assert (source.name, source.dtype) == ("seed-0", "float32")
+    assert source.provenance.files["model.safetensors"] == file_hash(folder / "model.safetensors")
+
+
+def test_a_local_path_does_not_get_into_the_provenance(make_member: MakeMember, tmp_path: Path) -> None:
+    provenance = load_source(make_member()).provenance
+    assert provenance.ref == "seed-0"
+    assert (provenance.repo, provenance.sha, provenance.licence) == (None, None, None)
+    assert str(tmp_path) not in repr(provenance)
+
+
+def test_a_repository_becomes_a_model(make_member: MakeMember, fake_hub: FakeHub) -> None:
+    files = {path.name: path.read_bytes() for path in make_member().iterdir()}
+    sha = fake_hub.commit("ann/net", {**files, "README.md": b"---\nlicense: cc-by-nc-4.0\n---\nhello\n---\n"})
+    source = load_source("ann/net@main")
+    assert source.name == "net"
+    provenance = source.provenance
+    assert (provenance.ref, provenance.repo, provenance.sha) == ("ann/net@main", "ann/net", sha)
+    assert provenance.licence == "cc-by-nc-4.0"
+
+
+@pytest.mark.parametrize(
+    "card", [b"no front matter", b"---\n: [\n---\n", b"---\n- a\n---\n", b"---\nlicense: [a]\n---\n"]
+)
+def test_a_card_without_a_licence(make_member: MakeMember, card: bytes) -> None:
+    folder = make_member()
+    (folder / "README.md").write_bytes(card)
+    assert load_source(folder).provenance.licence is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_w16_half_precision_is_read_and_recorded(make_member: MakeMember, dtype: torch.dtype) -> None:
+    folder = make_member()
+    path = folder / "model.safetensors"
+    stored = {name: t.to(dtype) if t.is_floating_point() else t for name, t in load_file(path).items()}
+    save_file(stored, path)
+    source = load_source(folder)
+    assert source.dtype == str(dtype).removeprefix("torch.")
+    assert {tensor.dtype for tensor in source.state.values()} == {torch.float32, torch.int64}
+    assert torch.equal(source.state["fc.weight"], stored["fc.weight"].float())
+
+
+def test_w14_nan_weights_are_named_and_counted(make_member: MakeMember) -> None:
+    folder = make_member()
+    change(
+        folder,
+        "fc.weight",
+        lambda weight: weight.flatten().index_fill(0, torch.tensor([1, 5]), torch.nan).view_as(weight),
+    )
+    with pytest.raises(
+        UntrustedInputError, match=r"seed-0: model.safetensors: tensor 'fc.weight' holds NaN or infinity 2 times"
+    ):
+        load_source(folder)
+    change(folder, "fc.weight", lambda weight: torch.full_like(weight, -torch.inf))
+    with pytest.raises(UntrustedInputError, match=r"'fc.weight' holds NaN or infinity 288 times in 288"):
+        load_source(folder)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_w17_impossible_variances(make_member: MakeMember, value: float) -> None:
+    folder = make_member()
+    change(folder, "bn1.running_var", lambda variance: variance.index_fill(0, torch.tensor([2]), value))
+    with pytest.raises(
+        UntrustedInputError, match=r"'bn1.running_var' holds variances that are zero or negative \(1 times\)"
+    ):
+        load_source(folder)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_c15_a_missing_file_of_a_folder(make_member: MakeMember, file: str) -> None:
+    folder = make_member()
+    (folder / file).unlink()
+    with pytest.raises(UntrustedInputError, match=f"seed-0: has no {file} .*a folder in timm format holds"):
+        load_source(folder)
+
+
+def test_w03_pickles_are_not_opened(make_member: MakeMember) -> None:
+    folder = make_member()
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(
+        UntrustedInputError, match=r"holds its weights only as pytorch_model.bin.*safetensors.torch.save_file"
+    ):
+        load_source(folder)
+
+
+def test_a_missing_folder_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere: there is no such folder"):
+        load_source(tmp_path / "nowhere")
+
+
+def test_names_tell_models_apart(make_member: MakeMember, tmp_path: Path) -> None:
+    folders = [
+        make_member("seed-0", seed=0, parent=tmp_path / "a"),
+        make_member("seed-0", seed=1, parent=tmp_path / "b"),
+        make_member("seed-1", seed=2, parent=tmp_path / "b"),
+    ]
+    sources = load_sources(folders)
+    assert [source.name for source in sources] == ["a/seed-0", "b/seed-0", "seed-1"]
+    check_compatible(sources)
+
+
+def test_the_same_weights_twice(make_member: MakeMember, tmp_path: Path) -> None:
+    first = make_member("first")
+    shutil.copytree(first, tmp_path / "second")
+    with pytest.raises(UsageError, match="first and second are the same weights"):
+        check_compatible(load_sources([first, make_member("other", seed=1), tmp_path / "second"]))
+    with pytest.raises(UsageError, match=r"first and .*first are the same weights"):
+        check_compatible(load_sources([first, first]))
+
+
+GREY = Preprocessing(input_size=(1, 16, 16), mean=(0.25,), std=(0.5,))
+DIFFERENCES = {
+    "architecture": (
+        {"name": "test_efficientnet", "model_args": {"in_chans": 1}},
+        "the architectures are test_resnet and test_efficientnet",
+    ),
+    "classes": (
+        {"num_classes": 4, "label_names": ("cat", "dog", "señor", "fly")},
+        "the class counts are 3 and 4",
+    ),
+    "blocks": ({"model_args": {"in_chans": 1, "layers": [2, 1, 1, 1]}}, "the model arguments are .*1, 1.* and .*2, 1"),
+    "label order": ({"label_names": ("dog", "cat", "señor")}, "class 0 is cat and dog"),
+    "size": (
+        {"preprocessing": GREY.model_copy(update={"input_size": (1, 24, 24)})},
+        "input_size of the preprocessing is",
+    ),
+    "mean": ({"preprocessing": GREY.model_copy(update={"mean": (0.5,)})}, r"mean of the preprocessing is \(0.25,\)"),
+}
+
+
+@pytest.mark.parametrize(("changes", "difference"), DIFFERENCES.values(), ids=DIFFERENCES.keys())
+def test_c03_models_that_cannot_be_combined(make_member: MakeMember, changes: dict, difference: str) -> None:
+    sources = load_sources([make_member("ours"), make_member("theirs", seed=1, **changes)])
+    with pytest.raises(IncompatibleError, match=f"ours and theirs cannot be combined: {difference}"):
+        check_compatible(sources)
+
+
+def test_unknown_label_names_fit_any(make_member: MakeMember) -> None:
+    check_compatible(load_sources([make_member("ours"), make_member("theirs", seed=1, label_names=None)]))
+
+
+def change(folder: Path, name: str, function: object) -> None:
+    state = load_file(folder / "model.safetensors")
+    save_file({**state, name: function(state[name])}, folder / "model.safetensors")
