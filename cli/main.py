@@ -104,6 +104,9 @@ def explain(error: BaseException) -> Failure:
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         message = f"{error.filename}: the disk is full" if error.filename else f"the disk is full: {text}"
         return Failure(kind="ResourceError", message=message, hint="free space, or write elsewhere", exit_code=8)
+    if isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError | FileExistsError) and error.filename:
+        message = f"{error.filename}: {error.strerror}"
+        return Failure(kind="UsageError", message=message, hint="choose another path", exit_code=2)
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in text:
         message = f"out of memory: {text or kind}"
         return Failure(kind="ResourceError", message=message, hint="use a smaller batch or fewer jobs", exit_code=8)

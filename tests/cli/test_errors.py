@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from starzoo import errors
+from starzoo.cli.main import explain
+
+KINDS = [getattr(errors, name) for name in errors.__all__ if name != "StarzooError"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_of_starzoo_keeps_its_words_and_its_exit_code(kind):
+    failure = explain(kind("x: wrong", hint="do y", subject="x"))
+    assert (failure.kind, failure.message, failure.hint, failure.subject) == (kind.__name__, "x: wrong", "do y", "x")
+    assert failure.exit_code == kind.exit_code
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "out/file"), 8, "out/file: the disk is full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 8, "the disk is full: [Errno 122] Disk quota exceeded"),
+        (MemoryError(), 8, "out of memory: MemoryError"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 8, "out of memory: Default"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "file/x"), 2, "file/x: Not a directory"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ZeroDivisionError("division by zero"), 1, "internal error: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_other_errors(error, code, message):
+    failure = explain(error)
+    assert failure.exit_code == code
+    assert failure.message.startswith(message)
+    assert failure.hint
+
+
+BAD_INPUT = {
+    "no such folder": ["align", "./missing/a", "./missing/b", "--out", "out"],
+    "no such star": ["evaluate", "./missing"],
+    "folder as a repository": ["push", "./missing", "me/star"],
+    "repository name": ["pull", "no-slash"],
+    "unknown data set": ["train", "resnet18", "--dataset", "nowhere", "--out", "out"],
+    "unknown architecture": ["train", "resnet1808", "--out", "out"],
+    "unknown architecture to inspect": ["inspect", "resnet1808"],
+    "seeds": ["train", "resnet18", "--seeds", "x", "--out", "out"],
+    "model args": ["train", "resnet18", "--model-args", "{", "--out", "out"],
+    "model args that timm refuses": ["train", "resnet18", "--model-args", '{"no_such": 1}', "--out", "out"],
+    "jobs": ["train", "resnet18", "--jobs", "0", "--out", "out"],
+    "epochs": ["train", "resnet18", "--epochs", "0", "--out", "out"],
+    "configuration file is missing": ["fit-star", "a/b", "c/d", "--config", "missing.yaml", "--out", "out"],
+    "configuration file": ["fit-star", "a/b", "c/d", "--config", "bad.yaml", "--out", "out"],
+    "configuration key": ["fit-star", "a/b", "c/d", "--config", "unknown.yaml", "--out", "out"],
+    "section": ["fit-star", "a/b", "c/d", "--config", "section.yaml", "--epochs", "1", "--out", "out"],
+    "assignment": ["fit-star", "a/b", "c/d", "--set", "star.epochs", "--out", "out"],
+    "assigned key": ["fit-star", "a/b", "c/d", "--set", "star.epoch=3", "--out", "out"],
+    "assigned value": ["fit-star", "a/b", "c/d", "--set", "star.epochs=[", "--out", "out"],
+    "value": ["fit-star", "a/b", "c/d", "--lr", "-1", "--out", "out"],
+    "type of a value": ["fit-star", "a/b", "c/d", "--lr", "fast", "--out", "out"],
+    "choice": ["align", "a/b", "c/d", "--method", "magic", "--out", "out"],
+    "one source": ["fit-star", "./missing", "--out", "out"],
+    "unknown option": ["pull", "a/b", "--fast"],
+    "missing argument": ["pull"],
+    "missing option": ["train", "resnet18"],
+    "extra argument": ["card", "a", "b"],
+    "unknown command": ["fit-stars"],
+    "no command": ["--json"],
+}
+
+
+@pytest.mark.parametrize("arguments", BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(arguments, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.yaml").write_text("star: [\n")
+    (tmp_path / "unknown.yaml").write_text("stars: {}\n")
+    (tmp_path / "section.yaml").write_text("star: 3\n")
+    before = sorted(tmp_path.iterdir())
+    ended = run(*arguments, "--json")
+    assert ended.code == 2, ended.err
+    assert ended.err.startswith("error: ")
+    assert ended.err.count("\n") == 1
+    assert "(hint: " in ended.err
+    failure = ended.json["error"]
+    assert failure["exit_code"] == 2
+    assert failure["message"] in ended.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_is_wrong_is_named(run):
+    assert "--fast" in run("pull", "a/b", "--fast").err
+    assert "see starzoo pull --help" in run("pull", "a/b", "--fast").err
+    assert "'x'" in run("train", "resnet18", "--seeds", "x", "--out", "out").err
+    assert "missing.yaml" in run("fit-star", "a/b", "c/d", "--config", "missing.yaml", "--out", "out").err
+    assert "star.epoch" in run("fit-star", "a/b", "c/d", "--set", "star.epoch=3", "--out", "out").err
+
+
+def test_errors_without_json_leave_stdout_empty(run):
+    ended = run("pull", "no-slash")
+    assert (ended.code, ended.out) == (2, "")
+    assert "Traceback" not in ended.err
+
+
+def test_debug_shows_where_an_error_comes_from(run):
+    ended = run("pull", "no-slash", "--debug")
+    assert "Traceback" in ended.err
+    assert ended.err.splitlines()[-1].startswith("error: 'no-slash'")
+
+
+def test_an_output_path_inside_a_file(run, tmp_path, zoo):
+    (tmp_path / "file").touch()
+    ended = run("align", zoo / "seed-0", zoo / "seed-1", "--out", tmp_path / "file" / "aligned")
+    assert ended.code in {2, 8}
+    assert str(tmp_path / "file") in ended.err.splitlines()[-1]
+
+
+def test_d04_interrupt_ends_with_130_and_one_line(tmp_path):
+    out = tmp_path / "zoo"
+    arguments = ["train", "resnet18", "--image-size", "16", "--epochs", "500", "--seeds", "0-1", "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "starzoo.cli", *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not out.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(2)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130
+    assert err == "error: interrupted (hint: the same command starts it again)\n"
+    assert not out.exists()

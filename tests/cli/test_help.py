@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+
+import pytest
+import typer
+
+import starzoo
+from starzoo.cli.main import app
+
+COMMANDS = ["quickstart", "train", "pull", "inspect", "align", "fit-star", "evaluate", "card", "push"]
+HEAVY = ["torch", "timm", "numpy", "datasets", "huggingface_hub", "accelerate", "matplotlib", "scipy"]
+LIST_HEAVY_MODULES = f"""
+import sys
+from starzoo.cli.main import main
+code = main(sys.argv[1:])
+print(*(name for name in {HEAVY} if name in sys.modules), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def run_fresh(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", LIST_HEAVY_MODULES, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def group() -> typer.core.TyperGroup:
+    command = typer.main.get_command(app)
+    assert isinstance(command, typer.core.TyperGroup)
+    return command
+
+
+def test_the_list_of_commands_is_complete():
+    assert list(group().commands) == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_and_imports_nothing_heavy(command):
+    ended = run_fresh(command, "--help")
+    assert ended.returncode == 0
+    assert re.search(rf"Example:\s+starzoo {command} \S", ended.stdout)
+    assert ended.stderr.strip() == ""
+
+
+def test_the_check_for_heavy_modules_can_fail():
+    ended = subprocess.run(
+        [sys.executable, "-c", f"import numpy{LIST_HEAVY_MODULES}", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "numpy" in ended.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_example_is_a_command_line_that_parses(command):
+    parser = group().commands[command]
+    assert parser.help
+    example = re.search(r"Example:\s+(starzoo .*)", parser.help)
+    assert example
+    program, name, *arguments = shlex.split(example[1])
+    assert (program, name) == ("starzoo", command)
+    context = parser.make_context(name, arguments)
+    assert context.params["json"] is False
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_the_options_of_output(command):
+    options = {option for parameter in group().commands[command].params for option in parameter.opts}
+    assert {"--json", "--quiet", "--debug"} <= options
+
+
+def test_main_help_lists_every_command():
+    ended = run_fresh("--help")
+    assert ended.returncode == 0
+    assert [name for name in COMMANDS if not re.search(rf"\b{name}\s+[A-Z]", ended.stdout)] == []
+
+
+def test_version_imports_nothing_heavy():
+    ended = run_fresh("--version")
+    assert (ended.returncode, ended.stdout, ended.stderr.strip()) == (0, f"starzoo {starzoo.__version__}\n", "")
+
+
+def test_module_runs_as_a_program():
+    ended = subprocess.run(
+        [sys.executable, "-m", "starzoo.cli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == f"starzoo {starzoo.__version__}\n"
+
+
+def test_a_worker_that_imports_the_program_does_not_run_it(capsys):
+    runpy.run_module("starzoo.cli.__main__", run_name="__mp_main__")
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from starzoo.cli import options
+from starzoo.cli.options import ConfigOptions, DataOptions, StarOptions, TrainOptions
+from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig
+from starzoo.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("group", "config"),
+    [
+        (DataOptions, DataConfig),
+        (TrainOptions, TrainConfig),
+        (StarOptions, StarConfig),
+        (options.AlignOptions, AlignConfig),
+        (options.EvaluateOptions, EvalConfig),
+    ],
+)
+def test_every_option_is_a_field_of_its_configuration(group, config):
+    names = {option.name for option in fields(group)}
+    assert names
+    assert names <= set(config.model_fields)
+
+
+def test_nothing_given_is_the_default():
+    run = options.load_run(ConfigOptions(), data=options.given(DataOptions()))
+    assert run == RunConfig()
+
+
+def test_file_then_options_then_assignments(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("star: {epochs: 3, lr: 0.3, mu: 0.5}\ndata: {dataset: somewhere}\n")
+    config = ConfigOptions(config=file, overrides=["star.epochs=7", "star.t={kind: beta}"])
+    run = options.load_run(config, star=options.given(StarOptions(epochs=5, lr=0.2)))
+    assert (run.star.epochs, run.star.lr, run.star.mu, run.star.t.kind) == (7, 0.2, 0.5, "beta")
+    assert run.data.dataset == "somewhere"
+
+
+def test_seed_seeds_everything_that_is_random():
+    run = options.load_run(ConfigOptions(seed=5), star={"epochs": 2})
+    assert (run.align.seed, run.star.seed, run.evaluate.seed, run.star.epochs) == (5, 5, 5, 2)
+
+
+def test_training_options():
+    training = options.load_training(TrainOptions(epochs=3, optimizer="adamw"))
+    assert training == TrainConfig(epochs=3, optimizer="adamw")
+
+
+def test_training_option_out_of_range():
+    with pytest.raises(UsageError, match="--batch-size 1: Input should be greater than or equal to 2"):
+        options.load_training(TrainOptions(batch_size=1))

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pty
+import sys
+
+import pytest
+
+from starzoo.cli.output import Failure, Output, Table, clean
+
+FAILURE = Failure(kind="UsageError", message="a: wrong", hint="do b", subject="a", exit_code=2)
+HOSTILE = "x\x1b[31mred\x07\x9b2J [bold]y[/bold] [/] :boom: \u202egnp.exe\u2028z"
+HARMLESS = "x[31mred2J [bold]y[/bold] [/] :boom: gnp.exe z"
+
+
+def show(out: Output) -> None:
+    table = Table("Title", ("name", "value"), [("first", "1.5"), ("second", "22.5")])
+    with out:
+        print("a library says something")
+        out.progress("working", 1, 2)
+        out.progress("working", 2, 2, loss=0.25)
+        out.result({"value": 22.5}, brief=["folder/a", "folder/b"], human=[table, "done"])
+
+
+def test_human(capsys):
+    show(Output())
+    out, err = capsys.readouterr()
+    assert [line.split() for line in out.splitlines() if "─" not in line] == [
+        ["a", "library", "says", "something"],
+        ["Title"],
+        ["name", "value"],
+        ["first", "1.5"],
+        ["second", "22.5"],
+        [],
+        ["done"],
+    ]
+    assert err == "working: 2/2  loss 0.25\n"
+
+
+def test_json_is_one_document_and_the_rest_is_on_stderr(capsys):
+    show(Output(as_json=True))
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"value": 22.5}
+    assert "a library says something" in err
+
+
+def test_quiet(capsys):
+    show(Output(quiet=True))
+    out, err = capsys.readouterr()
+    assert out == "folder/a\nfolder/b\n"
+    assert err == "a library says something\n"
+
+
+def test_only_the_first_process_speaks(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    show(Output(as_json=True))
+    assert capsys.readouterr() == ("", "a library says something\n")
+
+
+def test_numbers_that_json_does_not_have_are_refused(capsys):
+    with pytest.raises(ValueError, match="Out of range float"):
+        Output(as_json=True).result({"loss": float("nan")}, brief=[], human=[])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["pull", "a", "--json"], True),
+        (["--json", "pull", "a"], True),
+        (["pull", "--", "--json"], False),
+        (["pull", "json"], False),
+    ],
+)
+def test_flags_are_read_before_the_command_line_is_parsed(arguments, shown, capsys):
+    Output.from_arguments(arguments).fail(FAILURE, ValueError("inner"))
+    out, err = capsys.readouterr()
+    assert err == "error: a: wrong (hint: do b)\n"
+    assert bool(out) == shown
+    if shown:
+        assert json.loads(out) == {"error": vars(FAILURE)}
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert Output.from_arguments(["--debug"]).fail(FAILURE, ValueError("inner")) == 2
+    assert "ValueError: inner" in capsys.readouterr().err
+
+
+def test_p04_terminal_escapes_and_markup_are_printed_literally(capsys):
+    assert clean(HOSTILE) == HARMLESS
+    with Output() as out:
+        out.note(HOSTILE)
+        out.progress(HOSTILE, 1, 1)
+        out.result({}, brief=[], human=[Table(HOSTILE, (HOSTILE, "b"), [(HOSTILE, HOSTILE)]), HOSTILE])
+        out.fail(Failure(kind="E", message=HOSTILE, hint=HOSTILE, exit_code=3), ValueError())
+    out, err = capsys.readouterr()
+    assert out.count(HARMLESS) == 5
+    assert err.splitlines() == [HARMLESS, f"{HARMLESS}: 1/1", f"error: {HARMLESS} (hint: {HARMLESS})"]
+    assert "\x1b" not in out + err
+
+
+def test_p04_json_escapes_control_bytes(capsys):
+    Output(as_json=True).result({"name": HOSTILE}, brief=[], human=[])
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert out.replace("\n", "").isprintable()
+    assert json.loads(out) == {"name": HOSTILE}
+
+
+def test_undecodable_file_names_can_be_printed(capsys):
+    name = os.fsdecode(b"caf\xe9")
+    Output().result({}, brief=[], human=[name])
+    assert capsys.readouterr().out == "caf\n"
+
+
+def test_warnings_of_the_library_are_one_line_each(capsys):
+    with Output():
+        logging.getLogger("starzoo.hub").warning("two\nlines %s", "\x1b[0m")
+    with Output(quiet=True):
+        logging.getLogger("starzoo.hub").warning("not in quiet mode")
+    assert capsys.readouterr() == ("", "warning: two lines [0m\n")
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch):
+    leader, follower = pty.openpty()
+    with os.fdopen(follower, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setenv("TERM", "xterm")
+        with Output() as out:
+            for step in range(1, 4):
+                out.progress("fitting [b]the[/b] star", step, 3, loss=0.5)
+            out.progress("loading", 2, 2)
+            out.progress("loading", 1, 2)
+        shown = os.read(leader, 100_000).decode()
+    os.close(leader)
+    assert "fitting [b]the[/b] star" in shown
+    assert "3/3" in shown
+    assert "loss 0.5" in shown
+    assert "1/2" in shown  # a stage that begins again gets a new bar
+    assert shown.endswith("\x1b[?25h")  # the cursor is back
