@@ -161,7 +161,7 @@ def load_config(file: Path | None = None, overrides: Sequence[str] = (), **secti
     tree: dict[str, Any] = _read_yaml(file) if file else {}
     for section, values in sections.items():
         given = {key: value for key, value in values.items() if value is not None}
-        if given:
+        if given and isinstance(tree.get(section) or {}, dict):  # what is no mapping is refused below
             tree[section] = {**(tree.get(section) or {}), **given}
     for assignment in overrides:
         path, equals, text = assignment.partition("=")
@@ -174,7 +174,12 @@ def load_config(file: Path | None = None, overrides: Sequence[str] = (), **secti
             if not isinstance(child, dict):
                 raise UsageError(f"--set {path}: {parent!r} is a value, not a section", hint="see --help")
             node = child
-        node[key] = yaml.safe_load(text)
+        try:
+            node[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(
+                f"--set {assignment!r}: {text!r} is no YAML value", hint="quote it", subject=path
+            ) from error
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
