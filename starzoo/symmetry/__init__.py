@@ -22,7 +22,7 @@ _HOME = {
     "verify": "verification",
 }
 
-__all__ = sorted(_HOME)
+__all__ = ["Permutation", "PermutationGroup", "PermutationSpec", "Verification", "infer", "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -34,4 +34,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return list(__all__)
+    return __all__

@@ -1,9 +1,9 @@
 """What the trace knows of a tensor: one term per axis, with views that split an axis kept lazy.
 
-A packed projection of length 3·C that is viewed as (3, H, d) may turn out to be three axes one after the other (when q, k
-and v are selected) or one product (when all of it is used at once). Which one is not known when the view is made, and
-choosing the product too early would tie v to q and k. A `Split` therefore keeps the whole term until something
-asks for a single factor.
+A packed projection of length 3·C that is viewed as (3, H, d) may turn out to be three axes one after the other (when q,
+k and v are selected) or one product (when all of it is used at once). Which one is not known when the view is made, and
+choosing the product too early would tie v to q and k. A `Split` therefore keeps the whole term until something asks for
+a single factor.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Axes:
     def reshape(self, shape: Sequence[int]) -> Axes:
         """The same positions in row-major order with other axes.
 
-        Runs of axes of equal size on both sides are matched greedily: each run is merged to one term, which is split again.
+        Runs of axes of equal size on both sides are matched greedily: each run is merged to one term, then split again.
 
         Args:
             shape: The new lengths.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from starzoo.symmetry import spec
 from starzoo.symmetry.spec import PermutationGroup, PermutationSpec
-from starzoo.symmetry.terms import Free, Pin, Prod, Sum, Term, resolve
+from starzoo.symmetry.terms import Free, Pin, Prod, Sum, Term, Wild, resolve
 from starzoo.symmetry.trace import Trace, trace_module
 from starzoo.symmetry.wreath import find_wreaths
 
@@ -87,7 +87,8 @@ def _written(term: Term, names: Mapping[Free, str]) -> spec.Term:
             return written[0] if len(written) == 1 else spec.Concat(written)
         case Pin(size, reason):
             return spec.Pinned(size, reason)
-    raise AssertionError(term)
+        case Wild(size):
+            return spec.Pinned(size, "constant")
 
 
 def _merge_pins(terms: Sequence[spec.Term], *, product: bool) -> tuple[spec.Term, ...]:

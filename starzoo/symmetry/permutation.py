@@ -1,7 +1,7 @@
 """A permutation of a whole network: one index vector per group, applied to parameters and buffers alike.
 
-Indices gather: ``new[i] = old[index[i]]``. A wreath group within an outer group of h blocks carries an (h, n) array whose
-row i is the permutation inside the block that stands at place i *after* the outer permutation.
+Indices gather: ``new[i] = old[index[i]]``. A wreath group within an outer group of h blocks carries an (h, n) array
+whose row i is the permutation inside the block that stands at place i *after* the outer permutation.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ class Permutation:
                     rows = np.stack([self._index(tail, {**blocks, outer.group: place}) for place in range(len(head))])
                 else:
                     rows = self._index(tail, blocks)[None]
-                return (head[:, None] * rows.shape[1] + rows).reshape(-1)
+                joint: Index = head[:, None] * rows.shape[1] + rows
+                return joint.reshape(-1)
         raise AssertionError(term)
 
     def apply(self, state: StateDict, *, only: Iterable[str] | None = None) -> dict[str, Tensor]:

@@ -177,14 +177,13 @@ def partition(term: Term, sizes: Sequence[int]) -> list[Term]:
             return parts
         case Sum(parts):
             return _partition_sum(parts, sizes)
-        case Prod((outer, *rest)):
-            inner = product(rest)
+        case Prod(factors):
+            outer, inner = factors[0], product(factors[1:])
             if all(size % inner.size == 0 for size in sizes):
                 return [product([part, inner]) for part in partition(outer, [size // inner.size for size in sizes])]
             # A cut inside a block: the blocks must stay where they are, and then stand one after the other.
             pin(outer, "cut inside a block")
             return partition(concat([inner] * outer.size), sizes)
-    raise AssertionError(term)
 
 
 def _partition_sum(parts: Sequence[Term], sizes: Sequence[int]) -> list[Term]:
@@ -227,7 +226,6 @@ def factorise(term: Term, sizes: Sequence[int]) -> list[Term]:
         case Sum(parts):
             outer, inner = _factorise_sum(parts, math.prod(sizes[1:]))
             return [outer, *factorise(inner, sizes[1:])]
-    raise AssertionError(term)
 
 
 def _factorise_prod(factors: Sequence[Term], sizes: Sequence[int]) -> list[Term]:
@@ -236,11 +234,9 @@ def _factorise_prod(factors: Sequence[Term], sizes: Sequence[int]) -> list[Term]
     if refined is None:
         pinned = pin(product(factors), "split across the boundary of a block")
         return factorise(pinned, sizes)
-    remaining, pieces = list(refined), []
-    for factor in factors:
-        pieces.extend(factorise(factor, _take(remaining, factor.size)))
-    remaining = list(pieces)
-    return [product(remaining.pop(0) for _ in _take(refined, size)) for size in sizes]
+    strides = list(refined)
+    pieces = iter([piece for factor in factors for piece in factorise(factor, _take(strides, factor.size))])
+    return [product(next(pieces) for _ in _take(refined, size)) for size in sizes]
 
 
 def _factorise_sum(parts: Sequence[Term], inner_size: int) -> tuple[Term, Term]:
@@ -281,13 +277,12 @@ def unify(first: Term, second: Term) -> Term:
         case (Sum(), _) | (_, Sum()):
             sizes = [stop - start for start, stop in pairwise(sorted({*_term_cuts(first), *_term_cuts(second)}))]
             return concat(map(unify, partition(first, sizes), partition(second, sizes)))
-        case (Prod(left), Prod(right)):
-            refined = _common_refinement([factor.size for factor in left], [factor.size for factor in right])
+        case _:
+            refined = _common_refinement(_factor_sizes(first), _factor_sizes(second))
             if refined is None:
                 pin(first, "block sizes do not fit")
                 return pin(second, "block sizes do not fit")
             return product(map(unify, factorise(first, refined), factorise(second, refined)))
-    raise AssertionError((first, second))
 
 
 def _without_wild(term: Term) -> Term:
@@ -315,6 +310,10 @@ def has_wild(term: Term) -> bool:
 
 def _cuts(sizes: Sequence[int]) -> list[int]:
     return [0, *accumulate(sizes)]
+
+
+def _factor_sizes(term: Term) -> list[int]:
+    return [factor.size for factor in term.factors] if isinstance(term, Prod) else [term.size]
 
 
 def _term_cuts(term: Term) -> list[int]:

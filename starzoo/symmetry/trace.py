@@ -22,7 +22,7 @@ from starzoo.symmetry.terms import Pin, Term, Wild, has_wild
 __all__ = ["Trace", "constant_axes", "copy_module", "trace_module"]
 
 
-class Trace(TorchDispatchMode):
+class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """What is known of the axes of all tensors while a network runs.
 
     Attributes:
@@ -33,7 +33,7 @@ class Trace(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.axes = WeakTensorKeyDictionary()
         self.spaces: list[list[Term]] = []
         self.read: set[int] = set()
@@ -71,11 +71,12 @@ class Trace(TorchDispatchMode):
         axes = apply_rule(rule, known, out=out, layout=layout, trace=self) if rule else []
         if [each.shape for each in axes] != shapes or (rule is None and tensors):
             axes = self._pin_all(func, known, shapes)
-        for tensor, each in zip(_tensors(result), axes, strict=True):
+        returned = _tensors(result)
+        for tensor, each in zip(returned, axes, strict=True):
             self.label(tensor, each)
         for tensor, before in written:
             if any(map(has_wild, before.joint_terms())):
-                self._forget_constants(tensor)
+                self._forget_constants(tensor, relabelled=any(tensor is each for each in returned))
         return result
 
     def _pin_all(self, func: OpOverload, known: Any, shapes: Sequence[tuple[int, ...]]) -> list[Axes]:
@@ -89,11 +90,11 @@ class Trace(TorchDispatchMode):
             self.unsupported[name] = None
         return [Axes.pinned(shape, reason) for shape in shapes]
 
-    def _forget_constants(self, tensor: Tensor) -> None:
-        """After writing into a tensor that was constant along an axis, no other view of it may count on that."""
+    def _forget_constants(self, tensor: Tensor, *, relabelled: bool) -> None:
+        """After writing into a tensor that was constant along an axis, no view of it may count on that any more."""
         storage = tensor.untyped_storage()._cdata
         views = [view for view in list(self.axes) if view.untyped_storage()._cdata == storage]
-        if len(views) > 1:
+        if len(views) > 1 or not relabelled:
             for view in views:
                 self.axes[view].pin("written into a constant")
                 self.label(view, Axes.pinned(tuple(view.shape), "written into a constant"))
@@ -128,7 +129,13 @@ def trace_module(module: nn.Module, example_input: Tensor, *, pin_output: bool) 
         try:
             outputs = twin(first)
         except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
-            raise _untraceable(module, first, error) from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            needs_values = "meta" in reason.lower()
+            raise IncompatibleError(
+                f"{type(module).__name__}: cannot follow the forward pass on shape {tuple(first.shape)}: {reason}",
+                hint="it reads numbers while it runs" if needs_values else "check that the input suits the network",
+                subject=type(module).__name__,
+            ) from error
     if pin_output:
         for output in _tensors(outputs):
             trace.axes_of(output).pin("output")
@@ -178,16 +185,6 @@ def copy_module(
 
 def _without_values(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-
-
-def _untraceable(module: nn.Module, example: Tensor, error: Exception) -> IncompatibleError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    data_dependent = "meta" in reason.lower() or "item()" in reason
-    return IncompatibleError(
-        f"{type(module).__name__}: cannot follow its forward pass on an input of shape {tuple(example.shape)}: {reason}",
-        hint="its control flow depends on data" if data_dependent else "check that the input shape suits the network",
-        subject=type(module).__name__,
-    )
 
 
 @contextmanager

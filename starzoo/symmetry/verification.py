@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -40,7 +39,7 @@ class Verification:
     weights_changed: bool
     negative_control_passed: int
     negative_control_tried: int
-    tolerance: float
+    tolerance: float = 1e-9
     guilty: tuple[str, ...] = ()
 
     @property
@@ -61,10 +60,11 @@ def verify(
 
     Args:
         module: The network; it is not changed.
-        example_input: What it is called with, shape (batch, ...); the numbers are replaced by random ones.
+        example_input: What it is called with, shape (batch, ...); floating numbers are replaced by random ones.
         spec: The symmetries to check, with the output pinned.
         seed: Seed of weights, input and permutations.
-        tolerance: The largest relative error that counts as equal; 1e-9 unless the network itself computes in float32.
+        tolerance: The largest relative error that counts as equal. Networks that compute in float32 on their own need
+            about 1e-6.
 
     Returns:
         What was found, with the guilty groups if the output changed.
@@ -72,36 +72,53 @@ def verify(
     Raises:
         IncompatibleError: The module has no values, because it is on the meta device.
     """
-    if any(value.is_meta for value in module.state_dict().values()):
+    if any(tensor.is_meta for tensor in module.state_dict().values()):
         raise IncompatibleError(
             f"{type(module).__name__}: a network on the meta device cannot be run",
             hint="build it on the CPU",
             subject=type(module).__name__,
         )
-    torch_rng, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
-    base, _ = copy_module(module, lambda tensor: _in_float64(tensor).clone())
-    state = _random_state(base, torch_rng)
-    example = _in_float64(example_input)
-    if example.is_floating_point():
-        example = torch.randn(example.shape, generator=torch_rng, dtype=torch.float64)
-    output = _run(base, state, example)
-
-    def change(permuted: State) -> float:
-        return _relative_error(_run(base, permuted, example), output)
-
+    experiment = _Experiment(module, example_input, torch.Generator().manual_seed(seed))
+    rng = np.random.default_rng(seed)
     element = Permutation.random(spec, rng)
-    permuted = element.apply(state)
-    error = change(permuted)
-    breaks = partial(_breaks, element, state, change, tolerance)
-    controls = _controls(spec, state, rng)
+    permuted = element.apply(experiment.state)
+    error = experiment.change(permuted)
+    controls = _controls(spec, experiment.state, rng)
     return Verification(
         relative_error=error,
-        weights_changed=any(not torch.equal(permuted[name], state[name]) for name in state),
-        negative_control_passed=sum(change(control) > 1e3 * tolerance for control in controls),
+        weights_changed=any(not torch.equal(permuted[name], value) for name, value in experiment.state.items()),
+        negative_control_passed=sum(experiment.change(control) > 1e3 * tolerance for control in controls),
         negative_control_tried=len(controls),
         tolerance=tolerance,
-        guilty=tuple(_bisect(list(spec.groups), breaks)) if error > tolerance else (),
+        guilty=tuple(_find_guilty(experiment, element, list(spec.groups), tolerance)) if error > tolerance else (),
     )
+
+
+class _Experiment:
+    """A network in float64 with random weights, and its output on a random input."""
+
+    def __init__(self, module: nn.Module, example_input: Tensor, rng: torch.Generator) -> None:
+        self.base, _ = copy_module(module, lambda tensor: _in_float64(tensor).clone())
+        self.state = _random_state(self.base, rng)
+        self.example = _in_float64(example_input)
+        if self.example.is_floating_point():
+            self.example = torch.randn(self.example.shape, generator=rng, dtype=torch.float64)
+        self.output = self.run(self.state)
+
+    def run(self, state: Mapping[str, Tensor]) -> Tensor:
+        """All outputs of a fresh copy with the given weights, as one vector."""
+        fresh = copy.deepcopy(self.base)
+        fresh.load_state_dict(state)
+        with torch.no_grad():
+            outputs = fresh(self.example)
+        return torch.cat([leaf.double().flatten() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)])
+
+    def change(self, state: Mapping[str, Tensor]) -> float:
+        """The relative error of the output with the given weights."""
+        output = self.run(state)
+        if not (output.isfinite().all() and self.output.isfinite().all()):
+            return float("inf")
+        return float((output - self.output).norm() / self.output.norm().clamp_min(torch.finfo(torch.float64).tiny))
 
 
 def _in_float64(tensor: Tensor) -> Tensor:
@@ -109,42 +126,35 @@ def _in_float64(tensor: Tensor) -> Tensor:
 
 
 def _random_state(module: nn.Module, rng: torch.Generator) -> State:
-    """Weights that keep signals of order one, and vectors (scales, variances, biases) between 1/2 and 3/2.
-
-    Integer buffers are kept. A tensor that has several names gets one value.
-    """
-    drawn: dict[int, Tensor] = {}
-    for tensor in module.state_dict(keep_vars=True).values():
-        if not tensor.is_floating_point():
-            drawn[id(tensor)] = tensor.detach()
-        elif tensor.ndim < 2:
-            drawn.setdefault(id(tensor), torch.rand(tensor.shape, generator=rng, dtype=torch.float64) + 0.5)
-        else:
-            fan_in = tensor.numel() // len(tensor) if len(tensor) > 1 else 1
-            noise = torch.randn(tensor.shape, generator=rng, dtype=torch.float64)
-            drawn.setdefault(id(tensor), noise / max(fan_in, 1) ** 0.5)
-    return {name: drawn[id(tensor)] for name, tensor in module.state_dict(keep_vars=True).items()}
+    """Matrices that keep signals of order one; vectors (scales, variances, biases) between 1/2 and 3/2."""
+    state: State = {}
+    drawn: dict[int, Tensor] = {}  # by tensor: tied weights get one value
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in drawn:
+            drawn[id(tensor)] = _random_like(tensor, rng) if tensor.is_floating_point() else tensor.detach()
+        state[name] = drawn[id(tensor)]
+    return state
 
 
-def _run(base: nn.Module, state: State, example: Tensor) -> Tensor:
-    """All outputs of a fresh copy, as one vector."""
-    fresh = copy.deepcopy(base)
-    fresh.load_state_dict(state)
-    with torch.no_grad():
-        outputs = fresh(example)
-    return torch.cat([leaf.double().flatten() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)])
-
-
-def _relative_error(output: Tensor, expected: Tensor) -> float:
-    if not (output.isfinite().all() and expected.isfinite().all()):
-        return float("inf")
-    return float((output - expected).norm() / expected.norm().clamp_min(torch.finfo(torch.float64).tiny))
+def _random_like(tensor: Tensor, rng: torch.Generator) -> Tensor:
+    if tensor.ndim < 2:
+        return torch.rand(tensor.shape, generator=rng, dtype=tensor.dtype) + 0.5
+    fan_in = tensor.numel() // len(tensor) if len(tensor) > 1 else 1
+    return torch.randn(tensor.shape, generator=rng, dtype=tensor.dtype).div(fan_in**0.5)
 
 
 def _controls(spec: PermutationSpec, state: State, rng: np.random.Generator) -> list[State]:
     """States in which one axis of one weight is permuted alone: the output has to notice.
 
-    Vectors are left out: some have no influence on their own, such as the key's bias before a softmax.
+    Vectors are left out: some have no influence of their own, such as the bias of the keys before a softmax.
+
+    Args:
+        spec: The symmetries.
+        state: The weights.
+        rng: The source of randomness.
+
+    Returns:
+        Up to `CONTROLS` states.
     """
     places = [
         (name, axis)
@@ -153,32 +163,27 @@ def _controls(spec: PermutationSpec, state: State, rng: np.random.Generator) -> 
         if len(terms) >= 2 and any(groups_of(term))
     ]
     chosen = rng.permutation(len(places))[:CONTROLS]
-    return [_permute_alone(spec, state, *places[place], rng) for place in chosen]
+    return [_permute_alone(spec, state, name, axis, rng) for name, axis in (places[place] for place in chosen)]
 
 
 def _permute_alone(spec: PermutationSpec, state: State, name: str, axis: int, rng: np.random.Generator) -> State:
-    index = np.arange(state[name].shape[axis])
-    while np.array_equal(index, np.arange(len(index))):
+    index = identity = np.arange(state[name].shape[axis])
+    while np.array_equal(index, identity):
         index = Permutation.random(spec, rng).index(spec.axes[name][axis])
     permuted = state[name].index_select(axis, torch.from_numpy(index))
     return {other: permuted if value is state[name] else value for other, value in state.items()}  # tied names follow
 
 
-def _breaks(
-    element: Permutation, state: State, change: Callable[[State], float], tolerance: float, groups: Iterable[str]
-) -> bool:
-    """Whether permuting only some groups changes the output."""
-    only = {name: element.indices[name] for name in groups}
-    return (
-        change(Permutation(element.spec, {**Permutation.identity(element.spec).indices, **only}).apply(state))
-        > tolerance
-    )
+def _find_guilty(experiment: _Experiment, element: Permutation, groups: Sequence[str], tolerance: float) -> list[str]:
+    """Halve a set of groups that changes the output, as far as a half still does by itself."""
+    still = Permutation.identity(element.spec).indices
 
+    def breaks(some: Sequence[str]) -> bool:
+        only = Permutation(element.spec, {**still, **{name: element.indices[name] for name in some}})
+        return experiment.change(only.apply(experiment.state)) > tolerance
 
-def _bisect(groups: Sequence[str], breaks: Callable[[Iterable[str]], bool]) -> list[str]:
-    """The smallest sets of groups that break by themselves, found by halving."""
     if len(groups) == 1:
         return list(groups)
     halves = groups[: len(groups) // 2], groups[len(groups) // 2 :]
-    guilty = [group for half in halves if breaks(half) for group in _bisect(half, breaks)]
+    guilty = [name for half in halves if breaks(half) for name in _find_guilty(experiment, element, half, tolerance)]
     return guilty or list(groups)

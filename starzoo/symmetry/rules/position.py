@@ -60,7 +60,7 @@ def roll(x: Axes, dims: Sequence[int], out: Shape) -> Axes:
 
 @rule("index", "_unsafe_index")
 def index(x: Axes, indices: Sequence[Axes | None], out: Shape) -> Axes:
-    """Indexed axes are read by position. Their place is taken by the index's axes, in front if they are not adjacent."""
+    """Indexed axes are read by position; new ones take their place, or stand in front if they were not adjacent."""
     indexed = [axis for axis, position in enumerate(indices) if position is not None]
     for position in indices:
         if position is not None:

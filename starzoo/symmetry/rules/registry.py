@@ -2,24 +2,24 @@
 
 A rule is a function that names, in any order, what it needs:
 
-* arguments of the operator's schema, by their names there; tensors arrive as `Axes`, and an argument that an overload does
-  not have is None;
+* arguments of the operator's schema, by their names there; tensors arrive as `Axes`, and an argument that an overload
+  does not have is None;
 * `x`: the first tensor, which schemas call `self` or `input`;
 * `tensors`: all tensor arguments;
 * `out`: the shape of the result, or a list of shapes where there are several;
 * `layout`: the strides and the storage offset that the first tensor had before the call;
 * `trace`: the running trace, to note a contraction.
 
-It returns the `Axes` of the result, or a sequence of them, or None where it cannot tell. It is sound when this holds: if
-every argument is permuted as its terms say, then the result is permuted as its terms say. A rule may refine, unify or pin
-the terms it was given.
+It returns the `Axes` of the result, or a sequence of them, or None where it cannot tell. It is sound when this holds:
+if every argument is permuted as its terms say, then the result is permuted as its terms say. A rule may refine, unify
+or pin the terms it was given.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch._ops import OpOverload
@@ -32,6 +32,7 @@ __all__ = ["Contractions", "Result", "Rule", "Shape", "apply_rule", "find_rule",
 Shape = tuple[int, ...]
 Result = Axes | Sequence[Axes] | None
 Rule = Callable[..., Result]
+R = TypeVar("R", bound=Rule)
 
 _RULES: dict[str, Rule] = {}
 
@@ -43,7 +44,7 @@ class Contractions(Protocol):
         """Note the batch and contracted axes of one contraction: they are read together, position by position."""
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str) -> Callable[[R], R]:
     """Register a rule.
 
     Args:
@@ -53,7 +54,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
         A decorator that registers the function and returns it.
     """
 
-    def register(function: Rule) -> Rule:
+    def register(function: R) -> R:
         for name in names:
             _RULES[f"aten::{name}"] = function
         return function
