@@ -50,6 +50,13 @@ class Path(Frozen):
             return {key: entry for key, entry in value.items() if key not in cls.model_computed_fields}
         return value
 
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Path:
+        """A path that a stranger wrote must be one that can be measured."""
+        if not 2 <= len(self.t) == len(self.loss) == len(self.accuracy):
+            raise ValueError("a path needs two points or more, and a loss and an accuracy at each of them")
+        return self
+
     @computed_field  # type: ignore[prop-decorator]
     @property
     def barrier(self) -> float:

@@ -1,0 +1,288 @@
+"""The card of a star: a README.md whose every number comes from star.json, with plots and tables beside it.
+
+What a stranger may have written (names, labels, repositories, licences) reaches it escaped for Markdown and HTML, because the
+template escapes all that is not marked as ours. Imports neither torch nor the network.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from starzoo.config import Beta, Constant, DataConfig, RunConfig, Uniform
+from starzoo.errors import UsageError
+from starzoo.evaluate.findings import connections, predictors, sentences
+from starzoo.evaluate.measures import Evaluation, PathKind, Role
+from starzoo.markdown import clean, escape, load_template
+from starzoo.star.manifest import ModelRecord, StarManifest
+
+__all__ = ["render", "write_card"]
+
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
+_KIND_NAMES: dict[PathKind, str] = {
+    "star-source": "star to source",
+    "star-held-out": "star to held-out",
+    "regular-regular": "two ordinary models, aligned",
+    "regular-regular-raw": "two ordinary models, not aligned",
+}
+_ROLE_NAMES: dict[Role, str] = {
+    "member": "single sources",
+    "held-out": "single held-outs",
+    "aligned-mean": "the aligned mean",
+    "star": "the star",
+    "ensemble": "the ensemble",
+}
+_MEASURES = ("barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess")
+
+
+def render(manifest: StarManifest, repo: str | None = None) -> str:
+    """Write the card of a star.
+
+    Args:
+        manifest: The star's manifest; everything that the card says stands in it.
+        repo: The repository `user/name` where the star is published, or None for a star in a folder.
+
+    Returns:
+        The README.md: YAML front matter as the Hub reads it, and Markdown.
+
+    Raises:
+        UsageError: `repo` is not the name of a repository.
+    """
+    if repo is not None and not _REPO.fullmatch(repo):
+        raise UsageError(f"{repo!r}: not the name of a repository", hint="write user/name", subject=repo)
+    evaluation = manifest.evaluation or Evaluation(paths=(), qualities=())
+    splits = sorted(evaluation.splits, key=lambda split: split != "test")
+    text = load_template("star.md.jinja").render(
+        front_matter=Markup(_dump_yaml(_front_matter(manifest))),
+        manifest=manifest,
+        config=manifest.config,
+        evaluation=evaluation,
+        splits=splits,
+        findings=Markup(" ".join(sentences(evaluation, splits[0]) if splits else ())),
+        connections={split: connections(evaluation, split) for split in splits},
+        predictors={split: predictors(evaluation, split) for split in splits},
+        kind_names=_KIND_NAMES,
+        role_names=_ROLE_NAMES,
+        data=_describe_data(manifest.config.data),
+        shared_licence=_shared_licence(manifest),
+        licences=Counter(source.licence for source in manifest.sources),
+        measured={split: _describe_split(split, manifest.config.data) for split in splits},
+        recipe=[Markup(step) for step in _recipe(manifest)],
+        repository=_repository,
+        location=Markup(f"hf-hub:{repo}" if repo else "local-dir:FOLDER"),
+        star=Markup(repo or "FOLDER"),
+        mode={1: "L", 3: "RGB"}.get(manifest.architecture.preprocessing.input_size[0]),
+        command=_command(manifest),
+        run_yaml=_dump_yaml(_portable(manifest.config).model_dump(mode="json", exclude_none=True)),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)  # what parts that are not there leave behind
+
+
+def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) -> Path:
+    """Write README.md, plots/ and metrics/ into the folder of a star; the same manifest gives the same bytes.
+
+    Args:
+        folder: The star's folder.
+        manifest: The star's manifest.
+        repo: The repository `user/name` where the star is published, or None.
+
+    Returns:
+        The path of README.md.
+    """
+    readme = folder / "README.md"
+    text = render(manifest, repo)
+    if manifest.evaluation is not None:
+        _write_plots(folder / "plots", manifest.evaluation)
+        _write_metrics(folder / "metrics", manifest.evaluation)
+    readme.write_text(text, encoding="utf-8", newline="\n")
+    return readme
+
+
+def _write_plots(folder: Path, evaluation: Evaluation) -> None:
+    from starzoo.evaluate.plots import plot_paths, plot_quality, save
+
+    for split in evaluation.splits:
+        if any(path.split == split for path in evaluation.paths):
+            save(plot_paths(evaluation, split), folder / f"paths-{split}")
+        if any(quality.split == split for quality in evaluation.qualities):
+            save(plot_quality(evaluation, split), folder / f"quality-{split}")
+
+
+def _write_metrics(folder: Path, evaluation: Evaluation) -> None:
+    ends = ("kind", "a", "b", "split")
+    scores = ("name", "role", "split", "accuracy", "nll", "ece", "passes")
+    paths = [[getattr(path, column) for column in (*ends, *_MEASURES)] for path in evaluation.paths]
+    curves = [
+        [*(getattr(path, column) for column in ends), *point]
+        for path in evaluation.paths
+        for point in zip(path.t, path.loss, path.accuracy, strict=True)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_csv(folder / "paths.csv", (*ends, *_MEASURES), paths)
+    _write_csv(folder / "curves.csv", (*ends, "t", "loss", "accuracy"), curves)
+    _write_csv(
+        folder / "qualities.csv", scores, [[getattr(row, score) for score in scores] for row in evaluation.qualities]
+    )
+
+
+def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([clean(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+
+
+def _front_matter(manifest: StarManifest) -> dict[str, Any]:
+    """The card's metadata, in the words of the Hub's specification of model cards."""
+    bases = dict.fromkeys(source.repo for source in manifest.sources if source.repo and _REPO.fullmatch(source.repo))
+    data = manifest.config.data
+    entries: dict[str, Any] = {
+        "library_name": "timm",
+        "pipeline_tag": "image-classification",
+        "tags": ["timm", "starzoo", "star-model", "linear-mode-connectivity"],
+        "license": _shared_licence(manifest),
+        "base_model": list(bases),
+        "base_model_relation": "merge" if bases else None,
+        "datasets": [data.dataset] if _is_hub_data(data) else None,
+        "model-index": _model_index(manifest),
+    }
+    return {key: value for key, value in entries.items() if value}
+
+
+def _model_index(manifest: StarManifest) -> list[dict[str, Any]]:
+    evaluation, data = manifest.evaluation, manifest.config.data
+    if evaluation is None:
+        return []
+    results = []
+    for split in evaluation.splits:
+        metrics = [
+            {"type": score, "value": round(getattr(row, score), 6), "name": f"{score_name} of the star"}
+            for row in evaluation.qualities_of("star", split)
+            for score, score_name in (("accuracy", "accuracy"), ("nll", "negative log-likelihood"), ("ece", "ECE"))
+        ]
+        metrics += [
+            {
+                "type": "loss_barrier",
+                "value": round(row.barrier.mean, 6),
+                "name": f"loss barrier, {_KIND_NAMES[row.kind]} (mean of {row.barrier.count})",
+            }
+            for row in connections(evaluation, split)
+        ]
+        dataset = {
+            "type": data.dataset if _is_hub_data(data) else "digits" if data.dataset == "digits" else "imagefolder",
+            "name": _describe_data(data),
+            "config": data.name,
+            "split": data.test_split if split == "test" else data.train_split,
+            "revision": data.revision,
+        }
+        results.append({
+            "task": {"type": "image-classification", "name": "Image classification"},
+            "dataset": {key: clean(value) for key, value in dataset.items() if value},
+            "metrics": metrics,
+        })
+    return [{"name": clean(manifest.name), "results": results}] if results else []
+
+
+def _shared_licence(manifest: StarManifest) -> str | None:
+    """The licence that all sources state, if it is an identifier as the Hub writes them."""
+    licence = manifest.licence
+    return licence if licence and _LICENCE.fullmatch(licence) else None
+
+
+def _is_hub_data(data: DataConfig) -> bool:
+    """Whether the data set is one of the Hub: a folder of the same name comes first, as when it is read."""
+    return bool(_REPO.fullmatch(data.dataset)) and (data.revision is not None or not Path(data.dataset).is_dir())
+
+
+def _folder_name(data: DataConfig) -> str:
+    """A local folder's own name; the rest of its path tells about a machine and its user."""
+    return clean(PurePosixPath(data.dataset.replace("\\", "/")).name) or "images"
+
+
+def _describe_data(data: DataConfig) -> str:
+    if data.dataset == "digits":
+        return "digits of scikit-learn"
+    return clean(data.dataset) if _is_hub_data(data) else f"a local folder, {_folder_name(data)}"
+
+
+def _describe_split(split: str, data: DataConfig) -> str:
+    name, size = (data.test_split, data.test_size) if split == "test" else (data.train_split, data.train_size)
+    return f"{'all images' if size is None else f'a class-balanced subset of {size:,} images'} of the split {clean(name)!r}"
+
+
+def _repository(model: ModelRecord) -> Markup | str:
+    """A link to the commit, if the manifest names one."""
+    if model.repo is None:
+        return "local folder"
+    if not _REPO.fullmatch(model.repo):
+        return model.repo
+    if model.sha is None or not _COMMIT.fullmatch(model.sha):
+        return Markup("[{0}](https://huggingface.co/{0}), no commit recorded").format(escape(model.repo))
+    return Markup("[{0} at {1}](https://huggingface.co/{0}/tree/{2})").format(
+        escape(model.repo), model.sha[:12], model.sha
+    )
+
+
+def _recipe(manifest: StarManifest) -> Iterator[str]:
+    """How the star was fitted, in words and numbers of the configuration; nothing here is free text."""
+    fit = manifest.config.star
+    starts = {
+        "aligned-average": "the mean of the aligned sources",
+        "random": "random weights",
+        "source": "the first source",
+    }
+    yield f"Start: {starts[fit.start]}."
+    match fit.t:
+        case Uniform():
+            law = f"uniform from {fit.t.low:g} to {fit.t.high:g}"
+        case Beta():
+            law = f"from a Beta({fit.t.a:g}, {fit.t.b:g}) distribution"
+        case Constant():
+            law = f"always {fit.t.value:g}"
+    yield (
+        f"Fit: {fit.epochs} {'epoch' if fit.epochs == 1 else 'epochs'} in batches of {fit.batch_size}, "
+        f"{fit.optimizer.upper()} with learning rate {fit.lr:g} and weight decay {fit.weight_decay:g}; every step takes "
+        f"one source and one place t on the line to it, t {law}; the star's own loss has weight μ = {fit.mu:g}."
+    )
+    often = {0: "once", 1: "every epoch"}.get(fit.realign_every, f"every {fit.realign_every} epochs")
+    yield (
+        f"Alignment: {manifest.config.align.method} weight matching, {often}; {manifest.groups} "
+        f"{'group of neurons is' if manifest.groups == 1 else 'groups of neurons are'} permuted, in tensors that hold "
+        f"{100 * manifest.coverage:.1f} % of the parameters."
+    )
+
+
+def _portable(config: RunConfig) -> RunConfig:
+    """The configuration without the path of a local data set."""
+    if config.data.dataset == "digits" or _is_hub_data(config.data):
+        return config
+    data = config.data.model_copy(update={"dataset": f"path/to/{_folder_name(config.data)}"})
+    return config.model_copy(update={"data": data})
+
+
+def _command(manifest: StarManifest) -> str:
+    """The command that fits this star again."""
+    words = [*map(_reference, manifest.sources)]
+    words += [f"--holdout {_reference(model)}" for model in manifest.holdouts]
+    return " \\\n    ".join(["starzoo fit-star", *words, "--config run.yaml --out star"])
+
+
+def _reference(model: ModelRecord) -> str:
+    """How the command line names a model."""
+    if model.repo and _REPO.fullmatch(model.repo):
+        return shlex.quote(f"{model.repo}@{clean(model.sha)}" if model.sha else model.repo)
+    return shlex.quote(f"path/to/{clean(model.name)}")
+
+
+def _dump_yaml(value: dict[str, Any]) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,230 @@
+"""What an evaluation amounts to: the rows of a card's two tables, and sentences that claim no more than they show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from starzoo.evaluate.measures import Evaluation, PathKind, Quality, Role, Spread
+
+__all__ = ["Connection", "Predictor", "connections", "predictors", "sentences"]
+
+Split = Literal["train", "test"]
+Score = Literal["accuracy", "nll", "ece"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """How the models of one kind of path are connected.
+
+    Attributes:
+        kind: The kind of path.
+        barrier: Loss barrier over the paths, in nats.
+        highest_loss: Greatest loss on any of the paths, in nats.
+        worst_accuracy: Least accuracy on any of the paths, as a share.
+        excess: Rise above the worse end over the paths, in nats.
+        drop: Accuracy barrier over the paths, as a share.
+    """
+
+    kind: PathKind
+    barrier: Spread
+    highest_loss: float
+    worst_accuracy: float
+    excess: Spread
+    drop: Spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """One way to predict: a single model, a mean over several single models, or an ensemble.
+
+    Attributes:
+        role: What it is.
+        label: What it is, in words for a table.
+        name: The one model's name, or None for a mean over several.
+        accuracy: Share of right answers.
+        nll: Negative log-likelihood, in nats.
+        ece: Expected calibration error, as a share.
+        passes: Forward passes per image.
+        best: The scores in which no other row is better.
+    """
+
+    role: Role
+    label: str
+    name: str | None
+    accuracy: Spread
+    nll: Spread
+    ece: Spread
+    passes: int
+    best: frozenset[Score] = frozenset()
+
+
+def connections(evaluation: Evaluation, split: Split) -> list[Connection]:
+    """Sum up the paths by kind.
+
+    Args:
+        evaluation: What was measured.
+        split: The data.
+
+    Returns:
+        One row for every kind that was measured on this split.
+    """
+    return [
+        Connection(
+            kind=kind,
+            barrier=evaluation.spread(kind, "barrier", split),
+            highest_loss=evaluation.spread(kind, "highest_loss", split).worst,
+            worst_accuracy=evaluation.spread(kind, "worst_accuracy", split).worst,
+            excess=evaluation.spread(kind, "excess", split),
+            drop=evaluation.spread(kind, "accuracy_barrier", split),
+        )
+        for kind in get_args(PathKind)
+        if evaluation.paths_of(kind, split)
+    ]
+
+
+def predictors(evaluation: Evaluation, split: Split) -> list[Predictor]:
+    """Sum up the qualities by role, with the most accurate source in a row of its own.
+
+    Args:
+        evaluation: What was measured.
+        split: The data.
+
+    Returns:
+        One row for every way to predict that was measured on this split, the best of each score marked.
+    """
+    rows: list[Predictor] = []
+    for role in get_args(Role):
+        group = evaluation.qualities_of(role, split)
+        if group:
+            rows.append(_sum_up(group))
+        if role == "member" and len(group) > 1:
+            rows.append(_sum_up([max(group, key=lambda quality: quality.accuracy)], "most accurate source"))
+    tops: dict[Score, float] = {}
+    if rows:
+        tops = {
+            "accuracy": max(row.accuracy.mean for row in rows),
+            "nll": min(row.nll.mean for row in rows),
+            "ece": min(row.ece.mean for row in rows),
+        }
+    return [_mark(row, tops) for row in rows]
+
+
+def sentences(evaluation: Evaluation, split: Split) -> list[str]:
+    """Say in words what the two tables show, whoever wins.
+
+    Args:
+        evaluation: What was measured.
+        split: The data.
+
+    Returns:
+        Sentences of fixed words and measured numbers; no model's name occurs in them.
+    """
+    return [*_on_connections(evaluation, split), *_on_predictions(evaluation, split)]
+
+
+def _sum_up(group: Sequence[Quality], label: str = "") -> Predictor:
+    role, several = group[0].role, f"mean of {len(group)} single " if len(group) > 1 else ""
+    labels: dict[Role, str] = {
+        "member": f"{several}sources" if several else "single source",
+        "held-out": f"{several}held-outs" if several else "single held-out",
+        "aligned-mean": "aligned mean of the sources",
+        "star": "star",
+        "ensemble": f"ensemble of {group[0].passes} sources",
+    }
+    return Predictor(
+        role=role,
+        label=label or labels[role],
+        name=group[0].name if len(group) == 1 else None,
+        accuracy=Spread.of([quality.accuracy for quality in group], more_is_better=True),
+        nll=Spread.of([quality.nll for quality in group]),
+        ece=Spread.of([quality.ece for quality in group]),
+        passes=max(quality.passes for quality in group),
+    )
+
+
+def _mark(row: Predictor, tops: dict[Score, float]) -> Predictor:
+    best = frozenset(score for score, top in tops.items() if getattr(row, score).mean == top)
+    return Predictor(**{**vars(row), "best": best})
+
+
+def _on_connections(evaluation: Evaluation, split: Split) -> Iterator[str]:
+    held, pairs, raw, own = (
+        [path.barrier for path in evaluation.paths_of(kind, split)]
+        for kind in ("star-held-out", "regular-regular", "regular-regular-raw", "star-source")
+    )
+    if held:
+        yield f"On the {split} images the loss barrier from the star to a model it never saw is {_nats(held)}" + (
+            f", {_compare(held, pairs)}." if pairs else "; no pair of ordinary models was measured beside it."
+        )
+    else:
+        yield "No held-out model was measured: whether the star is connected to models it never saw is not known."
+        if pairs:
+            yield f"Two ordinary models, aligned to each other, have a loss barrier of {_nats(pairs)} on the {split} images."
+    if own:
+        yield f"From the star to its own sources the barrier is {_nats(own)}."
+    if raw:
+        yield f"Two ordinary models that are not aligned have a barrier of {_nats(raw)}."
+
+
+def _compare(held: Sequence[float], pairs: Sequence[float]) -> str:
+    ours, theirs = (round(Spread.of(values).mean, 3) for values in (held, pairs))
+    between = f"{_nats(pairs)} between two ordinary models aligned in the same way"
+    if ours < theirs:
+        overlap = max(held) >= min(pairs)
+        return f"lower than {between}" + (", though the two ranges overlap" if overlap else "")
+    if ours > theirs:
+        return f"higher than {between}: this star is connected to new models no better than they are to each other"
+    return f"the same as {between}: this star is connected to new models no better than they are to each other"
+
+
+def _on_predictions(evaluation: Evaluation, split: Split) -> Iterator[str]:
+    rows = predictors(evaluation, split)
+    stars = [row for row in rows if row.role == "star"]
+    if not stars:
+        yield "How well the star itself predicts was not measured."
+        return
+    star, others = stars[0], [row for row in rows if row.role in {"member", "ensemble"}]
+    accuracy, nll = _ranked(star, others, "accuracy", _percent), _ranked(star, others, "nll", _loss)
+    yield f"By itself the star has an accuracy of {_percent(star.accuracy)}{accuracy}."
+    yield f"Its negative log-likelihood is {_loss(star.nll)} nats{nll}."
+    own_paths = [row for row in connections(evaluation, split) if row.kind in {"star-source", "star-held-out"}]
+    if own_paths and others and others[0].role == "member" and others[0].accuracy.mean > star.accuracy.mean:
+        yield (
+            "A star that predicts worse has lower barriers for that reason alone: read them together with the worst "
+            f"accuracy on its paths, {100 * min(row.worst_accuracy for row in own_paths):.2f} %."
+        )
+
+
+def _ranked(star: Predictor, others: Sequence[Predictor], score: Score, show: Callable[[Spread], str]) -> str:
+    """How the star compares with each of the others, as they are shown: a difference that is rounded away is none."""
+    more, less = ("above", "below") if score == "accuracy" else ("worse than", "better than")
+    ours, parts = show(getattr(star, score)), []
+    for row in others:
+        theirs = show(getattr(row, score))
+        higher = getattr(star, score).mean > getattr(row, score).mean
+        order = "level with" if ours == theirs else more if higher else less
+        price = f", at {row.passes} forward passes per image" if row.passes > 1 else ""
+        parts.append(f"{order} {_describe(row)} ({theirs}{price})")
+    return f": {', '.join(parts[:-1])}{' and ' if parts[1:] else ''}{parts[-1]}" if parts else ""
+
+
+def _describe(row: Predictor) -> str:
+    if row.role == "ensemble":
+        return "their ensemble"
+    return f"the mean of its {row.accuracy.count} sources" if row.name is None else "the most accurate source"
+
+
+def _nats(values: Sequence[float]) -> str:
+    spread = Spread.of(values)
+    scatter = f" ± {spread.std:.3f}" if spread.count > 1 else ""
+    return f"{spread.mean:.3f}{scatter} nats ({spread.count} {'path' if spread.count == 1 else 'paths'})"
+
+
+def _percent(spread: Spread) -> str:
+    return f"{100 * spread.mean:.2f} %"
+
+
+def _loss(spread: Spread) -> str:
+    return f"{spread.mean:.3f}"
