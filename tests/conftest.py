@@ -80,3 +80,16 @@ def make_member(tmp_path: Path) -> MakeMember:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def digits_zoo(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Four small networks, trained for a moment on digits, as folders in timm format."""
+    from starzoo.config import DataConfig, TrainConfig
+    from starzoo.zoo import architecture_for, train_zoo
+
+    data = DataConfig(dataset="digits")
+    arguments = {"layers": [1, 1, 0, 0], "channels": [8, 16, 16, 16], "zero_init_last": False}
+    architecture = architecture_for("resnet18", data, model_args=arguments, image_size=16)
+    out = tmp_path_factory.mktemp("zoo")
+    return [member.folder for member in train_zoo(architecture, data, TrainConfig(epochs=3), range(4), out, jobs=1)]

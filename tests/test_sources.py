@@ -99,15 +99,6 @@ def test_c15_a_missing_file_of_a_folder(make_member: MakeMember, file: str) -> N
         load_source(folder)
 
 
-def test_w03_pickles_are_not_opened(make_member: MakeMember) -> None:
-    folder = make_member()
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(
-        UntrustedInputError, match=r"holds its weights only as pytorch_model.bin.*safetensors.torch.save_file"
-    ):
-        load_source(folder)
-
-
 def test_a_missing_folder_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nowhere: there is no such folder"):
         load_source(tmp_path / "nowhere")

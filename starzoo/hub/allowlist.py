@@ -50,6 +50,8 @@ _MODEL_ARGS = frozenset({
 """Arguments of timm's model constructors that JSON can express and that only decide shapes and operators."""
 
 _LARGEST_NUMBER = 65_536
+_DEPTHS = ("depth", "depths", "layers", "num_blocks")
+_MOST_BLOCKS = 1_000
 _EXPORT_HINT = "export the model again with timm.models.save_for_hf"
 
 _logger = logging.getLogger(__name__)
@@ -107,6 +109,16 @@ def _check_arguments(arguments: Mapping[str, Any], subject: str) -> None:
             raise UntrustedInputError(
                 f"{subject}: config.json: model_args.{key} has the value {str(value)[:60]}",
                 hint=_EXPORT_HINT,
+                subject=subject,
+            )
+
+    for key in _DEPTHS:
+        depths = arguments.get(key)
+        numbers = [n for n in (depths if isinstance(depths, list) else [depths]) if isinstance(n, int)]
+        if sum(numbers) > _MOST_BLOCKS:
+            raise UntrustedInputError(
+                f"{subject}: config.json: model_args.{key} asks for {sum(numbers):,} blocks",
+                hint=f"at most {_MOST_BLOCKS:,} are built",
                 subject=subject,
             )
 

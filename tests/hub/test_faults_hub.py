@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from starzoo.errors import HubError, StarzooError, UntrustedInputError
 from starzoo.hub.pull import pull
@@ -27,11 +30,47 @@ def cached_files() -> list[str]:
     return sorted(path.name for path in Path(constants.HF_HUB_CACHE).glob("*/snapshots/*/*"))
 
 
-def test_w03_c15_pickles_only(files: Files, fake_hub: FakeHub) -> None:
-    fake_hub.commit("ann/net", {"config.json": files["config.json"], "pytorch_model.bin": b"\x80\x04."})
-    with pytest.raises(UntrustedInputError, match=r"ann/net: holds its weights only as pytorch_model.bin.*author"):
-        load_source("ann/net")
+class Evil:
+    """Unpickling it makes a file, which shows that it was opened."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
+        return Path.touch, (self.canary,)
+
+
+def zipped(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def harmless(value: object) -> bytes:
+    return zipped({"fc.bias": torch.ones(3)})
+
+
+@pytest.mark.parametrize("save", [zipped, pickle.dumps, harmless], ids=["w01", "w02", "w03"])
+@pytest.mark.parametrize("place", ["folder", "repository"])
+def test_w01_w02_w03_pickles_are_never_opened(
+    files: Files, tmp_path: Path, fake_hub: FakeHub, save: Callable[[object], bytes], place: str
+) -> None:
+    canary = tmp_path / "canary"
+    holding = {"config.json": files["config.json"], "pytorch_model.bin": save(Evil(canary))}
+    fake_hub.commit("ann/net", holding)
+    folder = tmp_path / "net"
+    folder.mkdir()
+    for name, data in holding.items():
+        (folder / name).write_bytes(data)
+    with pytest.raises(UntrustedInputError, match=r"net: holds its weights only as pytorch_model.bin.*safetensors"):
+        load_source(folder if place == "folder" else "ann/net")
+    assert not canary.exists()
     assert not fake_hub.asked("resolve")
+
+
+def test_the_canary_works(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Evil(tmp_path / "canary")))
+    assert (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
