@@ -1,0 +1,194 @@
+"""Who may import whom: the rooms of the library, each with the rooms below it that it may use."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+import starzoo
+
+ROOT = Path(starzoo.__file__).parent
+
+LOW = {"errors", "config", "progress"}
+# The longest name that a module's name begins with is its room. `hub` is what talks to the network.
+ROOMS: Mapping[str, set[str]] = {
+    "errors": set(),
+    "progress": set(),
+    "config": {"errors"},
+    "hub.strict_json": {"errors"},
+    "hub.allowlist": {"errors"},
+    "hub.inspect": {"errors", "hub.strict_json"},
+    "architecture": {"errors", "config", "hub.allowlist"},
+    "hub": {*LOW, "hub.strict_json", "hub.allowlist", "hub.inspect", "architecture"},
+    "folder": {"errors", "architecture", "hub.strict_json", "hub.inspect"},
+    "sources": {*LOW, "architecture", "folder", "hub"},
+    "data": {*LOW, "architecture"},
+    "symmetry": {"errors"},
+    "align": {*LOW, "symmetry"},
+    "optimization": {"config"},
+    "evaluate.measures": {"errors", "config"},
+    "evaluate.findings": {"errors", "evaluate.measures"},
+    "evaluate.plots": {"errors", "evaluate.measures"},
+    "evaluate.path": {"errors"},
+    "evaluate.predictive": {"errors"},
+    "star.manifest": {"errors", "config", "architecture", "evaluate.measures"},
+    "star": {
+        *LOW,
+        "architecture",
+        "folder",
+        "data",
+        "symmetry",
+        "align",
+        "optimization",
+        "evaluate.path",
+        "star.manifest",
+    },
+    "evaluate": {
+        *LOW,
+        "architecture",
+        "data",
+        "symmetry",
+        "align",
+        "star",
+        "star.manifest",
+        "evaluate.measures",
+        "evaluate.path",
+        "evaluate.predictive",
+    },
+    "zoo": {*LOW, "architecture", "folder", "data", "optimization", "evaluate.predictive", "hub.strict_json"},
+    "markdown": {"errors", "evaluate.measures"},
+    "card": {
+        "errors",
+        "config",
+        "markdown",
+        "star.manifest",
+        "evaluate.measures",
+        "evaluate.findings",
+        "evaluate.plots",
+    },
+    "inspection": {*LOW, "architecture", "folder", "sources", "hub", "symmetry"},
+}
+TOP = {"pipeline": set(ROOMS) | {"inspection"}}
+
+FORBIDDEN = {
+    "": {"typer", "click", "rich", "starzoo.cli", "cli"},
+    "card": {"torch", "huggingface_hub", "requests", "httpx", "urllib"},
+    "markdown": {"torch", "huggingface_hub", "requests", "httpx", "urllib"},
+    "symmetry": {"huggingface_hub", "datasets", "accelerate"},
+    "align": {"huggingface_hub", "datasets", "accelerate", "timm"},
+    "evaluate.path": {"huggingface_hub", "datasets", "accelerate", "timm"},
+}
+LIGHT = ["errors", "config", "progress", "architecture", "evaluate.measures", "star.manifest", "card", "hub"]
+
+
+def modules_of(root: Path) -> dict[str, str]:
+    """The source of every module below `root`, by its name without `starzoo.`; the root itself is left out."""
+    names = {path: ".".join(path.relative_to(root).with_suffix("").parts) for path in root.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path.read_text() for path, name in names.items() if name != "__init__"}
+
+
+def imports_of(name: str, source: str, modules: Mapping[str, str]) -> Iterator[str]:
+    """Full names of what a module imports anywhere, inside functions and for type checkers too."""
+    package = name.split(".") if f"{name}.x" in modules else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1]
+            base = ".".join(["starzoo", *above, *filter(None, [node.module])]) if node.level else str(node.module)
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                yield full if full.removeprefix("starzoo.") in modules or base == "starzoo" else base
+
+
+def room_of(name: str) -> str | None:
+    """The room that a module belongs to."""
+    fitting = [room for room in {**ROOMS, **TOP} if name == room or name.startswith(f"{room}.")]
+    return max(fitting, key=len, default=None)
+
+
+def violations(modules: Mapping[str, str]) -> Iterator[str]:
+    """Every import that a room is not allowed, in words."""
+    for name, source in modules.items():
+        room = room_of(name)
+        if room is None:
+            yield f"{name} has no room: give it one in ROOMS"
+            continue
+        allowed = {**ROOMS, **TOP}[room] | {room}
+        forbidden = FORBIDDEN[""] | FORBIDDEN.get(room, set())
+        for imported in imports_of(name, source, modules):
+            if any(imported == banned or imported.startswith(f"{banned}.") for banned in forbidden):
+                yield f"{name} imports {imported}"
+            elif imported.partition(".")[0] == "starzoo" and room_of(imported.removeprefix("starzoo.")) not in allowed:
+                yield f"{name} imports {imported}, which is not below {room}"
+
+
+def test_every_import_goes_down():
+    assert sorted(violations(modules_of(ROOT))) == []
+
+
+def test_the_rooms_stand_above_each_other():
+    order = list(graphlib.TopologicalSorter({**ROOMS, **TOP}).static_order())
+    assert order[-1] == "pipeline"
+
+
+def test_every_room_has_a_module():
+    rooms = {room_of(name) for name in modules_of(ROOT)}
+    assert {*ROOMS, *TOP} - rooms == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "complaint"),
+    [
+        (
+            "symmetry.rules.new",
+            "from starzoo.align.align import align",
+            "starzoo.align.align, which is not below symmetry",
+        ),
+        ("symmetry.new", "def f():\n    import starzoo.config", "starzoo.config, which is not below symmetry"),
+        ("align.new", "from starzoo.hub.pull import pull", "starzoo.hub.pull, which is not below align"),
+        ("align.new", "from starzoo import hub", "starzoo.hub, which is not below align"),
+        ("align.new", "from ..star import train", "starzoo.star.train, which is not below align"),
+        ("align.new", "from .. import star", "starzoo.star, which is not below align"),
+        ("star.new", "from starzoo.evaluate.evaluate import evaluate", "which is not below star"),
+        ("pipeline", "from starzoo.cli.output import Output", "pipeline imports starzoo.cli.output"),
+        ("pipeline", "import typer", "pipeline imports typer"),
+        ("card", "if TYPE_CHECKING:\n    from torch import Tensor", "card imports torch"),
+        ("unheard_of", "", "unheard_of has no room"),
+        ("errors", "from starzoo import load_star", "starzoo.load_star, which is not below errors"),
+    ],
+)
+def test_the_check_can_fail(name, source, complaint):
+    found = list(violations({**modules_of(ROOT), name: source}))
+    assert [line for line in found if complaint in line], found
+
+
+def test_the_check_lets_good_imports_pass():
+    source = (
+        "import torch\nfrom starzoo.errors import UsageError\nfrom starzoo.symmetry import rules\nfrom . import align"
+    )
+    assert [
+        line for line in violations({**modules_of(ROOT), "align.new": source}) if line.startswith("align.new")
+    ] == []
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+IMPORT_AND_LIST = "import importlib, sys; importlib.import_module({!r}); print('torch' in sys.modules)"
+
+
+@pytest.mark.parametrize("name", ["", *(name for name in modules_of(ROOT) if name in LIGHT or name.startswith("hub."))])
+def test_light_modules_load_no_torch(name):
+    assert run_python(IMPORT_AND_LIST.format(f"starzoo.{name}".rstrip("."))) == "False"
+
+
+def test_the_check_for_torch_can_fail():
+    assert run_python(IMPORT_AND_LIST.format("starzoo.star.train")) == "True"
