@@ -120,6 +120,19 @@ def test_c12_arguments_that_are_no_small_values(refuse: Refuse, value: object) -
     refuse({"model_args.stem_width": value}, "model_args.stem_width has the value")
 
 
+def test_c12_time_bomb(refuse: Refuse) -> None:
+    refuse({"model_args.layers": [1, 1, 1, 60_000]}, "model_args.layers asks for 60,003 blocks")
+
+
+def test_c12_memory_bomb(make_member: MakeMember) -> None:
+    folder = make_member()
+    config = json.loads((folder / "config.json").read_text())
+    config["model_args"]["channels"] = [65_536] * 4
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UntrustedInputError, match=r"seed-0: model.safetensors: .*65536"):
+        load_source(folder)
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("first_conv", "layer1"), ("classifier", "head"), ("classifier", ["fc", "x"])]
 )
