@@ -1,0 +1,95 @@
+"""Alignment of whole models: same function, closer weights, deterministic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from starzoo.align.align import align, aligned_average, average, distance
+from starzoo.align.scaling import SCALINGS
+from starzoo.config import AlignConfig
+from starzoo.symmetry import Permutation
+from tests.align.networks import example, make, spec_of
+
+NETWORKS = ["residual", "attention"]
+METHODS = sorted(SCALINGS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_keeps_the_function_and_changes_the_weights(network: str, method: str) -> None:
+    spec = spec_of(network)
+    fixed, permutee = make(network, 0), make(network, 1).double()
+    [aligned] = align(spec, fixed.state_dict(), [permutee.state_dict()], AlignConfig(method=method))  # type: ignore[arg-type]
+    moved = make(network, 2).double()
+    moved.load_state_dict(aligned.state)
+    images = torch.randn(7, *example(network).shape[1:], dtype=torch.float64)
+    torch.testing.assert_close(moved(images), permutee(images), rtol=1e-9, atol=1e-9)
+    assert aligned.permutation.moved(Permutation.identity(spec)) > 0
+    assert any(not torch.equal(aligned.state[name], permutee.state_dict()[name]) for name in aligned.state)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_plain_matching_brings_models_closer(network: str) -> None:
+    spec = spec_of(network)
+    fixed, permutee = make(network, 0).state_dict(), make(network, 1).state_dict()
+    [aligned] = align(spec, fixed, [permutee], AlignConfig(method="weight"))
+    names = [name for name in spec.axes if spec.is_permuted(name)]
+    assert aligned.distance_after < aligned.distance_before
+    assert aligned.distance_after == pytest.approx(distance(fixed, aligned.state, names))
+
+
+def test_is_deterministic_and_independent_of_the_other_permutees() -> None:
+    spec = spec_of("residual")
+    fixed, others = make("residual", 0).state_dict(), [make("residual", seed).state_dict() for seed in (1, 2)]
+    together, again = align(spec, fixed, others), align(spec, fixed, others)
+    alone = align(spec, fixed, others[:1])
+    for one, two in zip(together, [*alone, again[1]], strict=True):
+        assert one.permutation.moved(two.permutation) == 0
+
+
+def test_restarts_never_end_farther_away() -> None:
+    spec = spec_of("residual")
+    fixed, permutee = make("residual", 3).state_dict(), make("residual", 4).state_dict()
+    [once] = align(spec, fixed, [permutee], AlignConfig(method="weight"))
+    [often] = align(spec, fixed, [permutee], AlignConfig(method="weight", restarts=5))
+    assert often.distance_after <= once.distance_after
+    assert often.sweeps > once.sweeps
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scaling_commutes_with_permutation(method: str) -> None:
+    spec, state = spec_of("residual"), make("residual", 0).state_dict()
+    permutation = Permutation.random(spec, np.random.default_rng(0))
+    scale = SCALINGS[method]
+    one, two = scale(permutation.apply(state)), permutation.apply(scale(state))
+    for name in state:
+        torch.testing.assert_close(one[name], two[name])
+
+
+def test_scalings_do_what_their_names_say() -> None:
+    state = make("residual", 0).state_dict()
+    rows = SCALINGS["unit-norm"](state)["conv1.weight"].flatten(1).norm(dim=1)
+    torch.testing.assert_close(rows, torch.ones_like(rows))
+    balanced = SCALINGS["balanced"](state)
+    assert balanced["conv1.weight"].norm() == pytest.approx(1)
+    assert balanced["head.weight"].norm() == pytest.approx(1)
+    assert balanced["norm.running_var"].abs().sum() == 0
+    assert all(torch.equal(tensor, state[name]) for name, tensor in SCALINGS["weight"](state).items())
+
+
+def test_average_of_shuffled_copies_is_the_model_itself() -> None:
+    spec, state = spec_of("residual"), make("residual", 0).state_dict()
+    copies = [Permutation.random(spec, np.random.default_rng(seed)).apply(state) for seed in range(4)]
+    mean, permutations = aligned_average(spec, [state, *copies])
+    for name, tensor in state.items():
+        torch.testing.assert_close(mean[name], tensor)
+    assert len(permutations) == 5
+
+
+def test_average_is_the_mean_and_keeps_counters() -> None:
+    a, b = make("residual", 0).state_dict(), make("residual", 1).state_dict()
+    mean = average([a, b])
+    torch.testing.assert_close(mean["conv1.weight"], (a["conv1.weight"] + b["conv1.weight"]) / 2)
+    assert mean["norm.num_batches_tracked"].dtype == torch.int64

@@ -1,0 +1,161 @@
+"""Weight matching against what it must find, and against a slow and obvious reference."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from starzoo.align.views import find_views
+from starzoo.align.weight_matching import WeightMatcher
+from starzoo.symmetry import Permutation, PermutationSpec
+from starzoo.symmetry.spec import groups_of
+from tests.align.networks import make, spec_of
+
+NETWORKS = ["residual", "attention"]
+
+
+def inner_product(spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    return sum(float((a[name].double() * b[name].double()).sum()) for name in spec.axes if spec.is_permuted(name))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("seed", range(3))
+def test_undoes_a_random_permutation(network: str, seed: int) -> None:
+    spec, state = spec_of(network), make(network, seed).state_dict()
+    shuffle = Permutation.random(spec, np.random.default_rng(seed))
+    shuffled = shuffle.apply(state)
+    assert any(not torch.equal(shuffled[name], state[name]) for name in state)
+    found = WeightMatcher(spec, state).match(shuffled, Permutation.identity(spec), np.random.default_rng(0))
+    restored = found.permutation.apply(shuffled)
+    assert all(torch.equal(restored[name], state[name]) for name in state)
+    assert found.permutation.compose(shuffle).moved(Permutation.identity(spec)) == 0
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("seed", range(4))
+def test_objective_never_falls_and_is_what_it_says(network: str, seed: int) -> None:
+    spec = spec_of(network)
+    fixed, permutee = make(network, seed).state_dict(), make(network, seed + 50).state_dict()
+    found = WeightMatcher(spec, fixed).match(permutee, Permutation.identity(spec), np.random.default_rng(seed))
+    assert list(found.objective) == sorted(found.objective)
+    assert found.objective[-1] > found.objective[0]
+    moved = found.permutation.apply(permutee)
+    assert found.objective[-1] == pytest.approx(inner_product(spec, fixed, moved), rel=1e-5)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_matching_again_moves_nothing_in_one_sweep(network: str) -> None:
+    spec = spec_of(network)
+    matcher = WeightMatcher(spec, make(network, 1).state_dict())
+    permutee = make(network, 2).state_dict()
+    first = matcher.match(permutee, Permutation.identity(spec), np.random.default_rng(0))
+    again = matcher.match(permutee, first.permutation, np.random.default_rng(1))
+    assert again.permutation.moved(first.permutation) == 0
+    assert again.sweeps == 1
+
+
+class Fixed:
+    """A generator that leaves the order of the groups as it is, so that two implementations can be compared."""
+
+    def permutation(self, items: list[str]) -> list[str]:
+        return items
+
+
+def test_reaches_what_a_dense_reference_reaches_from_the_same_order() -> None:
+    spec = spec_of("residual")
+    for seed in range(5):
+        fixed, permutee = make("residual", seed).state_dict(), make("residual", seed + 20).state_dict()
+        found = WeightMatcher(spec, fixed).match(permutee, Permutation.identity(spec), Fixed())  # type: ignore[arg-type]
+        reference = match_slowly(spec, fixed, permutee)
+        ours = inner_product(spec, fixed, found.permutation.apply(permutee))
+        theirs = inner_product(spec, fixed, reference.apply(permutee))
+        assert ours >= theirs - 0.005 * abs(theirs)
+
+
+def match_slowly(spec: PermutationSpec, fixed: Mapping[str, Tensor], permutee: Mapping[str, Tensor]) -> Permutation:
+    """Git Re-Basin's algorithm 1 by the book: for each group the whole objective for each transposition it could hold."""
+    current = Permutation.identity(spec)
+    progress = True
+    while progress:
+        progress = False
+        for group in sorted(spec.groups):
+            n = spec.groups[group].size
+            gain = np.zeros((n, n))
+            others = Permutation(spec, {**current.indices, group: np.arange(n)}).apply(permutee)
+            for tensor, axis in spec.occurrences[group]:
+                size = spec.term_size(spec.axes[tensor][axis])
+                a, b = fixed[tensor].movedim(axis, 0), others[tensor].movedim(axis, 0)
+                # Every axis here is the group itself, or the group as the outer factor of channels x pixels.
+                a, b = a.reshape(n, size // n, -1).flatten(1), b.reshape(n, size // n, -1).flatten(1)
+                for i, j in itertools.product(range(n), range(n)):
+                    gain[i, j] += float(a[i] @ b[j])
+            before = gain[np.arange(n), current.indices[group]].sum()
+            _, best = linear_sum_assignment(gain, maximize=True)
+            if gain[np.arange(n), best].sum() > before + 1e-9:
+                current = Permutation(spec, {**current.indices, group: best})
+                progress = True
+    return current
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_wreath_group_is_solved_to_the_optimum(seed: int) -> None:
+    """Heads and the dimensions within each head, together, against every element of the wreath product."""
+    spec = spec_of("attention")
+    inner = [name for name, group in spec.groups.items() if group.within is not None]
+    outer = spec.groups[inner[0]].within
+    assert len(inner) == 2
+    assert outer is not None
+    fixed, permutee = make("attention", seed).state_dict(), make("attention", seed + 9).state_dict()
+    matcher = WeightMatcher(spec, fixed)
+    step = matcher._best_step(outer, {name: permutee[name] for name in matcher.moving})
+    ours = inner_product(spec, fixed, step.apply(permutee))
+    best = -np.inf
+    rows = [np.array(order) for order in itertools.permutations(range(3))]
+    identity = Permutation.identity(spec)
+    for heads in itertools.permutations(range(2)):
+        # The inner groups do not meet in any tensor axis position, so each has an optimum of its own.
+        parts = [
+            max(
+                gain_of(spec, fixed, permutee, {**identity.indices, outer: np.array(heads), name: np.stack([r0, r1])}, name)
+                for r0, r1 in itertools.product(rows, rows)
+            )
+            for name in inner
+        ]
+        rest = inner_product(spec, fixed, permutee) - sum(
+            gain_of(spec, fixed, permutee, identity.indices, name) for name in inner
+        )
+        best = max(best, sum(parts) + rest)
+    assert ours == pytest.approx(best, rel=1e-5)
+
+
+def gain_of(
+    spec: PermutationSpec,
+    fixed: Mapping[str, Tensor],
+    permutee: Mapping[str, Tensor],
+    indices: Mapping[str, np.ndarray],
+    group: str,
+) -> float:
+    """The part of the inner product that lies at a wreath group's own places."""
+    moved = Permutation(spec, indices).apply(permutee)
+    return sum(
+        float((view.rows(fixed[view.tensor]).double() * view.rows(moved[view.tensor]).double()).sum())
+        for view in find_views(spec, group)
+    )
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_views_of_all_groups_cover_every_permuted_position_once(network: str) -> None:
+    spec = spec_of(network)
+    for tensor, terms in spec.axes.items():
+        for axis, term in enumerate(terms):
+            if not list(groups_of(term)):
+                continue
+            found = [v for group in spec.groups for v in find_views(spec, group) if (v.tensor, v.axis) == (tensor, axis)]
+            places = np.concatenate([view.places.reshape(-1) for view in found])
+            assert sorted(places) == list(range(spec.term_size(term)))

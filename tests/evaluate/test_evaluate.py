@@ -1,0 +1,107 @@
+"""The evaluation of a whole zoo on real, small models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from starzoo.align.align import align
+from starzoo.config import AlignConfig, EvalConfig, RunConfig
+from starzoo.data import ImageData, load_data
+from starzoo.evaluate.barrier import Evaluator
+from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.evaluate.measures import Evaluation
+from starzoo.evaluate.path import interpolate, reestimate_batch_norm
+from starzoo.pipeline import infer_architecture
+from starzoo.sources import Source, load_sources
+from starzoo.symmetry import Permutation, PermutationSpec
+
+CONFIG = EvalConfig(points=5, pairs=2, splits=("train", "test"))
+
+
+@pytest.fixture(scope="module")
+def models(digits_zoo: list[Path]) -> list[Source]:
+    return load_sources(digits_zoo)
+
+
+@pytest.fixture(scope="module")
+def spec(models: list[Source]) -> PermutationSpec:
+    return infer_architecture(models[0].architecture)
+
+
+@pytest.fixture(scope="module")
+def data(models: list[Source]) -> ImageData:
+    return load_data(RunConfig().data, models[0].architecture.preprocessing)
+
+
+@pytest.fixture(scope="module")
+def measured(models: list[Source], spec: PermutationSpec, data: ImageData) -> Evaluation:
+    star, *rest = models
+    zoo = Zoo(star=star.state, sources={m.name: m.state for m in rest[:2]}, holdouts={rest[2].name: rest[2].state})
+    return evaluate(star.architecture, spec, zoo, data, CONFIG, AlignConfig())
+
+
+def test_everything_planned_is_measured_once_on_both_splits(measured: Evaluation) -> None:
+    for split in ("train", "test"):
+        assert [(p.a, p.b) for p in measured.paths_of("star-source", split)] == [("star", "seed-1"), ("star", "seed-2")]
+        assert [(p.a, p.b) for p in measured.paths_of("star-held-out", split)] == [("star", "seed-3")]
+        aligned, raw = (measured.paths_of(kind, split) for kind in ("regular-regular", "regular-regular-raw"))
+        assert len(aligned) == 2
+        assert [(p.a, p.b) for p in aligned] == [(p.a, p.b) for p in raw]
+        roles = [q.role for q in measured.qualities if q.split == split]
+        assert roles == ["member", "member", "held-out", "aligned-mean", "star", "ensemble"]
+    assert measured.qualities_of("ensemble")[0].passes == 2
+
+
+def test_alignment_lowers_the_highest_loss_between_regular_models(measured: Evaluation) -> None:
+    aligned, raw = (measured.spread(kind, "highest_loss") for kind in ("regular-regular", "regular-regular-raw"))
+    assert aligned.mean < raw.mean
+
+
+def test_a_path_equals_a_slow_reference(
+    measured: Evaluation, models: list[Source], spec: PermutationSpec, data: ImageData
+) -> None:
+    [path] = measured.paths_of("star-held-out")
+    star, held = models[0], models[3]
+    [aligned] = align(spec, star.state, [held.state])
+    images, labels = data.test.tensors()
+    for position, t in enumerate(path.t):
+        model = star.architecture.build()
+        model.load_state_dict(interpolate(star.state, aligned.state, t))
+        reestimate_batch_norm(model, data.train.images(CONFIG.batch_size, limit=CONFIG.statistics_images))
+        with torch.no_grad():
+            logits = model(images)
+        assert path.loss[position] == pytest.approx(float(cross_entropy(logits, labels)), abs=1e-5)
+        assert path.accuracy[position] == pytest.approx(float((logits.argmax(1) == labels).double().mean()), abs=1e-9)
+
+
+def test_t11_barrier_is_zero_for_a_model_and_its_own_permutation(
+    models: list[Source], spec: PermutationSpec, data: ImageData
+) -> None:
+    state = models[0].state
+    shuffled = Permutation.random(spec, np.random.default_rng(0)).apply(state)
+    zoo = Zoo(star=state, sources={"itself": state}, holdouts={"shuffled": shuffled})
+    config = CONFIG.model_copy(update={"splits": ("test",)})
+    found = evaluate(models[0].architecture, spec, zoo, data, config, AlignConfig())
+    for kind in ("star-source", "star-held-out", "regular-regular"):
+        assert found.spread(kind).worst < 1e-6
+    # The control: without alignment, or without new statistics, the same two models have a barrier.
+    assert found.spread("regular-regular-raw").mean > 0.1
+
+
+def test_stale_statistics_would_show(models: list[Source], spec: PermutationSpec, data: ImageData) -> None:
+    a = models[0].state
+    [b] = [source.state for source in align(spec, a, [models[1].state])]
+    evaluator = Evaluator(
+        models[0].architecture.build(),
+        {"test": (lambda: data.test.images(256), data.test.labels)},
+        lambda: data.train.images(256),
+    )
+    fresh = evaluator.curve(a, b, [0.5]).loss["test"][0]
+    evaluator.estimates = False
+    stale = evaluator.curve(a, b, [0.5]).loss["test"][0]
+    assert abs(stale - fresh) > 0.01

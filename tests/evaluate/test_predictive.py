@@ -1,0 +1,75 @@
+"""Every metric against a slow, obvious reference."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, log_loss
+
+from starzoo.errors import NumericalError
+from starzoo.evaluate.predictive import (
+    accuracy,
+    ensemble_log_probabilities,
+    expected_calibration_error,
+    negative_log_likelihood,
+)
+
+
+def predictions(seed: int, images: int = 200, classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(images, classes, generator=generator)
+    return logits.log_softmax(1), torch.randint(0, classes, (images,), generator=generator)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_accuracy_and_nll_equal_scikit_learn(seed: int) -> None:
+    predicted, labels = predictions(seed)
+    probabilities = predicted.double().exp().numpy()
+    assert accuracy(predicted, labels) == accuracy_score(labels, probabilities.argmax(1))
+    assert negative_log_likelihood(predicted, labels) == pytest.approx(log_loss(labels, probabilities), abs=1e-6)
+
+
+def slow_calibration_error(predicted: torch.Tensor, labels: torch.Tensor, bins: int) -> float:
+    total = 0.0
+    for number in range(bins):
+        inside = []
+        for row, label in zip(predicted.double().exp().numpy(), labels.numpy(), strict=True):
+            if number / bins < row.max() <= (number + 1) / bins:
+                inside.append((row.max(), row.argmax() == label))
+        if inside:
+            confidence, right = np.mean([c for c, _ in inside]), np.mean([r for _, r in inside])
+            total += len(inside) / len(labels) * abs(confidence - right)
+    return total
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+def test_calibration_error_equals_a_loop_over_bins(bins: int) -> None:
+    predicted, labels = predictions(7)
+    expected = slow_calibration_error(predicted, labels, bins)
+    assert expected > 0.1
+    assert expected_calibration_error(predicted, labels, bins=bins) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_perfect_and_certain_answer_has_no_calibration_error() -> None:
+    labels = torch.arange(4)
+    predicted = torch.eye(4).log()
+    assert expected_calibration_error(predicted, labels) == 0
+    assert expected_calibration_error(predicted, labels.roll(1)) == 1
+
+
+def test_ensemble_averages_probabilities_not_logits() -> None:
+    members = torch.tensor([[[0.9, 0.1]], [[0.5, 0.5]]]).log()
+    mean = ensemble_log_probabilities(members)
+    torch.testing.assert_close(mean.exp(), torch.tensor([[0.7, 0.3]]))
+    assert mean[0, 0] == pytest.approx(math.log(0.7))
+
+
+@pytest.mark.parametrize("metric", [negative_log_likelihood, expected_calibration_error])
+def test_t09_nan_is_an_error_not_a_figure(metric: object) -> None:
+    predicted, labels = predictions(0)
+    predicted[3, 1] = math.nan
+    with pytest.raises(NumericalError, match="predicts NaN"):
+        metric(predicted, labels)  # type: ignore[operator]

@@ -1,0 +1,113 @@
+"""Checkpoints: whole or absent, the newest whole one wins, and strangers are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from starzoo.errors import CheckpointError, UsageError
+from starzoo.star.checkpoint import Checkpoint, load_newest, optimizer_tensors, restore_optimizer, save_checkpoint
+
+IDENTITY = {"config": {"star": {"lr": 0.1}}, "sources": {"a": "hash"}}
+
+
+def make_checkpoint(epoch: int) -> Checkpoint:
+    return Checkpoint(
+        epoch=epoch,
+        star={"weight": torch.full((3, 2), float(epoch))},
+        optimizer={"0.momentum_buffer": torch.ones(3, 2)},
+        permutations=[{"g:0": torch.tensor([1, 0], dtype=torch.int32)}, {"g:0": torch.tensor([0, 1], dtype=torch.int32)}],
+        history=[{"path_loss": 0.5}] * epoch,
+    )
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    saved = make_checkpoint(3)
+    save_checkpoint(tmp_path, saved, IDENTITY)
+    found = load_newest(tmp_path, IDENTITY)
+    assert found is not None
+    assert (found.epoch, found.history) == (3, saved.history)
+    assert torch.equal(found.star["weight"], saved.star["weight"])
+    assert torch.equal(found.optimizer["0.momentum_buffer"], torch.ones(3, 2))
+    assert [p["g:0"].tolist() for p in found.permutations] == [[1, 0], [0, 1]]
+
+
+def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    assert load_newest(tmp_path / "none", IDENTITY) is None
+
+
+def test_the_newest_two_are_kept_and_nothing_else(tmp_path: Path) -> None:
+    for epoch in (1, 2, 3, 4):
+        save_checkpoint(tmp_path, make_checkpoint(epoch), IDENTITY)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-00003", "epoch-00004"]
+
+
+@pytest.mark.parametrize("file", ["star.safetensors", "optimizer.safetensors", "permutations.safetensors", "state.json"])
+def test_k07_flipped_bit_falls_back_to_the_one_before(tmp_path: Path, file: str) -> None:
+    for epoch in (1, 2):
+        save_checkpoint(tmp_path, make_checkpoint(epoch), IDENTITY)
+    damaged = tmp_path / "epoch-00002" / file
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    found = load_newest(tmp_path, IDENTITY)
+    assert found is not None
+    assert found.epoch == 1
+
+
+@pytest.mark.parametrize("file", ["star.safetensors", "state.json", "manifest.json"])
+def test_k08_truncated_or_missing_file_falls_back(tmp_path: Path, file: str) -> None:
+    for epoch in (1, 2, 3):
+        save_checkpoint(tmp_path, make_checkpoint(epoch), IDENTITY)
+    path = tmp_path / "epoch-00003" / file
+    path.write_bytes(path.read_bytes()[:-7])
+    found = load_newest(tmp_path, IDENTITY)
+    assert found is not None
+    assert found.epoch == 2
+
+
+def test_all_damaged_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, make_checkpoint(1), IDENTITY)
+    (tmp_path / "epoch-00001" / "star.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=f"{tmp_path}: no valid checkpoint"):
+        load_newest(tmp_path, IDENTITY)
+
+
+def test_k12_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, make_checkpoint(1), IDENTITY)
+    with pytest.raises(UsageError, match=r"config\.star\.lr was 0\.1, now 0\.2"):
+        load_newest(tmp_path, {**IDENTITY, "config": {"star": {"lr": 0.2}}})
+
+
+def test_an_interrupted_write_is_invisible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, make_checkpoint(1), IDENTITY)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, make_checkpoint(2), IDENTITY)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001"]
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_an_optimizer_goes_on_as_if_nothing_had_happened(kind: type[torch.optim.Optimizer]) -> None:
+    def run(steps: int, state: dict[str, torch.Tensor] | None, start: torch.Tensor) -> tuple:
+        weight = torch.nn.Parameter(start.clone())
+        options = {"lr": 0.1, "momentum": 0.9} if kind is torch.optim.SGD else {"lr": 0.1}
+        optimizer = kind([weight], **options)
+        if state:
+            restore_optimizer(optimizer, state)
+        for _ in range(steps):
+            weight.grad = weight.detach() * 2 + 1
+            optimizer.step()
+        return weight.detach(), optimizer_tensors(optimizer)
+
+    start = torch.randn(4)
+    whole, _ = run(6, None, start)
+    half, state = run(3, None, start)
+    resumed, _ = run(3, state, half)
+    assert torch.equal(whole, resumed)
