@@ -7,14 +7,13 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from starzoo.architecture import Preprocessing
-from starzoo.data.reading import Encoded, Records
+from starzoo.data.reading import ImageFile, Records
 from starzoo.errors import UntrustedInputError, UsageError
 
 __all__ = ["Pixels", "decode"]
@@ -23,6 +22,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # EPS, for one,
 _MODES = {1: "L", 3: "RGB"}
 _DEEP_MODES = ("I", "F", "I;16")  # Pillow clips these when it converts them to 8 bits
 _CACHE_BYTES = 4 * 2**30
+_DECODED_AT_ONCE = 1024  # images
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
@@ -69,32 +69,28 @@ class Pixels:
         if self._kept is None:
             return self._decode(indices)
         missing = torch.unique(indices[~self._known[indices]])
-        if len(missing):
-            self._kept[missing] = self._decode(missing)
-            self._known[missing] = True
+        for start in range(0, len(missing), _DECODED_AT_ONCE):
+            part = missing[start : start + _DECODED_AT_ONCE]
+            self._kept[part] = self._decode(part)
+            self._known[part] = True
         return self._kept[indices]
 
     def _decode(self, indices: Tensor) -> Tensor:
-        numbers: list[int] = indices.tolist()
-        files = self.records.encoded(numbers)
-        threads = torch.get_num_threads()
+        files, threads = self.records.files(indices.tolist()), torch.get_num_threads()
         if threads == 1:
-            return torch.stack([self._pixels(number, file) for number, file in zip(numbers, files, strict=True)])
+            return torch.stack([self._pixels(file) for file in files])
         with ThreadPoolExecutor(threads) as pool:
-            return torch.stack(list(pool.map(self._pixels, numbers, files)))
+            return torch.stack(list(pool.map(self._pixels, files)))
 
-    def _pixels(self, number: int, file: Encoded) -> Tensor:
-        image = decode(file, self.records.describe(number), self.records.dataset)
-        return self._transform(image.convert(self._mode)).permute(1, 2, 0)
+    def _pixels(self, file: ImageFile) -> Tensor:
+        return self._transform(decode(file).convert(self._mode)).permute(1, 2, 0)
 
 
-def decode(file: Encoded, where: str, subject: str) -> Image.Image:
+def decode(file: ImageFile) -> Image.Image:
     """Decode one image completely, or refuse it; a broken one is never replaced by anything else.
 
     Args:
-        file: The image file.
-        where: Which image it is, for messages.
-        subject: The data set, for messages.
+        file: The encoded image.
 
     Returns:
         The image, upright, in its own mode.
@@ -103,21 +99,22 @@ def decode(file: Encoded, where: str, subject: str) -> Image.Image:
         UntrustedInputError: The file is damaged, too large to be sane, or of more than 8 bits per channel.
     """
     try:
-        with Image.open(file if isinstance(file, Path) else BytesIO(file), formats=_FORMATS) as image:
+        with Image.open(BytesIO(file.content), formats=_FORMATS) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
     except _DAMAGED as error:
-        name = f" ({file.name})" if isinstance(file, Path) else ""
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if isinstance(error, UnidentifiedImageError):
             reason = f"it is no image of a known format ({', '.join(_FORMATS)})"
         raise UntrustedInputError(
-            f"{where}{name} cannot be read: {reason}", hint="repair the data set or remove the image", subject=subject
+            f"{file.where} cannot be read: {reason}",
+            hint="repair the data set or remove the image",
+            subject=file.dataset,
         ) from error
     if upright.mode.startswith(_DEEP_MODES):
         raise UntrustedInputError(
-            f"{where} has more than 8 bits per channel (mode {upright.mode})",
+            f"{file.where} has more than 8 bits per channel (mode {upright.mode})",
             hint="convert the images to 8 bits first",
-            subject=subject,
+            subject=file.dataset,
         )
     return upright

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,14 +19,27 @@ from PIL import Image
 from starzoo.config import DataConfig
 from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError, UsageError
 
-__all__ = ["Encoded", "Records", "StoredData", "open_data"]
+__all__ = ["ImageFile", "Records", "StoredData", "open_data"]
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _DIGITS_TEST_SIZE = 360  # a fifth; 36 of every digit
 _DIGITS_SEED = 0
+_READ_AT_ONCE = 256  # rows
 
-Encoded = bytes | Path
-"""An image file, by content or by path."""
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One encoded image.
+
+    Attributes:
+        where: Which image of which split it is, for messages.
+        dataset: The name of the data set.
+        content: The file.
+    """
+
+    where: str
+    dataset: str
+    content: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,51 +63,40 @@ class Records:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def describe(self, index: int) -> str:
-        """Say which image an index means, for messages."""
-        return f"{self.dataset}: image {index} of split {self.name!r}"
-
-    def encoded(self, indices: list[int]) -> list[Encoded]:
-        """The files of some rows.
+    def files(self, indices: Sequence[int]) -> Iterator[ImageFile]:
+        """Read the files of some rows.
 
         Args:
             indices: Row numbers.
 
-        Returns:
+        Yields:
             One image file per index.
 
         Raises:
-            UntrustedInputError: A row has no image.
+            UntrustedInputError: A row has no image, or its file is gone.
         """
-        files: list[Encoded] = []
         for index, cell in zip(indices, self.rows[indices][self.image_column], strict=True):
-            if cell is None or (cell["bytes"] is None and cell["path"] is None):
-                raise UntrustedInputError(
-                    f"{self.describe(index)} is empty", hint="repair the data set", subject=self.dataset
-                )
-            files.append(Path(cell["path"]) if cell["bytes"] is None else cell["bytes"])
-        return files
+            where = f"{self.dataset}: image {index} of split {self.name!r}"
+            content, path = (cell["bytes"], cell["path"]) if cell else (None, None)
+            if path is not None:
+                where = f"{where} ({Path(path).name})"
+            if content is None:
+                if path is None or not Path(path).is_file():  # a device could be read for ever
+                    raise UntrustedInputError(f"{where} is missing", hint="repair the data set", subject=self.dataset)
+                content = Path(path).read_bytes()
+            yield ImageFile(where, self.dataset, content)
 
     def update(self, digest: hashlib._Hash) -> None:
         """Feed the content of the split, in its order, to a hash.
 
         Args:
             digest: What is fed.
-
-        Raises:
-            UntrustedInputError: A file cannot be read.
         """
         digest.update(self.labels.astype("<i8").tobytes())
-        for index in range(len(self)):
-            [file] = self.encoded([index])
-            try:
-                content = file.read_bytes() if isinstance(file, Path) else file
-            except OSError as error:
-                raise UntrustedInputError(
-                    f"{self.describe(index)} cannot be read: {error}", hint="repair the data set", subject=self.dataset
-                ) from error
-            digest.update(len(content).to_bytes(8, "little"))
-            digest.update(content)
+        for start in range(0, len(self), _READ_AT_ONCE):
+            for file in self.files(range(start, min(start + _READ_AT_ONCE, len(self)))):
+                digest.update(len(file.content).to_bytes(8, "little"))
+                digest.update(file.content)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,9 +275,8 @@ def _column(features: Any, kind: str, asked: str | None, dataset: str, option: s
         return str(found[0])
     listing = ", ".join(f"{name} ({_type_name(feature)})" for name, feature in features.items())
     problem = f"no {kind} column {asked!r}" if asked else f"{len(found) or 'no'} {kind} columns"
-    raise UsageError(
-        f"{dataset}: {problem} among {listing}", hint=f"set {option} to one of type {kind}", subject=dataset
-    )
+    hint = f"set {option} to one of type {kind}" if found else f"use a data set with a column of type {kind}"
+    raise UsageError(f"{dataset}: {problem} among {listing}", hint=hint, subject=dataset)
 
 
 def _type_name(feature: Any) -> str:

@@ -49,8 +49,7 @@ def architecture_for(
         raise UsageError(f"{name}: no architecture of timm", hint="see timm.list_models(), without tags", subject=name)
     arguments = dict(model_args or {})
     stored = open_data(data_config)
-    files = stored.train.encoded(list(range(min(_LOOKED_AT, len(stored.train)))))
-    images = [decode(file, stored.train.describe(n), data_config.dataset) for n, file in enumerate(files)]
+    images = [decode(file) for file in stored.train.files(range(min(_LOOKED_AT, len(stored.train))))]
     channels = arguments.get("in_chans") or (1 if all(image.mode in _GREY_MODES for image in images) else 3)
     if channels != registry.input_size[0]:
         arguments["in_chans"] = channels

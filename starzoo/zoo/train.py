@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -89,26 +90,8 @@ def train_zoo(
     trainer = _Trainer(architecture, data_config, train_config, data.fingerprint)
     reports = {seed: _read_report(out / f"seed-{seed}", trainer.identity(seed)) for seed in seeds}
     missing = [seed for seed, report in reports.items() if report is None]
-    total, epochs = len(missing) * train_config.epochs, 0
-
-    def report_epoch(**figures: float) -> None:
-        nonlocal epochs
-        epochs += 1
-        progress("training the zoo", epochs, total, **figures)
-
     if missing:
-        with _scratch_folder(out) as scratch:
-
-            def publish(report: MemberReport) -> None:
-                report.folder.rename(out / report.folder.name)
-                reports[report.seed] = _read_report(out / report.folder.name, trainer.identity(report.seed), new=True)
-
-            gpus = torch.cuda.device_count()
-            tasks = [
-                _Task(seed, scratch / f"seed-{seed}", f"cuda:{number % gpus}" if gpus else "cpu")
-                for number, seed in enumerate(missing)
-            ]
-            run_tasks(trainer, tasks, jobs or gpus or count_cores(), report=report_epoch, finish=publish)
+        reports |= _train_missing(trainer, missing, out, jobs, progress)
     return [report for report in reports.values() if report]
 
 
@@ -134,10 +117,10 @@ class _Trainer:
         def report_epoch(stage: str, done: int, total: int, **figures: float) -> None:
             report(**figures)
 
-        began = time.monotonic()
+        data, began = self.data, time.monotonic()
         state = train_member(
             self.architecture,
-            self.data,
+            data,
             self.train_config,
             task.seed,
             device=task.device,
@@ -147,8 +130,8 @@ class _Trainer:
         model = self.architecture.build()
         model.load_state_dict(state)
         model.to(memory_format=torch.channels_last).to(task.device)
-        train_loss, train_accuracy = measure(model, self.data.train)
-        test_loss, test_accuracy = measure(model, self.data.test)
+        train_loss, train_accuracy = measure(model, data.train)
+        test_loss, test_accuracy = measure(model, data.test)
         member = MemberReport(
             seed=task.seed,
             folder=task.folder,
@@ -181,6 +164,34 @@ class _Trainer:
         }
 
 
+def _train_missing(
+    trainer: _Trainer, seeds: Sequence[int], out: Path, jobs: int | None, progress: Progress
+) -> dict[int, MemberReport]:
+    """Train some members; each appears in `out` at once and complete."""
+    reports: dict[int, MemberReport] = {}
+    epochs = itertools.count(1)
+    gpus = torch.cuda.device_count()
+
+    def report_epoch(**figures: float) -> None:
+        progress("training the zoo", next(epochs), len(seeds) * trainer.train_config.epochs, **figures)
+
+    def publish(report: MemberReport) -> None:
+        target = out / report.folder.name
+        try:
+            report.folder.rename(target)
+        except OSError as error:
+            raise _not_written(target, error) from error
+        reports[report.seed] = replace(report, folder=target)
+
+    with _scratch_folder(out) as scratch:
+        tasks = [
+            _Task(seed, scratch / f"seed-{seed}", f"cuda:{number % gpus}" if gpus else "cpu")
+            for number, seed in enumerate(seeds)
+        ]
+        run_tasks(trainer, tasks, jobs or gpus or count_cores(), report=report_epoch, finish=publish)
+    return reports
+
+
 @contextmanager
 def _scratch_folder(out: Path) -> Iterator[Path]:
     """A hidden folder beside the members, gone afterwards; so is an `out` that stayed empty."""
@@ -188,9 +199,7 @@ def _scratch_folder(out: Path) -> Iterator[Path]:
         out.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".training-", dir=out))
     except OSError as error:
-        raise ResourceError(
-            f"{out}: cannot be written: {error}", hint="choose another folder", subject=str(out)
-        ) from error
+        raise _not_written(out, error) from error
     try:
         yield scratch
     finally:
@@ -199,7 +208,7 @@ def _scratch_folder(out: Path) -> Iterator[Path]:
             out.rmdir()
 
 
-def _read_report(folder: Path, identity: Mapping[str, Any], *, new: bool = False) -> MemberReport | None:
+def _read_report(folder: Path, identity: Mapping[str, Any]) -> MemberReport | None:
     """The report of a finished member; None when there is no folder."""
     if not folder.exists():
         return None
@@ -212,7 +221,7 @@ def _read_report(folder: Path, identity: Mapping[str, Any], *, new: bool = False
     if difference:
         raise UsageError(f"{folder}: was made otherwise: {difference}", hint=hint, subject=str(folder))
     try:
-        return MemberReport(seed=identity["seed"], folder=folder, trained=new, **record["result"])
+        return MemberReport(seed=identity["seed"], folder=folder, trained=False, **record["result"])
     except (KeyError, TypeError) as error:
         raise UntrustedInputError(
             f"{folder / _RECORD_FILE}: was not written by starzoo", hint=hint, subject=str(folder)
@@ -227,3 +236,8 @@ def _differences(asked: Mapping[str, Any], found: Mapping[str, Any], path: str =
             yield from _differences(value, other, f"{path}{key}.")
         elif value != other:
             yield f"{path}{key} is {other!r} there and {value!r} now"
+
+
+def _not_written(path: Path, error: OSError) -> ResourceError:
+    reason = error.strerror or type(error).__name__
+    return ResourceError(f"{path}: cannot be written: {reason}", hint="choose another folder", subject=str(path))

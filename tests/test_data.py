@@ -1,0 +1,377 @@
+"""Images: what is found, what is refused, and what order, subset and augmentation depend on."""
+
+from __future__ import annotations
+
+import re
+from io import BytesIO
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+
+from starzoo.architecture import Preprocessing
+from starzoo.config import DataConfig
+from starzoo.data import Split, load_data, open_data
+from starzoo.data.pixels import decode
+from starzoo.data.reading import ImageFile, Records
+from starzoo.data.split import _augment
+from starzoo.errors import HubError, IncompatibleError, UntrustedInputError, UsageError
+
+GREY = Preprocessing(input_size=(1, 8, 8), mean=(0.3,), std=(0.35,))
+COLOUR = Preprocessing(input_size=(3, 8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+CLASSES = ("c1", "c2", "c10")
+
+
+def paint(seed: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two splits of a folder of image files: three classes, four and two images of each."""
+    for split, count in (("train", 4), ("test", 2)):
+        for number, name in enumerate(CLASSES):
+            place = tmp_path / "photos" / split / name
+            place.mkdir(parents=True)
+            for index in range(count):
+                paint(100 * number + index + 50 * (split == "test")).save(place / f"{index}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture(scope="module")
+def digits() -> Split:
+    return load_data(DataConfig(), GREY).train
+
+
+# Reading
+
+
+def test_digits_are_split_by_class_and_always_the_same() -> None:
+    first, second = load_data(DataConfig(), GREY), load_data(DataConfig(), GREY, seed=5)
+    assert (len(first.train), len(first.test)) == (1437, 360)
+    assert first.class_names == tuple("0123456789")
+    assert first.test.labels.bincount().tolist() == [36] * 10
+    assert first.fingerprint == second.fingerprint
+    images, _ = first.train.tensors()
+    tests, _ = first.test.tensors()
+    assert images.shape == (1437, 1, 8, 8)
+    distinct = {image.numpy().tobytes() for image in torch.cat([images, tests])}
+    assert len(distinct) > 1780  # nearly all: no image is in both splits by mistake
+    assert 0.29 < float(first.train.pixels[torch.arange(1437)].double().mean() / 255) < 0.32
+
+
+def test_image_folder_finds_columns_and_converts_channels(folder: Path) -> None:
+    data = load_data(DataConfig(dataset=str(folder)), COLOUR)
+    assert data.class_names == ("c1", "c10", "c2")  # the order of `datasets`, which T04 is about
+    assert data.train.labels.bincount().tolist() == [4, 4, 4]
+    images, labels = data.test.tensors()
+    expected = torch.from_numpy(np.array(Image.open(folder / "test" / "c10" / "0.png")))
+    pixels = data.test.pixels[(labels == 1).nonzero()[:1, 0]][0]
+    assert torch.equal(pixels, expected)
+    grey = load_data(DataConfig(dataset=str(folder)), GREY).test.tensors()[0]
+    assert (images.shape[1], grey.shape[1]) == (3, 1)
+
+
+def test_parquet_folder_reads_like_image_folder(folder: Path, tmp_path: Path) -> None:
+    features = datasets.Features({"picture": datasets.Image(), "kind": datasets.ClassLabel(names=list(CLASSES))})
+    (tmp_path / "parquet").mkdir()
+    for split in ("train", "test"):
+        files = sorted((folder / split).glob("*/*.png"))
+        table = {
+            "picture": [{"bytes": file.read_bytes(), "path": None} for file in files],
+            "kind": [CLASSES.index(file.parent.name) for file in files],
+        }
+        rows = datasets.Dataset.from_dict(table, features=features)
+        rows.to_parquet(tmp_path / "parquet" / f"{split}-00000-of-00001.parquet")
+    here = load_data(DataConfig(dataset=str(tmp_path / "parquet")), COLOUR, class_names=CLASSES)
+    there = load_data(DataConfig(dataset=str(folder)), COLOUR)
+    assert torch.equal(here.train.tensors()[0], there.train.tensors()[0])
+    assert here.train.labels.tolist() == [0] * 4 + [2] * 4 + [1] * 4
+
+
+def test_subset_is_balanced_seeded_and_part_of_the_fingerprint() -> None:
+    config = DataConfig(train_size=205, test_size=20)
+    first, again, other = (open_data(config, seed=seed) for seed in (0, 0, 1))
+    counts = np.bincount(first.train.labels)
+    assert counts.sum() == 205
+    assert set(counts) == {20, 21}
+    assert np.bincount(first.test.labels).tolist() == [2] * 10
+    assert first.fingerprint == again.fingerprint
+    assert len({first.fingerprint, other.fingerprint, open_data(DataConfig()).fingerprint}) == 3
+
+
+def test_k13_fingerprint_notices_one_changed_image(folder: Path) -> None:
+    config = DataConfig(dataset=str(folder))
+    before = open_data(config).fingerprint
+    assert open_data(config).fingerprint == before
+    paint(999).save(folder / "train" / "c1" / "0.png")
+    assert open_data(config).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_split": "training"}, r"photos: Unknown split \"training\"\. Should be one of \['train', 'test'\]"),
+        ({"name": "large"}, r"photos: BuilderConfig 'large' not found"),
+        ({"image_column": "pixels"}, r"no Image column 'pixels' among image \(Image\), label \(ClassLabel\)"),
+        ({"label_column": "image"}, r"no ClassLabel column 'image' among"),
+        ({"test_split": "train"}, "both the training and the test split"),
+        ({"train_size": 13}, "split 'train': 13 images asked for, 12 there"),
+    ],
+)
+def test_wrong_part_of_a_data_set_is_a_usage_error(folder: Path, changes: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        load_data(DataConfig(dataset=str(folder), **changes), COLOUR)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dataset", ["no such folder", "./photo", "json", "imagefolder", "hf://datasets/a/b"])
+def test_unknown_data_set_is_refused_without_the_network(dataset: str) -> None:
+    with pytest.raises(UsageError, match=f"{re.escape(dataset)}: no such folder, and no data set id"):
+        load_data(DataConfig(dataset=dataset), COLOUR)
+
+
+def test_columns_of_the_wrong_type_are_listed(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("text,stars\ngood,5\n")
+    with pytest.raises(UsageError, match=r"no Image columns among text \((large_)?string\), stars \(int64\)"):
+        load_data(DataConfig(dataset=str(tmp_path)), COLOUR)
+
+
+def test_missing_labels_are_refused(tmp_path: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    for split, label in (("train", 0), ("test", -1)):
+        rows = datasets.Dataset.from_dict({"image": [paint(0), paint(1)], "label": [1, label]}, features=features)
+        rows.to_parquet(tmp_path / f"{split}.parquet")
+    with pytest.raises(UsageError, match="split 'test': 1 images have no label"):
+        load_data(DataConfig(dataset=str(tmp_path)), COLOUR)
+
+
+def test_damaged_table_is_untrusted_input(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.parquet").write_bytes(b"nothing")
+    with pytest.raises(UntrustedInputError, match="cannot be read: Parquet") as caught:
+        load_data(DataConfig(dataset=str(tmp_path)), COLOUR)
+    assert caught.value.exit_code == 3
+
+
+def test_unreachable_hub_is_a_hub_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match="someone/pictures: ") as caught:
+        load_data(DataConfig(dataset="someone/pictures"), COLOUR)
+    assert caught.value.exit_code == 4
+
+
+# Rows of FAULTS.md
+
+
+def test_t04_class_names_are_compared_by_name(folder: Path) -> None:
+    config = DataConfig(dataset=str(folder))
+    with pytest.raises(IncompatibleError, match="class 1 is 'c10', but 'c2' in the models") as caught:
+        load_data(config, COLOUR, class_names=CLASSES)
+    assert caught.value.exit_code == 5
+    with pytest.raises(IncompatibleError, match="has 3 classes, but the models have 2"):
+        load_data(config, COLOUR, class_names=CLASSES[:2])
+    assert load_data(config, COLOUR, class_names=["c1", "c10", "c2"]).class_names == ("c1", "c10", "c2")
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda _: b"no image", lambda _: b""])
+def test_t07_broken_image_is_named_and_never_replaced(folder: Path, damage) -> None:
+    victim = folder / "test" / "c10" / "1.png"
+    victim.write_bytes(damage(victim.read_bytes()))
+    data = load_data(DataConfig(dataset=str(folder)), COLOUR)
+    data.train.tensors()
+    with pytest.raises(UntrustedInputError, match=r"image 3 of split 'test' \(1\.png\) cannot be read") as caught:
+        list(data.test.images(2))
+    assert caught.value.exit_code == 3
+    assert "\n" not in str(caught.value)
+
+
+def test_t08_decompression_bomb_is_one_line(folder: Path) -> None:
+    Image.new("1", (100_000, 2_000)).save(folder / "train" / "c1" / "0.png")
+    data = load_data(DataConfig(dataset=str(folder)), COLOUR)
+    with pytest.raises(
+        UntrustedInputError, match=r"image 0 of split 'train' \(0\.png\) .*decompression bomb"
+    ) as caught:
+        data.train.tensors()
+    assert "\n" not in str(caught.value)
+
+
+def test_c17_loading_script_is_never_run(tmp_path: Path) -> None:
+    place = tmp_path / "scripted"
+    place.mkdir()
+    (place / "scripted.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w').close()\n")
+    with pytest.raises(
+        UntrustedInputError, match="scripted: comes with a loading script, which is never run"
+    ) as caught:
+        load_data(DataConfig(dataset=str(place)), COLOUR)
+    assert caught.value.exit_code == 3
+    assert not (tmp_path / "canary").exists()
+
+
+def test_only_plain_eight_bit_pictures_are_decoded() -> None:
+    deep = BytesIO()
+    Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16)).save(deep, format="PNG")
+    with pytest.raises(UntrustedInputError, match=r"here has more than 8 bits per channel \(mode I;16\)"):
+        decode(ImageFile("here", "data", deep.getvalue()))
+    postscript = BytesIO()
+    paint(0).save(postscript, format="EPS")
+    with pytest.raises(UntrustedInputError, match="no image of a known format"):
+        decode(ImageFile("here", "data", postscript.getvalue()))
+
+
+def test_decoded_image_is_upright() -> None:
+    lying, file = paint(3, (6, 4)), BytesIO()
+    exif = Image.Exif()
+    exif[Image.ExifTags.Base.Orientation] = 6
+    lying.save(file, format="PNG", exif=exif)
+    assert decode(ImageFile("here", "data", file.getvalue())).size == (4, 6)
+
+
+# What a model sees
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        COLOUR,
+        Preprocessing(input_size=(3, 16, 16), interpolation="bilinear", crop_pct=0.8),
+        Preprocessing(input_size=(3, 8, 12), crop_pct=0.9, crop_mode="border"),
+        Preprocessing(input_size=(3, 10, 10), crop_pct=1.0, crop_mode="squash"),
+    ],
+)
+def test_images_are_those_of_timm_bit_for_bit(tmp_path: Path, preprocessing: Preprocessing) -> None:
+    for split in ("train", "test"):
+        for name in ("one", "two"):
+            (tmp_path / split / name).mkdir(parents=True)
+        paint(9).save(tmp_path / split / "two" / "0.png")
+        for index in range(5):
+            paint(index, (14 + index, 20)).save(tmp_path / split / "one" / f"{index}.png")
+    images, _ = load_data(DataConfig(dataset=str(tmp_path)), preprocessing).test.tensors()
+    transform = create_transform(**preprocessing.model_dump())
+    expected = [transform(Image.open(tmp_path / "test" / "one" / f"{index}.png")) for index in range(5)]
+    assert torch.equal(images[:5], torch.stack(expected))
+
+
+def test_images_come_in_order_and_a_limit_draws_some(digits: Split) -> None:
+    everything, _ = digits.tensors()
+    assert torch.equal(torch.cat(list(digits.images(100))), everything)
+    some, again, others = (torch.cat(list(digits.images(30, limit=70, seed=seed))) for seed in (0, 0, 1))
+    assert some.shape[0] == 70
+    assert torch.equal(some, again)
+    assert not torch.equal(some, others)
+    assert torch.equal(torch.cat(list(digits.images(500, limit=5000))), everything)
+
+
+def test_large_splits_are_decoded_anew_each_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DataConfig(dataset=str(folder))
+    kept = load_data(config, COLOUR).train
+    monkeypatch.setattr("starzoo.data.pixels._CACHE_BYTES", 0)
+    fresh = load_data(config, COLOUR).train
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert torch.equal(fresh.tensors()[0], kept.tensors()[0])
+    finally:
+        torch.set_num_threads(threads)
+    paint(77).save(folder / "train" / "c1" / "0.png")
+    assert not torch.equal(fresh.tensors()[0], kept.tensors()[0])
+
+
+# Epochs
+
+
+def collect(split: Split, **options) -> tuple[Tensor, Tensor]:
+    batches = list(split.loader(64, **{"epoch": 0, "seed": 0} | options))
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+def test_epoch_is_a_permutation_keyed_by_seed_and_epoch(digits: Split) -> None:
+    images, labels = collect(digits, drop_last=False)
+    assert len(labels) == len(digits)
+    assert labels.bincount().tolist() == digits.labels.bincount().tolist()
+    torch.manual_seed(1)
+    np.random.seed(1)
+    again = collect(digits, drop_last=False)
+    assert torch.equal(images, again[0])
+    assert torch.equal(labels, again[1])
+    for other in ({"epoch": 1}, {"seed": 1}):
+        assert not torch.equal(labels, collect(digits, drop_last=False, **other)[1])
+    state = torch.random.get_rng_state()
+    collect(digits, augment="crop-flip")
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_incomplete_batch_is_dropped_or_kept(digits: Split) -> None:
+    loader = digits.loader(100, epoch=0, seed=0)
+    assert [len(labels) for _, labels in loader] == [100] * 14
+    assert len(loader) == 14
+    assert [len(labels) for _, labels in digits.loader(1000, epoch=0, seed=0, drop_last=False)] == [1000, 437]
+    unshuffled = torch.cat([y for _, y in digits.loader(100, epoch=3, seed=0, shuffle=False, drop_last=False)])
+    assert torch.equal(unshuffled, digits.labels)
+
+
+def test_augmentation_depends_on_seed_epoch_and_image_alone(digits: Split) -> None:
+    """The same image is augmented the same way whatever batch, order or rank it comes in."""
+    ordered, labels = collect(digits, augment="crop-flip", shuffle=False, drop_last=False)
+    by_rank = [collect(digits, augment="crop-flip", rank=rank, world_size=4) for rank in range(4)]
+    shuffled = torch.cat([images for images, _ in by_rank])
+    everything = {image.numpy().tobytes() for image in ordered}
+    assert all(image.numpy().tobytes() in everything for image in shuffled)
+    plain, _ = digits.tensors()
+    changed = (ordered != plain).flatten(1).any(1).double().mean()
+    assert changed > 0.85  # of 18 equally likely outcomes one is the image itself
+    assert not torch.equal(ordered, collect(digits, augment="crop-flip", shuffle=False, drop_last=False, epoch=1)[0])
+    assert torch.equal(labels, digits.labels)
+
+
+def test_augmentation_matches_a_loop_over_images() -> None:
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.integers(0, 256, (40, 16, 24, 3), dtype=np.uint8))
+    draws = torch.from_numpy(rng.random((40, 3), dtype=np.float32))
+    for image, draw, result in zip(pixels, draws, _augment(pixels, draws, crop=True), strict=True):
+        expected = np.pad(image.numpy(), ((2, 2), (3, 3), (0, 0)))
+        top, left = int(draw[1] * 5), int(draw[2] * 7)
+        expected = expected[top : top + 16, left : left + 24]
+        assert np.array_equal(result.numpy(), expected[:, ::-1] if draw[0] < 0.5 else expected)
+    flipped = _augment(pixels, draws, crop=False)
+    for image, draw, result in zip(pixels, draws, flipped, strict=True):
+        assert torch.equal(result, image.flip(1) if draw[0] < 0.5 else image)
+
+
+def test_ranks_share_every_batch(digits: Split) -> None:
+    whole = list(digits.loader(64, epoch=2, seed=3))
+    shares = [list(digits.loader(64, epoch=2, seed=3, rank=rank, world_size=2)) for rank in range(2)]
+    for (images, labels), *parts in zip(whole, *shares, strict=True):
+        assert [len(y) for _, y in parts] == [32, 32]
+        together = torch.stack([y for _, y in parts], dim=1).flatten()
+        assert torch.equal(together, labels)
+        assert torch.equal(parts[0][0], images[0::2])
+    with pytest.raises(UsageError, match="a batch of 63 images cannot be shared evenly by 2 processes"):
+        digits.loader(63, epoch=0, seed=0, world_size=2)
+    with pytest.raises(UsageError, match="a batch of 2000 images is more than the 1437"):
+        digits.loader(2000, epoch=0, seed=0)
+
+
+def test_models_with_other_channels_are_refused() -> None:
+    with pytest.raises(UsageError, match="digits: images are grey or RGB, but the model takes 4 channels"):
+        load_data(DataConfig(), Preprocessing(input_size=(4, 8, 8), mean=(0.0,) * 4, std=(1.0,) * 4))
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [(None, "is missing"), ({"bytes": None, "path": "/dev/zero"}, r"\(zero\) is missing")],
+)
+def test_rows_without_an_image_file_are_named(cell: dict[str, str] | None, message: str) -> None:
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    rows = datasets.Dataset.from_dict({"image": [cell]}, features=features)
+    records = Records(dataset="d", name="test", rows=rows, image_column="image", labels=np.zeros(1, dtype=np.int64))
+    with pytest.raises(UntrustedInputError, match=f"d: image 0 of split 'test' {message}"):
+        Split(records, COLOUR).tensors()
