@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,9 +22,13 @@ __all__ = [
     "TrainConfig",
     "Uniform",
     "load_config",
+    "validate",
 ]
 
 Optimizer = Literal["sgd", "adamw"]
+
+
+Value = TypeVar("Value", bound=BaseModel)
 
 
 class Frozen(BaseModel):
@@ -156,7 +160,7 @@ def load_config(file: Path | None = None, overrides: Sequence[str] = (), **secti
         The checked configuration.
 
     Raises:
-        UsageError: The file cannot be read, or a key or value is not allowed.
+        UsageError: The file cannot be read, an assignment is none, or a key or value is not allowed.
     """
     tree: dict[str, Any] = _read_yaml(file) if file else {}
     for section, values in sections.items():
@@ -180,15 +184,30 @@ def load_config(file: Path | None = None, overrides: Sequence[str] = (), **secti
             raise UsageError(
                 f"--set {assignment!r}: {text!r} is no YAML value", hint="quote it", subject=path
             ) from error
+    return validate(RunConfig, tree, origin=str(file or "the options"))
+
+
+def validate(kind: type[Value], values: Mapping[str, Any], *, origin: str = "the options") -> Value:
+    """Make a configuration of what a user gave.
+
+    Args:
+        kind: The class of the configuration.
+        values: Its fields.
+        origin: Where the user gave them, for the message.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        UsageError: A key or value is not allowed.
+    """
     try:
-        return RunConfig.model_validate(tree)
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(
-            f"configuration {where}: {first['msg']}",
-            hint=f"correct it in {file or 'the options'}",
-            subject=where,
+            f"configuration {where}: {first['msg']}", hint=f"correct it in {origin}", subject=where
         ) from error
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from starzoo.align.align import align
 from starzoo.architecture import Architecture
 from starzoo.card import write_card
-from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig
+from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, validate
 from starzoo.data import ImageData, load_data
 from starzoo.errors import IncompatibleError, UsageError
 from starzoo.evaluate.evaluate import Zoo, evaluate
@@ -234,8 +234,8 @@ def evaluate_star(
     then = loaded.manifest.config
     config = then.model_copy(
         update={
-            "data": DataConfig.model_validate({**then.data.model_dump(), **(data or {})}),
-            "evaluate": EvalConfig.model_validate({**then.evaluate.model_dump(), **(evaluate or {})}),
+            "data": validate(DataConfig, {**then.data.model_dump(), **(data or {})}),
+            "evaluate": validate(EvalConfig, {**then.evaluate.model_dump(), **(evaluate or {})}),
         }
     )
     pinned = _pinned_refs(loaded.manifest.sources, folder, "sources")

@@ -88,14 +88,15 @@ def load_folder(folder: Path) -> Star:
         indices = load_file(file)
     except (OSError, SafetensorError) as error:
         raise UntrustedInputError(f"{file}: cannot be read", hint="fetch the star again", subject=str(file)) from error
-    permutations: dict[str, dict[str, Tensor]] = {source.name: {} for source in manifest.sources}
+    names = {str(number): source.name for number, source in enumerate(manifest.sources)}
+    permutations: dict[str, dict[str, Tensor]] = {name: {} for name in names.values()}
     for key, index in indices.items():
-        source, _, group = key.partition("/")
-        if source not in permutations:
+        number, _, group = key.partition("/")
+        if number not in names:
             raise UntrustedInputError(
-                f"{file}: permutes {source!r}, which is no source of this star",
+                f"{file}: permutes source {number!r}, which this star does not have",
                 hint="fetch the star again",
                 subject=str(file),
             )
-        permutations[source][group] = index
+        permutations[names[number]][group] = index
     return Star(manifest=manifest, state=load_state(folder, manifest.architecture), permutations=permutations)
