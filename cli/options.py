@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
-from starzoo.errors import UsageError
-
 if TYPE_CHECKING:
     from starzoo.config import DataConfig, RunConfig, TrainConfig
 
@@ -153,19 +151,7 @@ def load_training(options: TrainOptions) -> TrainConfig:
 
     Returns:
         The checked configuration.
-
-    Raises:
-        UsageError: A value is out of its range.
     """
-    from pydantic import ValidationError
+    from starzoo.config import TrainConfig, validate
 
-    from starzoo.config import TrainConfig
-
-    try:
-        return TrainConfig(**given(options))
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise UsageError(
-            f"{option} {first['input']}: {first['msg']}", hint="see starzoo train --help", subject=option
-        ) from error
+    return validate(TrainConfig, given(options))

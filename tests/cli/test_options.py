@@ -51,5 +51,5 @@ def test_training_options():
 
 
 def test_training_option_out_of_range():
-    with pytest.raises(UsageError, match="--batch-size 1: Input should be greater than or equal to 2"):
+    with pytest.raises(UsageError, match="batch_size: Input should be greater than or equal to 2"):
         options.load_training(TrainOptions(batch_size=1))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -123,6 +124,14 @@ def test_warnings_of_the_library_are_one_line_each(capsys):
     assert capsys.readouterr() == ("", "warning: two lines [0m\n")
 
 
+def read_to_the_end(descriptor: int) -> str:
+    chunks = []
+    with os.fdopen(descriptor, "rb", buffering=0) as file, contextlib.suppress(OSError):  # EIO: the other end is closed
+        while chunk := file.read(4096):
+            chunks.append(chunk)
+    return b"".join(chunks).decode()
+
+
 def test_progress_is_a_bar_on_a_terminal(monkeypatch):
     leader, follower = pty.openpty()
     with os.fdopen(follower, "w", encoding="utf-8") as terminal:
@@ -133,8 +142,7 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch):
                 out.progress("fitting [b]the[/b] star", step, 3, loss=0.5)
             out.progress("loading", 2, 2)
             out.progress("loading", 1, 2)
-        shown = os.read(leader, 100_000).decode()
-    os.close(leader)
+    shown = read_to_the_end(leader)
     assert "fitting [b]the[/b] star" in shown
     assert "3/3" in shown
     assert "loss 0.5" in shown

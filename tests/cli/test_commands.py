@@ -1,0 +1,169 @@
+"""Every command, for real, on a zoo of four tiny networks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import timm
+import torch
+
+from tests.cli.conftest import FEW_IMAGES, TINY
+
+
+@pytest.fixture(scope="module")
+def star(zoo, tmp_path_factory):
+    """A star of three members, with the fourth held out."""
+    from starzoo.cli.main import main
+
+    folder = tmp_path_factory.mktemp("star") / "tiny-star"
+    members = [str(zoo / f"seed-{seed}") for seed in range(3)]
+    quick = [
+        "--epochs",
+        "1",
+        "--points",
+        "3",
+        "--pairs",
+        "1",
+        "--seed",
+        "3",
+        "--set",
+        "star.batch_size=50",
+        *FEW_IMAGES,
+    ]
+    arguments = ["fit-star", *members, "--holdout", str(zoo / "seed-3"), "--out", str(folder), "--name", "Tiny", *quick]
+    assert main([*arguments, "--quiet"]) == 0
+    return folder
+
+
+def test_train_makes_members_that_plain_timm_loads(zoo):
+    model = timm.create_model(f"local-dir:{zoo / 'seed-0'}", pretrained=True).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 1, 16, 16)).shape == (1, 10)
+
+
+def test_train_again_trains_nothing(run, zoo):
+    ended = run("train", "resnet18", "--out", zoo, "--seeds", "0-3", "--epochs", "2", "--json", *TINY, *FEW_IMAGES)
+    assert ended.code == 0
+    members = ended.json["members"]
+    assert [(member["seed"], member["trained"]) for member in members] == [(seed, False) for seed in range(4)]
+    assert 0 <= members[0]["test_accuracy"] <= 1
+
+
+def test_train_another_recipe_into_the_same_folder_is_refused(run, zoo):
+    ended = run("train", "resnet18", "--out", zoo, "--seeds", "0", "--epochs", "3", *TINY, *FEW_IMAGES)
+    assert ended.code == 2
+    assert "train.epochs is 2 there and 3 now" in ended.err
+
+
+def test_inspect_verifies(run):
+    ended = run("inspect", "test_resnet", "--verify", "--json")
+    assert ended.code == 0, ended.err
+    found = ended.json
+    assert found["architecture"] == "test_resnet"
+    assert found["groups"] == len(found["table"]) > 0
+    assert 0.9 < found["coverage"] <= 1
+    assert found["unsupported_operators"] == []
+    proof = found["verify"]
+    assert proof["relative_error"] < 1e-9
+    assert proof["weights_changed"] is True
+    assert proof["negative_control_passed"] == proof["negative_control_tried"] > 0
+
+
+def test_inspect_for_a_person(run):
+    ended = run("inspect", "test_resnet", "--verify", "--groups")
+    line, *table = ended.out.splitlines()
+    assert line.startswith("test_resnet: ")
+    assert "groups (0 wreath)" in line
+    assert "operators without a rule: none" in line
+    assert "negative control" in line
+    assert "pinned: " in line
+    groups = int(line.split()[1])
+    assert len([row for row in table if row.split() and row.split()[-1].isdecimal()]) == groups
+
+
+def test_inspect_a_folder(run, zoo):
+    ended = run("inspect", zoo / "seed-0", "--quiet")
+    assert ended.code == 0
+    assert int(ended.out) > 0
+
+
+def test_align(run, zoo, tmp_path):
+    ended = run("align", zoo / "seed-0", zoo / "seed-1", zoo / "seed-2", "--out", tmp_path / "aligned", "--json")
+    assert ended.code == 0, ended.err
+    first, second = ended.json["aligned"]
+    assert (first["name"], second["name"]) == ("seed-1", "seed-2")
+    assert first["distance_after"] < first["distance_before"]
+    images = torch.randn(4, 1, 16, 16)
+    before, after = (
+        timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        for folder in (zoo / "seed-1", tmp_path / "aligned" / "seed-1")
+    )
+    with torch.inference_mode():
+        torch.testing.assert_close(before(images), after(images), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(before.conv1.weight, after.conv1.weight)
+
+
+def test_align_for_a_person(run, zoo, tmp_path):
+    ended = run("align", zoo / "seed-0", zoo / "seed-1", "--out", tmp_path / "aligned", "--method", "weight")
+    assert ended.code == 0
+    assert "seed-1" in ended.out
+    assert ended.out.splitlines()[-1] == f"aligned models: {tmp_path / 'aligned'}"
+
+
+def test_fit_star_writes_the_star(star):
+    names = {path.name for path in star.iterdir()}
+    assert {"config.json", "model.safetensors", "star.json", "permutations.safetensors", "README.md"} <= names
+    manifest = json.loads((star / "star.json").read_text())
+    assert manifest["name"] == "Tiny"
+    assert [source["name"] for source in manifest["sources"]] == ["seed-0", "seed-1", "seed-2"]
+    assert [holdout["name"] for holdout in manifest["holdouts"]] == ["seed-3"]
+    config = manifest["config"]
+    assert (config["star"]["epochs"], config["star"]["batch_size"], config["evaluate"]["points"]) == (1, 50, 3)
+    assert (config["star"]["seed"], config["align"]["seed"], config["evaluate"]["seed"]) == (3, 3, 3)
+
+
+def test_evaluate_again(run, star, tmp_path):
+    folder = shutil.copytree(star, tmp_path / "star")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    ended = run("evaluate", folder, "--points", "5", "--split", "train", "--json")
+    assert ended.code == 0, ended.err
+    summary = ended.json["summary"]
+    assert list(summary) == ["train"]
+    assert summary["train"]["connectivity"]["star-source"]["barrier"]["count"] == 3
+    assert {len(path["t"]) for path in ended.json["manifest"]["evaluation"]["paths"]} == {5}
+
+
+def test_evaluate_with_a_wrong_value(run, star):
+    ended = run("evaluate", star, "--points", "1")
+    assert ended.code == 2, ended.err
+    assert "points" in ended.err
+
+
+def test_card_is_written_again(run, star):
+    before = (star / "README.md").read_text()
+    (star / "README.md").unlink()
+    ended = run("card", star, "--quiet")
+    assert (ended.code, ended.out) == (0, f"{star / 'README.md'}\n")
+    assert (star / "README.md").read_text() == before
+
+
+def test_push_then_pull(run, fake_hub, star):
+    pushed = run("push", star, "me/tiny-star", "--json")
+    assert pushed.code == 0, pushed.err
+    assert pushed.json["changed"] is True
+    again = run("push", star, "me/tiny-star")
+    assert again.out.startswith("nothing to change: http")
+    pulled = run("pull", "me/tiny-star", "--json")
+    assert pulled.code == 0, pulled.err
+    [model] = pulled.json["models"]
+    assert (model["repo"], model["sha"]) == ("me/tiny-star", pushed.json["sha"])
+    assert {"config.json", "model.safetensors"} <= set(model["files"])
+
+
+def test_n04_pull_of_a_repository_that_is_not_there(run, fake_hub):
+    ended = run("pull", "me/nothing")
+    assert (ended.code, ended.out) == (4, "")
+    assert ended.err.startswith("error: me/nothing: ")
+    assert ended.err.count("\n") == 1
