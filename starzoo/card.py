@@ -1,7 +1,7 @@
 """The card of a star: a README.md whose every number comes from star.json, with plots and tables beside it.
 
-What a stranger may have written (names, labels, repositories, licences) reaches it escaped for Markdown and HTML, because the
-template escapes all that is not marked as ours. Imports neither torch nor the network.
+What a stranger may have written (names, labels, repositories, licences) reaches it escaped for Markdown and HTML,
+because the template escapes all that is not marked as ours. Imports neither torch nor the network.
 """
 
 from __future__ import annotations
@@ -217,7 +217,8 @@ def _describe_data(data: DataConfig) -> str:
 
 def _describe_split(split: str, data: DataConfig) -> str:
     name, size = (data.test_split, data.test_size) if split == "test" else (data.train_split, data.train_size)
-    return f"{'all images' if size is None else f'a class-balanced subset of {size:,} images'} of the split {clean(name)!r}"
+    images = "all images" if size is None else f"a class-balanced subset of {size:,} images"
+    return f"{images} of the split {clean(name)!r}"
 
 
 def _repository(model: ModelRecord) -> Markup | str:
@@ -251,8 +252,8 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
             law = f"always {fit.t.value:g}"
     yield (
         f"Fit: {fit.epochs} {'epoch' if fit.epochs == 1 else 'epochs'} in batches of {fit.batch_size}, "
-        f"{fit.optimizer.upper()} with learning rate {fit.lr:g} and weight decay {fit.weight_decay:g}; every step takes "
-        f"one source and one place t on the line to it, t {law}; the star's own loss has weight μ = {fit.mu:g}."
+        f"{fit.optimizer.upper()} with learning rate {fit.lr:g} and weight decay {fit.weight_decay:g}; every step "
+        f"takes one source and one place t on the line to it, t {law}; the star's own loss has weight μ = {fit.mu:g}."
     )
     often = {0: "once", 1: "every epoch"}.get(fit.realign_every, f"every {fit.realign_every} epochs")
     yield (

@@ -26,12 +26,11 @@ def clean(text: str) -> str:
     Returns:
         One line of printable characters.
     """
-    spaced = " ".join(text.split())
-    return "".join(character for character in spaced if unicodedata.category(character)[0] != "C")
+    return " ".join(_printable(" ".join(text.split())).split())
 
 
 def escape(text: str) -> Markup:
-    """Write text so that Markdown and HTML show it as it is, in a paragraph, a heading or a cell of a table.
+    """Write text so that Markdown and HTML show it as it is: in a paragraph, a heading or a cell, not in an attribute.
 
     Args:
         text: Anything.
@@ -39,7 +38,7 @@ def escape(text: str) -> Markup:
     Returns:
         The escaped text, marked as safe.
     """
-    return Markup(_SPECIAL.sub(r"\\\1", escape_html(clean(text))))
+    return Markup(_SPECIAL.sub(r"\\\1", escape_html(clean(text), quote=False)))
 
 
 def load_template(name: str) -> Template:
@@ -63,6 +62,10 @@ def load_template(name: str) -> Template:
     return environment.from_string(files("starzoo.model_cards").joinpath(name).read_text(encoding="utf-8"))
 
 
+def _printable(text: str) -> str:
+    return "".join(character for character in text if unicodedata.category(character)[0] != "C")
+
+
 def _code(text: str) -> Markup:
     """Inline code, for identifiers; a back-tick or a pipe, which no identifier has, is left out."""
     return Markup(f"`{re.sub(r'[`|]', '', clean(text)) or '?'}`")
@@ -71,7 +74,7 @@ def _code(text: str) -> Markup:
 def _fence(text: str, language: str) -> Markup:
     """A block of code, in a fence that is longer than any run of back-ticks in it."""
     ticks = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", text)), 0)
-    lines = "\n".join("".join(c for c in line if unicodedata.category(c)[0] != "C") for line in text.split("\n"))
+    lines = "\n".join(_printable(line) for line in text.split("\n"))
     return Markup(f"{ticks}{language}\n{lines.rstrip()}\n{ticks}")
 
 

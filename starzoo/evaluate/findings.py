@@ -161,7 +161,7 @@ def _on_connections(evaluation: Evaluation, split: Split) -> Iterator[str]:
     else:
         yield "No held-out model was measured: whether the star is connected to models it never saw is not known."
         if pairs:
-            yield f"Two ordinary models, aligned to each other, have a loss barrier of {_nats(pairs)} on the {split} images."
+            yield f"On the {split} images two ordinary models that are aligned have a loss barrier of {_nats(pairs)}."
     if own:
         yield f"From the star to its own sources the barrier is {_nats(own)}."
     if raw:

@@ -1,0 +1,442 @@
+import ast
+import csv
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from hypothesis import given
+from hypothesis import strategies as st
+from jinja2 import UndefinedError
+from markdown_it import MarkdownIt
+
+from starzoo.architecture import Architecture, Preprocessing
+from starzoo.card import render, write_card
+from starzoo.config import Beta, DataConfig, RunConfig, StarConfig
+from starzoo.errors import UsageError
+from starzoo.evaluate.measures import Evaluation, Path, Quality
+from starzoo.markdown import clean, escape, load_template
+from starzoo.star.manifest import ModelRecord, StarManifest
+
+T = (0.0, 0.25, 0.5, 0.75, 1.0)
+KINDS = {"star-source": 0.01, "star-held-out": 0.04, "regular-regular": 0.3, "regular-regular-raw": 2.0}
+DIGEST, COMMIT = "0123456789abcdef" * 4, "c0ffee" * 6 + "beef"
+PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+
+
+def make_path(kind, bump, a="star", b="m0", split="test"):
+    loss = tuple(0.05 + 4 * t * (1 - t) * bump for t in T)
+    return Path(kind=kind, a=a, b=b, split=split, t=T, loss=loss, accuracy=tuple(0.98 - value / 10 for value in loss))
+
+
+def make_quality(role, accuracy, nll=0.1, ece=0.02, name="m", passes=1, split="test"):
+    return Quality(name=name, role=role, split=split, accuracy=accuracy, nll=nll, ece=ece, passes=passes)
+
+
+def make_evaluation(star=0.95, ensemble=0.97, bumps=KINDS, split="test", name="m"):
+    return Evaluation(
+        paths=tuple(
+            make_path(kind, bump * (1 + number / 10), b=f"{name}{number}", split=split)
+            for kind, bump in bumps.items()
+            for number in range(3)
+        ),
+        qualities=(
+            *(
+                make_quality("member", 0.94 + number / 100, 0.2, name=f"{name}{number}", split=split)
+                for number in range(3)
+            ),
+            make_quality("held-out", 0.945, name=f"{name}3", split=split),
+            make_quality("aligned-mean", 0.5, 1.5, name="aligned mean", split=split),
+            make_quality("star", star, 0.15, name="star", split=split),
+            make_quality("ensemble", ensemble, 0.12, 0.01, name="ensemble of 3", passes=3, split=split),
+        ),
+    )
+
+
+def make_manifest(evaluation="full", **changes):
+    sources = tuple(
+        ModelRecord(
+            name=f"m{number}", repo=f"me/net_{number}", sha=COMMIT, files={"model.safetensors": DIGEST}, licence="mit"
+        )
+        for number in range(3)
+    )
+    values = {
+        "name": "my-star",
+        "architecture": Architecture(name="test_resnet", num_classes=3, label_names=("cat", "dog", "eel")),
+        "sources": sources,
+        "holdouts": (ModelRecord(name="m3"),),
+        "config": RunConfig(data=DataConfig(dataset="me/pictures", revision=COMMIT)),
+        "data_fingerprint": DIGEST,
+        "parameters": 12_345,
+        "groups": 4,
+        "coverage": 0.987,
+        "evaluation": make_evaluation() if evaluation == "full" else evaluation,
+        "software": {"torch": "2.10"},
+    }
+    return StarManifest(**(values | changes))
+
+
+def tables(card):
+    """Every table of a card: rows of cells, each cell as (text, whether it is bold)."""
+    found = []
+    for token, inside in zip(tokens := PARSER.parse(ModelCard(card).text), [*tokens[1:], None], strict=True):
+        if token.type == "table_open":
+            found.append([])
+        elif token.type == "tr_open":
+            found[-1].append([])
+        elif token.type in {"th_open", "td_open"}:
+            kinds = [child.type for child in inside.children]
+            text = "".join(child.content for child in inside.children)
+            found[-1][-1].append((text, "strong_open" in kinds))
+    return found
+
+
+def structure(card):
+    """What Markdown makes of a card, without its words."""
+    shape = []
+    for token in PARSER.parse(ModelCard(card).text):
+        shape.append((token.type, token.content if token.type == "html_block" else ""))
+        shape += [(child.type, child.attrs.get("href", "")) for child in token.children or () if child.type != "text"]
+    return shape
+
+
+def blocks(card, language):
+    return [
+        token.content
+        for token in PARSER.parse(ModelCard(card).text)
+        if token.type == "fence" and token.info == language
+    ]
+
+
+def test_front_matter_is_read_by_the_hubs_own_parser():
+    data = ModelCard(render(make_manifest(), "me/star")).data
+    assert data.library_name == "timm"
+    assert data.pipeline_tag == "image-classification"
+    assert data.license == "mit"
+    assert data.base_model == ["me/net_0", "me/net_1", "me/net_2"]
+    assert data.to_dict()["base_model_relation"] == "merge"
+    assert data.datasets == ["me/pictures"]
+    assert {"starzoo", "star-model"} <= set(data.tags)
+
+
+def test_evaluation_results_are_read_by_the_hubs_own_parser():
+    manifest = make_manifest()
+    card = ModelCard(render(manifest))
+    results = {(result.metric_type, result.metric_name): result for result in card.data.eval_results}
+    accuracy = results["accuracy", "accuracy of the star"]
+    assert (accuracy.metric_value, accuracy.dataset_type, accuracy.dataset_split) == (0.95, "me/pictures", "test")
+    assert accuracy.dataset_revision == COMMIT
+    barrier = results["loss_barrier", "loss barrier, star to held-out (mean of 3)"]
+    assert barrier.metric_value == pytest.approx(manifest.evaluation.spread("star-held-out").mean, abs=1e-6)
+    assert card.data.model_name == "my-star"
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+
+
+def test_digits_and_folders_are_no_data_sets_of_the_hub():
+    for dataset in ("digits", "/some/where/pictures", "cifar"):
+        data = ModelCard(render(make_manifest(config=RunConfig(data=DataConfig(dataset=dataset))))).data
+        assert data.datasets is None
+
+
+def test_the_connectivity_table_holds_the_measured_values():
+    card = render(make_manifest())
+    table = tables(card)[0]
+    assert [row[0][0] for row in table] == [
+        "path",
+        "star to source",
+        "star to held-out",
+        "two ordinary models, aligned",
+        "two ordinary models, not aligned",
+    ]
+    assert [cell for cell, _ in table[2][1:]] == [
+        "3",
+        "0.044 ± 0.004",
+        "0.098",
+        "97.02",
+        "0.044 ± 0.004",
+        "0.44 ± 0.04",
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bold_marks_the_best_value_of_each_score(seed):
+    values = [((seed * 7 + step * 5) % 11) / 10 for step in range(4)]
+    roles = ("held-out", "aligned-mean", "star", "ensemble")
+    rows = [
+        make_quality(role, value, 1.5 - value, abs(value - 0.45), name=role)
+        for role, value in zip(roles, values, strict=True)
+    ]
+    card = render(make_manifest(Evaluation(paths=(), qualities=tuple(rows))))
+    [_, *body] = tables(card)[0]
+    shown = dict(zip(roles, body, strict=True))
+    for column, best in ((1, max(values)), (2, max(values)), (3, min(values, key=lambda value: abs(value - 0.45)))):
+        bold = {values[roles.index(role)] for role in roles if shown[role][column][1]}
+        assert best in bold
+        assert len({abs(value - 0.45) if column == 3 else value for value in bold}) == 1
+
+
+def test_bold_goes_by_the_value_and_not_by_its_rounding():
+    rows = (make_quality("star", 0.951001), make_quality("ensemble", 0.951002, passes=2))
+    body = tables(render(make_manifest(Evaluation(paths=(), qualities=rows))))[0][1:]
+    assert [(row[1]) for row in body] == [("95.10", False), ("95.10", True)]
+
+
+def test_the_most_accurate_source_has_its_own_row():
+    body = {row[0][0]: [cell for cell, _ in row[1:]] for row in tables(render(make_manifest()))[1]}
+    assert body["mean of 3 single sources"][0] == "95.00 ± 1.00"
+    assert body["most accurate source (m2)"][0] == "96.00"
+    assert body["ensemble of 3 sources"][-1] == "3"
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "said"),
+    [
+        (
+            make_evaluation(star=0.93),
+            "93.00 %: below the mean of its 3 sources (95.00 %), below the most accurate source",
+        ),
+        (make_evaluation(star=0.93), "and below their ensemble (97.00 %, at 3 forward passes per image)"),
+        (
+            make_evaluation(star=0.99),
+            "99.00 %: above the mean of its 3 sources (95.00 %), above the most accurate source",
+        ),
+        (make_evaluation(star=0.99), "and above their ensemble (97.00 %, at 3 forward passes per image)"),
+        (make_evaluation(), "0.150 nats: better than the mean of its 3 sources (0.200), better than the most accurate"),
+        (make_evaluation(), "and worse than their ensemble (0.120, at 3 forward passes per image)"),
+        (make_evaluation(star=0.9500049), "level with the mean of its 3 sources (95.00 %), below"),
+        (make_evaluation(star=0.93), "A star that predicts worse has lower barriers for that reason alone"),
+        (make_evaluation(), "is 0.044 ± 0.004 nats (3 paths), lower than 0.330 ± 0.030 nats (3 paths) between"),
+        (make_evaluation(bumps=KINDS | {"star-held-out": 0.31}), "no better than they are to each other"),
+        (make_evaluation(bumps=KINDS | {"star-held-out": 0.28}), "though the two ranges overlap"),
+        (make_evaluation(bumps={"star-source": 0.01}), "No held-out model was measured"),
+        (None, "It has not been evaluated"),
+    ],
+)
+def test_the_first_paragraph_says_who_wins(evaluation, said):
+    assert said in render(make_manifest(evaluation))
+
+
+def test_a_star_that_wins_is_not_warned_of():
+    assert "predicts worse" not in render(make_manifest(make_evaluation(star=0.99)))
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "said", "unsaid"),
+    [
+        (None, "no commit recorded", "plots/"),
+        (
+            make_evaluation(bumps={"star-source": 0.1}),
+            "Not measured: star to held-out, two ordinary models, aligned",
+            "nan",
+        ),
+        (Evaluation(paths=(), qualities=(make_quality("star", 0.9),)), "Not measured: star to source", "paths-test"),
+        (Evaluation(paths=(make_path("star-source", 0.1),), qualities=()), "Not measured: single sources", "quality-"),
+        (make_evaluation(split="train"), "train images", "test images"),
+    ],
+)
+def test_a_card_says_what_is_missing(evaluation, said, unsaid):
+    sources = (ModelRecord(name="m0", repo="me/net"), ModelRecord(name="m1"))
+    card = render(make_manifest(evaluation, sources=sources, holdouts=(), software={}))
+    assert "No model was held out" in card
+    assert said in card
+    assert unsaid not in card
+    assert "not recorded" in card
+    assert not re.search(r"undefined|None(?!\])|\n\n\n", card)
+    assert all(len(table) > 1 for table in tables(card))
+
+
+def test_a_variable_that_is_not_given_is_an_error():
+    with pytest.raises(UndefinedError, match="is undefined"):
+        load_template("star.md.jinja").render()
+
+
+def test_other_splits_come_after_the_test_split():
+    both = [make_evaluation(split=split) for split in ("train", "test")]
+    evaluation = Evaluation(paths=both[0].paths + both[1].paths, qualities=both[0].qualities + both[1].qualities)
+    card = render(make_manifest(evaluation))
+    assert 0 < card.index("paths-test.png") < card.index("The same on the train images") < card.index("paths-train.png")
+    assert {result.dataset_split for result in ModelCard(card).data.eval_results} == {"train", "test"}
+
+
+HOSTILE = [
+    '"]\n---\nlicense: apache-2.0\n',
+    "x\n---\nlicense: apache-2.0\n---\n",
+    "<script>alert(1)</script><!-- ",
+    "| pipes | and | more |\n|---|---|",
+    "\x1b[31mred\x1b[0m\x07\x9b",
+    "[a](javascript:alert(1)) ![b](https://evil.example/c.png) <https://evil.example>",
+    "``` ` ~~~ ```\n# heading",
+    "{{ 7 * 7 }}{% raw %}",
+    "**b** _i_ ~~s~~ \\| $x$ &lt;i&gt; www.evil.example",
+    "\u202eevil\u2028\u0000",
+    "- a\n- b\n\n</details>",
+    "$(touch /tmp/x) '; rm -rf ~ #",
+]
+
+
+def with_strings(text):
+    """A manifest with the same words wherever a stranger could have put them."""
+    record = ModelRecord(name=text, repo=text, sha=text, files={text: text}, licence=text)
+    local = ModelRecord(name=text, files={"model.safetensors": text})
+    return make_manifest(
+        make_evaluation(name=text),
+        name=text,
+        architecture=Architecture(name=text, num_classes=2, label_names=(text, text)),
+        sources=(record, local),
+        holdouts=(record,),
+        data_fingerprint=text,
+        config=RunConfig(
+            data=DataConfig(dataset=text, name=text, train_split=text, test_split=text, image_column=text)
+        ),
+        software={text: text},
+    )
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_p03_hostile_strings_change_words_only(text):
+    card, plain = render(with_strings(text), "me/star"), render(with_strings("plain"), "me/star")
+    assert structure(card) == structure(plain)
+    assert [[len(row) for row in table] for table in tables(card)] == [
+        [len(row) for row in table] for table in tables(plain)
+    ]
+    data, expected = ModelCard(card).data.to_dict(), ModelCard(plain).data.to_dict()
+    assert "license" not in data
+    assert data.keys() == expected.keys()
+    assert data["tags"] == expected["tags"]
+    assert data["model-index"][0]["name"] == clean(text)
+    assert tables(card)[1][2][0][0] == f"most accurate source ({clean(text + '2')})"
+    assert clean(yaml.safe_load(blocks(card, "yaml")[0])["data"]["test_split"]) == clean(text)
+
+
+def test_p04_no_control_byte_reaches_a_file(tmp_path):
+    write_card(tmp_path, with_strings("".join(HOSTILE)))
+    for file in [tmp_path / "README.md", *tmp_path.glob("metrics/*.csv")]:
+        content = file.read_text(encoding="utf-8")
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028]", content)
+    with (tmp_path / "metrics" / "qualities.csv").open(encoding="utf-8", newline="") as stream:
+        assert [len(row) for row in csv.reader(stream)] == [7] * 8
+
+
+@given(st.text())
+def test_escaped_text_is_shown_as_it_is(text):
+    table = f"| a | b |\n|---|---|\n| x{escape(text)} | y |\n"
+    for document in (f"# x{escape(text)}", f"x{escape(text)} y", table):
+        inlines = [token for token in PARSER.parse(document) if token.type == "inline"]
+        children = inlines[2 if document is table else 0].children
+        assert {child.type for child in children} == {"text"}
+        shown = "".join(child.content for child in children)
+        assert shown.removesuffix(" y") == f"x{clean(text)}".removesuffix(" y")
+
+
+def test_a_licence_is_stated_only_if_all_sources_share_it():
+    record = ModelRecord(name="a", licence="mit")
+    mixed = make_manifest(sources=(record, ModelRecord(name="b", licence="cc-by-nc-4.0"), ModelRecord(name="c")))
+    card = render(mixed)
+    assert ModelCard(card).data.license is None
+    assert "The sources state mit (1), cc-by-nc-4.0 (1), no licence (1)" in card
+    assert "base_model" not in ModelCard(card).data.to_dict()
+
+
+def test_p02_nothing_of_the_machine_is_written(tmp_path):
+    data = DataConfig(dataset="/home/canary/secret/flowers", test_size=500)
+    write_card(tmp_path, make_manifest(config=RunConfig(data=data)))
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(files) == 8
+    for file in files:
+        assert not re.search(rb"canary|secret", file.read_bytes())
+        assert str(tmp_path).encode() not in file.read_bytes()
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "a local folder, flowers" in card
+    assert "a class-balanced subset of 500 images of the split 'test'" in card
+
+
+def test_a_rerun_writes_the_same_bytes(tmp_path):
+    manifest = make_manifest()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        assert write_card(tmp_path / folder, manifest, "me/star") == tmp_path / folder / "README.md"
+    first, second = (
+        {str(file.relative_to(tmp_path / folder)): file.read_bytes() for file in (tmp_path / folder).rglob("*.*")}
+        for folder in ("a", "b")
+    )
+    assert first == second
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", first["README.md"].decode())
+    assert sorted(pictures) == ["plots/paths-test.png", "plots/quality-test.png"]
+    assert {*pictures, "plots/paths-test.svg", "plots/quality-test.svg", "metrics/paths.csv"} <= first.keys()
+
+
+def test_metrics_hold_what_was_measured(tmp_path):
+    manifest = make_manifest()
+    write_card(tmp_path, manifest)
+    rows = {}
+    for name in ("paths", "curves", "qualities"):
+        with (tmp_path / "metrics" / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
+            rows[name] = list(csv.DictReader(stream))
+    paths = manifest.evaluation.paths
+    assert [float(row["barrier"]) for row in rows["paths"]] == [path.barrier for path in paths]
+    assert [float(row["loss"]) for row in rows["curves"]] == [loss for path in paths for loss in path.loss]
+    assert [float(row["nll"]) for row in rows["qualities"]] == [row.nll for row in manifest.evaluation.qualities]
+
+
+def test_a_card_without_evaluation_is_one_file(tmp_path):
+    write_card(tmp_path, make_manifest(None))
+    assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_the_configuration_in_the_card_replays_the_run():
+    config = RunConfig(data=DataConfig(dataset="me/pictures", test_size=9), star=StarConfig(t=Beta(a=3), mu=0.5))
+    card = render(make_manifest(config=config))
+    assert RunConfig.model_validate(yaml.safe_load(blocks(card, "yaml")[0])) == config
+    [command] = blocks(card, "bash")
+    words = command.replace("\\\n", " ").split()
+    assert words[:2] == ["starzoo", "fit-star"]
+    assert words[2:5] == [f"me/net_{number}@{COMMIT}" for number in range(3)]
+    assert words[5:] == ["--holdout", "path/to/m3", "--config", "run.yaml", "--out", "star"]
+    assert "t from a Beta(3, 2) distribution; the star's own loss has weight μ = 0.5" in card
+
+
+def test_snippets_name_the_star():
+    for repo, where in ((None, "FOLDER"), ("me/star_1", "me/star_1")):
+        timm_code, starzoo_code = blocks(render(make_manifest(), repo), "python")
+        ast.parse(timm_code)
+        ast.parse(starzoo_code)
+        assert f'"{"hf-hub" if repo else "local-dir"}:{where}"' in timm_code
+        assert f'starzoo.load_star("{where}")' in starzoo_code
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_timm_snippet_runs(tmp_path, monkeypatch, channels):
+    import torch
+    from PIL import Image
+
+    from starzoo.folder import save_folder
+
+    architecture = Architecture(
+        name="test_resnet",
+        num_classes=3,
+        model_args={"in_chans": 1} if channels == 1 else {},
+        preprocessing=Preprocessing(input_size=(channels, 32, 32), mean=(0.5,) * channels, std=(0.5,) * channels),
+    )
+    save_folder(tmp_path / "star", architecture, architecture.build().state_dict())
+    Image.new("RGBA", (50, 40), "green").save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    code = blocks(render(make_manifest(architecture=architecture)), "python")[0].replace("FOLDER", "star")
+    names = {}
+    exec(code, names)
+    assert names["probabilities"].shape == (1, 3)
+    assert torch.allclose(names["probabilities"].sum(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("repo", ["star", "me/star\nlicense: mit", 'me/"star', "../star", ""])
+def test_a_repository_that_is_none_is_refused(repo):
+    with pytest.raises(UsageError, match="not the name of a repository"):
+        render(make_manifest(), repo)
+
+
+def test_a_card_needs_neither_torch_nor_the_network():
+    heavy = "('torch', 'huggingface_hub', 'matplotlib', 'numpy')"
+    check = f"import sys, starzoo.card; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
