@@ -24,6 +24,10 @@ class Split:
     term: Term
     sizes: tuple[int, ...]
 
+    def axes(self) -> list[Factor]:
+        """The axes that the block consists of."""
+        return [Factor(self, index) for index in range(len(self.sizes))]
+
     def factors(self) -> list[Term]:
         """Decide that the split is a product; every tensor that shares the term sees it."""
         return factorise(self.term, self.sizes)
@@ -113,17 +117,12 @@ class Axes:
         """
         if 0 in shape:
             return Axes.pinned(shape, "empty")
-        source = [factor for factor in self.factors if factor.size != 1]
-        target = [size for size in shape if size != 1]
+        blocks = list(_align([f for f in self.factors if f.size != 1], [size for size in shape if size != 1]))
+        untouched = {run[0] for run, sizes in blocks if len(run) == len(sizes) == 1}
         factors: list[Factor] = []
-        while target:
-            run, sizes = [source.pop(0)], [target.pop(0)]
-            while (have := math.prod(factor.size for factor in run)) != (want := math.prod(sizes)):
-                if have < want:
-                    run.append(source.pop(0))
-                else:
-                    sizes.append(target.pop(0))
-            factors.extend(_split(_merge(run), sizes))
+        for run, sizes in blocks:
+            keep = untouched.issuperset(run[0].split.axes())  # an undecided split is kept as a whole or not at all
+            factors.extend(run if keep else _split(_merge(run), sizes))
         remaining = iter(factors)
         return Axes(tuple(_UNIT if size == 1 else next(remaining) for size in shape))
 
@@ -167,18 +166,31 @@ _UNIT = Axes.of([Pin(1)]).factors[0]
 
 def _split(term: Term, sizes: Sequence[int]) -> list[Factor]:
     split = Split(term, tuple(size for size in sizes if size != 1))
-    factors = iter([Factor(split, index) for index in range(len(split.sizes))])
+    factors = iter(split.axes())
     return [_UNIT if size == 1 else next(factors) for size in sizes]
 
 
-def _merge(run: Sequence[Factor]) -> Term:
-    """The row-major product of axes; all factors of one split in their order give back its term, still undecided."""
+def _align(factors: Iterable[Factor], sizes: Iterable[int]) -> Iterator[tuple[list[Factor], list[int]]]:
+    """The shortest runs on both sides that cover the same positions."""
+    source, target = iter(factors), iter(sizes)
+    for first in source:
+        run, wanted = [first], [next(target)]
+        while (have := math.prod(factor.size for factor in run)) != (want := math.prod(wanted)):
+            if have < want:
+                run.append(next(source))
+            else:
+                wanted.append(next(target))
+        yield run, wanted
+
+
+def _merge(run: list[Factor]) -> Term:
+    """The row-major product of axes; all axes of one split in their order give back its term, still undecided."""
     terms: list[Term] = []
     position = 0
     while position < len(run):
         split = run[position].split
-        whole = [Factor(split, index) for index in range(len(split.sizes))]
-        if list(run[position : position + len(whole)]) == whole:
+        whole = split.axes()
+        if run[position : position + len(whole)] == whole:
             terms.append(split.term)
             position += len(whole)
         else:

@@ -74,7 +74,10 @@ class Permutation:
         Raises:
             UntrustedInputError: A group is missing, unknown or not a permutation.
         """
-        indices = {name: tensor.numpy().astype(np.int64) for name, tensor in tensors.items()}
+        integers = {torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64}
+        indices = {
+            name: tensor.numpy().astype(np.int64) for name, tensor in tensors.items() if tensor.dtype in integers
+        }
         for name, shape in _shapes(spec):
             expected = np.broadcast_to(np.arange(shape[-1]), shape)
             index = indices.get(name)
@@ -84,7 +87,7 @@ class Permutation:
                     hint="fetch the file again",
                     subject=subject,
                 )
-        if unknown := indices.keys() - spec.groups.keys():
+        if unknown := tensors.keys() - spec.groups.keys():
             raise UntrustedInputError(
                 f"{subject or 'permutations'}: unknown group {min(unknown)!r}",
                 hint="the file belongs to another architecture",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec, groups_of
 from starzoo.symmetry.trace import copy_module
 
-__all__ = ["Verification", "verify"]
+__all__ = ["Verification", "find_guilty", "verify"]
 
 State = dict[str, Tensor]
 CONTROLS = 4
@@ -84,13 +84,19 @@ def verify(
     permuted = element.apply(experiment.state)
     error = experiment.change(permuted)
     controls = _controls(spec, experiment.state, rng)
+    still = Permutation.identity(spec).indices
+
+    def breaks(groups: Sequence[str]) -> bool:
+        only = Permutation(spec, {**still, **{name: element.indices[name] for name in groups}})
+        return experiment.change(only.apply(experiment.state)) > tolerance
+
     return Verification(
         relative_error=error,
         weights_changed=any(not torch.equal(permuted[name], value) for name, value in experiment.state.items()),
         negative_control_passed=sum(experiment.change(control) > 1e3 * tolerance for control in controls),
         negative_control_tried=len(controls),
         tolerance=tolerance,
-        guilty=tuple(_find_guilty(experiment, element, list(spec.groups), tolerance)) if error > tolerance else (),
+        guilty=tuple(find_guilty(list(spec.groups), breaks)) if error > tolerance else (),
     )
 
 
@@ -174,16 +180,18 @@ def _permute_alone(spec: PermutationSpec, state: State, name: str, axis: int, rn
     return {other: permuted if value is state[name] else value for other, value in state.items()}  # tied names follow
 
 
-def _find_guilty(experiment: _Experiment, element: Permutation, groups: Sequence[str], tolerance: float) -> list[str]:
-    """Halve a set of groups that changes the output, as far as a half still does by itself."""
-    still = Permutation.identity(element.spec).indices
+def find_guilty(groups: Sequence[str], breaks: Callable[[Sequence[str]], bool]) -> list[str]:
+    """Halve a set of groups that breaks the network, as far as a half still does by itself.
 
-    def breaks(some: Sequence[str]) -> bool:
-        only = Permutation(element.spec, {**still, **{name: element.indices[name] for name in some}})
-        return experiment.change(only.apply(experiment.state)) > tolerance
+    Args:
+        groups: Groups that break the network together.
+        breaks: Whether some groups break it.
 
+    Returns:
+        The groups of the smallest sets that were found.
+    """
     if len(groups) == 1:
         return list(groups)
     halves = groups[: len(groups) // 2], groups[len(groups) // 2 :]
-    guilty = [name for half in halves if breaks(half) for name in _find_guilty(experiment, element, half, tolerance)]
+    guilty = [name for half in halves if breaks(half) for name in find_guilty(half, breaks)]
     return guilty or list(groups)

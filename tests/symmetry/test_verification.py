@@ -1,0 +1,182 @@
+"""The verifier notices what is wrong: rules broken on purpose, groups that do not exist, weights without influence."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial, reduce
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from starzoo.symmetry import infer, verify
+from starzoo.symmetry.axes import Axes
+from starzoo.symmetry.rules import registry
+from starzoo.symmetry.spec import Leaf, PermutationGroup
+from starzoo.symmetry.terms import Pin, concat, factorise, product, resolve, unify
+from starzoo.symmetry.verification import find_guilty
+
+
+def mm_without_contraction(x, mat2):
+    return Axes.of([x[0], mat2[1]])
+
+
+def bmm_without_batch(x, mat2, trace):
+    trace.contract(unify(x[2], mat2[1]))
+    return Axes.of([x[0], x[1], mat2[2]])
+
+
+def addmm_without_bias(mat1, mat2, trace):
+    trace.contract(unify(mat1[1], mat2[0]))
+    return Axes.of([mat1[0], mat2[1]])
+
+
+def batch_norm_without_statistics(x, weight, bias, out):
+    channels = reduce(unify, [weight[0], bias[0]], x[1])
+    return [x.replace(1, channels), *(Axes.fresh(shape) for shape in out[1:])]
+
+
+def layer_norm_without_scale(x, out):
+    return [Axes.of(x), *(Axes.pinned(shape, "") for shape in out[1:])]
+
+
+def convolution_that_forgets_groups(x, weight, groups, out):
+    unify(factorise(x[1], (groups, x.shape[1] // groups))[1], weight[1])
+    return Axes.of([x[0], weight[0], *(Pin(size, "space") for size in out[2:])])
+
+
+def convolution_that_forgets_the_input(x, weight, bias, out):
+    return Axes.of([x[0], unify(weight[0], bias[0]) if bias else weight[0], *(Pin(size) for size in out[2:])])
+
+
+def elementwise_that_ties_nothing(tensors, out):
+    largest = max(tensors, key=len)
+    return Axes.of(largest) if largest.shape == out else Axes.pinned(out, "")
+
+
+def reshape_that_swaps_the_product(x, out):
+    reshaped = x.reshape(out)
+    return Axes.of(
+        product(reversed(factors)) if (factors := getattr(resolve(t), "factors", ())) else t for t in reshaped
+    )
+
+
+def cat_in_the_wrong_order(tensors, dim):
+    return Axes.of(
+        concat(terms[::-1]) if axis == dim else reduce(unify, terms)
+        for axis, terms in enumerate(zip(*tensors, strict=True))
+    )
+
+
+RESNET = partial(timm.create_model, "resnet18", layers=[1, 1, 0, 0], channels=[16, 24, 24, 24])
+VIT = partial(timm.create_model, "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=2)
+SWIN = partial(
+    timm.create_model, "swin_tiny_patch4_window7_224", img_size=32, embed_dim=24, depths=(1, 1), num_heads=(2, 4)
+)
+CONVNEXT = partial(timm.create_model, "convnext_atto", depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
+DENSENET = partial(timm.create_model, "densenet121", growth_rate=8, block_config=(2, 2))
+
+
+def grouped():
+    layers = nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 12, 3, groups=3), nn.ReLU(), nn.Conv2d(12, 3, 1), nn.Flatten()
+    return nn.Sequential(*layers)
+
+
+MUTATIONS = {
+    "mm contracts nothing": ("mm", mm_without_contraction, SWIN),
+    "bmm forgets the heads": ("bmm", bmm_without_batch, VIT),
+    "addmm forgets the bias": ("addmm", addmm_without_bias, VIT),
+    "batch norm forgets the statistics": ("native_batch_norm", batch_norm_without_statistics, RESNET),
+    "layer norm forgets the scale": ("native_layer_norm", layer_norm_without_scale, CONVNEXT),
+    "convolution forgets its groups": ("convolution", convolution_that_forgets_groups, grouped),
+    "convolution forgets its input": ("convolution", convolution_that_forgets_the_input, RESNET),
+    "cat turns the order round": ("cat", cat_in_the_wrong_order, DENSENET),
+    "elementwise operators tie nothing": ("clone", elementwise_that_ties_nothing, RESNET),
+    "views swap the factors": ("_unsafe_view", reshape_that_swaps_the_product, VIT),
+}
+
+
+@pytest.mark.parametrize(("operator", "broken", "build"), MUTATIONS.values(), ids=MUTATIONS)
+def test_a_broken_rule_is_caught(operator, broken, build, monkeypatch):
+    model, example = build(), torch.zeros(1, 3, 32, 32)
+    assert verify(model, example, infer(model, example)).relative_error < 1e-9
+    monkeypatch.setitem(registry._RULES, f"aten::{operator}", broken)
+    spec = infer(model, example)
+    result = verify(model, example, spec)
+    assert result.relative_error > 1e-6
+    assert not result.passed
+    assert result.guilty
+    assert set(result.guilty) <= spec.groups.keys()
+
+
+def network():
+    return nn.Sequential(
+        nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3)
+    )
+
+
+def test_only_the_guilty_group_is_named():
+    model, example = network(), torch.zeros(1, 4)
+    spec = infer(model, example)
+    broken = dataclasses.replace(
+        spec, axes={**spec.axes, "2.bias": infer(nn.Linear(6, 5), torch.zeros(1, 6)).axes["bias"]}
+    )
+    result = verify(model, example, broken)
+    assert result.guilty == ("2.weight:0",)
+    assert not result.passed
+
+
+@pytest.mark.parametrize(
+    ("culprits", "found"),
+    [
+        ([{"c"}], ["c"]),
+        ([{"a"}, {"d"}], ["a", "d"]),
+        ([{"c", "d"}], ["c", "d"]),
+        ([{"b", "c"}], ["a", "b", "c", "d"]),
+    ],
+)
+def test_halving_finds_the_smallest_sets_that_break(culprits, found):
+    assert find_guilty(["a", "b", "c", "d"], lambda groups: any(each <= set(groups) for each in culprits)) == found
+
+
+def test_a_weight_without_influence_fails_the_negative_control():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.idle = nn.Linear(4, 2), nn.Parameter(torch.ones(6, 6))
+
+        def forward(self, x):
+            self.idle.sum()
+            return self.body(x)
+
+    model, example = Idle(), torch.zeros(1, 4)
+    result = verify(model, example, infer(model, example))
+    assert result.relative_error < 1e-9
+    assert (result.negative_control_passed, result.negative_control_tried) == (0, 2)
+    assert not result.passed
+
+
+def test_a_network_without_groups_does_not_pass():
+    model, example = nn.Linear(4, 2), torch.zeros(1, 4)
+    result = verify(model, example, infer(model, example))
+    assert (result.relative_error, result.weights_changed, result.negative_control_tried) == (0.0, False, 0)
+    assert not result.passed
+
+
+def test_an_output_group_changes_the_output():
+    model, example = nn.Linear(4, 2), torch.zeros(1, 4)
+    spec = infer(model, example, pin_output=False)
+    assert spec.groups == {"weight:0": PermutationGroup("weight:0", 2)}
+    assert spec.axes["bias"] == (Leaf("weight:0"),)
+    assert any(verify(model, example, spec, seed=seed).guilty == ("weight:0",) for seed in range(4))
+
+
+def test_verification_leaves_the_model_as_it_is():
+    model = timm.create_model("test_resnet").train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    example = torch.zeros(1, 3, 32, 32)
+    verify(model, example, infer(model, example))
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert next(model.parameters()).dtype == torch.float32
