@@ -13,8 +13,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, TypeVar
 
-import torch
-
 from starzoo.errors import ResourceError, StarzooError
 
 __all__ = ["Report", "count_cores", "run_tasks"]
@@ -130,6 +128,8 @@ def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
 
 def _serve(connection: Connection, work: Callable[[_Task, Report], _Result], threads: int) -> None:
     """Do what comes through the pipe until it is closed, by a parent that is content or dead."""
+    import torch
+
     torch.set_num_threads(threads)
     try:
         while True:

@@ -1,0 +1,291 @@
+"""Zoos: members share nothing, finished ones are kept, and nothing half done stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import Tensor
+
+from starzoo.architecture import Architecture, Preprocessing
+from starzoo.config import DataConfig, TrainConfig
+from starzoo.data import ImageData, load_data
+from starzoo.errors import IncompatibleError, NumericalError, ResourceError, UntrustedInputError, UsageError
+from starzoo.folder import load_state, read_architecture
+from starzoo.zoo import architecture_for, train_member, train_zoo
+from starzoo.zoo.member import measure
+
+DATA = DataConfig(train_size=200, test_size=100)
+RECIPE = TrainConfig(epochs=2, batch_size=50, lr=0.05)
+ARCHITECTURE = Architecture(
+    name="resnet18",
+    num_classes=10,
+    model_args={"layers": [1, 1, 0, 0], "channels": [8, 16, 16, 16], "zero_init_last": False, "in_chans": 1},
+    preprocessing=Preprocessing(input_size=(1, 16, 16), mean=(0.3,), std=(0.35,)),
+    label_names=tuple("0123456789"),
+)
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    return load_data(DATA, ARCHITECTURE.preprocessing)
+
+
+def visible(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+# One member
+
+
+def test_member_learns(data: ImageData) -> None:
+    losses = []
+    state = train_member(
+        ARCHITECTURE,
+        data,
+        TrainConfig(epochs=12, batch_size=25, lr=0.1),
+        seed=3,
+        progress=lambda stage, done, total, **figures: losses.append((stage, done, total, figures["loss"])),
+    )
+    assert [entry[:3] for entry in losses] == [("training seed 3", epoch, 12) for epoch in range(1, 13)]
+    assert losses[-1][3] < 0.3 * losses[0][3]
+    model = ARCHITECTURE.build()
+    model.load_state_dict(state)
+    loss, accuracy = measure(model, data.test)
+    assert accuracy > 0.7
+    assert loss < 1.2
+
+
+def test_member_depends_on_its_seed_alone(data: ImageData) -> None:
+    config = TrainConfig(epochs=1, batch_size=50)
+    flipped = load_data(DataConfig(train_size=200, test_size=100, augment="flip"), ARCHITECTURE.preprocessing)
+    torch.manual_seed(0)
+    first = train_member(ARCHITECTURE, data, config, seed=0)
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    assert equal(first, train_member(ARCHITECTURE, data, config, seed=0))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert not equal(first, train_member(ARCHITECTURE, data, config, seed=1))
+    assert not equal(first, train_member(ARCHITECTURE, flipped, config, seed=0))
+
+
+def test_members_share_neither_start_nor_order(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a rate too small to move, weights are the initial ones; and the loaders are asked for different seeds."""
+    asked = []
+    loader = type(data.train).loader
+
+    def spy(self, *args, **options):
+        asked.append(options["seed"])
+        return loader(self, *args, **options)
+
+    monkeypatch.setattr(type(data.train), "loader", spy)
+    still = TrainConfig(epochs=1, batch_size=50, lr=1e-12, weight_decay=0)
+    first, second = (train_member(ARCHITECTURE, data, still, seed=seed)["conv1.weight"] for seed in (0, 1))
+    assert len(set(asked)) == 2
+    cosine = torch.nn.functional.cosine_similarity(first.flatten(), second.flatten(), dim=0)
+    assert abs(float(cosine)) < 0.3
+
+
+def test_training_matches_plain_pytorch(data: ImageData) -> None:
+    """The same steps with PyTorch's own optimiser and scheduler, written down plainly."""
+    config = TrainConfig(epochs=2, batch_size=50, lr=0.05, warmup=0)
+    start, order = (int(number) for number in np.random.SeedSequence(7).generate_state(2))
+    torch.manual_seed(start)
+    model = ARCHITECTURE.build().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=8)
+    for epoch in range(2):
+        for images, labels in data.train.loader(50, epoch=epoch, seed=order):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            scheduler.step()
+    state = train_member(ARCHITECTURE, data, config, seed=7)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(state[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_divergence_names_seed_and_epoch(data: ImageData) -> None:
+    wild = TrainConfig(epochs=3, batch_size=50, lr=1e30, warmup=0)
+    with pytest.raises(NumericalError, match=r"seed 4: the loss is (nan|inf) in epoch 1") as caught:
+        train_member(ARCHITECTURE, data, wild, seed=4)
+    assert caught.value.exit_code == 6
+
+
+# Zoos
+
+
+def test_zoo_is_made_of_folders_that_plain_timm_loads(tmp_path: Path, data: ImageData) -> None:
+    seen = []
+    reports = train_zoo(
+        ARCHITECTURE,
+        DATA,
+        RECIPE,
+        [2, 0, 1],
+        tmp_path / "zoo",
+        jobs=2,
+        progress=lambda stage, done, total, **figures: seen.append((stage, done, total, *figures)),
+    )
+    assert seen == [("training the zoo", done, 6, "loss") for done in range(1, 7)]
+    assert [report.folder.name for report in reports] == ["seed-2", "seed-0", "seed-1"]
+    names = ("config.json", "model.safetensors", "training.json")
+    assert visible(tmp_path / "zoo") == [f"seed-{seed}/{name}" for seed in range(3) for name in names]
+    for report in reports:
+        assert report.trained
+        assert read_architecture(report.folder) == ARCHITECTURE
+        state = load_state(report.folder, ARCHITECTURE)
+        torch.set_num_threads(1)
+        assert equal(state, train_member(ARCHITECTURE, data, RECIPE, report.seed, device="cpu"))
+        model = timm.create_model(f"local-dir:{report.folder}", pretrained=True).eval()
+        loss, accuracy = measure(model, data.test)
+        assert report.test_accuracy == pytest.approx(accuracy)
+        assert report.test_loss == pytest.approx(loss, rel=1e-5)
+    record = json.loads((tmp_path / "zoo/seed-1/training.json").read_text())
+    assert record["seed"] == 1
+    assert record["train"]["epochs"] == 2
+    assert record["data"]["fingerprint"] == data.fingerprint
+    assert record["result"]["train_accuracy"] == reports[2].train_accuracy
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_finished_members_are_kept_and_new_ones_added(tmp_path: Path) -> None:
+    [first] = train_zoo(ARCHITECTURE, DATA, RECIPE, [0], tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    seen = []
+    again, second = train_zoo(
+        ARCHITECTURE, DATA, RECIPE, [0, 1], tmp_path, progress=lambda *args, **_: seen.append(args)
+    )
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert (again.trained, second.trained) == (False, True)
+    assert (again.test_loss, again.seconds) == (first.test_loss, first.seconds)
+    assert seen == [("training the zoo", 1, 2), ("training the zoo", 2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"train": TrainConfig(epochs=3, batch_size=50, lr=0.05)},
+            "seed-0: was made otherwise: train.epochs is 2 there",
+        ),
+        ({"data": DataConfig(train_size=201, test_size=100)}, "data.train_size is 200 there and 201 now"),
+        (
+            {"architecture": ARCHITECTURE.model_copy(update={"model_args": {"in_chans": 1}})},
+            r"architecture.model_args is \{.*'layers'.*there and \{'in_chans': 1\} now",
+        ),
+    ],
+)
+def test_other_configuration_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    train_zoo(ARCHITECTURE, DATA, RECIPE, [0], tmp_path)
+    before = visible(tmp_path)
+    arguments = {"architecture": ARCHITECTURE, "data": DATA, "train": RECIPE} | changes
+    with pytest.raises(UsageError, match=message) as caught:
+        train_zoo(*arguments.values(), [1, 0], tmp_path)
+    assert caught.value.exit_code == 2
+    assert visible(tmp_path) == before
+
+
+def test_changed_data_is_refused(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for number, name in enumerate("ab"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for index in range(4):
+                image = Image.new("L", (16, 16), 100 * number + index)
+                image.save(tmp_path / "images" / split / name / f"{index}.png")
+    config, recipe = DataConfig(dataset=str(tmp_path / "images")), TrainConfig(epochs=1, batch_size=4)
+    architecture = architecture_for("test_resnet", config)
+    train_zoo(architecture, config, recipe, [0], tmp_path / "zoo")
+    Image.new("L", (16, 16), 250).save(tmp_path / "images/train/a/0.png")
+    with pytest.raises(UsageError, match=r"seed-0: was made otherwise: data\.fingerprint is"):
+        train_zoo(architecture, config, recipe, [0], tmp_path / "zoo")
+
+
+def test_foreign_folders_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "seed-0").mkdir()
+    with pytest.raises(UsageError, match=r"seed-0: is no finished member: it has no training\.json"):
+        train_zoo(ARCHITECTURE, DATA, RECIPE, [0], tmp_path)
+    train_zoo(ARCHITECTURE, DATA, RECIPE, [1], tmp_path)
+    record = json.loads((tmp_path / "seed-1/training.json").read_text())
+    del record["result"]["test_loss"]
+    (tmp_path / "seed-1/training.json").write_text(json.dumps(record))
+    with pytest.raises(UntrustedInputError, match=r"training\.json: was not written by starzoo"):
+        train_zoo(ARCHITECTURE, DATA, RECIPE, [1], tmp_path)
+
+
+@pytest.mark.parametrize("seeds", [[0, 0], [-1]])
+def test_bad_seeds(tmp_path: Path, seeds: list[int]) -> None:
+    with pytest.raises(UsageError, match="seeds must be different numbers from 0 on"):
+        train_zoo(ARCHITECTURE, DATA, RECIPE, seeds, tmp_path)
+
+
+def test_other_classes_are_refused_before_training(tmp_path: Path) -> None:
+    architecture = ARCHITECTURE.model_copy(update={"label_names": tuple("1023456789")})
+    with pytest.raises(IncompatibleError, match="digits: class 0 is '0', but '1' in the models"):
+        train_zoo(architecture, DATA, RECIPE, [0], tmp_path / "zoo")
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_out_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "zoo").write_text("")
+    with pytest.raises(ResourceError, match="zoo: cannot be written: File exists"):
+        train_zoo(ARCHITECTURE, DATA, RECIPE, [0], tmp_path / "zoo")
+
+
+def test_failing_member_stops_the_zoo_and_leaves_nothing(tmp_path: Path) -> None:
+    wild = TrainConfig(epochs=50, batch_size=50, lr=1e30, warmup=0)
+    with pytest.raises(NumericalError, match=r"seed 0: the loss is (nan|inf) in epoch 1"):
+        train_zoo(ARCHITECTURE, DATA, wild, [0, 1], tmp_path / "zoo", jobs=1)
+    assert not (tmp_path / "zoo").exists()
+
+
+# Architectures
+
+
+def test_architecture_takes_everything_from_the_data() -> None:
+    architecture = architecture_for("resnet18", DataConfig(), model_args={"layers": [1, 1, 0, 0]}, image_size=16)
+    assert architecture.model_args == {"layers": [1, 1, 0, 0], "in_chans": 1}
+    assert architecture.num_classes == 10
+    assert architecture.label_names == tuple("0123456789")
+    assert architecture.preprocessing.input_size == (1, 16, 16)
+    images, _ = load_data(DataConfig(), architecture.preprocessing).train.tensors()
+    assert float(images.mean()) == pytest.approx(0, abs=1e-3)
+    assert float(images.std()) == pytest.approx(1, abs=1e-3)
+    assert architecture == Architecture.from_config(architecture.config(), "again")
+
+
+def test_architecture_of_colour_images_and_a_fixed_size(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name, colour in (("red", (200, 0, 7)), ("green", (0, 100, 7))):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32), colour).save(tmp_path / split / name / "0.png")
+    config = DataConfig(dataset=str(tmp_path))
+    architecture = architecture_for("test_vit", config)
+    assert architecture.model_args == {"img_size": [32, 32]}
+    assert architecture.preprocessing.input_size == (3, 32, 32)
+    assert architecture.preprocessing.mean == pytest.approx((100 / 255, 50 / 255, 7 / 255), abs=1e-4)
+    assert architecture.preprocessing.std[2] == 1.0
+    assert architecture == Architecture.from_config(architecture.config(), "again")
+    Image.new("RGB", (33, 32)).save(tmp_path / "train" / "red" / "1.png")
+    with pytest.raises(UsageError, match="its images differ in size"):
+        architecture_for("test_resnet", config)
+    assert architecture_for("test_resnet", config, image_size=24).preprocessing.input_size == (3, 24, 24)
+
+
+@pytest.mark.parametrize("name", ["resnet1800", "resnet18.a1_in1k", "/etc/passwd"])
+def test_unknown_architecture(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}: no architecture of timm"):
+        architecture_for(name, DataConfig())
+
+
+def test_refused_arguments() -> None:
+    with pytest.raises(UsageError, match="resnet18: timm cannot build it with"):
+        architecture_for("resnet18", DataConfig(), model_args={"depth": 3})
