@@ -37,7 +37,7 @@ def align(
         )
         for report in reports
     ]
-    columns = "permutee", "distance before", "after", "left", "sweeps"
+    columns = "permutee", "before", "after", "left", "sweeps"
     out.result(
         {"fixed": fixed, "aligned": [vars(report) for report in reports]},
         brief=[report.folder for report in reports],

@@ -24,7 +24,7 @@ _ANY_WIDTH = 10_000
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a title; the cells of all columns but the first are aligned to the right."""
+    """Rows under a title; columns but the first are aligned to the right. A column may have a name of several lines."""
 
     title: str
     columns: Sequence[str]
@@ -219,9 +219,10 @@ def _rich_table(table: Table) -> RichTable:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    rich = RichTable(box=SIMPLE_HEAD, title=Text(clean(table.title)), title_justify="left", pad_edge=False)
+    rich = RichTable(box=SIMPLE_HEAD, title=Text(clean(table.title)), title_justify="left", padding=(0, 0, 0, 1))
     for index, column in enumerate(table.columns):
-        rich.add_column(Text(clean(column)), justify="right" if index else "left", overflow="fold")
+        title = "\n".join(map(clean, column.split("\n")))
+        rich.add_column(Text(title), justify="right" if index else "left", overflow="fold")
     for row in table.rows:
         rich.add_row(*(Text(clean(cell)) for cell in row))
     return rich

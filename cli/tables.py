@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["show_star", "summarise"]
 
 _MEASURES: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "accuracy_barrier", "worst_accuracy")
+_SHOWN: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "worst_accuracy")  # as wide as a terminal
 _SCORES = ("accuracy", "nll", "ece")
 
 
@@ -73,18 +74,17 @@ def _connectivity(evaluation: Evaluation, split: Split) -> Table:
     for kind in evaluation.kinds:
         if not evaluation.paths_of(kind, split):
             continue
-        barrier, excess, highest, fall, worst = (evaluation.spread(kind, measure, split) for measure in _MEASURES)
+        barrier, excess, highest, worst = (evaluation.spread(kind, measure, split) for measure in _SHOWN)
         rows.append((
             kind,
             str(barrier.count),
-            f"{barrier.mean:.4f} ± {barrier.std:.4f}",
+            f"{barrier.mean:.4f} ± {barrier.std:.4f}" if barrier.count > 1 else f"{barrier.mean:.4f}",
             f"{barrier.worst:.4f}",
             f"{excess.mean:.4f}",
             f"{highest.mean:.4f}",
-            _percent(fall.mean),
             _percent(worst.mean),
         ))
-    columns = "path", "n", "loss barrier", "greatest", "excess", "highest loss", "accuracy barrier", "lowest accuracy"
+    columns = "path", "n", "loss barrier", "greatest", "excess", "highest\nloss", "lowest\naccuracy"
     return Table(f"Connectivity on the {split} split: losses in nats, means over n paths", columns, rows)
 
 

@@ -61,7 +61,17 @@ ROOMS: Mapping[str, set[str]] = {
         "evaluate.path",
         "evaluate.predictive",
     },
-    "zoo": {*LOW, "architecture", "folder", "data", "optimization", "evaluate.predictive", "hub.strict_json"},
+    "zoo": {
+        *LOW,
+        "architecture",
+        "folder",
+        "data",
+        "optimization",
+        "evaluate.predictive",
+        "hub.strict_json",
+        "workers",
+    },
+    "workers": {"errors"},
     "markdown": {"errors", "evaluate.measures"},
     "card": {
         "errors",
