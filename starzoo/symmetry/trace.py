@@ -133,7 +133,9 @@ def trace_module(module: nn.Module, example_input: Tensor, *, pin_output: bool) 
             needs_values = "meta" in reason.lower()
             raise IncompatibleError(
                 f"{type(module).__name__}: cannot follow the forward pass on shape {tuple(first.shape)}: {reason}",
-                hint="it reads numbers while it runs" if needs_values else "check that the input suits the network",
+                hint="it decides by numbers, or reads tensors that it does not own"
+                if needs_values
+                else "check that the input suits the network",
                 subject=type(module).__name__,
             ) from error
     if pin_output:

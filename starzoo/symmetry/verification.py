@@ -132,7 +132,7 @@ def _in_float64(tensor: Tensor) -> Tensor:
 
 
 def _random_state(module: nn.Module, rng: torch.Generator) -> State:
-    """Matrices that keep signals of order one; vectors (scales, variances, biases) between 1/2 and 3/2."""
+    """Matrices that keep signals of order one; vectors of ±(1/2 … 3/2), positive where they are statistics."""
     state: State = {}
     drawn: dict[int, Tensor] = {}  # by tensor: tied weights get one value
     for name, tensor in module.state_dict(keep_vars=True).items():
@@ -144,7 +144,9 @@ def _random_state(module: nn.Module, rng: torch.Generator) -> State:
 
 def _random_like(tensor: Tensor, rng: torch.Generator) -> Tensor:
     if tensor.ndim < 2:
-        return torch.rand(tensor.shape, generator=rng, dtype=tensor.dtype) + 0.5
+        size = torch.rand(tensor.shape, generator=rng, dtype=tensor.dtype) + 0.5
+        sign = torch.randint(2, tensor.shape, generator=rng) * 2 - 1
+        return size * sign if isinstance(tensor, nn.Parameter) else size
     fan_in = tensor.numel() // len(tensor) if len(tensor) > 1 else 1
     return torch.randn(tensor.shape, generator=rng, dtype=tensor.dtype).div(fan_in**0.5)
 

@@ -286,7 +286,7 @@ def test_the_output_may_be_left_free():
 def test_control_flow_that_depends_on_data_is_refused():
     model = Network(lambda m, x: m.stem(x) if x.sum() > 0 else m.stem(-x), stem=nn.Linear(4, 2))
     with pytest.raises(
-        IncompatibleError, match=r"Network: cannot follow the forward pass on shape \(1, 4\).*reads numbers"
+        IncompatibleError, match=r"Network: cannot follow the forward pass on shape \(1, 4\).*decides by numbers"
     ):
         infer(model, torch.zeros(1, 4))
 
@@ -301,3 +301,28 @@ def test_a_network_without_values_cannot_be_verified():
         model = nn.Linear(4, 2)
     with pytest.raises(IncompatibleError, match="Linear: a network on the meta device cannot be run"):
         verify(model, torch.zeros(1, 4), infer(model, torch.zeros(1, 4)))
+
+
+class HeadBias(Attention):
+    """A query bias with heads and head dimensions on axes of their own, as in models with relative positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.q_norm = Network(lambda m, q: q + m.bias, bias=nn.Parameter(torch.zeros(3, 1, 4)))
+
+
+def test_heads_and_dimensions_on_separate_axes_are_shared():
+    spec = check(HeadBias(), 5, 4)
+    _, heads, qk, v = spec.groups.values()
+    assert spec.axes["q_norm.bias"] == (Leaf(heads.name), Pinned(1), Leaf(qk.name))
+    assert (heads.size, qk.size, qk.within, v.within) == (3, 4, None, heads.name)
+
+
+def test_dimensions_outside_of_heads_are_shared():
+    def forward(m, x):
+        q, k = (layer(x).unflatten(-1, (4, 3)).transpose(1, 3) for layer in (m.q, m.k))  # (batch, head, dim, token)
+        return m.head((q.mT @ k).relu().mean((2, 3)))
+
+    model = Network(forward, q=nn.Linear(4, 12), k=nn.Linear(4, 12), head=nn.Linear(3, 2))
+    spec = check(model, 5, 4)
+    assert [(group.size, group.within) for group in spec.groups.values()] == [(4, None), (3, None)]

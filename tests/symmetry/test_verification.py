@@ -13,7 +13,7 @@ from torch import nn
 from starzoo.symmetry import infer, verify
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules import registry
-from starzoo.symmetry.spec import Leaf, PermutationGroup
+from starzoo.symmetry.spec import Leaf, PermutationGroup, Pinned
 from starzoo.symmetry.terms import Pin, concat, factorise, product, resolve, unify
 from starzoo.symmetry.verification import find_guilty
 
@@ -138,6 +138,21 @@ def test_only_the_guilty_group_is_named():
 )
 def test_halving_finds_the_smallest_sets_that_break(culprits, found):
     assert find_guilty(["a", "b", "c", "d"], lambda groups: any(each <= set(groups) for each in culprits)) == found
+
+
+def test_blocks_that_must_be_permuted_alike_are_guilty_when_they_are_not():
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=1, qk_norm=True)
+    example = torch.zeros(1, 3, 32, 32)
+    spec = infer(model, example)
+    heads, shared = "blocks.0.attn.qkv.weight:0", "blocks.0.attn.qkv.weight:0.1"
+    assert spec.groups[shared].within is None
+    blockwise = dataclasses.replace(spec.groups[shared], within=heads)
+    norms = [name for name in spec.axes if "q_norm" in name or "k_norm" in name]
+    broken = dataclasses.replace(
+        spec, groups={**spec.groups, shared: blockwise}, axes={**spec.axes, **dict.fromkeys(norms, (Pinned(8),))}
+    )
+    assert len(norms) == 4
+    assert shared in verify(model, example, broken).guilty
 
 
 def test_a_weight_without_influence_fails_the_negative_control():
