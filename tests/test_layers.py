@@ -69,9 +69,7 @@ ROOMS: Mapping[str, set[str]] = {
         "optimization",
         "evaluate.predictive",
         "hub.strict_json",
-        "workers",
     },
-    "workers": {"errors"},
     "markdown": {"errors", "evaluate.measures"},
     "card": {
         "errors",
