@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +11,9 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, Response
+from huggingface_hub.utils import get_session
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
@@ -18,9 +22,16 @@ from starzoo.architecture import Preprocessing
 from starzoo.config import DataConfig
 from starzoo.data import Split, load_data, open_data
 from starzoo.data.pixels import decode
-from starzoo.data.reading import ImageFile, Records
+from starzoo.data.reading import ImageFile, Records, _explain
 from starzoo.data.split import _augment
-from starzoo.errors import HubError, IncompatibleError, UntrustedInputError, UsageError
+from starzoo.errors import (
+    HubError,
+    IncompatibleError,
+    ResourceError,
+    StarzooError,
+    UntrustedInputError,
+    UsageError,
+)
 
 GREY = Preprocessing(input_size=(1, 8, 8), mean=(0.3,), std=(0.35,))
 COLOUR = Preprocessing(input_size=(3, 8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
@@ -169,6 +180,32 @@ def test_unreachable_hub_is_a_hub_error(monkeypatch: pytest.MonkeyPatch) -> None
     assert caught.value.exit_code == 4
 
 
+def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
+    request = get_session().build_request("GET", "http://127.0.0.1")
+    return kind(f"{status} from the server", response=Response(status, request=request))
+
+
+def chained(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (DatasetNotFoundError("'a/b' is not there\nMore"), UsageError, "a/b: 'a/b' is not there .check"),
+        (chained(DatasetNotFoundError(""), answered(GatedRepoError, 403)), HubError, "a/b: is gated .ask for access"),
+        (answered(HfHubHTTPError, 503), HubError, "a/b: 503 from the server"),
+        (chained(DatasetGenerationError(""), OSError(errno.ENOSPC, "")), ResourceError, "a/b: the disk is full"),
+    ],
+)
+def test_what_datasets_says_becomes_one_line(error: Exception, expected: type[StarzooError], message: str) -> None:
+    explained = _explain("a/b", error)
+    assert type(explained) is expected
+    assert re.match(message, str(explained))
+    assert "\n" not in str(explained)
+
+
 # Rows of FAULTS.md
 
 
@@ -192,6 +229,15 @@ def test_t07_broken_image_is_named_and_never_replaced(folder: Path, damage) -> N
         list(data.test.images(2))
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)
+
+
+def test_broken_image_of_a_subset_has_its_number_in_the_whole_split(folder: Path) -> None:
+    config = DataConfig(dataset=str(folder), train_size=3)
+    chosen = open_data(config).train.numbers
+    for number in chosen[1:]:
+        (folder / "train" / ("c1", "c10", "c2")[number // 4] / f"{number % 4}.png").write_bytes(b"")
+    with pytest.raises(UntrustedInputError, match=rf"image {chosen[1]} of split 'train' \({chosen[1] % 4}\.png\)"):
+        load_data(config, COLOUR).train.tensors()
 
 
 def test_t08_decompression_bomb_is_one_line(folder: Path) -> None:
@@ -372,6 +418,13 @@ def test_models_with_other_channels_are_refused() -> None:
 def test_rows_without_an_image_file_are_named(cell: dict[str, str] | None, message: str) -> None:
     features = datasets.Features({"image": datasets.Image(decode=False)})
     rows = datasets.Dataset.from_dict({"image": [cell]}, features=features)
-    records = Records(dataset="d", name="test", rows=rows, image_column="image", labels=np.zeros(1, dtype=np.int64))
+    records = Records(
+        dataset="d",
+        name="test",
+        rows=rows,
+        image_column="image",
+        labels=np.zeros(1, dtype=np.int64),
+        numbers=np.arange(1),
+    )
     with pytest.raises(UntrustedInputError, match=f"d: image 0 of split 'test' {message}"):
         Split(records, COLOUR).tensors()

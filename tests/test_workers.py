@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from starzoo.errors import NumericalError, ResourceError
-from starzoo.workers import Report, run_tasks
+from starzoo.zoo.workers import Report, run_tasks
 
 
 def square(task: int, report: Report) -> int:
@@ -51,7 +51,7 @@ def test_failure_of_a_worker_is_told(task: int, error: type[Exception], message:
 
 _ENDLESS = """
 import time
-from starzoo.workers import run_tasks
+from starzoo.zoo.workers import run_tasks
 
 def work(task, report):
     while True:

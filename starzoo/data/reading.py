@@ -21,6 +21,8 @@ from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInput
 
 __all__ = ["ImageFile", "Records", "StoredData", "open_data"]
 
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _DIGITS_TEST_SIZE = 360  # a fifth; 36 of every digit
 _DIGITS_SEED = 0
@@ -52,13 +54,15 @@ class Records:
         rows: The rows, a `datasets.Dataset` whose images are not decoded.
         image_column: Where the image is.
         labels: The class of every row, an int64 array.
+        numbers: Which image of the whole split every row is, for messages; an int64 array.
     """
 
     dataset: str
     name: str
     rows: Any
     image_column: str
-    labels: np.ndarray[Any, np.dtype[np.int64]]
+    labels: Integers
+    numbers: Integers
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,7 +80,7 @@ class Records:
             UntrustedInputError: A row has no image, or its file is gone.
         """
         for index, cell in zip(indices, self.rows[indices][self.image_column], strict=True):
-            where = f"{self.dataset}: image {index} of split {self.name!r}"
+            where = f"{self.dataset}: image {self.numbers[index]} of split {self.name!r}"
             content, path = (cell["bytes"], cell["path"]) if cell else (None, None)
             if path is not None:
                 where = f"{where} ({Path(path).name})"
@@ -154,17 +158,18 @@ def open_data(config: DataConfig, *, seed: int = 0) -> StoredData:
     splits = []
     for name, (split, size) in rows.items():
         labels = _read_labels(split, label_column, f"{config.dataset}: split {name!r}")
-        chosen = split.select_columns([image_column])
+        chosen, numbers = split.select_columns([image_column]), np.arange(len(labels))
         if size is not None:
-            indices = _balanced_subset(labels, size, seed, f"{config.dataset}: split {name!r}")
-            labels, chosen = labels[indices], chosen.select(indices)
+            numbers = _balanced_subset(labels, size, seed, f"{config.dataset}: split {name!r}")
+            chosen = chosen.select(numbers)
         splits.append(
             Records(
                 dataset=config.dataset,
                 name=name,
                 rows=_undecoded(chosen, image_column),
                 image_column=image_column,
-                labels=labels,
+                labels=labels[numbers],
+                numbers=numbers,
             )
         )
     return StoredData(class_names=tuple(train.features[label_column].names), train=splits[0], test=splits[1])
@@ -242,14 +247,15 @@ def _explain(dataset: str, error: Exception) -> StarzooError:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
     from pyarrow import ArrowException
 
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if isinstance(error, DatasetNotFoundError) and isinstance(error.__cause__, GatedRepoError):
+    cause = error.__cause__ or error
+    reason = _first_line(error)
+    if isinstance(error, DatasetNotFoundError) and isinstance(cause, GatedRepoError):
         return HubError(
             f"{dataset}: is gated", hint=f"ask for access at https://huggingface.co/datasets/{dataset}", subject=dataset
         )
     if isinstance(error, ConnectionError | HfHubHTTPError | OfflineModeIsEnabled | TimeoutError):
         return HubError(f"{dataset}: {reason}", hint="check the network and try again", subject=dataset)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
         return ResourceError(f"{dataset}: the disk is full", hint="free space or set HF_HOME", subject=dataset)
     if isinstance(error, RuntimeError) and "scripts are no longer supported" in reason:
         return UntrustedInputError(
@@ -260,10 +266,14 @@ def _explain(dataset: str, error: Exception) -> StarzooError:
     if isinstance(error, ArrowException) or (
         isinstance(error, DatasetsError) and not isinstance(error, FileNotFoundError)
     ):
-        cause = error.__cause__ or error
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        return UntrustedInputError(f"{dataset}: cannot be read: {reason}", hint="repair the files", subject=dataset)
+        return UntrustedInputError(
+            f"{dataset}: cannot be read: {_first_line(cause)}", hint="repair the files", subject=dataset
+        )
     return UsageError(f"{dataset}: {reason}", hint="check the data set, its configuration and splits", subject=dataset)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _column(features: Any, kind: str, asked: str | None, dataset: str, option: str) -> str:
@@ -283,9 +293,9 @@ def _type_name(feature: Any) -> str:
     return str(getattr(feature, "dtype", "")) if type(feature).__name__ == "Value" else type(feature).__name__
 
 
-def _read_labels(split: Any, column: str, where: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _read_labels(split: Any, column: str, where: str) -> Integers:
     values = split.select_columns([column]).with_format("arrow")[:][column]
-    labels: np.ndarray[Any, np.dtype[np.int64]] = values.fill_null(-1).to_numpy().astype(np.int64)
+    labels: Integers = values.fill_null(-1).to_numpy().astype(np.int64)
     if len(labels) == 0:
         raise UsageError(f"{where}: has no images", hint="choose another split", subject=where)
     unlabelled = int((labels < 0).sum())
@@ -294,9 +304,7 @@ def _read_labels(split: Any, column: str, where: str) -> np.ndarray[Any, np.dtyp
     return labels
 
 
-def _balanced_subset(
-    labels: np.ndarray[Any, np.dtype[np.int64]], size: int, seed: int, where: str
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _balanced_subset(labels: Integers, size: int, seed: int, where: str) -> Integers:
     """Rows of a subset with equally many images of every class, as far as there are enough, in ascending order."""
     if size > len(labels):
         raise UsageError(f"{where}: {size} images asked for, {len(labels)} there", hint="ask for fewer", subject=where)

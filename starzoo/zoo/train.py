@@ -23,8 +23,8 @@ from starzoo.data import ImageData, load_data
 from starzoo.errors import ResourceError, UntrustedInputError, UsageError
 from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, read_json, save_folder, write_text
 from starzoo.progress import Progress, silent
-from starzoo.workers import Report, count_cores, run_tasks
 from starzoo.zoo.member import measure, train_member
+from starzoo.zoo.workers import Report, count_cores, run_tasks
 
 __all__ = ["MemberReport", "train_zoo"]
 

@@ -9,9 +9,12 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, TypeVar
+
+import torch
 
 from starzoo.errors import ResourceError, StarzooError
 
@@ -98,6 +101,7 @@ def _start(work: Callable[[_Task, Report], _Result], threads: int) -> tuple[Conn
     context = multiprocessing.get_context("spawn")  # a forked copy of a process that has used OpenMP may hang
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, work, threads), daemon=True)
+    resource_tracker.ensure_running()  # started by the first process, it would let interrupts through again
     with _interrupts_blocked():
         process.start()
     theirs.close()  # so that the death of the process reads as the end of the pipe
@@ -128,8 +132,6 @@ def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
 
 def _serve(connection: Connection, work: Callable[[_Task, Report], _Result], threads: int) -> None:
     """Do what comes through the pipe until it is closed, by a parent that is content or dead."""
-    import torch
-
     torch.set_num_threads(threads)
     try:
         while True:
