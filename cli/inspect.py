@@ -36,7 +36,7 @@ def inspect(
 
 def _diagnostics(found: "Inspection") -> str:
     """All that decides how far a star can be found, in one line."""
-    pinned = ", ".join(f"{reason} ({count})" for reason, count in found.pinned.items())
+    pinned = ", ".join(f"{reason} ({count})" for reason, count in found.pinned.items() if reason)  # none: length 1
     parts = [
         f"{found.groups} groups ({found.wreath_groups} wreath)",
         f"{found.coverage:.2%} of {found.parameters:,} parameters",
