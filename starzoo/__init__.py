@@ -57,9 +57,29 @@ _HOME = {
     "train_zoo": "starzoo.zoo",
 }
 
-__all__ = [  # noqa: F822, RUF022  # imported on first use
-    *_HOME,
+__all__ = [
+    "Architecture",
+    "Evaluation",
+    "Permutation",
+    "PermutationSpec",
+    "Preprocessing",
+    "RunConfig",
+    "Source",
+    "Star",
+    "StarzooError",
     "__version__",
+    "align_models",
+    "evaluate_star",
+    "fit_star",
+    "inspect_model",
+    "load_config",
+    "load_source",
+    "load_star",
+    "pull",
+    "push",
+    "quickstart",
+    "render_card",
+    "train_zoo",
 ]
 
 

@@ -76,7 +76,9 @@ def render(manifest: StarManifest, repo: str | None = None) -> str:
         data=_describe_data(manifest.config.data),
         shared_licence=_shared_licence(manifest),
         licences=Counter(source.licence for source in manifest.sources),
-        measured={split: _describe_split(split, manifest.config.data) for split in splits},
+        measured={
+            split: _describe_split(split, manifest.config.data, evaluation.images.get(split)) for split in splits
+        },
         recipe=[Markup(step) for step in _recipe(manifest)],
         repository=_repository,
         location=Markup(f"hf-hub:{repo}" if repo else "local-dir:FOLDER"),
@@ -215,10 +217,12 @@ def _describe_data(data: DataConfig) -> str:
     return clean(data.dataset) if _is_hub_data(data) else f"a local folder, {_folder_name(data)}"
 
 
-def _describe_split(split: str, data: DataConfig) -> str:
+def _describe_split(split: str, data: DataConfig, count: int | None) -> str:
     name, size = (data.test_split, data.test_size) if split == "test" else (data.train_split, data.train_size)
-    images = "all images" if size is None else f"a class-balanced subset of {size:,} images"
-    return f"{images} of the split {clean(name)!r}"
+    number = count or size
+    images = f"{number:,} images" if number else "images"
+    share = f"all {images}" if size is None else f"a class-balanced subset of {images}"
+    return f"{share} of the split {clean(name)!r}"
 
 
 def _repository(model: ModelRecord) -> Markup | str:

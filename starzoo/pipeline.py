@@ -20,7 +20,7 @@ from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarC
 from starzoo.data import ImageData, load_data
 from starzoo.errors import IncompatibleError, UsageError
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.folder import save_folder, write_text
+from starzoo.folder import read_json, save_folder, write_text
 from starzoo.hub.pull import pull
 from starzoo.hub.push import push
 from starzoo.hub.ref import ModelRef
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 CONFIG_FILE = "run.yaml"  # the resolved configuration, as `--config` reads it
-REFS_FILE = "run-sources.json"  # where this machine's models lie: never published
+PLACES_FILE = "run-places.json"  # where this machine's models and data lie: never published
 QUICKSTART_ARGS = {"layers": [1, 1, 0, 0], "channels": [64, 128, 128, 128], "zero_init_last": False}
 
 
@@ -119,7 +119,7 @@ def fit_star(
     data = _load_data_for(members[0].architecture, config.data)
     manifest = _describe(name or out.resolve().name, members, unseen, config, data)
     out.mkdir(parents=True, exist_ok=True)
-    _write_run_file(out, sources, holdouts, config)
+    _write_run_files(out, sources, holdouts, config)
     if _is_finished(out, manifest):
         manifest = read_manifest(out / MANIFEST)
     else:
@@ -129,7 +129,7 @@ def fit_star(
             spec,
             [member.state for member in members],
             data,
-            config,
+            manifest.config,
             checkpoints=out / "checkpoints",
             identity=_identity(manifest),
             progress=progress,
@@ -231,21 +231,23 @@ def evaluate_star(
     """
     loaded = load_star(star)
     folder = ModelRef.parse(star).folder
-    then = loaded.manifest.config
+    then, places = loaded.manifest.config, _read_places(folder)
+    known = {"dataset": places["dataset"]} if places else {}
     config = then.model_copy(
         update={
-            "data": validate(DataConfig, {**then.data.model_dump(), **(data or {})}),
+            "data": validate(DataConfig, {**then.data.model_dump(), **known, **(data or {})}),
             "evaluate": validate(EvalConfig, {**then.evaluate.model_dump(), **(evaluate or {})}),
         }
     )
-    pinned = _pinned_refs(loaded.manifest.sources, folder, "sources")
-    others = list(holdouts) or _pinned_refs(loaded.manifest.holdouts, folder, "holdouts")
+    pinned = _pinned_refs(loaded.manifest.sources, places.get("sources", ()))
+    others = list(holdouts) or _pinned_refs(loaded.manifest.holdouts, places.get("holdouts", ()))
     models = load_sources([*pinned, *others], progress=progress)
     check_compatible(models)
     members, unseen = models[: len(pinned)], models[len(pinned) :]
     images = _load_data_for(loaded.manifest.architecture, config.data)
     spec = infer_architecture(loaded.manifest.architecture)
-    manifest = loaded.manifest.model_copy(update={"config": config, "holdouts": tuple(map(_record, unseen))})
+    published = config.model_copy(update={"data": _without_path(config.data)})
+    manifest = loaded.manifest.model_copy(update={"config": published, "holdouts": tuple(map(_record, unseen))})
     manifest = _evaluate(manifest, spec, loaded.state, members, unseen, images, progress)
     if folder is not None:
         replace(loaded, manifest=manifest).save_manifest(folder)
@@ -301,10 +303,16 @@ def _describe(
         architecture=architecture,
         sources=tuple(map(_record, members)),
         holdouts=tuple(map(_record, unseen)),
-        config=config,
+        config=config.model_copy(update={"data": _without_path(config.data)}),
         data_fingerprint=data.fingerprint,
         software={package: metadata.version(package) for package in ("starzoo", "torch", "timm")},
     )
+
+
+def _without_path(data: DataConfig) -> DataConfig:
+    """A local data set by its folder's name alone: where it lies tells about a machine and its user."""
+    folder = Path(data.dataset).expanduser()
+    return data.model_copy(update={"dataset": folder.resolve().name}) if folder.is_dir() else data
 
 
 def _record(source: Source) -> ModelRecord:
@@ -382,24 +390,31 @@ def _evaluate(
     return manifest.model_copy(update={"evaluation": measured})
 
 
-def _write_run_file(out: Path, sources: Sequence[str], holdouts: Sequence[str], config: RunConfig) -> None:
-    """Keep how the run was started: the configuration in a form that `--config` reads, and where local models lie."""
-    config_text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    write_text(out / CONFIG_FILE, config_text)
-    refs = {"sources": _absolute(sources), "holdouts": _absolute(holdouts)}
-    write_text(out / REFS_FILE, json.dumps(refs, indent=1) + "\n")
+def _write_run_files(out: Path, sources: Sequence[str], holdouts: Sequence[str], config: RunConfig) -> None:
+    """Keep how the run was started: the configuration as `--config` reads it, and where this machine's files lie."""
+    write_text(out / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    dataset = Path(config.data.dataset).expanduser()
+    places = {
+        "sources": [_absolute(ref) for ref in sources],
+        "holdouts": [_absolute(ref) for ref in holdouts],
+        "dataset": str(dataset.resolve()) if dataset.is_dir() else config.data.dataset,
+    }
+    write_text(out / PLACES_FILE, json.dumps(places, indent=1) + "\n")
 
 
-def _absolute(refs: Sequence[str]) -> list[str]:
-    found = [ModelRef.parse(ref) for ref in refs]
-    return [str(ref if ref.folder is None else ref.folder.resolve()) for ref in found]
+def _read_places(folder: Path | None) -> dict[str, Any]:
+    """Where the files of a run on this machine lie; nothing for a star that came from the Hub."""
+    file = folder / PLACES_FILE if folder is not None else None
+    return read_json(file) if file is not None and file.is_file() else {}
 
 
-def _pinned_refs(records: Sequence[ModelRecord], folder: Path | None, role: str) -> list[str]:
+def _absolute(ref: str) -> str:
+    found = ModelRef.parse(ref)
+    return str(found if found.folder is None else found.folder.resolve())
+
+
+def _pinned_refs(records: Sequence[ModelRecord], local: Sequence[str]) -> list[str]:
     """Where a star's models are: pinned on the Hub, or the folders that the run on this machine was given."""
-    local: list[str] = []
-    if folder is not None and (folder / REFS_FILE).is_file():
-        local = json.loads((folder / REFS_FILE).read_text(encoding="utf-8"))[role]
     refs = []
     for number, record in enumerate(records):
         if record.repo and record.sha:

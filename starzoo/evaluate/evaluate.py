@@ -110,7 +110,11 @@ def evaluate(
             right = (ends[0][1], *inner.accuracy[split], ends[1][1])
             paths.append(Path(kind=line.kind, a=line.a, b=line.b, split=split, t=t, loss=loss, accuracy=right))
         progress("measuring paths", len(models) + 1 + done, total)
-    return Evaluation(paths=tuple(paths), qualities=tuple(_qualities(zoo, predicted, evaluator, config.splits)))
+    return Evaluation(
+        paths=tuple(paths),
+        qualities=tuple(_qualities(zoo, predicted, evaluator, config.splits)),
+        images={split: len(evaluator.labels(split)) for split in config.splits},
+    )
 
 
 def _make_evaluator(architecture: Architecture, data: ImageData, config: EvalConfig) -> Evaluator:

@@ -155,10 +155,12 @@ class Evaluation(Frozen):
     Attributes:
         paths: All paths.
         qualities: Predictive quality of members, held-outs, their mean, the star and the ensemble.
+        images: Number of images that were evaluated, by split.
     """
 
     paths: tuple[Path, ...]
     qualities: tuple[Quality, ...]
+    images: dict[Split, int] = {}
 
     @property
     def splits(self) -> tuple[Split, ...]:

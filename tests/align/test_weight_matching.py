@@ -79,7 +79,7 @@ def test_reaches_what_a_dense_reference_reaches_from_the_same_order() -> None:
 
 
 def match_slowly(spec: PermutationSpec, fixed: Mapping[str, Tensor], permutee: Mapping[str, Tensor]) -> Permutation:
-    """Git Re-Basin's algorithm 1 by the book: for each group the whole objective for each transposition it could hold."""
+    """Git Re-Basin's algorithm 1 by the book, one product for each entry of each group's gain."""
     current = Permutation.identity(spec)
     progress = True
     while progress:
@@ -122,8 +122,8 @@ def test_wreath_group_is_solved_to_the_optimum(seed: int) -> None:
         # The inner groups do not meet in any tensor axis position, so each has an optimum of its own.
         parts = [
             max(
-                gain_of(spec, fixed, permutee, {**identity.indices, outer: np.array(heads), name: np.stack([r0, r1])}, name)
-                for r0, r1 in itertools.product(rows, rows)
+                gain_of(spec, fixed, permutee, {**identity.indices, outer: np.array(heads), name: np.stack(pair)}, name)
+                for pair in itertools.product(rows, rows)
             )
             for name in inner
         ]
@@ -156,6 +156,7 @@ def test_views_of_all_groups_cover_every_permuted_position_once(network: str) ->
         for axis, term in enumerate(terms):
             if not list(groups_of(term)):
                 continue
-            found = [v for group in spec.groups for v in find_views(spec, group) if (v.tensor, v.axis) == (tensor, axis)]
-            places = np.concatenate([view.places.reshape(-1) for view in found])
+            views = [view for group in spec.groups for view in find_views(spec, group)]
+            found = [view.places.reshape(-1) for view in views if (view.tensor, view.axis) == (tensor, axis)]
+            places = np.concatenate(found)
             assert sorted(places) == list(range(spec.term_size(term)))

@@ -18,7 +18,7 @@ def make_checkpoint(epoch: int) -> Checkpoint:
         epoch=epoch,
         star={"weight": torch.full((3, 2), float(epoch))},
         optimizer={"0.momentum_buffer": torch.ones(3, 2)},
-        permutations=[{"g:0": torch.tensor([1, 0], dtype=torch.int32)}, {"g:0": torch.tensor([0, 1], dtype=torch.int32)}],
+        permutations=[{"g:0": torch.tensor(order, dtype=torch.int32)} for order in ([1, 0], [0, 1])],
         history=[{"path_loss": 0.5}] * epoch,
     )
 
@@ -44,7 +44,9 @@ def test_the_newest_two_are_kept_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-00003", "epoch-00004"]
 
 
-@pytest.mark.parametrize("file", ["star.safetensors", "optimizer.safetensors", "permutations.safetensors", "state.json"])
+@pytest.mark.parametrize(
+    "file", [f"{part}.safetensors" for part in ("star", "optimizer", "permutations")] + ["state.json"]
+)
 def test_k07_flipped_bit_falls_back_to_the_one_before(tmp_path: Path, file: str) -> None:
     for epoch in (1, 2):
         save_checkpoint(tmp_path, make_checkpoint(epoch), IDENTITY)

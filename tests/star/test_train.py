@@ -59,16 +59,16 @@ def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(
 ) -> None:
     whole = run(sources, spec, data, tmp_path / "whole", checkpoint_every=1, mu=0.5)
 
-    class Stop(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop_after_two(stage: str, done: int, total: int, **_: float) -> None:
         if done == 3:
-            raise Stop
+            raise StoppedError
 
     config = RunConfig(star=StarConfig(epochs=4, batch_size=128, checkpoint_every=1, mu=0.5))
     states = [source.state for source in sources]
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError, match=""):
         fit(
             sources[0].architecture,
             spec,
@@ -95,9 +95,7 @@ def test_without_epochs_the_star_is_the_aligned_average(
     sources: list[Source], spec: PermutationSpec, data: ImageData
 ) -> None:
     star = run(sources, spec, data, epochs=0)
-    aligned = [
-        permutation.apply(source.state) for permutation, source in zip(star.permutations, sources, strict=True)
-    ]
+    aligned = [permutation.apply(source.state) for permutation, source in zip(star.permutations, sources, strict=True)]
     mean = sum(state["conv1.weight"] for state in aligned) / 3
     torch.testing.assert_close(star.state["conv1.weight"], mean)
     assert star.history == []
