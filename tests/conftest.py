@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.hub.server import FakeHub
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts the tests in the background lets them ignore Ctrl-C, and with them all that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _HUB = FakeHub()
 _HOME = Path(tempfile.mkdtemp(prefix="starzoo-tests-"))

@@ -123,7 +123,10 @@ def test_d04_interrupt_ends_with_130_and_one_line(tmp_path):
     out = tmp_path / "zoo"
     arguments = ["train", "resnet18", "--image-size", "16", "--epochs", "500", "--seeds", "0-1", "--out", str(out)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "starzoo.cli", *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-m", "starzoo.cli", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         deadline = time.monotonic() + 60
