@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -20,10 +19,11 @@ from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarC
 from starzoo.data import ImageData, load_data
 from starzoo.errors import IncompatibleError, UsageError
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.folder import read_json, save_folder, write_text
+from starzoo.folder import save_folder, write_text
 from starzoo.hub.pull import pull
 from starzoo.hub.push import push
 from starzoo.hub.ref import ModelRef
+from starzoo.places import RunPlaces, find_models, without_path
 from starzoo.progress import Progress, silent
 from starzoo.sources import Source, check_compatible, load_sources
 from starzoo.star.manifest import ModelRecord, StarManifest, read_manifest
@@ -44,7 +44,6 @@ __all__ = [
 ]
 
 CONFIG_FILE = "run.yaml"  # the resolved configuration, as `--config` reads it
-PLACES_FILE = "run-places.json"  # where this machine's models and data lie: never published
 QUICKSTART_ARGS = {"layers": [1, 1, 0, 0], "channels": [64, 128, 128, 128], "zero_init_last": False}
 
 
@@ -119,7 +118,8 @@ def fit_star(
     data = _load_data_for(members[0].architecture, config.data)
     manifest = _describe(name or out.resolve().name, members, unseen, config, data)
     out.mkdir(parents=True, exist_ok=True)
-    _write_run_files(out, sources, holdouts, config)
+    write_text(out / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    RunPlaces.of(sources, holdouts, config.data).write(out)
     if _is_finished(out, manifest):
         manifest = read_manifest(out / MANIFEST)
     else:
@@ -231,22 +231,22 @@ def evaluate_star(
     """
     loaded = load_star(star)
     folder = ModelRef.parse(star).folder
-    then, places = loaded.manifest.config, _read_places(folder)
-    known = {"dataset": places["dataset"]} if places else {}
+    then, places = loaded.manifest.config, RunPlaces.read(folder)
+    known = {"dataset": places.dataset} if places.dataset else {}
     config = then.model_copy(
         update={
             "data": validate(DataConfig, {**then.data.model_dump(), **known, **(data or {})}),
             "evaluate": validate(EvalConfig, {**then.evaluate.model_dump(), **(evaluate or {})}),
         }
     )
-    pinned = _pinned_refs(loaded.manifest.sources, places.get("sources", ()))
-    others = list(holdouts) or _pinned_refs(loaded.manifest.holdouts, places.get("holdouts", ()))
+    pinned = find_models(loaded.manifest.sources, places.sources)
+    others = list(holdouts) or find_models(loaded.manifest.holdouts, places.holdouts)
     models = load_sources([*pinned, *others], progress=progress)
     check_compatible(models)
     members, unseen = models[: len(pinned)], models[len(pinned) :]
     images = _load_data_for(loaded.manifest.architecture, config.data)
     spec = infer_architecture(loaded.manifest.architecture)
-    published = config.model_copy(update={"data": _without_path(config.data)})
+    published = config.model_copy(update={"data": without_path(config.data)})
     manifest = loaded.manifest.model_copy(update={"config": published, "holdouts": tuple(map(_record, unseen))})
     manifest = _evaluate(manifest, spec, loaded.state, members, unseen, images, progress)
     if folder is not None:
@@ -303,16 +303,10 @@ def _describe(
         architecture=architecture,
         sources=tuple(map(_record, members)),
         holdouts=tuple(map(_record, unseen)),
-        config=config.model_copy(update={"data": _without_path(config.data)}),
+        config=config.model_copy(update={"data": without_path(config.data)}),
         data_fingerprint=data.fingerprint,
         software={package: metadata.version(package) for package in ("starzoo", "torch", "timm")},
     )
-
-
-def _without_path(data: DataConfig) -> DataConfig:
-    """A local data set by its folder's name alone: where it lies tells about a machine and its user."""
-    folder = Path(data.dataset).expanduser()
-    return data.model_copy(update={"dataset": folder.resolve().name}) if folder.is_dir() else data
 
 
 def _record(source: Source) -> ModelRecord:
@@ -388,43 +382,3 @@ def _evaluate(
         manifest.architecture, spec, zoo, data, manifest.config.evaluate, manifest.config.align, progress=progress
     )
     return manifest.model_copy(update={"evaluation": measured})
-
-
-def _write_run_files(out: Path, sources: Sequence[str], holdouts: Sequence[str], config: RunConfig) -> None:
-    """Keep how the run was started: the configuration as `--config` reads it, and where this machine's files lie."""
-    write_text(out / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    dataset = Path(config.data.dataset).expanduser()
-    places = {
-        "sources": [_absolute(ref) for ref in sources],
-        "holdouts": [_absolute(ref) for ref in holdouts],
-        "dataset": str(dataset.resolve()) if dataset.is_dir() else config.data.dataset,
-    }
-    write_text(out / PLACES_FILE, json.dumps(places, indent=1) + "\n")
-
-
-def _read_places(folder: Path | None) -> dict[str, Any]:
-    """Where the files of a run on this machine lie; nothing for a star that came from the Hub."""
-    file = folder / PLACES_FILE if folder is not None else None
-    return read_json(file) if file is not None and file.is_file() else {}
-
-
-def _absolute(ref: str) -> str:
-    found = ModelRef.parse(ref)
-    return str(found if found.folder is None else found.folder.resolve())
-
-
-def _pinned_refs(records: Sequence[ModelRecord], local: Sequence[str]) -> list[str]:
-    """Where a star's models are: pinned on the Hub, or the folders that the run on this machine was given."""
-    refs = []
-    for number, record in enumerate(records):
-        if record.repo and record.sha:
-            refs.append(f"{record.repo}@{record.sha}")
-        elif len(local) == len(records):
-            refs.append(local[number])
-        else:
-            raise UsageError(
-                f"{record.name} was a local folder of another machine: it cannot be found again",
-                hint="evaluate the star where it was fitted, or fit it on models of the Hub",
-                subject=record.name,
-            )
-    return refs

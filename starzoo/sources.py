@@ -69,6 +69,9 @@ class Source:
         return model.eval()
 
 
+_RESERVED = {"star", "aligned mean"}  # what an evaluation calls its own models
+
+
 def load_source(ref: str | Path, *, progress: Progress = silent) -> Source:
     """Load a model from a folder in timm format or from the Hub.
 
@@ -207,12 +210,12 @@ def _names(refs: Sequence[str | Path]) -> list[str]:
     parts = []
     for ref in refs:
         where = ModelRef.parse(ref)
-        path = str(where.folder.resolve()) if where.folder else str(where)
+        path = str(where.folder.resolve()) if where.folder else f"{where.revision}/{where.repo}"
         parts.append([part for part in path.split("/") if part])
     lengths = [1] * len(parts)
     while True:
         names = ["/".join(part[-length:]) for part, length in zip(parts, lengths, strict=True)]
-        repeated = {name for name, count in Counter(names).items() if count > 1}
+        repeated = {name for name, count in Counter(names).items() if count > 1} | _RESERVED
         longer = [
             min(length + (name in repeated), len(part))
             for part, length, name in zip(parts, lengths, names, strict=True)

@@ -80,9 +80,10 @@ ROOMS: Mapping[str, set[str]] = {
         "evaluate.findings",
         "evaluate.plots",
     },
+    "places": {*LOW, "folder", "hub", "star.manifest"},
     "inspection": {*LOW, "architecture", "folder", "sources", "hub", "symmetry"},
 }
-TOP = {"pipeline": set(ROOMS) | {"inspection"}}
+TOP = {"pipeline": set(ROOMS) | {"inspection", "places"}}
 
 FORBIDDEN = {
     "": {"typer", "click", "rich", "starzoo.cli", "cli"},

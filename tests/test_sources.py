@@ -115,6 +115,10 @@ def test_names_tell_models_apart(make_member: MakeMember, tmp_path: Path) -> Non
     check_compatible(sources)
 
 
+def test_a_source_does_not_take_the_stars_name(make_member: MakeMember, tmp_path: Path) -> None:
+    assert load_sources([make_member("star", parent=tmp_path / "theirs")])[0].name == "theirs/star"
+
+
 def test_the_same_weights_twice(make_member: MakeMember, tmp_path: Path) -> None:
     first = make_member("first")
     shutil.copytree(first, tmp_path / "second")

@@ -89,11 +89,10 @@ def evaluate(
     evaluator = _make_evaluator(architecture, data, config)
     lines = list(_plan(zoo, config))
     models = {**zoo.sources, **zoo.holdouts, "star": zoo.star}
-    total = len(models) + 1 + len(lines)
     predicted: dict[str, dict[str, Tensor]] = {}
     for done, (name, state) in enumerate(models.items(), start=1):
         predicted[name] = evaluator.log_probabilities(state)
-        progress("evaluating models", done, total)
+        progress("evaluating models", done, len(models))
     to_star = align(spec, zoo.star, list(zoo.sources.values()), align_config)
     predicted["aligned mean"] = evaluator.log_probabilities(average([source.state for source in to_star]))
     paths: list[Path] = []
@@ -109,7 +108,7 @@ def evaluate(
             loss = (ends[0][0], *inner.loss[split], ends[1][0])
             right = (ends[0][1], *inner.accuracy[split], ends[1][1])
             paths.append(Path(kind=line.kind, a=line.a, b=line.b, split=split, t=t, loss=loss, accuracy=right))
-        progress("measuring paths", len(models) + 1 + done, total)
+        progress("measuring paths", done, len(lines))
     return Evaluation(
         paths=tuple(paths),
         qualities=tuple(_qualities(zoo, predicted, evaluator, config.splits)),

@@ -1,0 +1,252 @@
+"""The main job, end to end on small real models: fit, resume, publish, load as starzoo and as plain timm."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import starzoo
+from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, load_config
+from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
+from starzoo.pipeline import StarReport, align_models, evaluate_star, fit_star, load_star, render_card
+from tests.hub.server import FakeHub
+
+CONFIG = RunConfig(
+    star=StarConfig(epochs=2, batch_size=128, mu=0.5),
+    evaluate=EvalConfig(points=3, pairs=1, sources=1),
+)
+PUBLISHED = {
+    "README.md",
+    "config.json",
+    "model.safetensors",
+    "permutations.safetensors",
+    "star.json",
+    "metrics/curves.csv",
+    "metrics/paths.csv",
+    "metrics/qualities.csv",
+    "plots/paths-test.png",
+    "plots/paths-test.svg",
+    "plots/quality-test.png",
+    "plots/quality-test.svg",
+}
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def predict(star: starzoo.Star, images: int) -> torch.Tensor:
+    model = star.model()
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        return model(torch.randn(images, 1, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def report(digits_zoo: list[Path], tmp_path_factory: pytest.TempPathFactory) -> StarReport:
+    refs = [str(folder) for folder in digits_zoo]
+    return fit_star(refs[:3], refs[3:], CONFIG, tmp_path_factory.mktemp("stars") / "tiny-star")
+
+
+def test_a_star_folder_holds_what_the_house_says(report: StarReport) -> None:
+    private = {name for name in files_in(report.folder) if name.startswith("checkpoints/")}
+    assert files_in(report.folder) - private == PUBLISHED | {"run.yaml", "run-places.json"}
+    manifest = json.loads((report.folder / "star.json").read_text())
+    assert manifest["schema_version"] == 1
+    assert [source["name"] for source in manifest["sources"]] == ["seed-0", "seed-1", "seed-2"]
+    assert manifest["holdouts"][0]["files"]["model.safetensors"]
+    indices = load_file(report.folder / "permutations.safetensors")
+    assert all(tensor.dtype == torch.int32 for tensor in indices.values())
+    assert {name.partition("/")[0] for name in indices} == {"0", "1", "2"}
+
+
+def test_the_saved_configuration_replays_the_run(report: StarReport) -> None:
+    assert load_config(report.folder / "run.yaml") == CONFIG
+
+
+def test_plain_timm_gives_bit_equal_logits_without_starzoo(report: StarReport) -> None:
+    program = f"""
+import sys, timm, torch
+model = timm.create_model("local-dir:{report.folder}", pretrained=True).eval()
+torch.manual_seed(0)
+with torch.inference_mode():
+    logits = model(torch.randn(5, *model.pretrained_cfg["input_size"]))
+assert not any(name.startswith("starzoo") for name in sys.modules)
+torch.save((logits, model.pretrained_cfg["mean"], model.pretrained_cfg["label_names"]), sys.argv[1])
+"""
+    out = report.folder.parent / "logits.pt"
+    subprocess.run([sys.executable, "-c", program, str(out)], check=True, capture_output=True)
+    logits, mean, labels = torch.load(out)
+    star = load_star(report.folder)
+    ours = predict(star, 5)
+    assert torch.equal(logits, ours)
+    assert tuple(mean) == star.manifest.architecture.preprocessing.mean
+    assert list(labels) == [str(digit) for digit in range(10)]
+
+
+def test_permutations_bring_every_source_to_where_it_was_when_the_star_was_fitted(
+    report: StarReport, digits_zoo: list[Path]
+) -> None:
+    star = load_star(report.folder)
+    spec = starzoo.pipeline.infer_architecture(star.manifest.architecture)
+    state = starzoo.load_source(digits_zoo[1]).state
+    moved = starzoo.Permutation.from_tensors(spec, star.permutations["seed-1"]).apply(state)
+
+    def closeness(a: torch.Tensor) -> float:
+        return float((a * star.state["layer2.0.conv2.weight"]).sum())
+
+    assert closeness(moved["layer2.0.conv2.weight"]) > closeness(state["layer2.0.conv2.weight"])
+
+
+def test_running_again_computes_nothing_and_changes_nothing(report: StarReport, digits_zoo: list[Path]) -> None:
+    before = {name: (report.folder / name).read_bytes() for name in files_in(report.folder)}
+    stages: list[str] = []
+    refs = [str(folder) for folder in digits_zoo]
+    again = fit_star(
+        refs[:3], refs[3:], CONFIG, report.folder, progress=lambda stage, done, total, **_: stages.append(stage)
+    )
+    assert again.manifest == report.manifest
+    assert set(stages) == {"loading models"}
+    assert before == {name: (report.folder / name).read_bytes() for name in files_in(report.folder)}
+
+
+def test_another_configuration_in_the_same_folder_is_refused(report: StarReport, digits_zoo: list[Path]) -> None:
+    refs = [str(folder) for folder in digits_zoo]
+    other = CONFIG.model_copy(update={"star": StarConfig(epochs=2, batch_size=128, mu=0.25)})
+    with pytest.raises(UsageError, match=r"config\.star\.mu was 0\.5, now 0\.25"):
+        fit_star(refs[:3], refs[3:], other, report.folder)
+
+
+def test_p02_nothing_of_this_machine_is_in_what_is_published(report: StarReport, digits_zoo: list[Path]) -> None:
+    for name in PUBLISHED:
+        content = (report.folder / name).read_bytes()
+        assert str(digits_zoo[0].parent).encode() not in content
+        assert str(report.folder.parent).encode() not in content
+
+
+def test_push_then_load_as_star_and_as_timm_model(report: StarReport, fake_hub: FakeHub) -> None:
+    pushed = starzoo.push(report.folder, "me/tiny-star")
+    assert set(fake_hub.files("me/tiny-star")) - {".gitattributes"} == PUBLISHED
+    star = starzoo.load_star("me/tiny-star")
+    assert star.manifest == report.manifest
+    assert all(torch.equal(star.state[name], tensor) for name, tensor in load_star(report.folder).state.items())
+    program = """
+import sys, timm, torch
+model = timm.create_model("hf-hub:me/tiny-star", pretrained=True).eval()
+torch.manual_seed(0)
+with torch.inference_mode():
+    torch.save(model(torch.randn(3, 1, 16, 16)), sys.argv[1])
+"""
+    out = report.folder.parent / "hub-logits.pt"
+    subprocess.run([sys.executable, "-c", program, str(out)], check=True, capture_output=True)
+    assert torch.equal(torch.load(out), predict(star, 3))
+    assert starzoo.push(report.folder, "me/tiny-star").changed is False
+    assert pushed.changed
+
+
+def test_a_star_is_fitted_on_models_of_the_hub_pinned_to_their_commits(
+    digits_zoo: list[Path], fake_hub: FakeHub, tmp_path: Path
+) -> None:
+    for number, folder in enumerate(digits_zoo[:3]):
+        files = {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}
+        fake_hub.commit(f"them/member-{number}", {**files, "README.md": b"---\nlicense: mit\n---\n"})
+    refs = [f"them/member-{number}" for number in range(3)]
+    config = CONFIG.model_copy(update={"star": StarConfig(epochs=1, batch_size=256)})
+    found = fit_star(refs[:2], refs[2:], config, tmp_path / "star", push_to="me/their-star")
+    record = found.manifest.sources[0]
+    assert (record.repo, record.licence) == ("them/member-0", "mit")
+    assert len(record.sha or "") == 40
+    card = fake_hub.files("me/their-star")["README.md"].decode()
+    matter = yaml.safe_load(card.split("---")[1])
+    assert matter["base_model"] == ["them/member-0", "them/member-1"]
+    assert (matter["base_model_relation"], matter["license"], matter["library_name"]) == ("merge", "mit", "timm")
+    # A star of the Hub is evaluated on its pinned sources, without any folder of the machine that made it.
+    again = evaluate_star("me/their-star", evaluate={"points": 3, "pairs": 0})
+    assert again.manifest.evaluation is not None
+    ours = found.manifest.evaluation
+    assert ours is not None
+    assert again.manifest.evaluation.paths_of("star-held-out") == ours.paths_of("star-held-out")
+
+
+def test_evaluate_again_with_other_points(report: StarReport, digits_zoo: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(report.folder, folder)
+    again = evaluate_star(str(folder), evaluate={"points": 5})
+    assert again.manifest.evaluation is not None
+    assert len(again.manifest.evaluation.paths[0].t) == 5
+    assert load_star(folder).manifest == again.manifest
+    assert "5 evenly spaced points" in (folder / "README.md").read_text()
+
+
+def test_a_card_is_rendered_again_from_the_manifest_alone(report: StarReport, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    shutil.copy(report.folder / "star.json", folder)
+    assert render_card(folder).read_text() == (report.folder / "README.md").read_text()
+    assert {name for name in PUBLISHED if "/" in name} <= files_in(folder)
+
+
+def test_align_writes_folders_that_compute_the_same_function(digits_zoo: list[Path], tmp_path: Path) -> None:
+    refs = [str(folder) for folder in digits_zoo]
+    reports = align_models(refs[0], refs[1:3], tmp_path, CONFIG.align)
+    assert [found.name for found in reports] == ["seed-1", "seed-2"]
+    images = torch.randn(4, 1, 16, 16)
+    for found, ref in zip(reports, refs[1:3], strict=True):
+        assert found.distance_after < found.distance_before
+        before, after = starzoo.load_source(ref), starzoo.load_source(found.folder)
+        assert not torch.equal(before.state["conv1.weight"], after.state["conv1.weight"])
+        with torch.inference_mode():
+            torch.testing.assert_close(before.model()(images), after.model()(images), rtol=1e-4, atol=1e-4)
+        assert (found.folder / "permutations.safetensors").is_file()
+
+
+def with_classes(folder: Path, count: int) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["num_classes"] = config["pretrained_cfg"]["num_classes"] = count
+    config["label_names"] = config["label_names"][:count]
+    (folder / "config.json").write_text(json.dumps(config))
+    state = load_file(folder / "model.safetensors")
+    save_file(state | {n: state[n][:count].clone() for n in ("fc.weight", "fc.bias")}, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("missing folder", UsageError, r"no-such-folder"),
+        ("one source", UsageError, r"at least two sources"),
+        ("other classes", IncompatibleError, r"class counts are 10 and 7"),
+        ("unknown data", UsageError, r"no-such-data"),
+        ("nan", UntrustedInputError, r"conv1\.weight.*NaN"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(
+    fault: str, error: type[starzoo.StarzooError], message: str, digits_zoo: list[Path], tmp_path: Path
+) -> None:
+    first, second = (shutil.copytree(folder, tmp_path / folder.name) for folder in digits_zoo[:2])
+    refs, config = [str(first), str(second)], CONFIG
+    match fault:
+        case "missing folder":
+            refs[1] = str(tmp_path / "no-such-folder")
+        case "one source":
+            del refs[1]
+        case "other classes":
+            with_classes(second, 7)
+        case "unknown data":
+            config = CONFIG.model_copy(update={"data": DataConfig(dataset="./no-such-data")})
+        case "nan":
+            state = load_file(second / "model.safetensors")
+            state["conv1.weight"][0, 0, 0, 0] = float("nan")
+            save_file(state, second / "model.safetensors")
+    with pytest.raises(error, match=message) as caught:
+        fit_star(refs, [], config, tmp_path / "star")
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint
+    assert not (tmp_path / "star").exists()
