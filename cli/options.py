@@ -68,8 +68,8 @@ class AlignOptions:
 
     title: ClassVar = "Alignment"
     method: Annotated[
-        Literal["weight", "unit-norm"] | None,
-        typer.Option(help="Match weights as they are, or with every output row scaled to norm 1 (the default)."),
+        Literal["weight", "unit-norm", "balanced"] | None,
+        typer.Option(help="Match weights as they are, with output rows of norm 1, or with layers of norm 1 (default)."),
     ] = None
 
 

@@ -106,10 +106,10 @@ class Constant(Frozen):
 class StarConfig(Frozen):
     """Starlight: how the star is found (paper, section 3)."""
 
-    epochs: int = Field(60, ge=0, description="passes over the training split; 0 keeps the start as it is")
+    epochs: int = Field(40, ge=0, description="passes over the training split; 0 keeps the start as it is")
     batch_size: int = Field(64, ge=2)
     optimizer: Optimizer = "sgd"
-    lr: float = Field(0.05, gt=0)
+    lr: float = Field(0.2, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(5e-4, ge=0)
@@ -117,7 +117,7 @@ class StarConfig(Frozen):
     start: Literal["aligned-average", "random", "source"] = "aligned-average"
     draw: Literal["deck", "independent"] = Field("deck", description="sources from a shuffled deck, or each by itself")
     t: Annotated[Uniform | Beta | Constant, Field(discriminator="kind")] = Uniform()
-    mu: float = Field(0.0, ge=0, description="weight of the star's own loss; the sum is divided by 1 + mu")
+    mu: float = Field(0.2, ge=0, description="weight of the star's own loss; the sum is divided by 1 + mu")
     realign_every: int = Field(
         1, ge=0, description="epochs between alignments of the sources to the star; 0: never again"
     )

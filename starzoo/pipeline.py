@@ -44,7 +44,9 @@ __all__ = [
 ]
 
 CONFIG_FILE = "run.yaml"  # the resolved configuration, as `--config` reads it
-QUICKSTART_ARGS = {"layers": [1, 1, 0, 0], "channels": [64, 128, 128, 128], "zero_init_last": False}
+QUICKSTART_ARGS = {"layers": [1, 1, 0, 0], "channels": [32, 64, 64, 64], "zero_init_last": False}
+QUICKSTART_SOURCES, QUICKSTART_HOLDOUTS = 12, 4
+QUICKSTART_RATE = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +155,12 @@ def quickstart(out: Path, *, seed: int = 0, progress: Progress = silent) -> Star
     """
     data = DataConfig(dataset="digits")
     architecture = architecture_for("resnet18", data, model_args=QUICKSTART_ARGS, image_size=16)
-    train_zoo(architecture, data, TrainConfig(), range(12), out / "zoo", progress=progress)
-    refs = [str(out / "zoo" / f"seed-{member}") for member in range(12)]
-    config = RunConfig(data=data, star=StarConfig(seed=seed))
-    return fit_star(refs[:8], refs[8:], config, out / "star", name="digits-star", progress=progress)
+    members = range(QUICKSTART_SOURCES + QUICKSTART_HOLDOUTS)
+    zoo = train_zoo(architecture, data, TrainConfig(), members, out / "zoo", progress=progress)
+    refs = [str(member.folder) for member in zoo]
+    sources, holdouts = refs[:QUICKSTART_SOURCES], refs[QUICKSTART_SOURCES:]
+    config = RunConfig(data=data, star=StarConfig(lr=QUICKSTART_RATE, seed=seed))
+    return fit_star(sources, holdouts, config, out / "star", name="digits-star", progress=progress)
 
 
 def align_models(
