@@ -64,11 +64,11 @@ def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(
 
     def stop_after_two(stage: str, done: int, total: int, **_: float) -> None:
         if done == 3:
-            raise StoppedError
+            raise StoppedError("after two")
 
     config = RunConfig(star=StarConfig(epochs=4, batch_size=128, checkpoint_every=1, mu=0.5))
     states = [source.state for source in sources]
-    with pytest.raises(StoppedError, match=""):
+    with pytest.raises(StoppedError, match="after two"):
         fit(
             sources[0].architecture,
             spec,
