@@ -74,7 +74,8 @@ def inspect_model(
     for terms in spec.axes.values():
         for term in terms:
             for part in pinned_parts(term):
-                pinned[part.reason] += part.size
+                if part.reason:  # an axis of length 1 has none
+                    pinned[part.reason] += part.size
     proof = prove(model, example, spec) if verify else None
     return Inspection(
         architecture=architecture.name,

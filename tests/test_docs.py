@@ -1,0 +1,84 @@
+"""What the README and the shipped configurations promise, held to the code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from starzoo import pipeline
+from starzoo.cli.main import main
+from starzoo.config import RunConfig, Uniform, load_config
+from starzoo.pipeline import quickstart
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Every `starzoo …` line of the README, as words."""
+    lines = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
+    parts = [part.strip() for line in lines for part in line.split("&&")]
+    return [shlex.split(part) for part in parts if part.startswith("starzoo ")]
+
+
+@pytest.mark.parametrize("words", commands(), ids=lambda words: " ".join(words)[:60])
+def test_every_option_of_the_readme_exists(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([words[1], "--help"]) == 0
+    text = capsys.readouterr().out
+    for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+        assert option in text
+
+
+def test_the_readme_has_the_two_commands_and_every_command_in_its_table() -> None:
+    bash = "\n".join(blocks("bash"))
+    assert "pip install -e . && starzoo quickstart" in bash
+    assert "pip install -e '.[dev]' && pytest" in bash
+    named = set(re.findall(r"`starzoo ([a-z-]+)`", README))
+    files = {path.stem.replace("_", "-") for path in (ROOT / "cli").glob("*.py")}
+    helpers = {"--init--", "--main--", "main", "command", "options", "output", "parsing", "tables"}
+    assert files - helpers <= named
+
+
+def test_python_snippets_compile() -> None:
+    assert blocks("python")
+    for block in blocks("python"):
+        compile(block, "README.md", "exec")
+
+
+def test_every_link_and_picture_of_the_readme_is_there() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("https://")]
+    assert targets
+    for target in targets:
+        assert (ROOT / target).is_file(), target
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda file: file.name)
+def test_shipped_configurations_load_and_say_something(file: Path) -> None:
+    assert load_config(file) != RunConfig()
+
+
+def test_the_papers_configuration_is_the_papers_algorithm() -> None:
+    found = load_config(ROOT / "configs" / "paper.yaml")
+    assert (found.align.method, found.star.start, found.star.draw) == ("weight", "random", "independent")
+    assert (found.star.t, found.star.mu, found.star.realign_every) == (Uniform(low=0, high=1), 0.0, 1)
+    assert (found.star.lr, found.star.weight_decay, found.star.batch_size, found.star.epochs) == (0.1, 5e-4, 128, 200)
+
+
+def test_the_quickstart_makes_a_star_with_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same code as on the command line, on three members instead of sixteen."""
+    monkeypatch.setattr(pipeline, "QUICKSTART_SOURCES", 2)
+    monkeypatch.setattr(pipeline, "QUICKSTART_HOLDOUTS", 1)
+    report = quickstart(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "zoo").iterdir()) == ["seed-0", "seed-1", "seed-2"]
+    found = report.manifest.evaluation
+    assert found is not None
+    assert found.qualities_of("star")[0].accuracy > 0.97
+    assert found.spread("star-held-out").mean < found.spread("regular-regular-raw").mean
+    assert "digits-star" in (report.folder / "README.md").read_text()
