@@ -30,12 +30,12 @@ from starzoo.config import (
 from starzoo.data import load_data
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.measures import Evaluation
+from starzoo.inspection import infer_architecture
 from starzoo.pipeline import (
     QUICKSTART_ARGS,
     QUICKSTART_HOLDOUTS,
     QUICKSTART_RATE,
     QUICKSTART_SOURCES,
-    infer_architecture,
 )
 from starzoo.sources import load_sources
 from starzoo.star.train import fit

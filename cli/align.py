@@ -24,7 +24,7 @@ def align(
         starzoo align zoo/seed-0 zoo/seed-1 --out aligned
     """
     run = load_run(config, align=given(options))
-    from starzoo.pipeline import align_models
+    from starzoo.alignment import align_models
 
     reports = align_models(fixed, with_members(permutees), folder, run.align, progress=out.progress)
     rows = [

@@ -21,8 +21,8 @@ def push(
     Example:
         starzoo push star me/star-resnet18 --private
     """
-    from starzoo.hub.push import push as push_folder
+    from starzoo.pipeline import publish_star
 
-    pushed = push_folder(folder, repo, private=private, tag=tag, create_pr=create_pr)
+    pushed = publish_star(folder, repo, private=private, tag=tag, create_pr=create_pr)
     what = "published" if pushed.changed else "nothing to change"
     out.result(vars(pushed), brief=[pushed.url], human=[f"{what}: {pushed.url}"])

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from starzoo.alignment import align_models as align_models
     from starzoo.architecture import Architecture as Architecture
     from starzoo.architecture import Preprocessing as Preprocessing
     from starzoo.config import RunConfig as RunConfig
@@ -16,12 +17,11 @@ if TYPE_CHECKING:
     from starzoo.errors import StarzooError as StarzooError
     from starzoo.evaluate.measures import Evaluation as Evaluation
     from starzoo.hub.pull import pull as pull
-    from starzoo.hub.push import push as push
     from starzoo.inspection import inspect_model as inspect_model
-    from starzoo.pipeline import align_models as align_models
     from starzoo.pipeline import evaluate_star as evaluate_star
     from starzoo.pipeline import fit_star as fit_star
     from starzoo.pipeline import load_star as load_star
+    from starzoo.pipeline import publish_star as publish_star
     from starzoo.pipeline import quickstart as quickstart
     from starzoo.pipeline import render_card as render_card
     from starzoo.sources import Source as Source
@@ -43,7 +43,7 @@ _HOME = {
     "Source": "starzoo.sources",
     "Star": "starzoo.star.star",
     "StarzooError": "starzoo.errors",
-    "align_models": "starzoo.pipeline",
+    "align_models": "starzoo.alignment",
     "evaluate_star": "starzoo.pipeline",
     "fit_star": "starzoo.pipeline",
     "inspect_model": "starzoo.inspection",
@@ -51,7 +51,7 @@ _HOME = {
     "load_source": "starzoo.sources",
     "load_star": "starzoo.pipeline",
     "pull": "starzoo.hub.pull",
-    "push": "starzoo.hub.push",
+    "publish_star": "starzoo.pipeline",
     "quickstart": "starzoo.pipeline",
     "render_card": "starzoo.pipeline",
     "train_zoo": "starzoo.zoo",
@@ -75,8 +75,8 @@ __all__ = [
     "load_config",
     "load_source",
     "load_star",
+    "publish_star",
     "pull",
-    "push",
     "quickstart",
     "render_card",
     "train_zoo",

@@ -21,12 +21,12 @@ from starzoo.config import Beta, Constant, DataConfig, RunConfig, Uniform
 from starzoo.errors import UsageError
 from starzoo.evaluate.findings import connections, predictors, sentences
 from starzoo.evaluate.measures import Evaluation, PathKind, Role
+from starzoo.hub.names import is_repo
 from starzoo.markdown import clean, escape, load_template
 from starzoo.star.manifest import ModelRecord, StarManifest
 
 __all__ = ["render", "write_card"]
 
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _KIND_NAMES: dict[PathKind, str] = {
@@ -58,7 +58,7 @@ def render(manifest: StarManifest, repo: str | None = None) -> str:
     Raises:
         UsageError: `repo` is not the name of a repository.
     """
-    if repo is not None and not _REPO.fullmatch(repo):
+    if repo is not None and not is_repo(repo):
         raise UsageError(f"{repo!r}: not the name of a repository", hint="write user/name", subject=repo)
     evaluation = manifest.evaluation or Evaluation(paths=(), qualities=())
     splits = sorted(evaluation.splits, key=lambda split: split != "test")
@@ -77,7 +77,8 @@ def render(manifest: StarManifest, repo: str | None = None) -> str:
         shared_licence=_shared_licence(manifest),
         licences=Counter(source.licence for source in manifest.sources),
         measured={
-            split: _describe_split(split, manifest.config.data, evaluation.images.get(split)) for split in splits
+            split: _describe_split(split, evaluation.data or manifest.config.data, evaluation.images.get(split))
+            for split in splits
         },
         recipe=[Markup(step) for step in _recipe(manifest)],
         repository=_repository,
@@ -146,7 +147,7 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
 
 def _front_matter(manifest: StarManifest) -> dict[str, Any]:
     """The card's metadata, in the words of the Hub's specification of model cards."""
-    bases = dict.fromkeys(source.repo for source in manifest.sources if source.repo and _REPO.fullmatch(source.repo))
+    bases = dict.fromkeys(source.repo for source in manifest.sources if source.repo and is_repo(source.repo))
     data = manifest.config.data
     entries: dict[str, Any] = {
         "library_name": "timm",
@@ -202,8 +203,8 @@ def _shared_licence(manifest: StarManifest) -> str | None:
 
 
 def _is_hub_data(data: DataConfig) -> bool:
-    """Whether the data set is one of the Hub: a folder of the same name comes first, as when it is read."""
-    return bool(_REPO.fullmatch(data.dataset)) and (data.revision is not None or not Path(data.dataset).is_dir())
+    """Whether the data set is one of the Hub: a manifest names local folders as `./NAME`."""
+    return is_repo(data.dataset)
 
 
 def _folder_name(data: DataConfig) -> str:
@@ -229,7 +230,7 @@ def _repository(model: ModelRecord) -> Markup | str:
     """A link to the commit, if the manifest names one."""
     if model.repo is None:
         return "local folder"
-    if not _REPO.fullmatch(model.repo):
+    if not is_repo(model.repo):
         return model.repo
     if model.sha is None or not _COMMIT.fullmatch(model.sha):
         return Markup("[{0}](https://huggingface.co/{0}), no commit recorded").format(escape(model.repo))
@@ -284,7 +285,7 @@ def _command(manifest: StarManifest) -> str:
 
 def _reference(model: ModelRecord) -> str:
     """How the command line names a model."""
-    if model.repo and _REPO.fullmatch(model.repo):
+    if model.repo and is_repo(model.repo):
         return shlex.quote(f"{model.repo}@{clean(model.sha)}" if model.sha else model.repo)
     return shlex.quote(f"path/to/{clean(model.name)}")
 

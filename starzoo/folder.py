@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from starzoo.architecture import Architecture
-from starzoo.errors import ResourceError, UntrustedInputError
+from starzoo.errors import ResourceError, UntrustedInputError, UsageError
 from starzoo.hub.inspect import check_tensors, read_header
 from starzoo.hub.strict_json import read_json
 
@@ -28,6 +29,7 @@ __all__ = [
     "read_architecture",
     "read_json",
     "save_folder",
+    "save_tensors",
     "write_text",
 ]
 
@@ -49,43 +51,53 @@ def save_folder(
         architecture: The architecture that `state` belongs to.
         state: The full state dict; tensors may share memory or be views.
         extra_config: Further keys of config.json's root.
-
-    Raises:
-        ResourceError: The disk is full, or the folder cannot be written.
     """
     config = architecture.config(**(extra_config or {}))
-    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as scratch:
-            weights = Path(scratch) / WEIGHTS_FILE
-            save_file(tensors, weights, metadata={"format": "pt"})
-            _flush(weights)
-            weights.replace(folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise ResourceError(
-            f"{folder / WEIGHTS_FILE}: cannot be written: {error}", hint=_SPACE_HINT, subject=str(folder)
-        ) from error
+    tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+    save_tensors(folder / WEIGHTS_FILE, tensors, metadata={"format": "pt"})
     write_text(folder / CONFIG_FILE, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all.
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file as a whole or not at all.
 
     Args:
-        path: The file; its folder must exist.
-        text: The content, written as UTF-8.
-
-    Raises:
-        ResourceError: The disk is full, or the file cannot be written.
+        path: The file; its folder is made when it does not exist.
+        tensors: The tensors, by name; none may share memory with another.
+        metadata: Strings to keep in the file's header.
     """
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with _replacing(path) as draft:
+        save_file(content, draft, metadata=dict(metadata) if metadata else None)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all.
+
+    Args:
+        path: The file; its folder is made when it does not exist.
+        text: The content, written as UTF-8.
+    """
+    with _replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    # A draft beside `path` that takes its place when the block ends well, and disappears otherwise.
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as scratch:
             draft = Path(scratch) / path.name
-            draft.write_text(text, encoding="utf-8", newline="\n")
+            yield draft
             _flush(draft)
             draft.replace(path)
-    except OSError as error:
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        reason = error.strerror or "is no folder"
+        raise UsageError(
+            f"{path}: cannot be written: {reason}", hint="choose another folder", subject=str(path)
+        ) from error
+    except (OSError, SafetensorError) as error:
         raise ResourceError(f"{path}: cannot be written: {error}", hint=_SPACE_HINT, subject=str(path)) from error
 
 

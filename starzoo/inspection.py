@@ -11,11 +11,11 @@ from typing import Any
 from starzoo.architecture import Architecture
 from starzoo.errors import UsageError
 from starzoo.sources import load_source
-from starzoo.symmetry import infer
+from starzoo.symmetry import PermutationSpec, infer
 from starzoo.symmetry import verify as prove
 from starzoo.symmetry.spec import pinned_parts
 
-__all__ = ["Inspection", "inspect_model"]
+__all__ = ["Inspection", "infer_architecture", "inspect_model"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,18 @@ def inspect_model(
             "negative_control_tried": proof.negative_control_tried,
         },
     )
+
+
+def infer_architecture(architecture: Architecture) -> PermutationSpec:
+    """The permutation symmetries of an architecture.
+
+    Args:
+        architecture: The architecture.
+
+    Returns:
+        Its specification.
+    """
+    return infer(architecture.build(), architecture.example_input())
 
 
 def _find_architecture(ref_or_arch: str, model_args: Mapping[str, Any] | None, image_size: int | None) -> Architecture:

@@ -9,36 +9,35 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors.torch import save_file
 from torch import Tensor
 
-from starzoo.align.align import align
 from starzoo.architecture import Architecture
 from starzoo.card import write_card
-from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, validate
+from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, validate
 from starzoo.data import ImageData, load_data
-from starzoo.errors import IncompatibleError, UsageError
+from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.folder import save_folder, write_text
+from starzoo.folder import write_text
+from starzoo.hub.names import check_repo
 from starzoo.hub.pull import pull
-from starzoo.hub.push import push
+from starzoo.hub.push import PushResult, push
 from starzoo.hub.ref import ModelRef
-from starzoo.places import RunPlaces, find_models, without_path
+from starzoo.inspection import infer_architecture
+from starzoo.places import RunPlaces, find_models, refuse_overwriting, without_path
 from starzoo.progress import Progress, silent
 from starzoo.sources import Source, check_compatible, load_sources
-from starzoo.star.manifest import ModelRecord, StarManifest, read_manifest
-from starzoo.star.star import MANIFEST, PERMUTATIONS, Star, load_folder
-from starzoo.star.train import FittedStar, fit
-from starzoo.symmetry import PermutationSpec, infer
+from starzoo.star.manifest import MANIFEST, ModelRecord, StarManifest, read_manifest
+from starzoo.star.star import Star, load_folder, write_manifest
+from starzoo.star.train import FittedStar, fit, is_main_process, wait_for_all
+from starzoo.symmetry import PermutationSpec
 from starzoo.zoo import architecture_for, train_zoo
 
 __all__ = [
-    "AlignmentReport",
     "StarReport",
-    "align_models",
     "evaluate_star",
     "fit_star",
     "load_star",
+    "publish_star",
     "quickstart",
     "render_card",
 ]
@@ -62,25 +61,6 @@ class StarReport:
     folder: Path
     manifest: StarManifest
     pushed: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlignmentReport:
-    """One permutee after alignment.
-
-    Attributes:
-        name: The permutee.
-        folder: Its aligned weights, in timm's folder format, with permutations.safetensors.
-        distance_before: Euclidean distance to the fixed model over the tensors that can be permuted.
-        distance_after: The same after alignment.
-        sweeps: Passes over the permutation groups.
-    """
-
-    name: str
-    folder: Path
-    distance_before: float
-    distance_after: float
-    sweeps: float
 
 
 def fit_star(
@@ -114,17 +94,15 @@ def fit_star(
     """
     if len(sources) < 2:
         raise UsageError("a star needs at least two sources", hint="give more model references", subject="SOURCE")
+    if push_to:
+        check_repo(push_to)
+    refuse_overwriting(out, [*sources, *holdouts], unless=MANIFEST)
     models = load_sources([*sources, *holdouts], progress=progress)
     check_compatible(models)
     members, unseen = models[: len(sources)], models[len(sources) :]
     data = _load_data_for(members[0].architecture, config.data)
     manifest = _describe(name or out.resolve().name, members, unseen, config, data)
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    RunPlaces.of(sources, holdouts, config.data).write(out)
-    if _is_finished(out, manifest):
-        manifest = read_manifest(out / MANIFEST)
-    else:
+    if not _is_finished(out, manifest):
         spec = infer_architecture(manifest.architecture)
         fitted = fit(
             manifest.architecture,
@@ -136,10 +114,17 @@ def fit_star(
             identity=_identity(manifest),
             progress=progress,
         )
-        manifest = _finish(out, manifest, spec, fitted, members, unseen, data, progress)
-    write_card(out, manifest, repo=push_to)
-    pushed = push(out, push_to, private=private).url if push_to else None
-    return StarReport(folder=out, manifest=manifest, pushed=pushed)
+        if is_main_process():
+            write_text(out / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            _save(out, manifest, spec, fitted, members, unseen, data, progress)
+    pushed = None
+    if is_main_process():
+        RunPlaces.of(sources, holdouts, config.data).write(out)
+        pushed = publish_star(out, push_to, private=private).url if push_to else None
+        if not push_to:
+            render_card(out)
+    wait_for_all()
+    return StarReport(folder=out, manifest=read_manifest(out / MANIFEST), pushed=pushed)
 
 
 def quickstart(out: Path, *, seed: int = 0, progress: Progress = silent) -> StarReport:
@@ -161,43 +146,6 @@ def quickstart(out: Path, *, seed: int = 0, progress: Progress = silent) -> Star
     sources, holdouts = refs[:QUICKSTART_SOURCES], refs[QUICKSTART_SOURCES:]
     config = RunConfig(data=data, star=StarConfig(lr=QUICKSTART_RATE, seed=seed))
     return fit_star(sources, holdouts, config, out / "star", name="digits-star", progress=progress)
-
-
-def align_models(
-    fixed: str, permutees: Sequence[str], out: Path, config: AlignConfig, *, progress: Progress = silent
-) -> list[AlignmentReport]:
-    """Permute models towards a fixed one and write them as folders that plain timm loads.
-
-    Args:
-        fixed: Reference of the model that stays.
-        permutees: References of the models that are permuted.
-        out: Gets one folder per permutee, with permutations.safetensors beside the weights.
-        config: The method of alignment.
-        progress: Told after every permutee.
-
-    Returns:
-        One report per permutee.
-    """
-    anchor, *others = load_sources([fixed, *permutees], progress=progress)
-    check_compatible([anchor, *others])
-    spec = infer_architecture(anchor.architecture)
-    reports = []
-    for done, other in enumerate(others, start=1):
-        [aligned] = align(spec, anchor.state, [other.state], config)
-        folder = out / other.name
-        save_folder(folder, other.architecture, aligned.state)
-        save_file(aligned.permutation.tensors(), folder / PERMUTATIONS)
-        reports.append(
-            AlignmentReport(
-                name=other.name,
-                folder=folder,
-                distance_before=aligned.distance_before,
-                distance_after=aligned.distance_after,
-                sweeps=aligned.sweeps,
-            )
-        )
-        progress("aligning", done, len(others))
-    return reports
 
 
 def load_star(ref: str | Path) -> Star:
@@ -233,55 +181,82 @@ def evaluate_star(
     Returns:
         The manifest with the new evaluation; a local star's folder is written anew, its card too.
     """
-    loaded = load_star(star)
-    folder = ModelRef.parse(star).folder
-    then, places = loaded.manifest.config, RunPlaces.read(folder)
+    loaded, folder = load_star(star), ModelRef.parse(star).folder
+    then, places = loaded.manifest, RunPlaces.read(folder)
     known = {"dataset": places.dataset} if places.dataset else {}
-    config = then.model_copy(
+    asked = validate(DataConfig, {**then.config.data.model_dump(), **known, **(data or {})})
+    measure = validate(EvalConfig, {**then.config.evaluate.model_dump(), **(evaluate or {})})
+    members = _load_again(then.sources, places.sources, progress)
+    names = [member.name for member in members]
+    if holdouts:
+        unseen = load_sources(holdouts, taken=names, progress=progress)
+    else:
+        unseen = _load_again(then.holdouts, places.holdouts, progress)
+    check_compatible([*members, *unseen])
+    images = _load_data_for(then.architecture, asked)
+    manifest = then.model_copy(
         update={
-            "data": validate(DataConfig, {**then.data.model_dump(), **known, **(data or {})}),
-            "evaluate": validate(EvalConfig, {**then.evaluate.model_dump(), **(evaluate or {})}),
+            "config": then.config.model_copy(update={"evaluate": measure}),
+            "holdouts": tuple(map(_record, unseen)),
         }
     )
-    pinned = find_models(loaded.manifest.sources, places.sources)
-    others = list(holdouts) or find_models(loaded.manifest.holdouts, places.holdouts)
-    models = load_sources([*pinned, *others], progress=progress)
-    check_compatible(models)
-    members, unseen = models[: len(pinned)], models[len(pinned) :]
-    images = _load_data_for(loaded.manifest.architecture, config.data)
-    spec = infer_architecture(loaded.manifest.architecture)
-    published = config.model_copy(update={"data": without_path(config.data)})
-    manifest = loaded.manifest.model_copy(update={"config": published, "holdouts": tuple(map(_record, unseen))})
+    spec = infer_architecture(then.architecture)
     manifest = _evaluate(manifest, spec, loaded.state, members, unseen, images, progress)
     if folder is not None:
-        replace(loaded, manifest=manifest).save_manifest(folder)
-        write_card(folder, manifest)
+        write_manifest(folder, manifest)
+        if holdouts:
+            places.with_holdouts(holdouts).write(folder)
+        render_card(folder)
     return StarReport(folder=folder or Path(star), manifest=manifest)
 
 
-def render_card(folder: Path, *, repo: str | None = None) -> Path:
+def publish_star(
+    folder: Path, repo: str, *, private: bool = False, tag: str | None = None, create_pr: bool = False
+) -> PushResult:
+    """Publish a folder; a star's card is rendered first, so that its snippets name the repository.
+
+    Args:
+        folder: The folder of a star, or of any model in timm's format.
+        repo: `user/name`; made when it does not exist.
+        private: Whether a new repository is private.
+        tag: A git tag to put on the commit.
+        create_pr: Open a pull request instead of changing the main branch.
+
+    Returns:
+        The commit.
+    """
+    check_repo(repo)
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder / MANIFEST).model_copy(update={"repo": repo})
+        write_manifest(folder, manifest)
+        write_card(folder, manifest, repo)
+    return push(folder, repo, private=private, tag=tag, create_pr=create_pr)
+
+
+def render_card(folder: Path) -> Path:
     """Write a star's card, plots and tables again from its star.json.
 
     Args:
         folder: The star's folder.
-        repo: The repository that the card's snippets name; the folder itself when not given.
 
     Returns:
         The card.
     """
-    return write_card(folder, read_manifest(folder / MANIFEST), repo=repo)
+    manifest = read_manifest(folder / MANIFEST)
+    return write_card(folder, manifest, manifest.repo)
 
 
-def infer_architecture(architecture: Architecture) -> PermutationSpec:
-    """The permutation symmetries of an architecture.
-
-    Args:
-        architecture: The architecture.
-
-    Returns:
-        Its specification.
-    """
-    return infer(architecture.build(), architecture.example_input())
+def _load_again(records: Sequence[ModelRecord], places: Sequence[str], progress: Progress) -> list[Source]:
+    """Load a star's own models under their own names, and make sure that they are still the same files."""
+    models = load_sources(find_models(records, places), progress=progress)
+    for model, record in zip(models, records, strict=True):
+        if dict(model.provenance.files) != record.files:
+            raise UntrustedInputError(
+                f"{record.name}: its files are not those that the star was made with",
+                hint="bring the old files back, or fit the star again",
+                subject=record.name,
+            )
+    return [replace(model, name=record.name) for model, record in zip(models, records, strict=True)]
 
 
 def _load_data_for(architecture: Architecture, config: DataConfig) -> ImageData:
@@ -324,7 +299,7 @@ def _identity(manifest: StarManifest) -> dict[str, Any]:
     """What tells one fit from another: a checkpoint is resumed, and a finished star kept, only where this is equal."""
     return {
         "architecture": manifest.architecture.model_dump(mode="json"),
-        "sources": {source.name: source.files for source in manifest.sources},
+        "sources": {str(number): source.files for number, source in enumerate(manifest.sources)},
         "data": manifest.data_fingerprint,
     }
 
@@ -335,10 +310,11 @@ def _is_finished(out: Path, manifest: StarManifest) -> bool:
         return False
     found = read_manifest(out / MANIFEST)
     asked = (_identity(manifest), manifest.name, manifest.holdouts, manifest.config)
-    return (_identity(found), found.name, found.holdouts, found.config) == asked and found.evaluation is not None
+    same = (_identity(found), found.name, found.holdouts, found.config) == asked
+    return same and found.evaluation is not None and found.evaluation.data is None
 
 
-def _finish(
+def _save(
     out: Path,
     manifest: StarManifest,
     spec: PermutationSpec,
@@ -347,8 +323,8 @@ def _finish(
     unseen: Sequence[Source],
     data: ImageData,
     progress: Progress,
-) -> StarManifest:
-    """Save a fitted star, then measure it and save it again with what was measured."""
+) -> None:
+    """Save a fitted star, then measure it and save what was measured."""
     sizes = {name: parameter.numel() for name, parameter in manifest.architecture.build().named_parameters()}
     manifest = manifest.model_copy(
         update={
@@ -361,11 +337,8 @@ def _finish(
     permutations = {
         member.name: permutation.tensors() for member, permutation in zip(members, fitted.permutations, strict=True)
     }
-    star = Star(manifest=manifest, state=fitted.state, permutations=permutations)
-    star.save_folder(out)
-    star = replace(star, manifest=_evaluate(manifest, spec, fitted.state, members, unseen, data, progress))
-    star.save_manifest(out)
-    return star.manifest
+    Star(manifest=manifest, state=fitted.state, permutations=permutations).save_folder(out)
+    write_manifest(out, _evaluate(manifest, spec, fitted.state, members, unseen, data, progress))
 
 
 def _evaluate(
@@ -385,4 +358,7 @@ def _evaluate(
     measured = evaluate(
         manifest.architecture, spec, zoo, data, manifest.config.evaluate, manifest.config.align, progress=progress
     )
+    other = without_path(data.config)
+    if other != manifest.config.data:
+        measured = measured.model_copy(update={"data": other})
     return manifest.model_copy(update={"evaluation": measured})

@@ -13,7 +13,7 @@ from starzoo.folder import write_text
 from starzoo.hub.ref import ModelRef
 from starzoo.star.manifest import ModelRecord
 
-__all__ = ["RunPlaces", "find_models", "without_path"]
+__all__ = ["RunPlaces", "find_models", "refuse_overwriting", "without_path"]
 
 _FILE = "run-places.json"
 
@@ -43,11 +43,10 @@ class RunPlaces(Frozen):
         Returns:
             The places.
         """
-        folder = Path(data.dataset).expanduser()
         return cls(
             sources=tuple(map(_absolute, sources)),
             holdouts=tuple(map(_absolute, holdouts)),
-            dataset=str(folder.resolve()) if folder.is_dir() else data.dataset,
+            dataset=str(Path(data.dataset).expanduser().resolve()) if _is_folder(data) else data.dataset,
         )
 
     @classmethod
@@ -70,6 +69,17 @@ class RunPlaces(Frozen):
             return cls.model_validate_json(file.read_bytes())
         except ValidationError as error:
             raise UntrustedInputError(f"{file}: is damaged", hint="remove it", subject=str(file)) from error
+
+    def with_holdouts(self, holdouts: Sequence[str]) -> RunPlaces:
+        """The same run, with other held-outs.
+
+        Args:
+            holdouts: References of the held-outs.
+
+        Returns:
+            New places.
+        """
+        return self.model_copy(update={"holdouts": tuple(map(_absolute, holdouts))})
 
     def write(self, folder: Path) -> None:
         """Keep the places beside a star.
@@ -108,6 +118,26 @@ def find_models(records: Sequence[ModelRecord], places: Sequence[str]) -> list[s
     return refs
 
 
+def refuse_overwriting(target: Path, inputs: Sequence[str], *, unless: str) -> None:
+    """Make sure that a folder which is about to be written holds no model of somebody.
+
+    Args:
+        target: The folder.
+        inputs: References of the models that are read.
+        unless: A file that tells a folder of our own, which may be written again.
+
+    Raises:
+        UsageError: The folder is one of the inputs, or holds another model.
+    """
+    mine = {Path(_absolute(ref)) for ref in inputs if ModelRef.parse(ref).folder is not None}
+    if target.resolve() in mine or ((target / "config.json").exists() and not (target / unless).exists()):
+        raise UsageError(
+            f"{target}: holds another model, which would be overwritten",
+            hint="choose another --out",
+            subject=str(target),
+        )
+
+
 def without_path(data: DataConfig) -> DataConfig:
     """A local data set by its folder's name alone: where it lies tells about a machine and its user.
 
@@ -115,10 +145,16 @@ def without_path(data: DataConfig) -> DataConfig:
         data: The data set as the run was given it.
 
     Returns:
-        The data set as it may be published.
+        The data set as it may be published: a folder as `./NAME`, which neither `digits` nor a Hub id can be.
     """
-    folder = Path(data.dataset).expanduser()
-    return data.model_copy(update={"dataset": folder.resolve().name}) if folder.is_dir() else data
+    if not _is_folder(data):
+        return data
+    return data.model_copy(update={"dataset": f"./{Path(data.dataset).expanduser().resolve().name}"})
+
+
+def _is_folder(data: DataConfig) -> bool:
+    """Whether the data set is a local folder; `digits` never is, whatever lies in the current one."""
+    return data.dataset != "digits" and Path(data.dataset).expanduser().is_dir()
 
 
 def _absolute(ref: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from pathlib import Path
@@ -93,19 +94,26 @@ def load_source(ref: str | Path, *, progress: Progress = silent) -> Source:
     return _read_source(snapshot.folder, snapshot.repo.rpartition("/")[2], provenance, str(where))
 
 
-def load_sources(refs: Sequence[str | Path], *, progress: Progress = silent) -> list[Source]:
+def load_sources(
+    refs: Sequence[str | Path], *, taken: Collection[str] = (), progress: Progress = silent
+) -> list[Source]:
     """Load several models under names that tell them apart.
 
     Args:
         refs: References as `load_source` takes them.
+        taken: Names that other models have already.
         progress: Told after every model.
 
     Returns:
         The models in the order of `refs`.
     """
-    sources = []
-    for index, (ref, name) in enumerate(zip(refs, _names(refs), strict=True)):
-        sources.append(replace(load_source(ref, progress=progress), name=name))
+    sources: list[Source] = []
+    used = {*_RESERVED, *taken}
+    for index, ref in enumerate(refs):
+        source = load_source(ref, progress=progress)
+        name = next(name for name in _numbered(source.name) if name not in used)
+        used.add(name)
+        sources.append(replace(source, name=name))
         progress("loading models", index + 1, len(refs))
     return sources
 
@@ -205,21 +213,7 @@ def _licence(folder: Path) -> str | None:
     return licence if isinstance(licence, str) else None
 
 
-def _names(refs: Sequence[str | Path]) -> list[str]:
-    """The last part of every reference, with as many parts before it as it takes to tell all apart."""
-    parts = []
-    for ref in refs:
-        where = ModelRef.parse(ref)
-        path = str(where.folder.resolve()) if where.folder else f"{where.revision}/{where.repo}"
-        parts.append([part for part in path.split("/") if part])
-    lengths = [1] * len(parts)
-    while True:
-        names = ["/".join(part[-length:]) for part, length in zip(parts, lengths, strict=True)]
-        repeated = {name for name, count in Counter(names).items() if count > 1} | _RESERVED
-        longer = [
-            min(length + (name in repeated), len(part))
-            for part, length, name in zip(parts, lengths, names, strict=True)
-        ]
-        if longer == lengths:
-            return names
-        lengths = longer
+def _numbered(name: str) -> Iterator[str]:
+    """A name, then the name with a number: never with more of its path, which tells about a machine and its user."""
+    yield name
+    yield from (f"{name}-{number}" for number in itertools.count(2))

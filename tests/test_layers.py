@@ -24,8 +24,9 @@ ROOMS: Mapping[str, set[str]] = {
     "hub.strict_json": {"errors"},
     "hub.allowlist": {"errors"},
     "hub.inspect": {"errors", "hub.strict_json"},
+    "hub.names": {"errors"},
     "architecture": {"errors", "config", "hub.allowlist"},
-    "hub": {*LOW, "hub.strict_json", "hub.allowlist", "hub.inspect", "architecture"},
+    "hub": {*LOW, "hub.names", "hub.strict_json", "hub.allowlist", "hub.inspect", "architecture"},
     "folder": {"errors", "architecture", "hub.strict_json", "hub.inspect"},
     "sources": {*LOW, "architecture", "folder", "hub"},
     "data": {*LOW, "architecture"},
@@ -74,6 +75,7 @@ ROOMS: Mapping[str, set[str]] = {
     "card": {
         "errors",
         "config",
+        "hub.names",
         "markdown",
         "star.manifest",
         "evaluate.measures",
@@ -82,8 +84,9 @@ ROOMS: Mapping[str, set[str]] = {
     },
     "places": {*LOW, "folder", "hub", "star.manifest"},
     "inspection": {*LOW, "architecture", "folder", "sources", "hub", "symmetry"},
+    "alignment": {*LOW, "folder", "sources", "align", "star", "inspection", "places"},
 }
-TOP = {"pipeline": set(ROOMS) | {"inspection", "places"}}
+TOP = {"pipeline": set(ROOMS)}
 
 FORBIDDEN = {
     "": {"typer", "click", "rich", "starzoo.cli", "cli"},

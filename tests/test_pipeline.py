@@ -14,9 +14,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import starzoo
+from starzoo.alignment import align_models
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, load_config
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
-from starzoo.pipeline import StarReport, align_models, evaluate_star, fit_star, load_star, render_card
+from starzoo.inspection import infer_architecture
+from starzoo.pipeline import StarReport, evaluate_star, fit_star, load_star, publish_star, render_card
 from tests.hub.server import FakeHub
 
 CONFIG = RunConfig(
@@ -96,7 +98,7 @@ def test_permutations_bring_every_source_to_where_it_was_when_the_star_was_fitte
     report: StarReport, digits_zoo: list[Path]
 ) -> None:
     star = load_star(report.folder)
-    spec = starzoo.pipeline.infer_architecture(star.manifest.architecture)
+    spec = infer_architecture(star.manifest.architecture)
     state = starzoo.load_source(digits_zoo[1]).state
     moved = starzoo.Permutation.from_tensors(spec, star.permutations["seed-1"]).apply(state)
 
@@ -120,9 +122,34 @@ def test_running_again_computes_nothing_and_changes_nothing(report: StarReport, 
 
 def test_another_configuration_in_the_same_folder_is_refused(report: StarReport, digits_zoo: list[Path]) -> None:
     refs = [str(folder) for folder in digits_zoo]
+    before = {name: (report.folder / name).read_bytes() for name in files_in(report.folder)}
     other = CONFIG.model_copy(update={"star": StarConfig(epochs=2, batch_size=128, mu=0.25)})
     with pytest.raises(UsageError, match=r"config\.star\.mu was 0\.5, now 0\.25"):
         fit_star(refs[:3], refs[3:], other, report.folder)
+    with pytest.raises(UsageError, match=r"sources\.0\..* was .*, now"):
+        fit_star([refs[1], refs[0], refs[2]], refs[3:], CONFIG, report.folder)
+    assert before == {name: (report.folder / name).read_bytes() for name in files_in(report.folder)}
+
+
+def test_a_model_is_never_overwritten(digits_zoo: list[Path], tmp_path: Path) -> None:
+    zoo = [shutil.copytree(folder, tmp_path / folder.name) for folder in digits_zoo[:3]]
+    refs, before = [str(folder) for folder in zoo], [(folder / "model.safetensors").read_bytes() for folder in zoo]
+    for write in (
+        lambda: fit_star(refs[:2], [], CONFIG, zoo[0]),
+        lambda: fit_star(refs[:2], [], CONFIG, zoo[2]),
+        lambda: align_models(refs[0], refs[1:2], tmp_path, CONFIG.align),
+    ):
+        with pytest.raises(UsageError, match="holds another model, which would be overwritten"):
+            write()
+    assert [(folder / "model.safetensors").read_bytes() for folder in zoo] == before
+
+
+def test_k14_a_source_that_changed_is_refused(digits_zoo: list[Path], tmp_path: Path) -> None:
+    zoo = [shutil.copytree(folder, tmp_path / folder.name) for folder in digits_zoo[:2]]
+    fit_star([str(folder) for folder in zoo], [], CONFIG, tmp_path / "star")
+    shutil.copy(digits_zoo[3] / "model.safetensors", zoo[1])
+    with pytest.raises(UntrustedInputError, match="seed-1: its files are not those that the star was made with"):
+        evaluate_star(str(tmp_path / "star"))
 
 
 def test_p02_nothing_of_this_machine_is_in_what_is_published(report: StarReport, digits_zoo: list[Path]) -> None:
@@ -132,11 +159,15 @@ def test_p02_nothing_of_this_machine_is_in_what_is_published(report: StarReport,
         assert str(report.folder.parent).encode() not in content
 
 
-def test_push_then_load_as_star_and_as_timm_model(report: StarReport, fake_hub: FakeHub) -> None:
-    pushed = starzoo.push(report.folder, "me/tiny-star")
+def test_push_then_load_as_star_and_as_timm_model(report: StarReport, fake_hub: FakeHub, tmp_path: Path) -> None:
+    folder = shutil.copytree(report.folder, tmp_path / "star")
+    pushed = publish_star(folder, "me/tiny-star")
     assert set(fake_hub.files("me/tiny-star")) - {".gitattributes"} == PUBLISHED
     star = starzoo.load_star("me/tiny-star")
-    assert star.manifest == report.manifest
+    assert star.manifest == report.manifest.model_copy(update={"repo": "me/tiny-star"})
+    card = fake_hub.files("me/tiny-star")["README.md"].decode()
+    assert 'timm.create_model("hf-hub:me/tiny-star", pretrained=True)' in card
+    assert 'starzoo.load_star("me/tiny-star")' in card
     assert all(torch.equal(star.state[name], tensor) for name, tensor in load_star(report.folder).state.items())
     program = """
 import sys, timm, torch
@@ -148,7 +179,7 @@ with torch.inference_mode():
     out = report.folder.parent / "hub-logits.pt"
     subprocess.run([sys.executable, "-c", program, str(out)], check=True, capture_output=True)
     assert torch.equal(torch.load(out), predict(star, 3))
-    assert starzoo.push(report.folder, "me/tiny-star").changed is False
+    assert publish_star(folder, "me/tiny-star").changed is False
     assert pushed.changed
 
 
@@ -184,6 +215,24 @@ def test_evaluate_again_with_other_points(report: StarReport, digits_zoo: list[P
     assert len(again.manifest.evaluation.paths[0].t) == 5
     assert load_star(folder).manifest == again.manifest
     assert "5 evenly spaced points" in (folder / "README.md").read_text()
+    # Other images say nothing about those that the star was fitted on.
+    smaller = evaluate_star(str(folder), data={"test_size": 50}, evaluate={"points": 3})
+    assert smaller.manifest.config.data == CONFIG.data
+    assert smaller.manifest.evaluation is not None
+    assert smaller.manifest.evaluation.images == {"test": 50}
+    assert "a class-balanced subset of 50 images" in (folder / "README.md").read_text()
+    # New held-outs are those of the next evaluation too.
+    refs = [str(path) for path in digits_zoo]
+    extra = shutil.copytree(digits_zoo[2], tmp_path / "extra")
+    assert refs
+    state = load_file(extra / "model.safetensors")
+    save_file(
+        {name: tensor * 1.01 if tensor.ndim > 1 else tensor for name, tensor in state.items()},
+        extra / "model.safetensors",
+    )
+    for holdouts in ([str(extra), refs[3]], []):
+        found = evaluate_star(str(folder), holdouts=holdouts, evaluate={"points": 3, "pairs": 0})
+        assert [model.name for model in found.manifest.holdouts] == ["extra", "seed-3"]
 
 
 def test_a_card_is_rendered_again_from_the_manifest_alone(report: StarReport, tmp_path: Path) -> None:
@@ -225,6 +274,8 @@ def with_classes(folder: Path, count: int) -> None:
         ("other classes", IncompatibleError, r"class counts are 10 and 7"),
         ("unknown data", UsageError, r"no-such-data"),
         ("nan", UntrustedInputError, r"conv1\.weight.*NaN"),
+        ("batch size", UsageError, r"batch of 5000 images"),
+        ("repository", UsageError, r"is no repository name"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing_behind(
@@ -245,8 +296,11 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
             state = load_file(second / "model.safetensors")
             state["conv1.weight"][0, 0, 0, 0] = float("nan")
             save_file(state, second / "model.safetensors")
+        case "batch size":
+            config = CONFIG.model_copy(update={"star": StarConfig(batch_size=5000)})
+    push_to = "nowhere" if fault == "repository" else None
     with pytest.raises(error, match=message) as caught:
-        fit_star(refs, [], config, tmp_path / "star")
+        fit_star(refs, [], config, tmp_path / "star", push_to=push_to)
     assert "\n" not in str(caught.value)
     assert caught.value.hint
     assert not (tmp_path / "star").exists()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-__all__ = ["SCALINGS", "balanced", "plain", "unit_norm_rows"]
+__all__ = ["SCALINGS", "USES_STATISTICS", "balanced", "plain", "unit_norm_rows"]
 
 StateDict = Mapping[str, Tensor]
 
@@ -69,6 +69,9 @@ SCALINGS: Mapping[str, Callable[[StateDict], dict[str, Tensor]]] = {
     "unit-norm": unit_norm_rows,
     "balanced": balanced,
 }
+
+USES_STATISTICS = frozenset({"weight"})
+"""Methods in which running statistics vote, so that those of the fixed model must be its own."""
 
 _TINY = 1e-12
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,7 @@ from torch import Tensor
 from starzoo.align.align import align, average
 from starzoo.architecture import Architecture
 from starzoo.config import AlignConfig, EvalConfig
+from starzoo.errors import NumericalError
 from starzoo.evaluate.barrier import Evaluator
 from starzoo.evaluate.measures import Evaluation, Path, PathKind, Quality, Role
 from starzoo.evaluate.predictive import (
@@ -37,7 +39,7 @@ SplitName = Literal["train", "test"]
 
 @dataclass(frozen=True, kw_only=True)
 class Zoo:
-    """The models of an evaluation, by name and as they were published.
+    """The models of an evaluation, by name; batch-norm statistics are estimated anew for all of them.
 
     Attributes:
         star: The star's state dict.
@@ -91,7 +93,8 @@ def evaluate(
     models = {**zoo.sources, **zoo.holdouts, "star": zoo.star}
     predicted: dict[str, dict[str, Tensor]] = {}
     for done, (name, state) in enumerate(models.items(), start=1):
-        predicted[name] = evaluator.log_probabilities(state)
+        with _naming(name):
+            predicted[name] = evaluator.log_probabilities(state)
         progress("evaluating models", done, len(models))
     to_star = align(spec, zoo.star, list(zoo.sources.values()), align_config)
     predicted["aligned mean"] = evaluator.log_probabilities(average([source.state for source in to_star]))
@@ -102,7 +105,8 @@ def evaluate(
         if line.kind != "regular-regular-raw":
             [aligned] = align(spec, models[line.a], [end], align_config)
             end = aligned.state
-        inner = evaluator.curve(models[line.a], end, t[1:-1])
+        with _naming(f"the path from {line.a} to {line.b}"):
+            inner = evaluator.curve(models[line.a], end, t[1:-1])
         for split in config.splits:
             ends = [_measure(predicted[name][split], evaluator.labels(split)) for name in (line.a, line.b)]
             loss = (ends[0][0], *inner.loss[split], ends[1][0])
@@ -114,6 +118,15 @@ def evaluate(
         qualities=tuple(_qualities(zoo, predicted, evaluator, config.splits)),
         images={split: len(evaluator.labels(split)) for split in config.splits},
     )
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Say which model or path a numerical error belongs to."""
+    try:
+        yield
+    except NumericalError as error:
+        raise NumericalError(f"{what}: {error.message}", hint=error.hint, subject=what) from error
 
 
 def _make_evaluator(architecture: Architecture, data: ImageData, config: EvalConfig) -> Evaluator:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import computed_field, model_validator
 
-from starzoo.config import Frozen
+from starzoo.config import DataConfig, Frozen
 from starzoo.errors import UsageError
 
 __all__ = ["Evaluation", "Path", "PathKind", "Quality", "Role", "Spread"]
@@ -156,11 +156,13 @@ class Evaluation(Frozen):
         paths: All paths.
         qualities: Predictive quality of members, held-outs, their mean, the star and the ensemble.
         images: Number of images that were evaluated, by split.
+        data: The images that it was measured on, where they are not those that the star was fitted on.
     """
 
     paths: tuple[Path, ...]
     qualities: tuple[Quality, ...]
     images: dict[Split, int] = {}
+    data: DataConfig | None = None
 
     @property
     def splits(self) -> tuple[Split, ...]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from starzoo.errors import UsageError
 from starzoo.hub.failures import hub_failures
 from starzoo.hub.inspect import read_header
+from starzoo.hub.names import check_repo
 from starzoo.hub.strict_json import read_json
 
 __all__ = ["STAR_TAG", "PublishedStar", "PushResult", "list_stars", "published_files", "push"]
@@ -18,7 +18,6 @@ STAR_TAG = "starzoo"
 
 _REQUIRED = ("config.json", "model.safetensors")
 _OPTIONAL = ("README.md", "star.json", "permutations.safetensors", "plots/*.png", "plots/*.svg", "metrics/*.csv")
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,7 @@ def push(
     Raises:
         UsageError: The folder or the name is wrong, or the tag stands on another commit already.
     """
-    if not _REPO.fullmatch(repo_id):
-        raise UsageError(f"{repo_id!r}: is no repository name", hint="write user/name", subject=repo_id)
+    check_repo(repo_id)
     if tag and create_pr:
         raise UsageError("--tag and --create-pr exclude each other", hint="tag it after the merge", subject="--tag")
     names = published_files(folder)

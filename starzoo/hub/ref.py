@@ -8,10 +8,10 @@ from pathlib import Path
 
 from starzoo.errors import UsageError
 from starzoo.hub.failures import hub_failures
+from starzoo.hub.names import is_repo
 
 __all__ = ["ModelRef"]
 
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _REVISION = re.compile(r"[\w./-]{1,200}")
 _FORMS = "write user/repo, user/repo@revision, or the path of a folder with config.json and model.safetensors"
 
@@ -57,7 +57,7 @@ class ModelRef:
             if isinstance(text, Path) or name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 1:
                 raise UsageError(f"{name}: there is no such folder", hint=_FORMS, subject=name)
         repo, at, revision = (rest if forced else name).partition("@")
-        if not _REPO.fullmatch(repo) or (at and not _REVISION.fullmatch(revision)) or ".." in name or "--" in repo:
+        if not is_repo(repo) or (at and not _REVISION.fullmatch(revision)) or ".." in name:
             raise UsageError(f"{name!r}: neither a folder nor a repository", hint=_FORMS, subject=name)
         return cls(repo=repo, revision=revision or None)
 

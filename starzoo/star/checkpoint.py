@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from starzoo.errors import CheckpointError, ResourceError, UsageError
-from starzoo.folder import file_hash
+from starzoo.folder import file_hash, save_tensors
 
 __all__ = ["Checkpoint", "load_newest", "optimizer_tensors", "restore_optimizer", "save_checkpoint"]
 
@@ -148,9 +148,7 @@ def _write(draft: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> 
         for group, index in permutation.items()
     }
     for name, tensors in (("star", checkpoint.star), ("optimizer", checkpoint.optimizer), ("permutations", indices)):
-        save_file(
-            {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, draft / f"{name}.safetensors"
-        )
+        save_tensors(draft / f"{name}.safetensors", tensors)
     state = {
         "schema": _SCHEMA,
         "epoch": checkpoint.epoch,

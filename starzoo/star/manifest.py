@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from starzoo.architecture import Architecture
 from starzoo.config import Frozen, RunConfig
 from starzoo.errors import UntrustedInputError
 from starzoo.evaluate.measures import Evaluation
 
-__all__ = ["ModelRecord", "StarManifest", "read_manifest"]
+__all__ = ["MANIFEST", "ModelRecord", "StarManifest", "read_manifest"]
+
+MANIFEST = "star.json"
 
 
 class ModelRecord(Frozen):
@@ -39,6 +41,7 @@ class StarManifest(Frozen):
     Attributes:
         schema_version: Version of this format.
         name: The star's name, the title of its card.
+        repo: The repository that it was last published in, or None.
         architecture: The timm architecture of star and sources.
         sources: The models that the star was fitted on.
         holdouts: The models that it never saw.
@@ -54,6 +57,7 @@ class StarManifest(Frozen):
 
     schema_version: Literal[1] = 1
     name: str
+    repo: str | None = None
     architecture: Architecture
     sources: tuple[ModelRecord, ...]
     holdouts: tuple[ModelRecord, ...] = ()
@@ -65,6 +69,13 @@ class StarManifest(Frozen):
     history: tuple[dict[str, float], ...] = ()
     evaluation: Evaluation | None = None
     software: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> StarManifest:
+        names = [model.name for model in (*self.sources, *self.holdouts)]
+        if len(set(names)) < len(names):
+            raise ValueError("two models have one name")
+        return self
 
     @property
     def licence(self) -> str | None:

@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from starzoo.errors import UntrustedInputError
-from starzoo.folder import load_state, save_folder, write_text
-from starzoo.star.manifest import StarManifest, read_manifest
+from starzoo.folder import load_state, save_folder, save_tensors, write_text
+from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Star", "load_folder"]
+__all__ = ["PERMUTATIONS", "Star", "load_folder", "write_manifest"]
 
-MANIFEST, PERMUTATIONS = "star.json", "permutations.safetensors"
+PERMUTATIONS = "permutations.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +59,18 @@ class Star:
             for number, source in enumerate(self.manifest.sources)
             for group, index in self.permutations[source.name].items()
         }
-        save_file(indices, folder / PERMUTATIONS)
-        self.save_manifest(folder)
+        save_tensors(folder / PERMUTATIONS, indices)
+        write_manifest(folder, self.manifest)
 
-    def save_manifest(self, folder: Path) -> None:
-        """Write star.json alone, when nothing else has changed.
 
-        Args:
-            folder: The star's folder.
-        """
-        write_text(folder / MANIFEST, self.manifest.model_dump_json(indent=1) + "\n")
+def write_manifest(folder: Path, manifest: StarManifest) -> None:
+    """Write star.json alone, whole or not at all.
+
+    Args:
+        folder: The star's folder.
+        manifest: The manifest.
+    """
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 
 
 def load_folder(folder: Path) -> Star:
@@ -100,3 +103,21 @@ def load_folder(folder: Path) -> Star:
             )
         permutations[names[number]][group] = index
     return Star(manifest=manifest, state=load_state(folder, manifest.architecture), permutations=permutations)
+
+
+def _check_permutations(permutations: Mapping[str, Mapping[str, Tensor]], file: Path) -> None:
+    """Every source has the groups of the first, and every row of every index vector is a permutation."""
+    first = next(iter(permutations.values()), {})
+    for source, indices in permutations.items():
+        whole = indices.keys() == first.keys() and all(
+            bool((index.long().sort(dim=-1).values == torch.arange(index.shape[-1])).all())
+            for index in indices.values()
+        )
+        if not whole:
+            raise UntrustedInputError(
+                f"{file}: holds no permutation of source {source!r}", hint="fetch the star again", subject=str(file)
+            )
+
+
+def _permutes(index: Tensor) -> bool:
+    return bool((index.long().sort(dim=-1).values == torch.arange(index.shape[-1])).all())

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from starzoo.align.align import align, aligned_average
+from starzoo.align.scaling import USES_STATISTICS
 from starzoo.architecture import Architecture
 from starzoo.config import RunConfig
 from starzoo.errors import NumericalError
@@ -39,7 +40,7 @@ from starzoo.symmetry.spec import PermutationSpec
 if TYPE_CHECKING:
     from starzoo.data import ImageData
 
-__all__ = ["FittedStar", "fit"]
+__all__ = ["FittedStar", "fit", "is_main_process", "wait_for_all"]
 
 StateDict = Mapping[str, Tensor]
 
@@ -97,6 +98,16 @@ def fit(
         if checkpoints and due and run.accelerator.is_main_process:
             save_checkpoint(checkpoints, run.checkpoint(), identity)
     return run.finish()
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes and publishes; true where there is only one."""
+    return bool(PartialState().is_main_process)
+
+
+def wait_for_all() -> None:
+    """Wait until every process of the run has come here."""
+    PartialState().wait_for_everyone()
 
 
 class _Run:
@@ -191,11 +202,7 @@ class _Run:
         """Align the sources to the final star and estimate its batch-norm statistics."""
         if self.epoch:
             self._align()
-        self.network.load_state_dict(self._state())
-        settings = self.config.evaluate
-        batches = self.data.train.images(settings.batch_size, limit=settings.statistics_images, seed=settings.seed)
-        reestimate_batch_norm(self.network, map(self._to_device, batches))
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+        state = {name: tensor.contiguous() for name, tensor in self._state(statistics=True).items()}
         return FittedStar(state=state, permutations=self.permutations, history=self.history)
 
     def _start(self) -> tuple[StateDict, list[Permutation]]:
@@ -213,14 +220,22 @@ class _Run:
     def _align(self) -> int:
         """Bring the sources to the star as it stands; how many positions that moved."""
         before = self.permutations
-        aligned = align(self.spec, self._state(), self.sources, self.config.align, initial=before)
+        fixed = self._state(statistics=self.config.align.method in USES_STATISTICS)
+        aligned = align(self.spec, fixed, self.sources, self.config.align, initial=before)
         self.permutations = [source.permutation for source in aligned]
         return sum(new.moved(old) for new, old in zip(self.permutations, before, strict=True))
 
-    def _state(self) -> dict[str, Tensor]:
-        """The star as a state dict on the CPU."""
-        state = {name: tensor.detach().cpu() for name, tensor in self.network.state_dict().items()}
-        return state | {name: parameter.detach().cpu() for name, parameter in self.star.items()}
+    def _state(self, *, statistics: bool) -> dict[str, Tensor]:
+        # The working copy's running statistics are those of the paths on which it was evaluated last: they are the
+        # star's only once they are estimated anew.
+        with torch.no_grad():
+            for name, parameter in self.network.named_parameters():
+                parameter.copy_(self.star[name])
+        if statistics:
+            settings = self.config.evaluate
+            batches = self.data.train.images(settings.batch_size, limit=settings.statistics_images, seed=settings.seed)
+            reestimate_batch_norm(self.network, map(self._to_device, batches))
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
 
     def _ends(self) -> list[list[Tensor]]:
         """The aligned sources' parameters, in the order and memory layout of the star's."""

@@ -16,7 +16,7 @@ from starzoo.evaluate.barrier import Evaluator
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.measures import Evaluation
 from starzoo.evaluate.path import interpolate, reestimate_batch_norm
-from starzoo.pipeline import infer_architecture
+from starzoo.inspection import infer_architecture
 from starzoo.sources import Source, load_sources
 from starzoo.symmetry import Permutation, PermutationSpec
 

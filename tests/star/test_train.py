@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from starzoo.config import Constant, RunConfig, StarConfig
+from starzoo.config import AlignConfig, Constant, RunConfig, StarConfig
 from starzoo.data import ImageData, load_data
 from starzoo.errors import NumericalError
-from starzoo.pipeline import infer_architecture
+from starzoo.inspection import infer_architecture
 from starzoo.sources import Source, load_sources
 from starzoo.star.train import FittedStar, fit
 from starzoo.symmetry import PermutationSpec
@@ -32,9 +32,17 @@ def data(sources: list[Source]) -> ImageData:
 
 
 def run(
-    sources: list[Source], spec: PermutationSpec, data: ImageData, checkpoints: Path | None = None, **star: object
+    sources: list[Source],
+    spec: PermutationSpec,
+    data: ImageData,
+    checkpoints: Path | None = None,
+    method: str = "balanced",
+    **star: object,
 ) -> FittedStar:
-    config = RunConfig(star=StarConfig(**{"epochs": 4, "batch_size": 128, **star}))  # type: ignore[arg-type]
+    config = RunConfig(
+        star=StarConfig(**{"epochs": 4, "batch_size": 128, **star}),  # type: ignore[arg-type]
+        align=AlignConfig(method=method),  # type: ignore[arg-type]
+    )
     states = [source.state for source in sources]
     return fit(sources[0].architecture, spec, states, data, config, checkpoints=checkpoints)
 
@@ -54,10 +62,11 @@ def test_a_star_is_reproducible(
     assert one.state.keys() == sources[0].state.keys()
 
 
+@pytest.mark.parametrize("method", ["balanced", "weight"])
 def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData
+    method: str, tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData
 ) -> None:
-    whole = run(sources, spec, data, tmp_path / "whole", checkpoint_every=1, mu=0.5)
+    whole = run(sources, spec, data, tmp_path / "whole", method, checkpoint_every=1, mu=0.5)
 
     class StoppedError(Exception):
         pass
@@ -66,7 +75,10 @@ def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(
         if done == 3:
             raise StoppedError("after two")
 
-    config = RunConfig(star=StarConfig(epochs=4, batch_size=128, checkpoint_every=1, mu=0.5))
+    config = RunConfig(
+        star=StarConfig(epochs=4, batch_size=128, checkpoint_every=1, mu=0.5),
+        align=AlignConfig(method=method),  # type: ignore[arg-type]
+    )
     states = [source.state for source in sources]
     with pytest.raises(StoppedError, match="after two"):
         fit(
@@ -79,7 +91,7 @@ def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(
             progress=stop_after_two,
         )
     assert sorted(path.name for path in (tmp_path / "half").iterdir()) == ["epoch-00001", "epoch-00002"]
-    resumed = run(sources, spec, data, tmp_path / "half", checkpoint_every=1, mu=0.5)
+    resumed = run(sources, spec, data, tmp_path / "half", method, checkpoint_every=1, mu=0.5)
     assert resumed.history == whole.history
     assert all(torch.equal(resumed.state[name], whole.state[name]) for name in whole.state)
     for one, two in zip(resumed.permutations, whole.permutations, strict=True):
