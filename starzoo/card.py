@@ -104,11 +104,19 @@ def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) ->
     """
     readme = folder / "README.md"
     text = render(manifest, repo)
+    _remove_plots(folder / "plots", manifest.evaluation)
     if manifest.evaluation is not None:
         _write_plots(folder / "plots", manifest.evaluation)
         _write_metrics(folder / "metrics", manifest.evaluation)
     readme.write_text(text, encoding="utf-8", newline="\n")
     return readme
+
+
+def _remove_plots(folder: Path, evaluation: Evaluation | None) -> None:
+    """Take away the plots of splits that are no longer evaluated: they would be published."""
+    for split in {"train", "test"} - set(evaluation.splits if evaluation else ()):
+        for file in folder.glob(f"*-{split}.*"):
+            file.unlink()
 
 
 def _write_plots(folder: Path, evaluation: Evaluation) -> None:

@@ -279,13 +279,13 @@ HOSTILE = [
 def with_strings(text):
     """A manifest with the same words wherever a stranger could have put them."""
     record = ModelRecord(name=text, repo=text, sha=text, files={text: text}, licence=text)
-    local = ModelRecord(name=text, files={"model.safetensors": text})
+    local = ModelRecord(name=f"{text}2", files={"model.safetensors": text})
     return make_manifest(
         make_evaluation(name=text),
         name=text,
         architecture=Architecture(name=text, num_classes=2, label_names=(text, text)),
         sources=(record, local),
-        holdouts=(record,),
+        holdouts=(record.model_copy(update={"name": f"{text}3"}),),
         data_fingerprint=text,
         config=RunConfig(
             data=DataConfig(dataset=text, name=text, train_split=text, test_split=text, image_column=text)
@@ -438,3 +438,14 @@ def test_a_card_needs_neither_torch_nor_the_network():
     check = f"import sys, starzoo.card; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_plots_of_a_split_that_is_no_longer_evaluated_are_taken_away(tmp_path):
+    both = (make_evaluation(), make_evaluation(split="train"))
+    evaluation = Evaluation(paths=both[0].paths + both[1].paths, qualities=both[0].qualities + both[1].qualities)
+    write_card(tmp_path, make_manifest(evaluation))
+    assert (tmp_path / "plots" / "paths-train.png").is_file()
+    write_card(tmp_path, make_manifest(both[0]))
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {
+        f"{plot}-test.{ending}" for plot in ("paths", "quality") for ending in ("png", "svg")
+    }
