@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -31,11 +32,22 @@ __all__ = [
     "save_folder",
     "save_tensors",
     "write_text",
+    "writing",
 ]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-_SPACE_HINT = "free disk space or choose another folder"
+# The path is wrong; all else (a full disk, a broken one) is a lack of something.
+_WRONG_PATH = frozenset({
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+})
 
 
 def save_folder(
@@ -65,6 +77,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         path: The file; its folder is made when it does not exist.
         tensors: The tensors, by name; none may share memory with another.
         metadata: Strings to keep in the file's header.
+
+    Raises:
+        UsageError: There can be no such file: a folder of its path is a file, or may not be written.
+        ResourceError: The disk is full.
     """
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with _replacing(path) as draft:
@@ -85,20 +101,34 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     # A draft beside `path` that takes its place when the block ends well, and disappears otherwise.
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as scratch:
             draft = Path(scratch) / path.name
             yield draft
             _flush(draft)
             draft.replace(path)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        reason = error.strerror or "is no folder"
-        raise UsageError(
-            f"{path}: cannot be written: {reason}", hint="choose another folder", subject=str(path)
-        ) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say which file or folder cannot be written, and whether its path or the disk is at fault.
+
+    Args:
+        path: What the block writes.
+
+    Raises:
+        UsageError: There can be no such file: a folder of its path is a file, or may not be written.
+        ResourceError: The disk is full.
+    """
+    try:
+        yield
     except (OSError, SafetensorError) as error:
-        raise ResourceError(f"{path}: cannot be written: {error}", hint=_SPACE_HINT, subject=str(path)) from error
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        message, subject = f"{path}: cannot be written: {reason}", str(path)
+        if isinstance(error, OSError) and error.errno in _WRONG_PATH:
+            raise UsageError(message, hint="choose another folder", subject=subject) from error
+        raise ResourceError(message, hint="free disk space or choose another folder", subject=subject) from error
 
 
 def read_architecture(folder: Path, subject: str = "") -> Architecture:

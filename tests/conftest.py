@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -51,6 +52,15 @@ def fake_hub() -> Iterator[FakeHub]:
     shutil.rmtree(_HOME / "hub", ignore_errors=True)
     yield _HUB
     _HUB.reset()
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """As on a full disk, writing fails in the middle of a file: none may grow beyond a megabyte."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class MakeMember(Protocol):

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from starzoo import folder as folder_module
-from starzoo.errors import ResourceError
-from starzoo.folder import file_hash, load_state, read_architecture, save_folder
+from starzoo.errors import ResourceError, UsageError
+from starzoo.folder import file_hash, load_state, read_architecture, save_folder, save_tensors
 from tests.conftest import MakeMember
 
 LOAD_WITH_TIMM = """
@@ -83,6 +83,22 @@ def test_an_interrupted_write_leaves_what_was_there(make_member: MakeMember, mon
     with pytest.raises(ResourceError, match=r"model.safetensors: cannot be written: .*No space left"):
         make_member(seed=1)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_file_that_does_not_fit_is_no_internal_error(tmp_path: Path, small_files: None) -> None:
+    with pytest.raises(ResourceError, match=r"new/big\.safetensors: cannot be written: .*File too large") as caught:
+        save_tensors(tmp_path / "new/big.safetensors", {"weight": torch.zeros(2**20)})
+    assert caught.value.exit_code == 8
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["file/model.safetensors", "file/deeper/model.safetensors", "folder"])
+def test_a_path_that_cannot_be_is_the_user_s_mistake(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match=rf"{path}: cannot be written: (File exists|Not a dir|Is a dir)"):
+        save_tensors(tmp_path / path, {"weight": torch.zeros(2)})
+    assert (tmp_path / "file").read_bytes() == b""
 
 
 def test_file_hash_is_sha256(tmp_path: Path) -> None:

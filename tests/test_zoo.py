@@ -15,7 +15,7 @@ from torch import Tensor
 from starzoo.architecture import Architecture, Preprocessing
 from starzoo.config import DataConfig, TrainConfig
 from starzoo.data import ImageData, load_data
-from starzoo.errors import IncompatibleError, NumericalError, ResourceError, UntrustedInputError, UsageError
+from starzoo.errors import IncompatibleError, NumericalError, UntrustedInputError, UsageError
 from starzoo.folder import load_state, read_architecture
 from starzoo.zoo import architecture_for, train_member, train_zoo
 from starzoo.zoo.member import measure
@@ -236,7 +236,7 @@ def test_other_classes_are_refused_before_training(tmp_path: Path) -> None:
 
 def test_out_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "zoo").write_text("")
-    with pytest.raises(ResourceError, match="zoo: cannot be written: File exists"):
+    with pytest.raises(UsageError, match="zoo: cannot be written: File exists"):
         train_zoo(ARCHITECTURE, DATA, RECIPE, [0], tmp_path / "zoo")
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from starzoo.errors import CheckpointError, ResourceError, UsageError
-from starzoo.folder import file_hash, save_tensors
+from starzoo.folder import file_hash, save_tensors, writing
 
 __all__ = ["Checkpoint", "load_newest", "optimizer_tensors", "restore_optimizer", "save_checkpoint"]
 
@@ -58,25 +58,27 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str,
         The checkpoint's own folder.
 
     Raises:
+        UsageError: There can be no such folder.
         ResourceError: The disk is full; older checkpoints are untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"epoch-{checkpoint.epoch:05d}"
-    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
-    try:
-        _write(draft, checkpoint, identity)
-        if target.exists():
-            shutil.rmtree(target)
-        draft.rename(target)
-    except OSError as error:
-        free = shutil.disk_usage(folder).free
-        raise ResourceError(
-            f"{target}: the checkpoint could not be written: {error.strerror or error}",
-            hint=f"{free / 2**20:.0f} MB are free there; older checkpoints are kept",
-            subject=str(target),
-        ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with writing(target):
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
+        try:
+            _write(draft, checkpoint, identity)
+            if target.exists():
+                shutil.rmtree(target)
+            draft.rename(target)
+        except ResourceError as error:  # it names a file of the draft, which nobody will find
+            free = shutil.disk_usage(folder).free
+            raise ResourceError(
+                f"{target}: cannot be written: {error.message.rpartition(': ')[2]}",
+                hint=f"{free / 2**20:.0f} MB are free there; older checkpoints are kept",
+                subject=str(target),
+            ) from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     for old in _published(folder)[:-_KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return target

@@ -20,8 +20,8 @@ import torch
 from starzoo.architecture import Architecture
 from starzoo.config import DataConfig, TrainConfig
 from starzoo.data import ImageData, load_data
-from starzoo.errors import ResourceError, UntrustedInputError, UsageError
-from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, read_json, save_folder, write_text
+from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, read_json, save_folder, write_text, writing
 from starzoo.progress import Progress, silent
 from starzoo.zoo.member import measure, train_member
 from starzoo.zoo.workers import Report, count_cores, run_tasks
@@ -177,10 +177,8 @@ def _train_missing(
 
     def publish(report: MemberReport) -> None:
         target = out / report.folder.name
-        try:
+        with writing(target):
             report.folder.rename(target)
-        except OSError as error:
-            raise _not_written(target, error) from error
         reports[report.seed] = replace(report, folder=target)
 
     with _scratch_folder(out) as scratch:
@@ -195,11 +193,9 @@ def _train_missing(
 @contextmanager
 def _scratch_folder(out: Path) -> Iterator[Path]:
     """A hidden folder beside the members, gone afterwards; so is an `out` that stayed empty."""
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".training-", dir=out))
-    except OSError as error:
-        raise _not_written(out, error) from error
     try:
         yield scratch
     finally:
@@ -236,8 +232,3 @@ def _differences(asked: Mapping[str, Any], found: Mapping[str, Any], path: str =
             yield from _differences(value, other, f"{path}{key}.")
         elif value != other:
             yield f"{path}{key} is {other!r} there and {value!r} now"
-
-
-def _not_written(path: Path, error: OSError) -> ResourceError:
-    reason = error.strerror or type(error).__name__
-    return ResourceError(f"{path}: cannot be written: {reason}", hint="choose another folder", subject=str(path))

@@ -11,6 +11,7 @@ import pytest
 
 from starzoo import errors
 from starzoo.cli.main import explain
+from tests.cli.conftest import FEW_IMAGES, TINY
 
 KINDS = [getattr(errors, name) for name in errors.__all__ if name != "StarzooError"]
 
@@ -112,11 +113,18 @@ def test_debug_shows_where_an_error_comes_from(run):
     assert ended.err.splitlines()[-1].startswith("error: 'no-slash'")
 
 
-def test_an_output_path_inside_a_file(run, tmp_path, zoo):
+@pytest.mark.parametrize("out", ["file", "file/deeper"])
+@pytest.mark.parametrize("command", ["align", "train"])
+def test_an_output_path_that_is_or_lies_in_a_file(command, out, run, tmp_path, zoo):
     (tmp_path / "file").touch()
-    ended = run("align", zoo / "seed-0", zoo / "seed-1", "--out", tmp_path / "file" / "aligned")
-    assert ended.code in {2, 8}
-    assert str(tmp_path / "file") in ended.err.splitlines()[-1]
+    inputs = {
+        "align": [zoo / "seed-0", zoo / "seed-1"],
+        "train": ["resnet18", "--seeds", "0", "--jobs", "1", *TINY, *FEW_IMAGES],
+    }
+    ended = run(command, *inputs[command], "--out", tmp_path / out)
+    assert ended.code == 2, ended.err
+    assert ended.err.splitlines()[-1].startswith(f"error: {tmp_path / out}")
+    assert (tmp_path / "file").read_bytes() == b""
 
 
 def test_d04_interrupt_ends_with_130_and_one_line(tmp_path):

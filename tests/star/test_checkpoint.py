@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from starzoo.errors import CheckpointError, UsageError
+from starzoo.errors import CheckpointError, ResourceError, UsageError
 from starzoo.star.checkpoint import Checkpoint, load_newest, optimizer_tensors, restore_optimizer, save_checkpoint
 
 IDENTITY = {"config": {"star": {"lr": 0.1}}, "sources": {"a": "hash"}}
@@ -93,6 +94,20 @@ def test_an_interrupted_write_is_invisible(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, make_checkpoint(2), IDENTITY)
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001"]
+
+
+def test_a_full_disk_names_the_checkpoint_and_keeps_the_one_before(tmp_path: Path, small_files: None) -> None:
+    save_checkpoint(tmp_path, make_checkpoint(1), IDENTITY)
+    big = replace(make_checkpoint(2), star={"weight": torch.zeros(2**20)})
+    with pytest.raises(ResourceError, match=r"epoch-00002: cannot be written: .*File too large.*older .* are kept"):
+        save_checkpoint(tmp_path, big, IDENTITY)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001"]
+
+
+def test_a_folder_inside_a_file_is_the_user_s_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"file/checkpoints/epoch-00001: cannot be written: Not a directory"):
+        save_checkpoint(tmp_path / "file" / "checkpoints", make_checkpoint(1), IDENTITY)
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
