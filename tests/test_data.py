@@ -209,6 +209,16 @@ def test_what_datasets_says_becomes_one_line(error: Exception, expected: type[St
 # Rows of FAULTS.md
 
 
+def test_t04_classes_are_counted_where_names_are_not_known(folder: Path) -> None:
+    config = DataConfig(dataset=str(folder))
+    with pytest.raises(IncompatibleError, match="has 3 classes, but the models have 4") as caught:
+        load_data(config, COLOUR, num_classes=4)
+    assert caught.value.exit_code == 5
+    with pytest.raises(IncompatibleError, match="has 3 classes, but the models have 4"):
+        load_data(config, COLOUR, class_names=["c1", "c10", "c2"], num_classes=4)
+    assert len(load_data(config, COLOUR, num_classes=3).class_names) == 3
+
+
 def test_t04_class_names_are_compared_by_name(folder: Path) -> None:
     config = DataConfig(dataset=str(folder))
     with pytest.raises(IncompatibleError, match="class 1 is 'c10', but 'c2' in the models") as caught:

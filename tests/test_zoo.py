@@ -234,6 +234,13 @@ def test_other_classes_are_refused_before_training(tmp_path: Path) -> None:
     assert not (tmp_path / "zoo").exists()
 
 
+def test_another_number_of_classes_is_refused_before_training(tmp_path: Path) -> None:
+    architecture = ARCHITECTURE.model_copy(update={"label_names": None, "num_classes": 7})
+    with pytest.raises(IncompatibleError, match="digits: has 10 classes, but the models have 7"):
+        train_zoo(architecture, DATA, RECIPE, [0], tmp_path / "zoo")
+    assert not (tmp_path / "zoo").exists()
+
+
 def test_out_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "zoo").write_text("")
     with pytest.raises(UsageError, match="zoo: cannot be written: File exists"):

@@ -38,6 +38,7 @@ def load_data(
     preprocessing: Preprocessing,
     *,
     class_names: Sequence[str] | None = None,
+    num_classes: int | None = None,
     seed: int = 0,
 ) -> ImageData:
     """Open a data set for models of one preprocessing. Images are decoded when they are first used.
@@ -46,14 +47,17 @@ def load_data(
         config: Which images, splits and columns.
         preprocessing: The image transform that belongs to the weights.
         class_names: The models' label names in the order of their outputs; the data set's must be the same.
+        num_classes: How many outputs the models have; needed where their label names are not known.
         seed: Draws the subsets of `train_size` and `test_size`.
 
     Returns:
         The task.
+
+    Raises:
+        IncompatibleError: The data set has other classes than the models.
     """
     stored = open_data(config, seed=seed)
-    if class_names is not None:
-        _compare(config.dataset, stored.class_names, tuple(class_names))
+    _check_classes(config.dataset, stored.class_names, class_names, num_classes)
     return ImageData(
         config=config,
         class_names=stored.class_names,
@@ -63,13 +67,14 @@ def load_data(
     )
 
 
-def _compare(dataset: str, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
+def _check_classes(dataset: str, found: Sequence[str], names: Sequence[str] | None, count: int | None) -> None:
     hint = "use the data set that the models were trained on, with its classes in the same order"
-    if len(found) != len(expected):
-        raise IncompatibleError(
-            f"{dataset}: has {len(found)} classes, but the models have {len(expected)}", hint=hint, subject=dataset
-        )
-    for number, (here, there) in enumerate(zip(found, expected, strict=True)):
+    for expected in (count, None if names is None else len(names)):
+        if expected is not None and len(found) != expected:
+            raise IncompatibleError(
+                f"{dataset}: has {len(found)} classes, but the models have {expected}", hint=hint, subject=dataset
+            )
+    for number, (here, there) in enumerate(zip(found, names or found, strict=True)):
         if here != there:
             raise IncompatibleError(
                 f"{dataset}: class {number} is {here!r}, but {there!r} in the models", hint=hint, subject=dataset

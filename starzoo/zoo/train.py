@@ -86,7 +86,12 @@ def train_zoo(
     """
     if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
         raise UsageError("seeds must be different numbers from 0 on", hint="for instance 0-9", subject="seeds")
-    data = load_data(data_config, architecture.preprocessing, class_names=architecture.label_names)
+    data = load_data(
+        data_config,
+        architecture.preprocessing,
+        class_names=architecture.label_names,
+        num_classes=architecture.num_classes,
+    )
     trainer = _Trainer(architecture, data_config, train_config, data.fingerprint)
     reports = {seed: _read_report(out / f"seed-{seed}", trainer.identity(seed)) for seed in seeds}
     missing = [seed for seed, report in reports.items() if report is None]
