@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from starzoo.errors import UsageError
 
@@ -29,6 +29,10 @@ Optimizer = Literal["sgd", "adamw"]
 
 
 Value = TypeVar("Value", bound=BaseModel)
+
+
+def _without_repeats(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))  # a split that is named twice is measured once
 
 
 class Frozen(BaseModel):
@@ -133,7 +137,9 @@ class EvalConfig(Frozen):
     points: int = Field(11, ge=3, description="evenly spaced points of a path, both ends included")
     pairs: int = Field(6, ge=0, description="regular-regular pairs, drawn among sources and held-outs")
     sources: int | None = Field(None, ge=0, description="star-source paths; all of them when not given")
-    splits: tuple[Literal["train", "test"], ...] = ("test",)
+    splits: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1), AfterValidator(_without_repeats)] = (
+        "test",
+    )
     batch_size: int = Field(256, ge=1)
     statistics_images: int = Field(2000, ge=1, description="un-augmented training images that re-estimate batch norm")
     seed: int = 0
