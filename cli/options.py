@@ -29,7 +29,7 @@ __all__ = [
 ModelArgs = Annotated[
     str | None, typer.Option(metavar="JSON", help="""Arguments of timm.create_model, as '{"stem_width": 16}'.""")
 ]
-ImageSize = Annotated[int | None, typer.Option(metavar="PIXELS", help="Height and width of the model's input.")]
+ImageSize = Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the model's input.")]
 
 
 @dataclass(frozen=True, kw_only=True)

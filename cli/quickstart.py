@@ -12,7 +12,7 @@ from .tables import show_star
 def quickstart(
     out: Output,
     folder: Annotated[Path, typer.Option("--out", help="Folder for the zoo and the star.")] = Path("quickstart"),
-    seed: Annotated[int, typer.Option(help="Seed of everything that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the star; the zoo is always the same.")] = 0,
 ) -> None:
     """Train a small zoo on the embedded digits, fit its star, and prove it on models that it never saw.
 

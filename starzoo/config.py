@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from starzoo.errors import UsageError
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 Optimizer = Literal["sgd", "adamw"]
-
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and PyTorch both take
 
 Value = TypeVar("Value", bound=BaseModel)
 
@@ -81,7 +81,7 @@ class AlignConfig(Frozen):
     max_sweeps: int = Field(
         100, ge=1, description="bound on sweeps over the groups; a sweep that moves nothing ends it"
     )
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Uniform(Frozen):
@@ -90,6 +90,12 @@ class Uniform(Frozen):
     kind: Literal["uniform"] = "uniform"
     low: float = Field(0.0, ge=0, le=1)
     high: float = Field(1.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low}, which is above high, {self.high}")
+        return self
 
 
 class Beta(Frozen):
@@ -128,7 +134,7 @@ class StarConfig(Frozen):
     clip_grad_norm: float | None = Field(None, gt=0)
     channels_last: bool = True
     checkpoint_every: int = Field(5, ge=1, description="epochs between checkpoints")
-    seed: int = 0
+    seed: Seed = 0
 
 
 class EvalConfig(Frozen):
@@ -142,7 +148,7 @@ class EvalConfig(Frozen):
     )
     batch_size: int = Field(256, ge=1)
     statistics_images: int = Field(2000, ge=1, description="un-augmented training images that re-estimate batch norm")
-    seed: int = 0
+    seed: Seed = 0
 
 
 class RunConfig(Frozen):
@@ -213,7 +219,9 @@ def validate(kind: type[Value], values: Mapping[str, Any], *, origin: str = "the
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(
-            f"configuration {where}: {first['msg']}", hint=f"correct it in {origin}", subject=where
+            f"configuration {where}: {first['msg'].removeprefix('Value error, ')}",
+            hint=f"correct it in {origin}",
+            subject=where,
         ) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from starzoo.config import EvalConfig, load_config
+from starzoo.config import EvalConfig, Uniform, load_config
 from starzoo.errors import UsageError
 
 
@@ -16,3 +16,21 @@ def test_a_split_that_is_named_twice_is_measured_once() -> None:
 def test_no_split_at_all_is_refused() -> None:
     with pytest.raises(UsageError, match=r"configuration evaluate\.splits: .* at least 1 item"):
         load_config(overrides=["evaluate.splits=[]"])
+
+
+@pytest.mark.parametrize("section", ["align", "star", "evaluate"])
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63])
+def test_seeds_that_a_generator_refuses_are_refused_here(section: str, seed: int) -> None:
+    with pytest.raises(UsageError, match=rf"configuration {section}\.seed: Input should be (greater|less) than"):
+        load_config(overrides=[f"{section}.seed={seed}"])
+
+
+def test_the_greatest_seed_is_one() -> None:
+    assert load_config(overrides=[f"star.seed={2**32 - 1}"]).star.seed == 2**32 - 1
+
+
+def test_a_range_of_t_that_is_turned_round_is_refused() -> None:
+    message = r"configuration star\.t\.uniform: low is 0\.8, which is above high, 0\.2"
+    with pytest.raises(UsageError, match=message):
+        load_config(overrides=["star.t={kind: uniform, low: 0.8, high: 0.2}"])
+    assert Uniform(low=0.5, high=0.5).low == 0.5
