@@ -67,7 +67,7 @@ def parse_model_args(text: str | None) -> dict[str, Any]:
 
 
 def with_members(refs: Sequence[str]) -> list[str]:
-    """Replace every folder of members, as `starzoo train` writes it, by its members.
+    """Replace every folder of members, as `starzoo train` writes it, by its members; a star among them is none.
 
     Args:
         refs: References of models, or folders that hold models in sub-folders.
@@ -75,11 +75,14 @@ def with_members(refs: Sequence[str]) -> list[str]:
     Returns:
         References of models; members in the order of the numbers in their names.
     """
+    from starzoo.star.manifest import MANIFEST
+
     models: list[str] = []
     for ref in refs:
         folder = Path(ref)
         is_zoo = folder.is_dir() and not (folder / "config.json").exists()
-        members = [config.parent for config in folder.glob("*/config.json")] if is_zoo else []
+        inside = [config.parent for config in folder.glob("*/config.json")] if is_zoo else []
+        members = [member for member in inside if not (member / MANIFEST).exists()]
         models += [str(member) for member in sorted(members, key=_number_aware)] or [ref]
     return models
 

@@ -48,5 +48,14 @@ def test_a_folder_of_members_stands_for_its_members(tmp_path):
     assert found == [*names, f"{tmp_path}/single", "user/repo"]
 
 
+def test_a_star_beside_its_members_is_none_of_them(tmp_path):
+    for name in ("seed-0", "seed-1", "star"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").touch()
+    (tmp_path / "star" / "star.json").touch()
+    assert with_members([str(tmp_path)]) == [str(tmp_path / "seed-0"), str(tmp_path / "seed-1")]
+    assert with_members([str(tmp_path / "star")]) == [str(tmp_path / "star")]  # asked for by name
+
+
 def test_an_empty_folder_stays_for_the_library_to_refuse(tmp_path):
     assert with_members([str(tmp_path)]) == [str(tmp_path)]
