@@ -252,6 +252,10 @@ def test_failing_member_stops_the_zoo_and_leaves_nothing(tmp_path: Path) -> None
     with pytest.raises(NumericalError, match=r"seed 0: the loss is (nan|inf) in epoch 1"):
         train_zoo(ARCHITECTURE, DATA, wild, [0, 1], tmp_path / "zoo", jobs=1)
     assert not (tmp_path / "zoo").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(NumericalError, match=r"seed 0: the loss is (nan|inf) in epoch 1"):
+        train_zoo(ARCHITECTURE, DATA, wild, [0], tmp_path / "mine", jobs=1)
+    assert list((tmp_path / "mine").iterdir()) == []
 
 
 # Architectures

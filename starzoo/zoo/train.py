@@ -197,7 +197,8 @@ def _train_missing(
 
 @contextmanager
 def _scratch_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside the members, gone afterwards; so is an `out` that stayed empty."""
+    """A hidden folder beside the members, gone afterwards; so is an `out` that was made for it and stayed empty."""
+    was_there = out.exists()
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".training-", dir=out))
@@ -205,8 +206,9 @@ def _scratch_folder(out: Path) -> Iterator[Path]:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        with suppress(OSError):
-            out.rmdir()
+        if not was_there:
+            with suppress(OSError):  # it holds members
+                out.rmdir()
 
 
 def _read_report(folder: Path, identity: Mapping[str, Any]) -> MemberReport | None:
