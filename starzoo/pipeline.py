@@ -15,7 +15,7 @@ from starzoo.architecture import Architecture
 from starzoo.card import write_card
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, validate
 from starzoo.data import ImageData, load_data
-from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
+from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.folder import write_text
 from starzoo.hub.names import check_repo
@@ -260,14 +260,8 @@ def _load_again(records: Sequence[ModelRecord], places: Sequence[str], progress:
 
 
 def _load_data_for(architecture: Architecture, config: DataConfig) -> ImageData:
-    data = load_data(config, architecture.preprocessing, class_names=architecture.label_names)
-    if len(data.class_names) != architecture.num_classes:
-        raise IncompatibleError(
-            f"{config.dataset} has {len(data.class_names)} classes, the models have {architecture.num_classes}",
-            hint="give the data set that the models were trained on",
-            subject=config.dataset,
-        )
-    return data
+    names, classes = architecture.label_names, architecture.num_classes
+    return load_data(config, architecture.preprocessing, class_names=names, num_classes=classes)
 
 
 def _describe(
