@@ -1,8 +1,10 @@
 """`starzoo inspect`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from starzoo.errors import NumericalError
 
 from .options import ImageSize, ModelArgs
 from .output import Output, Table
@@ -22,6 +24,8 @@ def inspect(
 ) -> None:
     """Find the permutation symmetries of a model by tracing it.
 
+    Where the check fails, the exit code is 6.
+
     Example:
         starzoo inspect vit_tiny_patch16_224 --verify
     """
@@ -32,6 +36,12 @@ def inspect(
     table = Table("Groups", ("group", "size", "within", "axes"), rows)
     human: list[Table | str] = [f"{found.architecture}: {_diagnostics(found)}", *([table] if groups else [])]
     out.result(vars(found), brief=[found.groups], human=human)
+    if found.verify and not found.verify["passed"]:
+        raise NumericalError(
+            f"{found.architecture}: the check FAILED: {_failure(found.verify)}",
+            hint="do not align models of this architecture, and report it",
+            subject=ref_or_arch,
+        )
 
 
 def _diagnostics(found: "Inspection") -> str:
@@ -46,6 +56,16 @@ def _diagnostics(found: "Inspection") -> str:
     ]
     if check := found.verify:
         passed, tried = check["negative_control_passed"], check["negative_control_tried"]
-        changed = "" if check["weights_changed"] else ", BUT NO WEIGHT CHANGED"
-        parts.append(f"check {check['relative_error']:.1e}{changed}; negative control {passed}/{tried}")
+        parts.append(f"check {check['relative_error']:.1e}; negative control {passed}/{tried}")
     return "; ".join(parts)
+
+
+def _failure(check: dict[str, Any]) -> str:
+    """Why a check failed, the gravest reason first."""
+    if check["guilty"]:
+        groups = ", ".join(check["guilty"])
+        return f"groups {groups} change the output ({check['relative_error']:.1e}, above {check['tolerance']:.0e})"
+    if not check["weights_changed"]:
+        return "no weight changed"
+    missed = check["negative_control_tried"] - check["negative_control_passed"]
+    return f"{missed} of {check['negative_control_tried']} wrong permutations went unnoticed"

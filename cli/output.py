@@ -57,6 +57,7 @@ class Output:
         self._json = as_json
         self._quiet = quiet
         self._first = os.environ.get("RANK", "0") == "0"
+        self._answered = False  # whether the one document is written
         self._stdout = sys.stdout
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -104,6 +105,7 @@ class Output:
             return
         if self._json:
             self._print_json(document)
+            self._answered = True
         elif self._quiet:
             self._print("".join(f"{clean(value)}\n" for value in brief))
         else:
@@ -136,7 +138,7 @@ class Output:
             print(clean(text), file=sys.stderr, flush=True)  # noqa: T201
 
     def fail(self, failure: Failure, error: BaseException) -> int:
-        """Show why the command ends: one line on stderr, and with `--json` a document on stdout.
+        """Show why the command ends: one line on stderr, and with `--json` a document on stdout where none is yet.
 
         Args:
             failure: What went wrong, in words.
@@ -150,7 +152,7 @@ class Output:
             traceback.print_exception(error, file=sys.stderr)
         hint = f" (hint: {failure.hint})" if failure.hint else ""
         print(clean(f"error: {failure.message}{hint}"), file=sys.stderr, flush=True)  # noqa: T201
-        if self._json and self._first:
+        if self._json and self._first and not self._answered:
             self._print_json({"error": vars(failure)})
         return failure.exit_code
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Inspection:
         trace_seconds: Seconds that finding the symmetries took.
         pinned: Reasons, with the number of axis positions that each keeps in place.
         table: (group, size, outer group or None, number of tensor axes) for every group.
-        verify: relative_error, weights_changed, negative_control_passed, negative_control_tried; None unless asked for.
+        verify: The fields of `symmetry.Verification`, and `passed`; None unless asked for.
     """
 
     architecture: str
@@ -87,14 +87,7 @@ def inspect_model(
         trace_seconds=spec.trace_seconds,
         pinned=dict(pinned),
         table=tuple((g.name, g.size, g.within, len(spec.occurrences[g.name])) for g in spec.groups.values()),
-        verify=None
-        if proof is None
-        else {
-            "relative_error": proof.relative_error,
-            "weights_changed": proof.weights_changed,
-            "negative_control_passed": proof.negative_control_passed,
-            "negative_control_tried": proof.negative_control_tried,
-        },
+        verify={**asdict(proof), "passed": proof.passed} if proof else None,
     )
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import timm
 import torch
 
+from starzoo import inspection
+from starzoo.symmetry import infer
+from starzoo.symmetry.spec import Pinned
 from tests.cli.conftest import FEW_IMAGES, TINY
 
 
@@ -81,6 +86,24 @@ def test_inspect_for_a_person(run):
     assert "pinned: " in line
     groups = int(line.split()[1])
     assert len([row for row in table if row.split() and row.split()[-1].isdecimal()]) == groups
+
+
+@pytest.mark.parametrize(
+    ("break_spec", "reason"),
+    [
+        (
+            lambda spec: replace(spec, axes={**spec.axes, "bn1.bias": (Pinned(64, ""),)}),
+            r"groups \S+ change the output \(\d\.\de[+-]\d\d, above 1e-09\)",
+        ),
+        (lambda spec: replace(spec, groups={}, axes={}), "no weight changed"),
+    ],
+)
+def test_a_check_that_fails_is_printed_and_ends_with_6(break_spec, reason, run, monkeypatch):
+    monkeypatch.setattr(inspection, "infer", lambda *inputs: break_spec(infer(*inputs)))
+    ended = run("inspect", "resnet18", "--verify", "--json", *TINY)
+    assert ended.code == 6
+    assert ended.json["verify"]["passed"] is False  # one document, as ever
+    assert re.search(rf"^error: resnet18: the check FAILED: {reason} \(hint: ", ended.err)
 
 
 def test_inspect_a_folder(run, zoo):

@@ -47,6 +47,15 @@ def test_json_is_one_document_and_the_rest_is_on_stderr(capsys):
     assert "a library says something" in err
 
 
+def test_json_stays_one_document_when_a_command_fails_after_its_result(capsys):
+    out = Output(as_json=True)
+    out.result({"passed": False}, brief=[], human=[])
+    assert out.fail(FAILURE, ValueError()) == 2
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == {"passed": False}
+    assert shown.err == "error: a: wrong (hint: do b)\n"
+
+
 def test_quiet(capsys):
     show(Output(quiet=True))
     out, err = capsys.readouterr()
