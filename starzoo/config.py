@@ -77,7 +77,7 @@ class AlignConfig(Frozen):
         "balanced",
         description="weight matching on the weights as they are, with output rows of norm 1, or with layers of norm 1",
     )
-    restarts: int = Field(1, ge=1, description="random starts besides the given one; the smallest distance is kept")
+    restarts: int = Field(1, ge=1, description="starts: the given one, and random ones besides; the closest is kept")
     max_sweeps: int = Field(
         100, ge=1, description="bound on sweeps over the groups; a sweep that moves nothing ends it"
     )

@@ -69,13 +69,13 @@ def _estimating(model: nn.Module) -> Iterator[None]:
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # PyTorch's spelling of a cumulative mean
-        layer.train()
+        layer.training = True  # not train(), which reaches into what timm nests in its layers, such as a dropout
     try:
         yield
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-            layer.eval()
+            layer.training = False
 
 
 def _tracking(model: nn.Module) -> Iterator[_BatchNorm]:

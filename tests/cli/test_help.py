@@ -96,3 +96,8 @@ def test_module_runs_as_a_program():
 def test_a_worker_that_imports_the_program_does_not_run_it(capsys):
     runpy.run_module("starzoo.cli.__main__", run_name="__mp_main__")
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_quickstart_says_what_its_seed_changes():
+    [seed] = [parameter for parameter in group().commands["quickstart"].params if "--seed" in parameter.opts]
+    assert seed.help == "Seed of the star; the zoo is always the same."

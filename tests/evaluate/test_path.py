@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from starzoo.evaluate.path import has_batch_norm, interpolate, reestimate_batch_norm
@@ -32,6 +33,16 @@ def test_statistics_are_the_mean_over_batches_whatever_was_there_before() -> Non
     torch.testing.assert_close(layer[0].running_var, variances)
     assert layer[0].momentum == pytest.approx(0.1)
     assert not any(module.training for module in layer.modules())
+
+
+def test_what_a_batch_norm_of_timm_holds_stays_in_evaluation_mode() -> None:
+    layer = BatchNormAct2d(3, act_layer=lambda inplace: nn.Dropout(0.9, inplace=inplace))
+    modes = []
+    layer.act.register_forward_hook(lambda module, *_: modes.append(module.training))
+    reestimate_batch_norm(layer, [torch.randn(10, 3, 4, 4)])
+    assert modes == [False]
+    assert layer.running_mean.count_nonzero() == 3
+    assert not layer.training
 
 
 def test_momentum_comes_back_when_a_batch_fails() -> None:
