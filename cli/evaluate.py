@@ -18,6 +18,10 @@ def evaluate(
     holdout: Annotated[
         list[str] | None, typer.Option(metavar="REF", help="A model to test on, or a folder of them; repeatable.")
     ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="a.b=c", help="Set any value of data or evaluate, as evaluate.seed=1."),
+    ] = None,
 ) -> None:
     """Measure a star: its paths to sources and held-out models, and how well it predicts.
 
@@ -26,9 +30,9 @@ def evaluate(
     Example:
         starzoo evaluate star --holdout zoo/seed-9
     """
+    from starzoo.config import load_changes
     from starzoo.pipeline import evaluate_star
 
-    report = evaluate_star(
-        star, holdouts=with_members(holdout or []), data=given(data), evaluate=given(measure), progress=out.progress
-    )
+    changes = load_changes(overrides or (), data=given(data), evaluate=given(measure))
+    report = evaluate_star(star, holdouts=with_members(holdout or []), **changes, progress=out.progress)
     show_star(out, report)

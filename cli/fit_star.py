@@ -31,7 +31,7 @@ def fit_star(
     holdout: Annotated[
         list[str] | None, typer.Option(metavar="REF", help="A model to test on, or a folder of them; repeatable.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Title of the star's card.")] = None,
+    title: Annotated[str | None, typer.Option("--name", help="Title of the star's card.")] = None,
     push_to: Annotated[str | None, typer.Option(metavar="REPO", help="Publish the star here, as user/name.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
 ) -> None:
@@ -50,7 +50,7 @@ def fit_star(
         with_members(holdout or []),
         run,
         folder,
-        name=name,
+        name=title,
         push_to=push_to,
         private=private,
         progress=out.progress,

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import typer
 
 if TYPE_CHECKING:
-    from starzoo.config import DataConfig, RunConfig, TrainConfig
+    from starzoo.config import RunConfig, ZooConfig
 
 __all__ = [
     "AlignOptions",
     "ConfigOptions",
     "DataOptions",
     "EvaluateOptions",
+    "FileOptions",
     "ImageSize",
     "ModelArgs",
     "StarOptions",
     "TrainOptions",
     "given",
-    "load_data_config",
     "load_run",
-    "load_training",
+    "load_zoo",
 ]
 
 ModelArgs = Annotated[
@@ -40,6 +40,10 @@ class DataOptions:
     dataset: Annotated[
         str | None, typer.Option(help="digits (embedded, the default), a Hub data set id, or a local folder.")
     ] = None
+    name: Annotated[
+        str | None, typer.Option("--data-name", help="Configuration of the data set, where it has several.")
+    ] = None
+    revision: Annotated[str | None, typer.Option("--data-revision", help="Commit of a Hub data set.")] = None
     train_split: Annotated[str | None, typer.Option(help="Name of the training split.")] = None
     test_split: Annotated[str | None, typer.Option(help="Name of the test split.")] = None
     image_column: Annotated[str | None, typer.Option(help="Found by its type when not given.")] = None
@@ -97,14 +101,21 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConfigOptions:
-    """A whole configuration: a file, single values, and one seed for everything."""
+class FileOptions:
+    """A whole configuration: a file, and single values."""
 
     title: ClassVar = "Configuration"
     config: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Read the configuration from here.")] = None
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="a.b=c", help="Set any value, as star.draw=deck; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="a.b=c", help="Set any value, as data.augment=flip; repeatable."),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigOptions(FileOptions):
+    """A whole configuration of a star, with one seed for everything."""
+
     seed: Annotated[int | None, typer.Option(help="Seed of alignment, training and evaluation.")] = None
 
 
@@ -129,29 +140,17 @@ def load_run(options: ConfigOptions, **sections: dict[str, Any]) -> RunConfig:
     return load_config(options.config, options.overrides or (), **{**sections, **seeded})
 
 
-def load_data_config(options: DataOptions) -> DataConfig:
-    """Which images: the defaults, and the options that were given.
+def load_zoo(options: FileOptions, data: DataOptions, recipe: TrainOptions) -> ZooConfig:
+    """How members are trained, and on which images: the file, then the options that were given, then `--set`.
 
     Args:
-        options: The options.
+        options: File and assignments.
+        data: The options of the images.
+        recipe: The options of the training.
 
     Returns:
         The checked configuration.
     """
-    from starzoo.config import load_config
+    from starzoo.config import load_zoo_config
 
-    return load_config(data=given(options)).data
-
-
-def load_training(options: TrainOptions) -> TrainConfig:
-    """How members are trained: the defaults, and the options that were given.
-
-    Args:
-        options: The options.
-
-    Returns:
-        The checked configuration.
-    """
-    from starzoo.config import TrainConfig, validate
-
-    return validate(TrainConfig, given(options))
+    return load_zoo_config(options.config, options.overrides or (), data=given(data), train=given(recipe))

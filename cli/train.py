@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DataOptions, ImageSize, ModelArgs, TrainOptions, load_data_config, load_training
+from .options import DataOptions, FileOptions, ImageSize, ModelArgs, TrainOptions, load_zoo
 from .output import Output, Table
 from .parsing import parse_model_args, parse_seeds
 
@@ -16,6 +16,7 @@ def train(
     folder: Annotated[Path, typer.Option("--out", help="Folder of the zoo; each member gets a sub-folder.")],
     data: DataOptions,
     recipe: TrainOptions,
+    config: FileOptions,
     seeds: Annotated[str, typer.Option(metavar="0-9", help="One member per seed, as 0-9 or 0,3,5-7.")] = "0-9",
     model_args: ModelArgs = None,
     image_size: ImageSize = None,
@@ -30,12 +31,11 @@ def train(
     Example:
         starzoo train resnet18 --dataset digits --image-size 16 --seeds 0-9 --out zoo
     """
-    members, arguments, training = parse_seeds(seeds), parse_model_args(model_args), load_training(recipe)
-    task = load_data_config(data)
+    members, arguments, run = parse_seeds(seeds), parse_model_args(model_args), load_zoo(config, data, recipe)
     from starzoo.zoo import architecture_for, train_zoo
 
-    model = architecture_for(architecture, task, model_args=arguments, image_size=image_size)
-    reports = train_zoo(model, task, training, members, folder, jobs=jobs, progress=out.progress)
+    model = architecture_for(architecture, run.data, model_args=arguments, image_size=image_size)
+    reports = train_zoo(model, run.data, run.train, members, folder, jobs=jobs, progress=out.progress)
     rows = [
         (
             report.folder.name,
@@ -51,5 +51,5 @@ def train(
     out.result(
         {"members": [vars(report) for report in reports]},
         brief=[report.folder for report in reports],
-        human=[Table(f"{architecture} on {task.dataset}: losses in nats", columns, rows), f"zoo: {folder}"],
+        human=[Table(f"{architecture} on {run.data.dataset}: losses in nats", columns, rows), f"zoo: {folder}"],
     )

@@ -21,7 +21,10 @@ __all__ = [
     "StarConfig",
     "TrainConfig",
     "Uniform",
+    "ZooConfig",
+    "load_changes",
     "load_config",
+    "load_zoo_config",
     "validate",
 ]
 
@@ -160,11 +163,21 @@ class RunConfig(Frozen):
     evaluate: EvalConfig = EvalConfig()
 
 
+class ZooConfig(Frozen):
+    """Everything that decides the members of a zoo, besides their architecture and seeds."""
+
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+
+
+_SECTIONS = {*RunConfig.model_fields, *ZooConfig.model_fields}
+
+
 def load_config(file: Path | None = None, overrides: Sequence[str] = (), **sections: Mapping[str, Any]) -> RunConfig:
     """Read a run's configuration: the file first, then command-line sections, then `a.b=c` overrides.
 
     Args:
-        file: A YAML file with any of the keys of `RunConfig`, or None for the defaults.
+        file: A YAML file with any of the keys of `RunConfig`, or None for the defaults; `train` is passed over.
         overrides: Assignments such as `star.epochs=10`; the value is read as YAML.
         **sections: Values by section (`data={"dataset": "digits"}`); None values leave the file's value.
 
@@ -174,11 +187,68 @@ def load_config(file: Path | None = None, overrides: Sequence[str] = (), **secti
     Raises:
         UsageError: The file cannot be read, an assignment is none, or a key or value is not allowed.
     """
-    tree: dict[str, Any] = _read_yaml(file) if file else {}
+    return _load(RunConfig, file, overrides, sections)
+
+
+def load_zoo_config(
+    file: Path | None = None, overrides: Sequence[str] = (), **sections: Mapping[str, Any]
+) -> ZooConfig:
+    """Read how a zoo is trained, from the same kind of file as `load_config`, so that one serves both.
+
+    Args:
+        file: A YAML file with any of the keys of `ZooConfig`, or None for the defaults; the other sections of
+            `RunConfig` are passed over.
+        overrides: Assignments such as `train.momentum=0.8`.
+        **sections: Values by section; None values leave the file's value.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        UsageError: The file cannot be read, an assignment is none, or a key or value is not allowed.
+    """
+    return _load(ZooConfig, file, overrides, sections)
+
+
+def load_changes(overrides: Sequence[str], **sections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Put assignments into sections of changes to a configuration that is not known yet.
+
+    Args:
+        overrides: Assignments such as `data.revision=main`; each to one of the sections.
+        **sections: The changes so far.
+
+    Returns:
+        The sections with all changes, whose keys and values `validate` has still to check.
+
+    Raises:
+        UsageError: An assignment is none, or to another section.
+    """
+    tree = {section: dict(values) for section, values in sections.items()}
+    _assign(tree, overrides)
+    for section, values in tree.items():
+        if section not in sections or not isinstance(values, dict):
+            raise UsageError(
+                f"--set {section}: only {' and '.join(sections)} can be changed here",
+                hint=f"write --set {next(iter(sections))}.KEY=VALUE",
+                subject=section,
+            )
+    return tree
+
+
+def _load(
+    kind: type[Value], file: Path | None, overrides: Sequence[str], sections: Mapping[str, Mapping[str, Any]]
+) -> Value:
+    found = _read_yaml(file) if file else {}
+    tree = {key: value for key, value in found.items() if key in kind.model_fields or key not in _SECTIONS}
     for section, values in sections.items():
         given = {key: value for key, value in values.items() if value is not None}
         if given and isinstance(tree.get(section) or {}, dict):  # what is no mapping is refused below
             tree[section] = {**(tree.get(section) or {}), **given}
+    _assign(tree, overrides)
+    return validate(kind, tree, origin=str(file or "the options"))
+
+
+def _assign(tree: dict[str, Any], overrides: Sequence[str]) -> None:
     for assignment in overrides:
         path, equals, text = assignment.partition("=")
         if not equals:
@@ -196,7 +266,6 @@ def load_config(file: Path | None = None, overrides: Sequence[str] = (), **secti
             raise UsageError(
                 f"--set {assignment!r}: {text!r} is no YAML value", hint="quote it", subject=path
             ) from error
-    return validate(RunConfig, tree, origin=str(file or "the options"))
 
 
 def validate(kind: type[Value], values: Mapping[str, Any], *, origin: str = "the options") -> Value:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+from PIL import Image
 
 from starzoo import inspection
 from starzoo.symmetry import infer
@@ -54,6 +55,17 @@ def test_train_again_trains_nothing(run, zoo):
     members = ended.json["members"]
     assert [(member["seed"], member["trained"]) for member in members] == [(seed, False) for seed in range(4)]
     assert 0 <= members[0]["test_accuracy"] <= 1
+
+
+def test_the_configuration_of_a_data_set_can_be_named(run, tmp_path):
+    (tmp_path / "images/train/cat").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "images/train/cat/0.png")
+    options = ["--dataset", tmp_path / "images", "--data-revision", "main", "--out", tmp_path / "zoo"]
+    ended = run("train", "resnet18", "--data-name", "small", *options)
+    assert (ended.code, "'small' not found" in ended.err) == (2, True), ended.err
+    (tmp_path / "run.yaml").write_text("data: {test_split: validation}\n")
+    ended = run("train", "resnet18", "--config", tmp_path / "run.yaml", *options)
+    assert (ended.code, '"validation"' in ended.err) == (2, True), ended.err
 
 
 def test_train_another_recipe_into_the_same_folder_is_refused(run, zoo):
@@ -150,8 +162,9 @@ def test_fit_star_writes_the_star(star):
 def test_evaluate_again(run, star, tmp_path):
     folder = shutil.copytree(star, tmp_path / "star")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    ended = run("evaluate", folder, "--points", "5", "--split", "train", "--json")
+    ended = run("evaluate", folder, "--points", "5", "--split", "train", "--set", "evaluate.seed=9", "--json")
     assert ended.code == 0, ended.err
+    assert ended.json["manifest"]["config"]["evaluate"]["seed"] == 9
     summary = ended.json["summary"]
     assert list(summary) == ["train"]
     assert summary["train"]["connectivity"]["star-source"]["barrier"]["count"] == 3

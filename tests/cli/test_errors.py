@@ -72,6 +72,9 @@ BAD_INPUT = {
     "image size of zero": ["train", "resnet18", "--image-size", "0", "--out", "out"],
     "image size to inspect": ["inspect", "resnet18", "--image-size", "-3"],
     "image size of zero to inspect": ["inspect", "resnet18", "--image-size", "0"],
+    "assigned value of a zoo": ["train", "resnet18", "--set", "train.lr=-1", "--out", "out"],
+    "section that evaluate does not change": ["evaluate", "./missing", "--set", "star.lr=1"],
+    "section as a value": ["evaluate", "./missing", "--set", "data=1"],
     "type of a value": ["fit-star", "a/b", "c/d", "--lr", "fast", "--out", "out"],
     "choice": ["align", "a/b", "c/d", "--method", "magic", "--out", "out"],
     "one source": ["fit-star", "./missing", "--out", "out"],
@@ -107,6 +110,7 @@ def test_what_is_wrong_is_named(run):
     assert "see starzoo pull --help" in run("pull", "a/b", "--fast").err
     assert "'x'" in run("train", "resnet18", "--seeds", "x", "--out", "out").err
     assert "missing.yaml" in run("fit-star", "a/b", "c/d", "--config", "missing.yaml", "--out", "out").err
+    assert "only data and evaluate" in run("evaluate", "./missing", "--set", "star.lr=1").err
     assert "star.epoch" in run("fit-star", "a/b", "c/d", "--set", "star.epoch=3", "--out", "out").err
 
 

@@ -5,8 +5,8 @@ from dataclasses import fields
 import pytest
 
 from starzoo.cli import options
-from starzoo.cli.options import ConfigOptions, DataOptions, StarOptions, TrainOptions
-from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig
+from starzoo.cli.options import ConfigOptions, DataOptions, FileOptions, StarOptions, TrainOptions
+from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, ZooConfig
 from starzoo.errors import UsageError
 
 
@@ -45,11 +45,27 @@ def test_seed_seeds_everything_that_is_random():
     assert (run.align.seed, run.star.seed, run.evaluate.seed, run.star.epochs) == (5, 5, 5, 2)
 
 
-def test_training_options():
-    training = options.load_training(TrainOptions(epochs=3, optimizer="adamw"))
-    assert training == TrainConfig(epochs=3, optimizer="adamw")
+def test_a_zoo_is_what_file_options_and_assignments_say(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("data: {dataset: somewhere, name: en}\ntrain: {epochs: 2, lr: 0.3}\nstar: {epochs: 7}\n")
+    config = FileOptions(config=file, overrides=["train.momentum=0.8"])
+    zoo = options.load_zoo(config, DataOptions(revision="abc"), TrainOptions(epochs=3, optimizer="adamw"))
+    assert zoo.train == TrainConfig(epochs=3, lr=0.3, momentum=0.8, optimizer="adamw")
+    assert zoo.data == DataConfig(dataset="somewhere", name="en", revision="abc")
+    assert options.load_run(ConfigOptions(config=file)).star.epochs == 7  # one file serves both
 
 
-def test_training_option_out_of_range():
-    with pytest.raises(UsageError, match="batch_size: Input should be greater than or equal to 2"):
-        options.load_training(TrainOptions(batch_size=1))
+def test_nothing_given_is_the_default_zoo():
+    assert options.load_zoo(FileOptions(), DataOptions(), TrainOptions()) == ZooConfig()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (FileOptions(overrides=["train.batch_size=1"]), "batch_size: Input should be greater than or equal to 2"),
+        (FileOptions(overrides=["star.epochs=1"]), "configuration star: Extra inputs are not permitted"),
+    ],
+)
+def test_what_a_zoo_cannot_be_is_refused(config, message):
+    with pytest.raises(UsageError, match=message):
+        options.load_zoo(config, DataOptions(), TrainOptions())
