@@ -69,9 +69,7 @@ class Evaluator:
                 for split, (batches, _) in self.splits.items()
             }
         if not all(torch.isfinite(values).all() for values in predicted.values()):
-            raise NumericalError(
-                "a model's predictions are not finite", hint="check its weights with `starzoo inspect`"
-            )
+            raise NumericalError("the predictions are not finite", hint="check its weights with `starzoo inspect`")
         return predicted
 
     def curve(self, a: StateDict, b: StateDict, t: Sequence[float]) -> Curve:

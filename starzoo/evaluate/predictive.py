@@ -37,7 +37,7 @@ def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor) -> float:
         NumericalError: A prediction is not a number.
     """
     if torch.isnan(log_probabilities).any():
-        raise NumericalError("a model predicts NaN", hint="check its weights with `starzoo inspect`")
+        raise NumericalError("the predictions are not numbers", hint="check its weights with `starzoo inspect`")
     return float(-log_probabilities.double().gather(1, labels[:, None]).mean())
 
 
@@ -56,7 +56,7 @@ def expected_calibration_error(log_probabilities: Tensor, labels: Tensor, *, bin
         NumericalError: A prediction is not a number.
     """
     if torch.isnan(log_probabilities).any():
-        raise NumericalError("a model predicts NaN", hint="check its weights with `starzoo inspect`")
+        raise NumericalError("the predictions are not numbers", hint="check its weights with `starzoo inspect`")
     confidence, answer = log_probabilities.double().exp().max(dim=1)
     right = (answer == labels).double()
     # Bins are (low, high], as in the paper; the epsilon-free ceiling puts a confidence of exactly 1 into the last.
