@@ -20,6 +20,7 @@ LOW = {"errors", "config", "progress"}
 ROOMS: Mapping[str, set[str]] = {
     "errors": set(),
     "progress": set(),
+    "differences": set(),
     "config": {"errors"},
     "hub.strict_json": {"errors"},
     "hub.allowlist": {"errors"},
@@ -47,6 +48,7 @@ ROOMS: Mapping[str, set[str]] = {
         "symmetry",
         "align",
         "optimization",
+        "differences",
         "evaluate.path",
         "star.manifest",
     },
@@ -68,6 +70,7 @@ ROOMS: Mapping[str, set[str]] = {
         "folder",
         "data",
         "optimization",
+        "differences",
         "evaluate.predictive",
         "hub.strict_json",
     },
@@ -96,7 +99,17 @@ FORBIDDEN = {
     "align": {"huggingface_hub", "datasets", "accelerate", "timm"},
     "evaluate.path": {"huggingface_hub", "datasets", "accelerate", "timm"},
 }
-LIGHT = ["errors", "config", "progress", "architecture", "evaluate.measures", "star.manifest", "card", "hub"]
+LIGHT = [
+    "errors",
+    "config",
+    "progress",
+    "differences",
+    "architecture",
+    "evaluate.measures",
+    "star.manifest",
+    "card",
+    "hub",
+]
 
 
 def modules_of(root: Path) -> dict[str, str]:

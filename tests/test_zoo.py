@@ -175,12 +175,12 @@ def test_finished_members_are_kept_and_new_ones_added(tmp_path: Path) -> None:
     [
         (
             {"train": TrainConfig(epochs=3, batch_size=50, lr=0.05)},
-            "seed-0: was made otherwise: train.epochs is 2 there",
+            "seed-0: was made otherwise: train.epochs was 2, now 3",
         ),
-        ({"data": DataConfig(train_size=201, test_size=100)}, "data.train_size is 200 there and 201 now"),
+        ({"data": DataConfig(train_size=201, test_size=100)}, "data.train_size was 200, now 201"),
         (
             {"architecture": ARCHITECTURE.model_copy(update={"model_args": {"in_chans": 1}})},
-            r"architecture.model_args is \{.*'layers'.*there and \{'in_chans': 1\} now",
+            r"architecture\.model_args\.layers was \[1, 1, 0, 0\], now null",
         ),
     ],
 )
@@ -205,7 +205,7 @@ def test_changed_data_is_refused(tmp_path: Path) -> None:
     architecture = architecture_for("test_resnet", config)
     train_zoo(architecture, config, recipe, [0], tmp_path / "zoo")
     Image.new("L", (16, 16), 250).save(tmp_path / "images/train/a/0.png")
-    with pytest.raises(UsageError, match=r"seed-0: was made otherwise: data\.fingerprint is"):
+    with pytest.raises(UsageError, match=r"seed-0: was made otherwise: data\.fingerprint was"):
         train_zoo(architecture, config, recipe, [0], tmp_path / "zoo")
 
 

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from starzoo.differences import first_difference
 from starzoo.errors import CheckpointError, ResourceError, UsageError
 from starzoo.folder import file_hash, save_tensors, writing
 
@@ -171,7 +172,7 @@ def _read(folder: Path, identity: Mapping[str, Any]) -> Checkpoint:
             hint="update starzoo",
             subject=str(folder),
         )
-    if difference := _difference(state["identity"], json.loads(json.dumps(identity))):
+    if difference := first_difference(state["identity"], json.loads(json.dumps(identity))):
         raise UsageError(
             f"{folder.parent}: holds checkpoints of another run: {difference}",
             hint="use another --out, or the configuration of that run",
@@ -188,15 +189,6 @@ def _read(folder: Path, identity: Mapping[str, Any]) -> Checkpoint:
         permutations=permutations,
         history=state["history"],
     )
-
-
-def _difference(then: Any, now: Any, path: str = "") -> str:
-    """The first place at which two JSON values differ, in words; empty where they are equal."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        keys = list(dict.fromkeys([*then, *now]))
-        found = (_difference(then.get(key), now.get(key), f"{path}.{key}".lstrip(".")) for key in keys)
-        return next(filter(None, found), "")
-    return "" if then == now else f"{path} was {json.dumps(then)}, now {json.dumps(now)}"
 
 
 def _published(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from starzoo.architecture import Architecture, Preprocessing
+from starzoo.architecture import Architecture, Preprocessing, registry_entry
 from starzoo.config import DataConfig
 from starzoo.data import open_data
 from starzoo.data.pixels import Pixels, decode
@@ -42,11 +42,7 @@ def architecture_for(
     Raises:
         UsageError: timm does not know the name, or images differ in size and no size is given.
     """
-    import timm
-
-    registry = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
-    if registry is None or "." in name:
-        raise UsageError(f"{name}: no architecture of timm", hint="see timm.list_models(), without tags", subject=name)
+    registry = registry_entry(name)
     arguments = dict(model_args or {})
     stored = open_data(data_config)
     images = [decode(file) for file in stored.train.files(range(min(_LOOKED_AT, len(stored.train))))]

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -20,6 +20,7 @@ import torch
 from starzoo.architecture import Architecture
 from starzoo.config import DataConfig, TrainConfig
 from starzoo.data import ImageData, load_data
+from starzoo.differences import first_difference
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, read_json, save_folder, write_text, writing
 from starzoo.progress import Progress, silent
@@ -211,7 +212,7 @@ def _scratch_folder(out: Path) -> Iterator[Path]:
                 out.rmdir()
 
 
-def _read_report(folder: Path, identity: Mapping[str, Any]) -> MemberReport | None:
+def _read_report(folder: Path, identity: dict[str, Any]) -> MemberReport | None:
     """The report of a finished member; None when there is no folder."""
     if not folder.exists():
         return None
@@ -220,8 +221,7 @@ def _read_report(folder: Path, identity: Mapping[str, Any]) -> MemberReport | No
     if absent:
         raise UsageError(f"{folder}: is no finished member: it has no {absent[0]}", hint=hint, subject=str(folder))
     record = read_json(folder / _RECORD_FILE)
-    difference = next(_differences(identity, record), None)
-    if difference:
+    if difference := first_difference({key: record.get(key) for key in identity}, identity):
         raise UsageError(f"{folder}: was made otherwise: {difference}", hint=hint, subject=str(folder))
     try:
         return MemberReport(seed=identity["seed"], folder=folder, trained=False, **record["result"])
@@ -229,13 +229,3 @@ def _read_report(folder: Path, identity: Mapping[str, Any]) -> MemberReport | No
         raise UntrustedInputError(
             f"{folder / _RECORD_FILE}: was not written by starzoo", hint=hint, subject=str(folder)
         ) from error
-
-
-def _differences(asked: Mapping[str, Any], found: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """Where `found` says something else than `asked`, in words."""
-    for key, value in asked.items():
-        other = found.get(key)
-        if isinstance(value, Mapping) and isinstance(other, Mapping) and key != "model_args":
-            yield from _differences(value, other, f"{path}{key}.")
-        elif value != other:
-            yield f"{path}{key} is {other!r} there and {value!r} now"

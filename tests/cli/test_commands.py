@@ -71,7 +71,7 @@ def test_the_configuration_of_a_data_set_can_be_named(run, tmp_path):
 def test_train_another_recipe_into_the_same_folder_is_refused(run, zoo):
     ended = run("train", "resnet18", "--out", zoo, "--seeds", "0", "--epochs", "3", *TINY, *FEW_IMAGES)
     assert ended.code == 2
-    assert "train.epochs is 2 there and 3 now" in ended.err
+    assert "train.epochs was 2, now 3" in ended.err
 
 
 def test_inspect_verifies(run):
