@@ -18,5 +18,5 @@ def test_t09_predictions_that_are_not_finite_are_an_error(value: float) -> None:
     good = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     assert evaluator.log_probabilities(good)["test"].shape == (5, 3)
     bad = {**good, "1.bias": torch.tensor([0.0, value, 0.0])}
-    with pytest.raises(NumericalError, match="^the predictions are not finite"):  # reads well behind "seed-1: "
+    with pytest.raises(NumericalError, match=r"^the predictions are not finite"):  # reads well behind "seed-1: "
         evaluator.log_probabilities(bad)

@@ -71,5 +71,5 @@ def test_ensemble_averages_probabilities_not_logits() -> None:
 def test_t09_nan_is_an_error_not_a_figure(metric: object) -> None:
     predicted, labels = predictions(0)
     predicted[3, 1] = math.nan
-    with pytest.raises(NumericalError, match="^the predictions are not numbers"):
+    with pytest.raises(NumericalError, match=r"^the predictions are not numbers"):
         metric(predicted, labels)  # type: ignore[operator]
