@@ -207,6 +207,17 @@ def test_a_star_is_fitted_on_models_of_the_hub_pinned_to_their_commits(
     assert again.manifest.evaluation.paths_of("star-held-out") == ours.paths_of("star-held-out")
 
 
+def test_two_ranks_fit_one_star_and_push_it_once(digits_zoo: list[Path], fake_hub: FakeHub, tmp_path: Path) -> None:
+    options = ["--epochs", "1", "--points", "3", "--pairs", "0", "--push-to", "me/wide-star", "--json"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, "-m", "starzoo.cli", "fit-star", *map(str, digits_zoo[:2]), "--out", str(tmp_path / "star")]
+    ended = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=100)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["manifest"]["repo"] == "me/wide-star"
+    assert len([line for line in fake_hub.asked("POST") if "/commit/" in line]) == 1
+    assert load_star(tmp_path / "star").manifest.history
+
+
 def test_evaluate_again_with_other_points(report: StarReport, digits_zoo: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(report.folder, folder)

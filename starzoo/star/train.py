@@ -102,12 +102,17 @@ def fit(
 
 def is_main_process() -> bool:
     """Whether this is the process that writes and publishes; true where there is only one."""
-    return bool(PartialState().is_main_process)
+    return bool(PartialState(cpu=_on_cpu()).is_main_process)
 
 
 def wait_for_all() -> None:
     """Wait until every process of the run has come here."""
-    PartialState().wait_for_everyone()
+    PartialState(cpu=_on_cpu()).wait_for_everyone()
+
+
+def _on_cpu() -> bool:
+    # Without a device, Accelerate takes several processes for several single ones unless it is told so.
+    return not torch.accelerator.is_available()
 
 
 class _Run:
@@ -123,7 +128,9 @@ class _Run:
     ) -> None:
         self.spec, self.sources, self.data, self.config = spec, sources, data, config
         self.epoch, self.history = 0, list[dict[str, float]]()
-        self.accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+        self.accelerator = Accelerator(
+            cpu=_on_cpu(), kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
+        )
         ranks, device = self.accelerator.num_processes, self.accelerator.device
         torch.manual_seed(config.star.seed)  # for the random start, and dropout in the working copy
         self.network = architecture.build().to(device)
