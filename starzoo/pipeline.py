@@ -139,13 +139,15 @@ def quickstart(out: Path, *, seed: int = 0, progress: Progress = silent) -> Star
         What `fit_star` returns for the star.
     """
     data = DataConfig(dataset="digits")
+    star = validate(StarConfig, {"lr": QUICKSTART_RATE, "seed": seed})
     architecture = architecture_for("resnet18", data, model_args=QUICKSTART_ARGS, image_size=16)
     members = range(QUICKSTART_SOURCES + QUICKSTART_HOLDOUTS)
     zoo = train_zoo(architecture, data, TrainConfig(), members, out / "zoo", progress=progress)
     refs = [str(member.folder) for member in zoo]
     sources, holdouts = refs[:QUICKSTART_SOURCES], refs[QUICKSTART_SOURCES:]
-    config = RunConfig(data=data, star=StarConfig(lr=QUICKSTART_RATE, seed=seed))
-    return fit_star(sources, holdouts, config, out / "star", name="digits-star", progress=progress)
+    return fit_star(
+        sources, holdouts, RunConfig(data=data, star=star), out / "star", name="digits-star", progress=progress
+    )
 
 
 def load_star(ref: str | Path) -> Star:

@@ -11,6 +11,7 @@ from torch import nn
 from starzoo.architecture import Preprocessing
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.folder import file_hash
+from starzoo.hub.ref import ModelRef
 from starzoo.sources import check_compatible, load_source, load_sources
 from tests.conftest import MakeMember
 from tests.hub.server import FakeHub
@@ -162,3 +163,11 @@ def test_unknown_label_names_fit_any(make_member: MakeMember) -> None:
 def change(folder: Path, name: str, function: object) -> None:
     state = load_file(folder / "model.safetensors")
     save_file({**state, name: function(state[name])}, folder / "model.safetensors")
+
+
+def test_a_missing_member_of_a_local_zoo_is_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "zoo").mkdir()
+    with pytest.raises(UsageError, match=r"zoo/seed-9: there is no such folder in zoo \(write hf-hub:zoo/seed-9"):
+        load_source("zoo/seed-9")
+    assert str(ModelRef.parse("hf-hub:zoo/seed-9")) == "zoo/seed-9"

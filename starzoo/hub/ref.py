@@ -56,6 +56,10 @@ class ModelRef:
                 raise UsageError(f"{name}: is a file, not a folder", hint="give the folder that holds it", subject=name)
             if isinstance(text, Path) or name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 1:
                 raise UsageError(f"{name}: there is no such folder", hint=_FORMS, subject=name)
+            if path.parent != Path() and path.parent.is_dir():
+                # `zoo/seed-9` beside a folder zoo is a slip of the pen, not a repository of a user called zoo.
+                hint = f"write hf-hub:{name} if the repository is meant"
+                raise UsageError(f"{name}: there is no such folder in {path.parent}", hint=hint, subject=name)
         repo, at, revision = (rest if forced else name).partition("@")
         if not is_repo(repo) or (at and not _REVISION.fullmatch(revision)) or ".." in name:
             raise UsageError(f"{name!r}: neither a folder nor a repository", hint=_FORMS, subject=name)
