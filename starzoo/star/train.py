@@ -86,9 +86,9 @@ def fit(
     Returns:
         The star, the permutations of the sources and the history.
     """
-    run = _Run(architecture, spec, sources, data, config)
     identity = {**(identity or {}), "config": config.model_dump(mode="json", exclude={"evaluate"})}
-    found = load_newest(checkpoints, identity) if checkpoints else None
+    found = load_newest(checkpoints, identity) if checkpoints else None  # a stranger's is refused before any work
+    run = _Run(architecture, spec, sources, data, config)
     if found:
         run.restore(found)
     for epoch in range(run.epoch, config.star.epochs):
