@@ -114,6 +114,17 @@ class Architecture(Frozen):
             ) from error
         return model.eval()
 
+    def build_blank(self) -> nn.Module:
+        """Make the model without writing its weights: what a trace of its symmetries needs, at any size.
+
+        Returns:
+            The module on the CPU, with buffers as they should be and parameters that hold anything.
+        """
+        from starzoo.blank import BlankWeights
+
+        with BlankWeights():
+            return self.build()
+
     def build_meta(self) -> nn.Module:
         """Make the model on the meta device: shapes without memory.
 

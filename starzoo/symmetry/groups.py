@@ -32,7 +32,7 @@ def infer(module: nn.Module, example_input: Tensor, *, pin_output: bool = True) 
         IncompatibleError: The forward pass depends on data, or fails.
     """
     started = time.perf_counter()
-    trace, state = trace_module(module, example_input, pin_output=pin_output)
+    trace, state, returned = trace_module(module, example_input, pin_output=pin_output)
     terms = {name: _terms(trace, tensor) for name, tensor in state.items()}
     names = _name_groups(terms)
     within = find_wreaths(terms.values(), trace.spaces)
@@ -43,6 +43,7 @@ def infer(module: nn.Module, example_input: Tensor, *, pin_output: bool = True) 
     return PermutationSpec(
         groups={group.name: group for group in groups},
         axes={name: tuple(_written(term, names) for term in axes) for name, axes in terms.items()},
+        outputs=tuple(tuple(_written(term, names) for term in axes) for axes in returned),
         unsupported_operators=tuple(trace.unsupported),
         trace_seconds=time.perf_counter() - started,
     )
@@ -77,8 +78,8 @@ def _leaves(term: Term) -> Iterator[Free]:
 def _written(term: Term, names: Mapping[Free, str]) -> spec.Term:
     term = resolve(term)
     match term:
-        case Free():
-            return spec.Leaf(names[term])
+        case Free(size):
+            return spec.Leaf(names[term]) if term in names else spec.Pinned(size, "constant")  # only an output has such
         case Prod(factors):
             written = _merge_pins([_written(factor, names) for factor in factors], product=True)
             return written[0] if len(written) == 1 else spec.Product(written)

@@ -6,7 +6,7 @@ whose row i is the permutation inside the block that stands at place i *after* t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starzoo.errors import IncompatibleError, UntrustedInputError
-from starzoo.symmetry.spec import Concat, Leaf, PermutationSpec, Pinned, Product, Term
+from starzoo.symmetry.spec import Concat, Leaf, PermutationSpec, Pinned, Product, Term, groups_of
 
 __all__ = ["Permutation"]
 
@@ -151,6 +151,23 @@ class Permutation:
         """
         names = state.keys() if only is None else only
         return {name: self._apply_to(name, state[name]) for name in names}
+
+    def apply_to_outputs(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Move what the network returned as it moves when its weights are permuted.
+
+        Args:
+            outputs: The tensors that it returned, in the order of `spec.outputs`.
+
+        Returns:
+            New tensors where anything moved: all are as they were if the output was pinned.
+        """
+        moved = []
+        for tensor, terms in zip(outputs, self.spec.outputs, strict=True):
+            for axis, term in enumerate(terms):
+                if any(groups_of(term)):
+                    tensor = tensor.index_select(axis, torch.from_numpy(self.index(term)).to(tensor.device))
+            moved.append(tensor)
+        return moved
 
     def _apply_to(self, name: str, tensor: Tensor) -> Tensor:
         for axis, term in enumerate(self.spec.axes.get(name, ())):

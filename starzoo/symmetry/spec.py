@@ -90,12 +90,15 @@ class PermutationSpec:
     Attributes:
         groups: The groups by name. An outer group comes before the groups within it.
         axes: For every tensor of the state dict, one term per axis.
+        outputs: For every tensor that the network returns, one term per axis; all pinned unless the output was left
+            free to be permuted, as an embedding's may be.
         unsupported_operators: Operators without a rule: every axis that they touch is pinned.
         trace_seconds: Wall-clock seconds that finding the symmetries took.
     """
 
     groups: Mapping[str, PermutationGroup]
     axes: Mapping[str, tuple[Term, ...]]
+    outputs: tuple[tuple[Term, ...], ...] = ()
     unsupported_operators: tuple[str, ...] = ()
     trace_seconds: float = 0.0
 
@@ -154,6 +157,7 @@ class PermutationSpec:
         return {
             "groups": [[g.name, g.size, g.within] for g in self.groups.values()],
             "axes": {name: [_term_to_json(term) for term in terms] for name, terms in self.axes.items()},
+            "outputs": [[_term_to_json(term) for term in terms] for terms in self.outputs],
             "unsupported_operators": list(self.unsupported_operators),
             "trace_seconds": self.trace_seconds,
         }
@@ -171,6 +175,7 @@ class PermutationSpec:
         return cls(
             groups={name: PermutationGroup(name, size, within) for name, size, within in value["groups"]},
             axes={name: tuple(_term_from_json(term) for term in terms) for name, terms in value["axes"].items()},
+            outputs=tuple(tuple(_term_from_json(term) for term in terms) for terms in value["outputs"]),
             unsupported_operators=tuple(value["unsupported_operators"]),
             trace_seconds=float(value["trace_seconds"]),
         )

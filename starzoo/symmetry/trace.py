@@ -100,7 +100,9 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.label(view, Axes.pinned(tuple(view.shape), "written into a constant"))
 
 
-def trace_module(module: nn.Module, example_input: Tensor, *, pin_output: bool) -> tuple[Trace, dict[str, Tensor]]:
+def trace_module(
+    module: nn.Module, example_input: Tensor, *, pin_output: bool
+) -> tuple[Trace, dict[str, Tensor], list[Axes]]:
     """Run a copy of a network without weights, and follow the axes of all its tensors.
 
     Args:
@@ -109,7 +111,7 @@ def trace_module(module: nn.Module, example_input: Tensor, *, pin_output: bool) 
         pin_output: Whether the output's axes must stay as they are.
 
     Returns:
-        The trace, and the copy's state dict, whose tensors the trace knows.
+        The trace, the copy's state dict, whose tensors the trace knows, and the axes of everything it returned.
 
     Raises:
         IncompatibleError: The forward pass needs numbers that a trace without weights does not have, or fails.
@@ -138,10 +140,11 @@ def trace_module(module: nn.Module, example_input: Tensor, *, pin_output: bool) 
                 else "check that the input suits the network",
                 subject=type(module).__name__,
             ) from error
+    returned = [trace.axes_of(output) for output in _tensors(outputs)]
     if pin_output:
-        for output in _tensors(outputs):
-            trace.axes_of(output).pin("output")
-    return trace, state
+        for axes in returned:
+            axes.pin("output")
+    return trace, state, returned
 
 
 def constant_axes(tensor: Tensor) -> Axes:
@@ -179,7 +182,8 @@ def copy_module(
     pairs: list[tuple[Tensor, Tensor]] = []
     for tensor in _tensors([vars(part) for part in module.modules()]):
         if id(tensor) not in memo:
-            copied = convert(tensor.detach())
+            with torch.no_grad():
+                copied = convert(tensor)
             memo[id(tensor)] = nn.Parameter(copied, requires_grad=False) if isinstance(tensor, nn.Parameter) else copied
             pairs.append((memo[id(tensor)], tensor))
     return copy.deepcopy(module, memo).train().eval(), pairs  # leaving train mode drops what timm derived and cached

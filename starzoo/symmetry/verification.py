@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.module_tracker import ModuleTracker
 
 from starzoo.errors import IncompatibleError
 from starzoo.symmetry.permutation import Permutation
@@ -20,6 +24,7 @@ __all__ = ["Verification", "find_guilty", "verify"]
 
 State = dict[str, Tensor]
 CONTROLS = 4
+EXACT, ROUNDED = 1e-9, 1e-6  # the largest relative errors of networks that compute in float64, and in part in float32
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Verification:
         negative_control_passed: How many times permuting one axis of one tensor alone changed the output.
         negative_control_tried: How many such axes were tried.
         tolerance: The largest relative error that counts as equal.
+        rounded_in: The modules that round to float32 whatever they are given, by name.
         guilty: Groups that change the output; empty where all is well.
     """
 
@@ -39,7 +45,8 @@ class Verification:
     weights_changed: bool
     negative_control_passed: int
     negative_control_tried: int
-    tolerance: float = 1e-9
+    tolerance: float = EXACT
+    rounded_in: tuple[str, ...] = ()
     guilty: tuple[str, ...] = ()
 
     @property
@@ -50,9 +57,9 @@ class Verification:
 
 
 def verify(
-    module: nn.Module, example_input: Tensor, spec: PermutationSpec, *, seed: int = 0, tolerance: float = 1e-9
+    module: nn.Module, example_input: Tensor, spec: PermutationSpec, *, seed: int = 0, tolerance: float | None = None
 ) -> Verification:
-    """Permute all groups of a network at random and look whether its output stays.
+    """Permute all groups of a network at random and look whether its output stays, or moves as it should.
 
     All computation is in float64 on the CPU, with random weights, statistics and layer scales instead of the network's
     own, which may hide a fault (zeros and ones are symmetric). Every evaluation uses a copy that never ran: some
@@ -61,10 +68,10 @@ def verify(
     Args:
         module: The network; it is not changed.
         example_input: What it is called with, shape (batch, ...); floating numbers are replaced by random ones.
-        spec: The symmetries to check, with the output pinned.
+        spec: The symmetries to check.
         seed: Seed of weights, input and permutations.
-        tolerance: The largest relative error that counts as equal. Networks that compute in float32 on their own need
-            about 1e-6.
+        tolerance: The largest relative error that counts as equal. When not given, 1e-9, or 1e-6 where a module rounds
+            to float32 on its own.
 
     Returns:
         What was found, with the guilty groups if the output changed.
@@ -79,23 +86,25 @@ def verify(
             subject=type(module).__name__,
         )
     experiment = _Experiment(module, example_input, torch.Generator().manual_seed(seed))
+    if tolerance is None:
+        tolerance = ROUNDED if experiment.rounded_in else EXACT
     rng = np.random.default_rng(seed)
-    element = Permutation.random(spec, rng)
+    element, still = Permutation.random(spec, rng), Permutation.identity(spec)
     permuted = element.apply(experiment.state)
-    error = experiment.change(permuted)
-    controls = _controls(spec, experiment.state, rng)
-    still = Permutation.identity(spec).indices
+    error = experiment.error(permuted, element)
+    controls = [experiment.error(control, still) for control in _controls(spec, experiment.state, rng)]
 
     def breaks(groups: Sequence[str]) -> bool:
-        only = Permutation(spec, {**still, **{name: element.indices[name] for name in groups}})
-        return experiment.change(only.apply(experiment.state)) > tolerance
+        only = Permutation(spec, {**still.indices, **{name: element.indices[name] for name in groups}})
+        return experiment.error(only.apply(experiment.state), only) > tolerance
 
     return Verification(
         relative_error=error,
         weights_changed=any(not torch.equal(permuted[name], value) for name, value in experiment.state.items()),
-        negative_control_passed=sum(experiment.change(control) > 1e3 * tolerance for control in controls),
+        negative_control_passed=sum(change > 1e3 * tolerance for change in controls),
         negative_control_tried=len(controls),
         tolerance=tolerance,
+        rounded_in=experiment.rounded_in,
         guilty=tuple(find_guilty(list(spec.groups), breaks)) if error > tolerance else (),
     )
 
@@ -104,27 +113,68 @@ class _Experiment:
     """A network in float64 with random weights, and its output on a random input."""
 
     def __init__(self, module: nn.Module, example_input: Tensor, rng: torch.Generator) -> None:
-        self.base, _ = copy_module(module, lambda tensor: _in_float64(tensor).clone())
+        self.base, _ = copy_module(module, _without_weights)
         self.state = _random_state(self.base, rng)
         self.example = _in_float64(example_input)
         if self.example.is_floating_point():
             self.example = torch.randn(self.example.shape, generator=rng, dtype=torch.float64)
-        self.output = self.run(self.state)
+        with _Roundings() as roundings:
+            self.outputs = self.run(self.state)
+        self.rounded_in = tuple(roundings.modules)
 
-    def run(self, state: Mapping[str, Tensor]) -> Tensor:
-        """All outputs of a fresh copy with the given weights, as one vector."""
+    def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+        """The outputs of a fresh copy with the given weights."""
         fresh = copy.deepcopy(self.base)
-        fresh.load_state_dict(state)
+        fresh.load_state_dict(state, assign=True)
         with torch.no_grad():
             outputs = fresh(self.example)
-        return torch.cat([leaf.double().flatten() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)])
+        return [leaf.double() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
-    def change(self, state: Mapping[str, Tensor]) -> float:
-        """The relative error of the output with the given weights."""
-        output = self.run(state)
-        if not (output.isfinite().all() and self.output.isfinite().all()):
+    def error(self, state: Mapping[str, Tensor], element: Permutation) -> float:
+        """How far the outputs with the given weights are from the outputs before, moved as `element` says."""
+        expected = _flat(element.apply_to_outputs(self.outputs))
+        output = _flat(self.run(state))
+        if not (output.isfinite().all() and expected.isfinite().all()):
             return float("inf")
-        return float((output - self.output).norm() / self.output.norm().clamp_min(torch.finfo(torch.float64).tiny))
+        return float((output - expected).norm() / expected.norm().clamp_min(torch.finfo(torch.float64).tiny))
+
+
+class _Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the modules that convert float64 to something coarser."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.modules: dict[str, None] = {}
+        self._tracker = ModuleTracker()
+
+    def __enter__(self) -> Self:
+        self._tracker.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._tracker.__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        coarser = isinstance(result, Tensor) and result.is_floating_point() and result.dtype != torch.float64
+        if coarser and any(isinstance(each, Tensor) and each.dtype == torch.float64 for each in args):
+            self.modules[max(self._tracker.parents, key=len)] = None  # the longest of the names is the innermost
+        return result
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _without_weights(tensor: Tensor) -> Tensor:
+    """A parameter gets its value in every run; what is no parameter keeps its own."""
+    if isinstance(tensor, nn.Parameter):
+        return torch.empty(tensor.shape, dtype=torch.float64, device="meta")
+    return _in_float64(tensor).clone()
 
 
 def _in_float64(tensor: Tensor) -> Tensor:

@@ -179,12 +179,38 @@ def test_a_network_without_groups_does_not_pass():
     assert not result.passed
 
 
-def test_an_output_group_changes_the_output():
-    model, example = nn.Linear(4, 2), torch.zeros(1, 4)
+def test_a_free_output_moves_with_its_group():
+    model, example = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6)), torch.zeros(1, 4)
     spec = infer(model, example, pin_output=False)
-    assert spec.groups == {"weight:0": PermutationGroup("weight:0", 2)}
-    assert spec.axes["bias"] == (Leaf("weight:0"),)
-    assert any(verify(model, example, spec, seed=seed).guilty == ("weight:0",) for seed in range(4))
+    assert spec.groups["2.weight:0"] == PermutationGroup("2.weight:0", 6)
+    assert spec.axes["2.bias"] == (Leaf("2.weight:0"),)
+    assert spec.outputs == ((Pinned(1), Leaf("2.weight:0")),)
+    assert verify(model, example, spec).passed
+    still = dataclasses.replace(spec, outputs=((Pinned(1), Pinned(6)),))
+    assert verify(model, example, still).guilty == ("2.weight:0",)
+
+
+def test_features_of_a_network_without_a_head_are_free_with_the_whole_stream():
+    model = timm.create_model("test_vit", num_classes=0, img_size=32)
+    example = torch.zeros(2, 3, 32, 32)
+    pinned, free = infer(model, example), infer(model, example, pin_output=False)
+    assert not pinned.is_permuted("patch_embed.proj.weight")
+    assert free.is_permuted("patch_embed.proj.weight")
+    assert len(free.groups) == len(pinned.groups) + 1
+    assert verify(model, example, free).passed
+
+
+def test_rounding_inside_of_a_network_is_found_and_named():
+    class Rounded(nn.Module):
+        def forward(self, x):
+            return x.float().softmax(-1).double()
+
+    model = nn.Sequential(nn.Linear(4, 6), Rounded(), nn.Linear(6, 3))
+    result = verify(model, torch.zeros(2, 4), infer(model, torch.zeros(2, 4)))
+    assert result.rounded_in == ("Sequential.1",)
+    assert result.tolerance == 1e-6
+    assert 1e-12 < result.relative_error < 1e-6
+    assert result.passed
 
 
 def test_verification_leaves_the_model_as_it_is():

@@ -6,10 +6,12 @@ one index space, from which it is later decided whether an inner group may act d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules.elementwise import broadcast
 from starzoo.symmetry.rules.registry import Contractions, Shape, rule
-from starzoo.symmetry.terms import Pin, factorise, pin, product, unify
+from starzoo.symmetry.terms import Pin, Term, factorise, pin, product, unify
 
 
 @rule("mm")
@@ -49,7 +51,15 @@ def vector_product(tensors: list[Axes], trace: Contractions) -> Axes:
 
 @rule("convolution")
 def convolution(
-    x: Axes, weight: Axes, bias: Axes | None, transposed: bool, groups: int, out: Shape, trace: Contractions
+    x: Axes,
+    weight: Axes,
+    bias: Axes | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    transposed: bool,
+    groups: int,
+    out: Shape,
+    trace: Contractions,
 ) -> Axes:
     """Input channels (g, c), output channels (g, o): each group sums over its own c. Kernel and space stay in place."""
     group, inside = factorise(x[1], (groups, x.shape[1] // groups))
@@ -64,7 +74,12 @@ def convolution(
     channels = product([group, outside])
     if bias is not None:
         channels = unify(channels, bias[0])
-    for axis in range(2, len(out)):
-        pin(weight[axis], "kernel")
-        pin(x[axis], "space")
-    return Axes.of([x[0], channels, *(Pin(size, "space") for size in out[2:])])
+    space: list[Term] = []
+    for axis, step, margin in zip(range(2, len(out)), stride, padding, strict=True):
+        # Under a kernel of one position, with neither stride nor padding, every position is computed by itself.
+        by_itself = weight.shape[axis] == 1 and step == 1 and margin == 0 and x.shape[axis] == out[axis]
+        space.append(x[axis] if by_itself else Pin(out[axis], "space"))
+        if not by_itself:
+            pin(x[axis], "space")
+            pin(weight[axis], "kernel")
+    return Axes.of([x[0], channels, *space])

@@ -13,7 +13,9 @@ from starzoo.symmetry.terms import unify
 __all__ = ["broadcast", "copy_into", "pointwise"]
 
 
-@rule("clone", "_to_copy", "alias", "detach", "lift_fresh", "lift_fresh_copy", "hardswish", "hardswish_")
+@rule(
+    "clone", "_to_copy", "alias", "detach", "lift_fresh", "lift_fresh_copy", "hardswish", "hardswish_", "floor_divide"
+)
 def pointwise(tensors: Sequence[Axes], out: Shape) -> Axes:
     """Axes that meet move together. One tensor alone, or with scalars, keeps its undecided splits."""
     wide = [tensor for tensor in tensors if math.prod(tensor.shape) != 1]
@@ -26,6 +28,12 @@ def pointwise(tensors: Sequence[Axes], out: Shape) -> Axes:
 def copy_into(x: Axes, src: Axes, out: Shape) -> Axes:
     """The destination takes the places of the source."""
     return broadcast([x, src], out)
+
+
+@rule("_assert_async")
+def check(x: Axes) -> list[Axes]:
+    """Nothing is computed."""
+    return []
 
 
 @rule("fill_", "zero_", "fill")

@@ -7,7 +7,7 @@ from functools import partial
 
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules.registry import Shape, rule, shapes_of
-from starzoo.symmetry.terms import Pin, pin
+from starzoo.symmetry.terms import Pin, factorise, pin, product
 
 
 def keep_in_place(x: Axes, dims: Sequence[int], out: Shape, reason: str) -> Axes:
@@ -44,6 +44,31 @@ RESAMPLING = {
 }
 for space, names in RESAMPLING.items():
     rule(*names)(partial(resample, space))
+
+
+@rule("unfold")
+def unfold(x: Axes, dimension: int, out: Shape) -> Axes:
+    """Windows along one axis, and a last axis for the places inside a window."""
+    return Axes.of([*keep_in_place(x, [dimension], out[:-1], "space"), Pin(out[-1], "space")])
+
+
+@rule("im2col")
+def im2col(x: Axes, out: Shape) -> Axes:
+    """(…, C, H, W) to (…, C·k, L): the k places of a window follow each channel, and L windows."""
+    *batch, channels, height, width = x
+    for term in (height, width):
+        pin(term, "space")
+    return Axes.of([*batch, product([channels, Pin(out[-2] // channels.size, "space")]), Pin(out[-1], "space")])
+
+
+@rule("col2im")
+def col2im(x: Axes, out: Shape) -> Axes:
+    """(…, C·k, L) to (…, C, H, W): the windows are summed where they overlap."""
+    *batch, packed, windows = x
+    channels, places = factorise(packed, (out[-3], packed.size // out[-3]))
+    for term in (places, windows):
+        pin(term, "space")
+    return Axes.of([*batch, channels, *Axes.pinned(out[-2:], "space")])
 
 
 @rule("cumsum", "cumprod", "sort", "topk")
