@@ -24,8 +24,8 @@ from starzoo.data import load_data
 from starzoo.evaluate.barrier import Evaluator
 from starzoo.evaluate.path import interpolate
 from starzoo.evaluate.predictive import accuracy, negative_log_likelihood
-from starzoo.inspection import infer_architecture
 from starzoo.sources import load_sources
+from starzoo.specs import infer_architecture
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = get_args(AlignConfig.model_fields["method"].annotation)

@@ -30,7 +30,6 @@ from starzoo.config import (
 from starzoo.data import load_data
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.measures import Evaluation
-from starzoo.inspection import infer_architecture
 from starzoo.pipeline import (
     QUICKSTART_ARGS,
     QUICKSTART_HOLDOUTS,
@@ -38,6 +37,7 @@ from starzoo.pipeline import (
     QUICKSTART_SOURCES,
 )
 from starzoo.sources import load_sources
+from starzoo.specs import infer_architecture
 from starzoo.star.train import fit
 from starzoo.zoo import architecture_for, train_zoo
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from starzoo.align.align import align
 from starzoo.config import AlignConfig
 from starzoo.folder import save_folder, save_tensors
-from starzoo.inspection import infer_architecture
 from starzoo.places import refuse_overwriting
 from starzoo.progress import Progress, silent
 from starzoo.sources import check_compatible, load_sources
+from starzoo.specs import infer_architecture
 from starzoo.star.star import PERMUTATIONS
 
 __all__ = ["AlignmentReport", "align_models"]

@@ -22,10 +22,10 @@ from starzoo.hub.names import check_repo
 from starzoo.hub.pull import pull
 from starzoo.hub.push import PushResult, push
 from starzoo.hub.ref import ModelRef
-from starzoo.inspection import infer_architecture
 from starzoo.places import RunPlaces, find_models, refuse_overwriting, without_path
 from starzoo.progress import Progress, silent
 from starzoo.sources import Source, check_compatible, load_sources
+from starzoo.specs import infer_architecture
 from starzoo.star.manifest import MANIFEST, ModelRecord, StarManifest, read_manifest
 from starzoo.star.star import Star, load_folder, write_manifest
 from starzoo.star.train import FittedStar, fit, is_main_process, wait_for_all

@@ -34,6 +34,7 @@ os.environ |= {
     "HF_ENDPOINT": _HUB.endpoint,
     "HF_HOME": str(_HOME),
     "HF_HUB_CACHE": str(_HOME / "hub"),
+    "STARZOO_CACHE": str(_HOME / "starzoo"),
     "HF_TOKEN": "hf_token_of_the_tests",
     "HF_HUB_DISABLE_XET": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -26,7 +26,8 @@ ROOMS: Mapping[str, set[str]] = {
     "hub.allowlist": {"errors"},
     "hub.inspect": {"errors", "hub.strict_json"},
     "hub.names": {"errors"},
-    "architecture": {"errors", "config", "hub.allowlist"},
+    "blank": set(),
+    "architecture": {"errors", "config", "hub.allowlist", "blank"},
     "hub": {*LOW, "hub.names", "hub.strict_json", "hub.allowlist", "hub.inspect", "architecture"},
     "folder": {"errors", "architecture", "hub.strict_json", "hub.inspect"},
     "sources": {*LOW, "architecture", "folder", "hub"},
@@ -86,8 +87,9 @@ ROOMS: Mapping[str, set[str]] = {
         "evaluate.plots",
     },
     "places": {*LOW, "folder", "hub", "star.manifest"},
-    "inspection": {*LOW, "architecture", "folder", "sources", "hub", "symmetry"},
-    "alignment": {*LOW, "folder", "sources", "align", "star", "inspection", "places"},
+    "specs": {"errors", "architecture", "folder", "symmetry"},
+    "inspection": {*LOW, "architecture", "folder", "sources", "hub", "symmetry", "specs"},
+    "alignment": {*LOW, "folder", "sources", "align", "star", "specs", "places"},
 }
 TOP = {"pipeline": set(ROOMS)}
 

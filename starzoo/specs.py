@@ -1,0 +1,72 @@
+"""The symmetries of every architecture that was ever traced on this machine, kept so that a second use costs nothing.
+
+A specification depends on the architecture with its arguments and input size, on timm and torch, and on the rules that
+found it. All of them make up the name of its file: nothing in the cache is ever out of date, and it may be deleted at
+any time. It lies in `$STARZOO_CACHE`, else in `starzoo` in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import starzoo.symmetry
+from starzoo.architecture import Architecture
+from starzoo.errors import StarzooError
+from starzoo.folder import write_text
+from starzoo.symmetry import PermutationSpec, infer
+
+__all__ = ["infer_architecture", "rules_version"]
+
+
+def infer_architecture(architecture: Architecture, *, pin_output: bool = True) -> PermutationSpec:
+    """The permutation symmetries of an architecture, from the cache if it was traced before.
+
+    Args:
+        architecture: The architecture.
+        pin_output: Whether the output must stay as it is.
+
+    Returns:
+        Its specification.
+    """
+    path = _cache_folder() / f"{architecture.name}-{_key(architecture, pin_output)}.json"
+    try:
+        return PermutationSpec.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, StarzooError):
+        pass  # not there, or damaged
+    spec = infer(architecture.build_blank(), architecture.example_input(), pin_output=pin_output)
+    with suppress(StarzooError):  # a home that cannot be written costs a trace each time, and nothing else
+        write_text(path, json.dumps(spec.to_json(), separators=(",", ":")))
+    return spec
+
+
+def _cache_folder() -> Path:
+    if chosen := os.environ.get("STARZOO_CACHE"):
+        return Path(chosen) / "specs"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "starzoo" / "specs"
+
+
+def _key(architecture: Architecture, pin_output: bool) -> str:
+    what = [
+        architecture.name,
+        architecture.num_classes,
+        architecture.model_args,
+        architecture.preprocessing.input_size,
+        pin_output,
+        rules_version(),
+    ]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
+
+
+@cache
+def rules_version() -> str:
+    """What found the symmetries: timm, torch, and a hash of the rules."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(starzoo.symmetry.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return f"timm {version('timm')}, torch {version('torch')}, rules {digest.hexdigest()[:12]}"
