@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import Tensor, nn
 
 from starzoo.symmetry import spec
+from starzoo.symmetry.exchange import find_exchanges
+from starzoo.symmetry.rescaling import find_rescalable_rows
 from starzoo.symmetry.spec import PermutationGroup, PermutationSpec
 from starzoo.symmetry.terms import Free, Pin, Prod, Sum, Term, Wild, resolve
 from starzoo.symmetry.trace import Trace, trace_module
@@ -36,13 +38,16 @@ def infer(module: nn.Module, example_input: Tensor, *, pin_output: bool = True) 
     terms = {name: _terms(trace, tensor) for name, tensor in state.items()}
     names = _name_groups(terms)
     within = find_wreaths(terms.values(), trace.spaces)
-    groups = [
-        PermutationGroup(name, leaf.size, names[within[leaf]] if leaf in within else None)
+    groups = {
+        name: PermutationGroup(name, leaf.size, names[within[leaf]] if leaf in within else None)
         for leaf, name in names.items()
-    ]
+    }
+    axes = {name: tuple(_written(term, names) for term in each) for name, each in terms.items()}
     return PermutationSpec(
-        groups={group.name: group for group in groups},
-        axes={name: tuple(_written(term, names) for term in axes) for name, axes in terms.items()},
+        groups=groups,
+        axes=axes,
+        exchanges=find_exchanges(trace.graph.nodes, axes),
+        rescalable=find_rescalable_rows(trace.graph.nodes),
         outputs=tuple(tuple(_written(term, names) for term in axes) for axes in returned),
         unsupported_operators=tuple(trace.unsupported),
         trace_seconds=time.perf_counter() - started,

@@ -24,11 +24,13 @@ from starzoo.errors import UsageError
 
 __all__ = [
     "Concat",
+    "Exchange",
     "Leaf",
     "PermutationGroup",
     "PermutationSpec",
     "Pinned",
     "Product",
+    "RescalableRows",
     "Term",
     "groups_of",
     "pinned_parts",
@@ -84,6 +86,43 @@ class PermutationGroup:
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """Identical parallel branches that may change places, each with all of its tensors.
+
+    Attributes:
+        name: The exchange's name, unique among groups and exchanges.
+        members: For every branch the names of its tensors; those at one place of these tuples correspond.
+        groups: For every branch the groups that act inside of it alone; they correspond likewise.
+    """
+
+    name: str
+    members: tuple[tuple[str, ...], ...]
+    groups: tuple[tuple[str, ...], ...]
+
+    @property
+    def size(self) -> int:
+        """The number of branches."""
+        return len(self.members)
+
+
+@dataclass(frozen=True)
+class RescalableRows:
+    """The tensors that make the channels of one batch norm, which takes away the scale of each channel.
+
+    Attributes:
+        rows: The weight, and the bias if there is one: each slice along axis 0 makes one channel.
+        mean: The running mean.
+        variance: The running variance.
+        epsilon: What the batch norm adds to the variance.
+    """
+
+    rows: tuple[str, ...]
+    mean: str
+    variance: str
+    epsilon: float
+
+
+@dataclass(frozen=True)
 class PermutationSpec:
     """All permutation symmetries of one network.
 
@@ -92,6 +131,8 @@ class PermutationSpec:
         axes: For every tensor of the state dict, one term per axis.
         outputs: For every tensor that the network returns, one term per axis; all pinned unless the output was left
             free to be permuted, as an embedding's may be.
+        exchanges: The parallel branches that may change places.
+        rescalable: The weights whose output rows may each be multiplied by any positive number.
         unsupported_operators: Operators without a rule: every axis that they touch is pinned.
         trace_seconds: Wall-clock seconds that finding the symmetries took.
     """
@@ -99,6 +140,8 @@ class PermutationSpec:
     groups: Mapping[str, PermutationGroup]
     axes: Mapping[str, tuple[Term, ...]]
     outputs: tuple[tuple[Term, ...], ...] = ()
+    exchanges: tuple[Exchange, ...] = ()
+    rescalable: tuple[RescalableRows, ...] = ()
     unsupported_operators: tuple[str, ...] = ()
     trace_seconds: float = 0.0
 
@@ -158,6 +201,8 @@ class PermutationSpec:
             "groups": [[g.name, g.size, g.within] for g in self.groups.values()],
             "axes": {name: [_term_to_json(term) for term in terms] for name, terms in self.axes.items()},
             "outputs": [[_term_to_json(term) for term in terms] for terms in self.outputs],
+            "exchanges": [[each.name, each.members, each.groups] for each in self.exchanges],
+            "rescalable": [[each.rows, each.mean, each.variance, each.epsilon] for each in self.rescalable],
             "unsupported_operators": list(self.unsupported_operators),
             "trace_seconds": self.trace_seconds,
         }
@@ -176,6 +221,11 @@ class PermutationSpec:
             groups={name: PermutationGroup(name, size, within) for name, size, within in value["groups"]},
             axes={name: tuple(_term_from_json(term) for term in terms) for name, terms in value["axes"].items()},
             outputs=tuple(tuple(_term_from_json(term) for term in terms) for terms in value["outputs"]),
+            exchanges=tuple(
+                Exchange(name, tuple(map(tuple, members)), tuple(map(tuple, groups)))
+                for name, members, groups in value["exchanges"]
+            ),
+            rescalable=tuple(RescalableRows(tuple(rows), *others) for rows, *others in value["rescalable"]),
             unsupported_operators=tuple(value["unsupported_operators"]),
             trace_seconds=float(value["trace_seconds"]),
         )

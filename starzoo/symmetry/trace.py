@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from starzoo.errors import IncompatibleError
 from starzoo.symmetry.axes import Axes
+from starzoo.symmetry.graph import Graph
 from starzoo.symmetry.rules import apply_rule, find_rule
 from starzoo.symmetry.terms import Pin, Term, Wild, has_wild
 
@@ -30,10 +32,13 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         spaces: For every tensor, and for every contraction, the terms of the positions that are read together.
         read: The ids of the tensors that some operator read.
         unsupported: Operators without a rule, in the order met.
+        graph: The calls of operators, and how they feed each other.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.graph = Graph()
+        self._sharing: dict[int, list[TensorWeakRef]] = {}  # tensors by the memory that they would share
         self.axes = WeakTensorKeyDictionary()
         self.spaces: list[list[Term]] = []
         self.read: set[int] = set()
@@ -42,6 +47,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def label(self, tensor: Tensor, axes: Axes) -> None:
         """Note the axes of a tensor."""
         self.axes[tensor] = axes
+        self._sharing.setdefault(_storage(tensor), []).append(TensorWeakRef(tensor))
         self.spaces.append(axes.joint_terms())
 
     def contract(self, *terms: Term) -> None:
@@ -59,24 +65,24 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         arguments = _arguments(func, args, kwargs or {})
         tensors = _tensors(arguments)
         self.read.update(map(id, tensors))
-        known = tree_map_only(Tensor, self.axes_of, arguments)
+        known = {name: _with_axes(argument, self.axes_of) for name, argument in arguments.items()}
         layout = (tensors[0].stride(), tensors[0].storage_offset()) if tensors else None
         written = [(tensor, self.axes_of(tensor)) for tensor in _written(func, arguments)]
 
         result = func(*args, **(kwargs or {}))
 
-        shapes = [tuple(tensor.shape) for tensor in _tensors(result)]
+        returned = _tensors(result)
+        shapes = [tuple(tensor.shape) for tensor in returned]
         out = shapes[0] if isinstance(result, Tensor) else shapes
         rule = find_rule(func)
         axes = apply_rule(rule, known, out=out, layout=layout, trace=self) if rule else []
         if [each.shape for each in axes] != shapes or (rule is None and tensors):
             axes = self._pin_all(func, known, shapes)
-        returned = _tensors(result)
         for tensor, each in zip(returned, axes, strict=True):
             self.label(tensor, each)
+        self.graph.record(func._schema.name, arguments, returned)
         for tensor, before in written:
-            if any(map(has_wild, before.joint_terms())):
-                self._forget_constants(tensor, relabelled=any(tensor is each for each in returned))
+            self._note_write(tensor, before, relabelled=any(tensor is each for each in returned))
         return result
 
     def _pin_all(self, func: OpOverload, known: Any, shapes: Sequence[tuple[int, ...]]) -> list[Axes]:
@@ -90,11 +96,16 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.unsupported[name] = None
         return [Axes.pinned(shape, reason) for shape in shapes]
 
-    def _forget_constants(self, tensor: Tensor, *, relabelled: bool) -> None:
-        """After writing into a tensor that was constant along an axis, no view of it may count on that any more."""
-        storage = tensor.untyped_storage()._cdata
-        views = [view for view in list(self.axes) if view.untyped_storage()._cdata == storage]
-        if len(views) > 1 or not relabelled:
+    def _note_write(self, tensor: Tensor, before: Axes, *, relabelled: bool) -> None:
+        """After writing into a tensor, its other views have changed too.
+
+        No view of one that was constant along an axis may count on that any more. How the views come about is not
+        known any more either.
+        """
+        found = (reference() for reference in self._sharing.get(_storage(tensor), ()))
+        views = list({id(view): view for view in found if view is not None}.values())
+        self.graph.forget(view for view in views if not (relabelled and view is tensor))
+        if any(map(has_wild, before.joint_terms())) and (len(views) > 1 or not relabelled):
             for view in views:
                 self.axes[view].pin("written into a constant")
                 self.label(view, Axes.pinned(tuple(view.shape), "written into a constant"))
@@ -119,7 +130,8 @@ def trace_module(
     twin, originals = copy_module(module, _without_values)
     trace = Trace()
     state = {name: value for name, value in twin.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
-    for tensor in state.values():
+    for name, tensor in state.items():
+        trace.graph.name_leaf(tensor, name)
         if tensor not in trace.axes:
             trace.label(tensor, Axes.fresh(tensor.shape))
     for tensor, original in originals:
@@ -206,19 +218,45 @@ def _without_fast_path() -> Iterator[None]:
 
 def _arguments(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """An operator's arguments by name, with defaults."""
-    schema = func._schema.arguments
-    given = {argument.name: value for argument, value in zip(schema, args, strict=False)}
-    defaults = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
-    return {**defaults, **given, **kwargs}
+    signature = _signature(func)
+    return {**signature.defaults, **dict(zip(signature.names, args, strict=False)), **kwargs}
 
 
 def _written(func: OpOverload, arguments: Mapping[str, Any]) -> list[Tensor]:
-    names = [each.name for each in func._schema.arguments if each.alias_info is not None and each.alias_info.is_write]
-    return _tensors([arguments[name] for name in names])
+    return [tensor for name in _signature(func).written for tensor in _tensors(arguments[name])]
+
+
+class _Signature(NamedTuple):
+    names: list[str]
+    defaults: dict[str, Any]
+    written: list[str]
+
+
+@cache
+def _signature(func: OpOverload) -> _Signature:
+    schema = func._schema.arguments
+    return _Signature(
+        [each.name for each in schema],
+        {each.name: each.default_value for each in schema if each.has_default_value()},
+        [each.name for each in schema if each.alias_info is not None and each.alias_info.is_write],
+    )
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _with_axes(argument: Any, axes_of: Callable[[Tensor], Axes]) -> Any:
+    """An argument with the axes of each tensor in its place; schemas nest tensors in lists at the most."""
+    if isinstance(argument, Tensor):
+        return axes_of(argument)
+    if isinstance(argument, list | tuple):
+        return [axes_of(each) if isinstance(each, Tensor) else each for each in argument]
+    return argument
 
 
 def _is_axes(value: Any) -> bool:

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.module_tracker import ModuleTracker
 
 from starzoo.errors import IncompatibleError
 from starzoo.symmetry.permutation import Permutation
+from starzoo.symmetry.rescaling import rescale
 from starzoo.symmetry.spec import PermutationSpec, groups_of
 from starzoo.symmetry.trace import copy_module
 
@@ -38,7 +40,8 @@ class Verification:
         negative_control_tried: How many such axes were tried.
         tolerance: The largest relative error that counts as equal.
         rounded_in: The modules that round to float32 whatever they are given, by name.
-        guilty: Groups that change the output; empty where all is well.
+        rescaling_error: The relative error after multiplying all rows that may be rescaled by random numbers.
+        guilty: Groups and exchanges that change the output; empty where all is well.
     """
 
     relative_error: float
@@ -47,13 +50,15 @@ class Verification:
     negative_control_tried: int
     tolerance: float = EXACT
     rounded_in: tuple[str, ...] = ()
+    rescaling_error: float = 0.0
     guilty: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether outputs stayed, weights changed, and every negative control was noticed."""
         noticed = self.negative_control_passed == self.negative_control_tried > 0
-        return self.relative_error <= self.tolerance and self.weights_changed and noticed
+        equal = max(self.relative_error, self.rescaling_error) <= self.tolerance
+        return equal and self.weights_changed and noticed
 
 
 def verify(
@@ -85,7 +90,8 @@ def verify(
             hint="build it on the CPU",
             subject=type(module).__name__,
         )
-    experiment = _Experiment(module, example_input, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    experiment = _Experiment(module, example_input, generator)
     if tolerance is None:
         tolerance = ROUNDED if experiment.rounded_in else EXACT
     rng = np.random.default_rng(seed)
@@ -105,7 +111,8 @@ def verify(
         negative_control_tried=len(controls),
         tolerance=tolerance,
         rounded_in=experiment.rounded_in,
-        guilty=tuple(find_guilty(list(spec.groups), breaks)) if error > tolerance else (),
+        rescaling_error=experiment.error(rescale(experiment.state, spec.rescalable, generator), still),
+        guilty=tuple(find_guilty(list(still.indices), breaks)) if error > tolerance else (),
     )
 
 
@@ -118,16 +125,37 @@ class _Experiment:
         self.example = _in_float64(example_input)
         if self.example.is_floating_point():
             self.example = torch.randn(self.example.shape, generator=rng, dtype=torch.float64)
+        self._calibrate(rng)
         with _Roundings() as roundings:
             self.outputs = self.run(self.state)
         self.rounded_in = tuple(roundings.modules)
 
-    def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
-        """The outputs of a fresh copy with the given weights."""
+    def fresh(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """A copy that never ran, which holds the given tensors themselves."""
         fresh = copy.deepcopy(self.base)
         fresh.load_state_dict(state, assign=True)
+        return fresh
+
+    def _calibrate(self, rng: torch.Generator) -> None:
+        """Let batch norms normalise, roughly: where signals grow from layer to layer, rounding grows with them."""
+        fresh = self.fresh(self.state)
+        norms = {name: module for name, module in fresh.named_modules() if isinstance(module, BatchNorm)}
+        for module in norms.values():
+            module.train().momentum = 1.0
+        if norms and self.example.is_floating_point():
+            with torch.no_grad():
+                fresh(torch.cat([self.example, torch.randn(self.example.shape, generator=rng, dtype=torch.float64)]))
+        for name in norms:
+            mean, variance = (f"{name}.{each}".removeprefix(".") for each in ("running_mean", "running_var"))
+            if mean in self.state:  # written into, since the fresh copy holds the tensors of the state
+                spread = self.state[variance].clamp_min(1e-2)
+                self.state[mean] += spread.sqrt() * (_uniform(spread.shape, rng) - 1)
+                self.state[variance] = spread * _uniform(spread.shape, rng)
+
+    def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+        """The outputs of a fresh copy with the given weights."""
         with torch.no_grad():
-            outputs = fresh(self.example)
+            outputs = self.fresh(state)(self.example)
         return [leaf.double() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
     def error(self, state: Mapping[str, Tensor], element: Permutation) -> float:
@@ -194,11 +222,16 @@ def _random_state(module: nn.Module, rng: torch.Generator) -> State:
 
 def _random_like(tensor: Tensor, rng: torch.Generator) -> Tensor:
     if tensor.ndim < 2:
-        size = torch.rand(tensor.shape, generator=rng, dtype=tensor.dtype) + 0.5
+        size = _uniform(tensor.shape, rng)
         sign = torch.randint(2, tensor.shape, generator=rng) * 2 - 1
         return size * sign if isinstance(tensor, nn.Parameter) else size
     fan_in = tensor.numel() // len(tensor) if len(tensor) > 1 else 1
     return torch.randn(tensor.shape, generator=rng, dtype=tensor.dtype).div(fan_in**0.5)
+
+
+def _uniform(shape: torch.Size, rng: torch.Generator) -> Tensor:
+    """Numbers from 1/2 to 3/2."""
+    return torch.rand(shape, generator=rng, dtype=torch.float64) + 0.5
 
 
 def _controls(spec: PermutationSpec, state: State, rng: np.random.Generator) -> list[State]:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from starzoo import inspection
-from starzoo.symmetry import infer
+from starzoo.specs import infer_architecture
 from starzoo.symmetry.spec import Pinned
 from tests.cli.conftest import FEW_IMAGES, TINY
 
@@ -100,22 +100,61 @@ def test_inspect_for_a_person(run):
     assert len([row for row in table if row.split() and row.split()[-1].isdecimal()]) == groups
 
 
-@pytest.mark.parametrize(
-    ("break_spec", "reason"),
-    [
-        (
-            lambda spec: replace(spec, axes={**spec.axes, "bn1.bias": (Pinned(64, ""),)}),
-            r"groups \S+ change the output \(\d\.\de[+-]\d\d, above 1e-09\)",
-        ),
-        (lambda spec: replace(spec, groups={}, axes={}), "no weight changed"),
-    ],
-)
-def test_a_check_that_fails_is_printed_and_ends_with_6(break_spec, reason, run, monkeypatch):
-    monkeypatch.setattr(inspection, "infer", lambda *inputs: break_spec(infer(*inputs)))
+def test_a_check_that_fails_is_printed_and_ends_with_6(run, monkeypatch):
+    def broken(architecture, **options):
+        spec = infer_architecture(architecture, **options)
+        return replace(spec, axes={**spec.axes, "bn1.bias": (Pinned(64, ""),)})
+
+    monkeypatch.setattr(inspection, "infer_architecture", broken)
     ended = run("inspect", "resnet18", "--verify", "--json", *TINY)
     assert ended.code == 6
     assert ended.json["verify"]["passed"] is False  # one document, as ever
+    reason = r"groups \S+ change the output \(\d\.\de[+-]\d\d, above 1e-09\)"
     assert re.search(rf"^error: resnet18: the check FAILED: {reason} \(hint: ", ended.err)
+
+
+def test_a_network_without_symmetry_has_nothing_to_check(run, monkeypatch):
+    monkeypatch.setattr(
+        inspection,
+        "infer_architecture",
+        lambda architecture, **options: replace(infer_architecture(architecture), groups={}, axes={}),
+    )
+    ended = run("inspect", "resnet18", "--verify", *TINY)
+    assert ended.code == 0
+    assert "0 groups" in ended.out
+    assert "nothing to check" in ended.out
+
+
+def test_inspect_explains_an_axis(run):
+    ended = run("inspect", "test_vit", "--why", "blocks.0.attn.qkv.weight:0", "--json")
+    why = ended.json["why"]
+    assert why["structure"] == "A (2) × B (32) | A (2) × B (32) | A (2) × C (32)"
+    assert [size for _, size, _, _ in why["groups"]] == [2, 32, 32]
+    assert ["blocks.0.attn.qkv.bias:0", "blocks.0.attn.proj.weight:1"] == why["groups"][2][3]
+    assert why["pinned"] == []
+    words = run("inspect", "test_vit", "--why", "pos_embed:1").out
+    assert "101 positions stay in place (space): its positions are places" in words
+
+
+@pytest.mark.parametrize(
+    ("place", "hint"),
+    [
+        ("pos_embed:7", "pos_embed has the axes 0 to 2: write pos_embed:0"),
+        ("embed.weight:0", "write TENSOR:AXIS, with a tensor such as"),
+        ("pos_embed", "pos_embed has the axes 0 to 2: write pos_embed:0"),
+    ],
+)
+def test_an_axis_that_is_not_there_is_refused(place, hint, run):
+    ended = run("inspect", "test_vit", "--why", place)
+    assert ended.code == 2
+    assert f"test_vit: no axis '{place}'" in ended.err
+    assert hint in ended.err
+
+
+def test_a_free_output_is_asked_for(run):
+    pinned, free = (run("inspect", "test_vit", "--json", *more).json for more in ([], ["--free-output"]))
+    assert free["groups"] == pinned["groups"] + 1
+    assert free["coverage"] == 1.0 > pinned["coverage"]
 
 
 def test_inspect_a_folder(run, zoo):

@@ -35,9 +35,11 @@ from starzoo.symmetry.spec import Concat, Leaf, PermutationSpec, Pinned, Product
 from starzoo.symmetry.trace import copy_module
 
 State = dict[str, Tensor]
-DIFFERENT = 1e-7  # of the largest entry of a tensor's gradient
+DIFFERENT = 1e-10  # of the largest entry of a tensor's gradient
 JITTER = 1e-13
-SEEDS = (0, 1)
+MANY = 64  # closed sets of one group
+EQUAL = 1e-9  # relative error of outputs
+PROBES = 8  # how many random points at most; most questions are settled by two
 
 
 # Parts of axes
@@ -67,6 +69,9 @@ class Part:
         outer, size, inner = self.places.shape
         what = self.term.group if isinstance(self.term, Leaf) else self.term.reason
         return f"{self.tensor}[{self.axis}] {outer}×({size})×{inner}: {what}"
+
+
+Move = tuple[Part, Sequence[int], Sequence[int]]  # these positions of the part change places with those
 
 
 def parts_of(spec: PermutationSpec) -> list[Part]:
@@ -101,24 +106,27 @@ def _leaves(spec: PermutationSpec, term: Term) -> Iterator[tuple[Leaf | Pinned, 
                     yield leaf, joint.reshape(before * outer, n, inner * after)
 
 
-def constant_along(state: Mapping[str, Tensor], parts: Iterable[Part]) -> State:
-    """The same weights, with all positions of each part made equal."""
+def constant_along(
+    state: Mapping[str, Tensor], parts: Iterable[Part], only: Mapping[Part, Sequence[Sequence[int]]] | None = None
+) -> State:
+    """The same weights, with all positions of each part made equal; for parts in `only`, those in each of its sets."""
     changed = dict(state)
-    for part in parts:
+    chosen = [(part, places or range(part.size)) for part in parts for places in (only or {}).get(part, [()])]
+    for part, positions in chosen:
         tensor = changed[part.tensor] = changed[part.tensor].clone()
         moved = tensor.movedim(part.axis, 0)
-        places = torch.from_numpy(part.places)
+        places = torch.from_numpy(part.places[:, list(positions)])
         block = moved[places]
-        moved[places] = block.mean(1, keepdim=True).expand_as(block)
+        moved[places] = block[:, :1].expand_as(block)
     return changed
 
 
-def exchanged(state: Mapping[str, Tensor], parts: Iterable[Part], first: int, second: int) -> State:
-    """The same weights, with two positions of each part exchanged."""
+def exchanged(state: Mapping[str, Tensor], moves: Iterable[Move]) -> State:
+    """The same weights, with some positions of some parts exchanged."""
     changed = dict(state)
-    for part in parts:
+    for part, first, second in moves:
         index = np.arange(changed[part.tensor].shape[part.axis])
-        index[part.places[:, [first, second]]] = part.places[:, [second, first]]
+        index[part.places[:, [*first, *second]]] = part.places[:, [*second, *first]]
         changed[part.tensor] = changed[part.tensor].index_select(part.axis, torch.from_numpy(index))
     return changed
 
@@ -205,6 +213,7 @@ class Probe:
 
     def __init__(self, module: nn.Module, example: Tensor, seed: int) -> None:
         rng = self.rng = torch.Generator().manual_seed(seed)
+        self.scale = 0.5 if seed % 2 else 1.0  # some networks saturate at one scale, some at another
         base, _ = copy_module(module, lambda each: (each.double() if each.is_floating_point() else each).clone())
         self.base = base
         self.state: State = {}
@@ -213,11 +222,13 @@ class Probe:
             if id(tensor) not in drawn:
                 drawn[id(tensor)] = self._random(tensor)
             self.state[name] = drawn[id(tensor)]
-        self.tied = [name for name, value in self.state.items() if any(value is self.state[o] for o in self.state if o < name)]
+        first = {id(value): name for name, value in reversed(self.state.items())}
+        self.state = {name: value for name, value in self.state.items() if first[id(value)] == name}  # ties are kept
         self.example = torch.randn((2, *example.shape[1:]), generator=rng, dtype=torch.float64)
         self.reference = self.output(self.state)
         self.direction = torch.randn(self.reference.shape, generator=rng, dtype=torch.float64)
         self.generic, _ = self.gradients(self.state)
+        self.largest = max(float(each.abs().max()) for each in self.generic.values())
 
     def _random(self, tensor: Tensor) -> Tensor:
         """As in `verify`: signals stay of order one, statistics positive."""
@@ -228,7 +239,7 @@ class Probe:
             sign = torch.randint(2, tensor.shape, generator=self.rng) * 2 - 1
             return size * sign if isinstance(tensor, nn.Parameter) else size
         fan_in = tensor.numel() // len(tensor) if len(tensor) > 1 else 1
-        return torch.randn(tensor.shape, generator=self.rng, dtype=tensor.dtype).div(fan_in**0.5)
+        return torch.randn(tensor.shape, generator=self.rng, dtype=tensor.dtype).mul(self.scale / fan_in**0.5)
 
     def output(self, state: Mapping[str, Tensor]) -> Tensor:
         """All outputs as one vector, of a copy that never ran: some networks cache what they derive from weights."""
@@ -242,6 +253,21 @@ class Probe:
         """The relative error of the output with other weights."""
         with torch.no_grad():
             return float((self.output(state) - self.reference).norm() / self.reference.norm())
+
+    def is_idle(self, part: Part) -> bool:
+        """Whether the output does not depend on these entries of a tensor, such as the keys' bias before a softmax."""
+        moved = self.generic[part.tensor].movedim(part.axis, 0)[torch.from_numpy(part.places)]
+        if moved.abs().max() > 1e-10 * self.largest:
+            return False
+        changed = self.state[part.tensor].clone()
+        changed.movedim(part.axis, 0)[torch.from_numpy(part.places)] += torch.rand(moved.shape, generator=self.rng)
+        return self.change({**self.state, part.tensor: changed}) < 1e-12
+
+    def keeps(self, moves: Sequence[Move]) -> bool:
+        """Whether exchanging some positions changes weights but not the output."""
+        other = exchanged(self.state, moves)
+        moved = any(not torch.equal(other[part.tensor], self.state[part.tensor]) for part, _, _ in moves)
+        return moved and self.change(other) < EQUAL
 
     def gradients(self, state: Mapping[str, Tensor]) -> tuple[State, dict[str, float]]:
         """The gradient of every floating tensor, and how far rounding may have changed it."""
@@ -257,7 +283,6 @@ class Probe:
         leaves = {
             name: value.detach().clone().requires_grad_() if value.is_floating_point() else value
             for name, value in state.items()
-            if name not in self.tied
         }
         floating = {name: value for name, value in leaves.items() if value.requires_grad and value.numel()}
         value = self.output(leaves) @ self.direction
@@ -267,44 +292,205 @@ class Probe:
 
 # Pinned parts
 
+Pairs = dict[Part, np.ndarray]  # which positions of each part could not be told apart, shape (n, n)
+Sets = Sequence[Sequence[int]]  # positions of a part that are made equal, set by set
+ALL: Sets = ((),)  # stands for all positions of a part
 
-def unproven(probes: Sequence[Probe], parts: Collection[Part]) -> dict[Part, np.ndarray]:
-    """Which parts might move, as far as gradients tell, if only these parts and no others can move.
 
-    Args:
-        probes: The network at random points.
-        parts: The parts; positions of all other axes are taken to stay.
+def _agreeing(probe: Probe, parts: Collection[Part], only: Mapping[Part, Sets] | None = None) -> Pairs:
+    """Pairs of positions whose slices agree where all parts are constant; with `only`, parts in it in some sets only."""
+    gradient, rounding = probe.gradients(constant_along(probe.state, parts, only))
+    agreeing = {}
+    for part in parts if only is None else only:
+        rows = slices(gradient[part.tensor], part, parts)
+        same = torch.cdist(rows, rows, p=float("inf")).numpy() <= _tolerance(gradient, rounding, part.tensor)
+        idle = (slices(probe.generic[part.tensor], part, parts) == 0).all(-1).numpy()  # taps that only meet padding
+        agreeing[part] = (same & ~(idle[:, :, None] & idle[:, None, :])).any(0) & ~np.eye(part.size, dtype=bool)
+    return agreeing
 
-    Returns:
-        For each part that is not proven to stay: which pairs of its positions could not be told apart, shape (n, n).
-    """
-    left = {part: ~np.eye(part.size, dtype=bool) for part in parts}
+
+def _tolerance(gradient: State, rounding: Mapping[str, float], tensor: str) -> float:
+    return max(DIFFERENT * float(gradient[tensor].abs().max()), 30 * rounding[tensor])
+
+
+def _unproven(probes: Iterable[Probe], parts: Pairs) -> Pairs:
+    """What is left when gradients say what they can. Parts without any pair left are random from then on."""
     while True:
-        before = len(left)
-        same = [_indistinct(probe, left) for probe in probes]
-        left = {part: np.logical_and.reduce([each[part] for each in same]).any(0) for part in left}
-        left = {part: pairs for part, pairs in left.items() if pairs.any()}
-        if len(left) == before:
-            return left
+        before = len(parts)
+        for probe in probes:
+            if not parts:
+                return {}
+            agreeing = _agreeing(probe, parts)
+            parts = {part: left for part, pairs in parts.items() if (left := pairs & agreeing[part]).any()}
+        if len(parts) == before:
+            return parts
 
 
-def _indistinct(probe: Probe, parts: Collection[Part]) -> dict[Part, np.ndarray]:
-    """Pairs of positions with equal slices where all parts are constant, by block: shape (blocks, n, n)."""
-    gradient, rounding = probe.gradients(constant_along(probe.state, parts))
-    return {
-        part: _equal(slices(gradient[part.tensor], part, parts), gradient[part.tensor], rounding[part.tensor])
-        & ~_without_influence(slices(probe.generic[part.tensor], part, parts))
-        for part in parts
+@dataclass(frozen=True)
+class Exchange:
+    """Of an axis seen as (outer, n, inner): two of the n places change places, in all blocks alike."""
+
+    outer: int
+    n: int
+    inner: int
+    first: int
+    second: int
+
+    def positions(self) -> list[tuple[int, int]]:
+        places = np.arange(self.outer * self.n * self.inner).reshape(self.outer, self.n, self.inner)
+        return list(zip(places[:, self.first].ravel().tolist(), places[:, self.second].ravel().tolist(), strict=True))
+
+
+def _exchanges(size: int) -> Iterator[list[Exchange]]:
+    """All exchanges of an axis, in rounds that can be tried at once: no position occurs in two of a round."""
+    divisors = [divisor for divisor in range(1, size + 1) if size % divisor == 0]
+    for outer in divisors:
+        for n in divisors[1:]:
+            if size % (outer * n) == 0:
+                circle = list(range(n + n % 2))  # a round-robin tournament
+                for _ in range(len(circle) - 1):
+                    half = len(circle) // 2
+                    pairs = zip(circle[:half], circle[: half - 1 : -1], strict=True)
+                    yield [Exchange(outer, n, size // (outer * n), *pair) for pair in pairs if max(pair) < n]
+                    circle.insert(1, circle.pop())
+
+
+def _exchangeable(probes: Iterable[Probe], parts: Collection[Part]) -> dict[Part, list[Exchange]]:
+    """Suppose that a symmetry acts on one part by an exchange, and on others of its size by the same one or not at all.
+
+    Then only the exchanged positions need to be equal, and the point is less special.
+    """
+    left: dict[Part, list[Exchange]] = {}
+    for size in {part.size for part in parts}:
+        alike = [part for part in parts if part.size == size]
+        for together in _exchanges(size):
+            possible = {part: together for part in alike}
+            for probe in probes:  # all of a round at once, and what is left of it one by one
+                possible = _still_possible(probe, parts, possible)
+            for exchange in together:
+                single = {part: [exchange] for part, exchanges in possible.items() if exchange in exchanges}
+                for probe in probes:
+                    single = _still_possible(probe, parts, single, alike)
+                for part in single:
+                    left.setdefault(part, []).append(exchange)
+    return left
+
+
+def _still_possible(probe: Probe, parts: Collection[Part], exchanges: Mapping[Part, list[Exchange]], alike=None):
+    if not exchanges:
+        return {}
+    tried = list(dict.fromkeys(exchange for each in exchanges.values() for exchange in each))
+    pairs = [pair for exchange in tried for pair in exchange.positions()]
+    agreeing = _agreeing(probe, parts, {part: pairs for part in alike or exchanges})
+    possible = {
+        part: [each for each in tried if all(agreeing[part][pair] for pair in each.positions())] for part in exchanges
     }
+    return {part: each for part, each in possible.items() if each}
 
 
-def _equal(rows: Tensor, gradient: Tensor, rounding: float) -> np.ndarray:
-    distance = torch.cdist(rows, rows, p=float("inf")).numpy()
-    tolerance = max(DIFFERENT * float(gradient.abs().max()), 10 * rounding)
-    return (distance <= tolerance) & ~np.eye(rows.shape[1], dtype=bool)
+def _exchanged_with(probes: Iterable[Probe], part: Part, exchange: Exchange, parts: Collection[Part]) -> list[Move]:
+    """The positions that have to change places together with those of one part; nothing where outputs do not stay."""
+    probe = next(iter(probes))
+
+    def agree(constant: Collection[Part], only: Mapping[Part, Sets] | None = None) -> bool:
+        only = None if only is None else {**dict.fromkeys(constant, ALL), **only}
+        agreeing = _agreeing(probe, constant, only)[part]
+        return all(agreeing[pair] for pair in exchange.positions())
+
+    needed = list(parts)
+    for other in parts:
+        rest = [each for each in needed if each is not other]
+        if other is not part and agree(rest):
+            needed = rest
+    own = tuple(zip(*exchange.positions(), strict=True))
+    choices: list[list[Move]] = [[(part, *own)], [(part, *own)]]
+    for other in needed:
+        if other is part:
+            continue
+        if other.size == part.size:
+            ways = [own, own]
+        else:
+            positions = range(other.size)
+            lone = [p for p in positions if not agree(needed, {other: [[q for q in positions if q != p]]})]
+            half = len(lone) // 2
+            ways = [(lone[:half], lone[half:]), (lone[::2], lone[1::2])]
+        for moves, way in zip(choices, ways, strict=True):
+            moves.append((other, *way))
+    for moves in choices:
+        if all(len(first) == len(second) for _, first, second in moves) and all(p.keeps(moves) for p in probes):
+            return moves
+    return []
 
 
-def _without_influence(generic: Tensor) -> np.ndarray:
-    """Pairs of positions that the output does not depend on at all: kernel taps that only ever meet padding."""
-    idle = (generic.abs().amax(-1) == 0).numpy()
-    return idle[:, :, None] & idle[:, None, :]
+# Groups
+
+
+def _nodes(spec: PermutationSpec, parts: Iterable[Part]) -> dict[str, list[Part]]:
+    """The places at which each group meets a tensor, cut up as finely as they might move on their own.
+
+    Blocks of a product are places of their own, since each could have its own permutation. Where each has, for a group
+    within another one, all blocks are alike, and the first one stands for all.
+    """
+    nodes: dict[str, list[Part]] = {}
+    leaves = [part for part in parts if isinstance(part.term, Leaf)]
+    for part in leaves:
+        group = spec.groups[part.term.group]
+        places = part.places
+        if group.within is not None:
+            places = places[[group_block == 0 for group_block in _blocks(part, group.within, leaves)]]
+        for outer in _pieces(len(places), 4):
+            for inner in _pieces(places.shape[2], 1):
+                piece = places[outer][:, :, inner]
+                nodes.setdefault(group.name, []).append(Part(part.tensor, part.axis, part.term, piece))
+    return nodes
+
+
+def _blocks(part: Part, outer: str, leaves: Iterable[Part]) -> list[int]:
+    """In which block of the outer group each block of a part lies."""
+    for other in leaves:
+        if (other.tensor, other.axis, other.term) == (part.tensor, part.axis, Leaf(outer)):
+            block = np.full(other.places.max() + part.places.max() + 2, -1)
+            block[other.places] = np.arange(other.size)[:, None]
+            if (block[part.places] >= 0).all():
+                return block[part.places[:, 0, 0]].tolist()
+    raise AssertionError(part)
+
+
+def _pieces(count: int, most: int) -> list[list[int]]:
+    """Each index on its own if there are few, else the first one and the rest."""
+    if count <= most:
+        return [[index] for index in range(count)]
+    return [[0], list(range(1, count))]
+
+
+def _tied(probe: Probe, nodes: Mapping[str, list[Part]]) -> dict[str, set[tuple[int, int]]]:
+    """For each group: which of its nodes (first) cannot move unless another one (second) moves too."""
+    ties: dict[str, set[tuple[int, int]]] = {group: set() for group in nodes}
+    for turn in range(max(map(len, nodes.values()), default=0)):
+        still = {group: each for group, each in nodes.items() if turn < len(each)}
+        constant = [node for each in still.values() for node in each if node is not each[turn]]
+        gradient, rounding = probe.gradients(constant_along(probe.state, constant))
+        for group, each in still.items():
+            for index, node in enumerate(each):
+                if index != turn:
+                    rows = slices(gradient[node.tensor], node, each)
+                    if (rows - rows[:, :1]).abs().max() > _tolerance(gradient, rounding, node.tensor):
+                        ties[group].add((index, turn))
+    return ties
+
+
+def _closed(count: int, ties: Collection[tuple[int, int]]) -> list[frozenset[int]]:
+    """The sets of nodes that could move without the others, as far as ties tell; not the empty one and not all."""
+    reach = np.eye(count, dtype=bool)
+    for first, second in ties:
+        reach[first, second] = True
+    for middle in range(count):
+        reach |= reach[:, [middle]] & reach[[middle]]
+    smallest = {frozenset(np.flatnonzero(row).tolist()) for row in reach}
+    closed = set(smallest)
+    while len(closed) < MANY:
+        more = {first | second for first in closed for second in smallest} - closed
+        if not more:
+            break
+        closed |= more
+    return sorted((each for each in closed if len(each) < count), key=len)

@@ -16,7 +16,13 @@ def _with_channels(x: Axes, *vectors: Axes | None) -> Term:
     return reduce(unify, (vector[0] for vector in vectors if vector is not None), x[1])
 
 
-@rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
+BATCH_NORMS = (
+    *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"),
+    "cudnn_batch_norm",
+)
+
+
+@rule(*BATCH_NORMS)
 def batch_norm(
     x: Axes,
     weight: Axes | None,

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -88,8 +89,13 @@ def apply_rule(function: Rule, arguments: Mapping[str, Any], **context: Any) -> 
     """
     first = arguments.get("self", arguments.get("input"))
     known = {**arguments, **context, "x": first, "tensors": list(_tensors(arguments.values()))}
-    result = function(**{name: known.get(name) for name in inspect.signature(function).parameters})
+    result = function(**{name: known.get(name) for name in _wanted(function)})
     return [result] if isinstance(result, Axes) else list(result or ())
+
+
+@cache
+def _wanted(function: Rule) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def shapes_of(out: Shape | Sequence[Shape]) -> list[Shape]:
