@@ -107,11 +107,19 @@ def _summands(node: Node) -> Iterator[Value]:
     parts = node.inputs.values()
     if node.operator == "aten::sum":
         parts = node.inputs["self"].node.inputs.values()
-    for part in parts:
+    for part in map(_without_zero, parts):
         if _is_sum(part.node) and len(part.node.consumers) == 1:
             yield from _summands(part.node)
         else:
             yield part
+
+
+def _without_zero(value: Value) -> Value:
+    """What was added to the number 0, as Python's `sum` begins."""
+    match value.node:
+        case Node("aten::add" | "aten::add_", arguments={"other": 0, "alpha": 1}, inputs={"self": x}, consumers=[_]):
+            return x
+    return value
 
 
 def _alike(summands: Sequence[Value]) -> Iterator[list[Branch]]:

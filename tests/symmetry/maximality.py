@@ -20,9 +20,11 @@ difference counts only if it is far larger than what that does.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -271,15 +273,15 @@ class Probe:
 
     def gradients(self, state: Mapping[str, Tensor]) -> tuple[State, dict[str, float]]:
         """The gradient of every floating tensor, and how far rounding may have changed it."""
-        exact = self._gradients(state)
+        exact = self.gradients_once(state)
         jittered = {}
         for name, value in state.items():
             noise = torch.randn(value.shape, generator=self.rng, dtype=torch.float64) * JITTER
             jittered[name] = value * (1 + noise) if value.is_floating_point() else value
-        other = self._gradients(jittered)
+        other = self.gradients_once(jittered)
         return exact, {name: float((exact[name] - other[name]).abs().max()) for name in exact}
 
-    def _gradients(self, state: Mapping[str, Tensor]) -> State:
+    def gradients_once(self, state: Mapping[str, Tensor]) -> State:
         leaves = {
             name: value.detach().clone().requires_grad_() if value.is_floating_point() else value
             for name, value in state.items()
@@ -298,7 +300,7 @@ ALL: Sets = ((),)  # stands for all positions of a part
 
 
 def _agreeing(probe: Probe, parts: Collection[Part], only: Mapping[Part, Sets] | None = None) -> Pairs:
-    """Pairs of positions whose slices agree where all parts are constant; with `only`, parts in it in some sets only."""
+    """Pairs of positions whose slices agree where all parts are constant, but those in `only` in some sets only."""
     gradient, rounding = probe.gradients(constant_along(probe.state, parts, only))
     agreeing = {}
     for part in parts if only is None else only:
@@ -364,7 +366,7 @@ def _exchangeable(probes: Iterable[Probe], parts: Collection[Part]) -> dict[Part
     for size in {part.size for part in parts}:
         alike = [part for part in parts if part.size == size]
         for together in _exchanges(size):
-            possible = {part: together for part in alike}
+            possible = dict.fromkeys(alike, together)
             for probe in probes:  # all of a round at once, and what is left of it one by one
                 possible = _still_possible(probe, parts, possible)
             for exchange in together:
@@ -376,12 +378,19 @@ def _exchangeable(probes: Iterable[Probe], parts: Collection[Part]) -> dict[Part
     return left
 
 
+def _until_settled(step: Callable[[Collection[Part]], dict], parts: Collection[Part]) -> dict:
+    """Repeat on what is left: the parts that are done stay where they are."""
+    while len(left := step(parts)) < len(parts):
+        parts = left
+    return left
+
+
 def _still_possible(probe: Probe, parts: Collection[Part], exchanges: Mapping[Part, list[Exchange]], alike=None):
     if not exchanges:
         return {}
     tried = list(dict.fromkeys(exchange for each in exchanges.values() for exchange in each))
     pairs = [pair for exchange in tried for pair in exchange.positions()]
-    agreeing = _agreeing(probe, parts, {part: pairs for part in alike or exchanges})
+    agreeing = _agreeing(probe, parts, dict.fromkeys(alike or exchanges, pairs))
     possible = {
         part: [each for each in tried if all(agreeing[part][pair] for pair in each.positions())] for part in exchanges
     }
@@ -464,16 +473,24 @@ def _pieces(count: int, most: int) -> list[list[int]]:
 
 
 def _tied(probe: Probe, nodes: Mapping[str, list[Part]]) -> dict[str, set[tuple[int, int]]]:
-    """For each group: which of its nodes (first) cannot move unless another one (second) moves too."""
+    """For each group: which of its nodes (first) cannot move unless another one (second) moves too.
+
+    What moves some nodes of a group of n positions stays a symmetry after conjugation with the group. So if there is
+    such a symmetry, there is one that turns any three positions around (or exchanges both, for n = 2), and it is enough
+    that these are equal: the point is not very special. Groups are tried together, but each as if no other moved.
+    """
     ties: dict[str, set[tuple[int, int]]] = {group: set() for group in nodes}
+    chosen = {group: torch.randperm(each[0].size, generator=probe.rng)[:3].tolist() for group, each in nodes.items()}
+    only = {node: [chosen[group]] for group, each in nodes.items() for node in each}
+    _, rounding = probe.gradients(constant_along(probe.state, only, only))
     for turn in range(max(map(len, nodes.values()), default=0)):
         still = {group: each for group, each in nodes.items() if turn < len(each)}
         constant = [node for each in still.values() for node in each if node is not each[turn]]
-        gradient, rounding = probe.gradients(constant_along(probe.state, constant))
+        gradient = probe.gradients_once(constant_along(probe.state, constant, only))
         for group, each in still.items():
             for index, node in enumerate(each):
                 if index != turn:
-                    rows = slices(gradient[node.tensor], node, each)
+                    rows = slices(gradient[node.tensor], node, each)[:, chosen[group]]
                     if (rows - rows[:, :1]).abs().max() > _tolerance(gradient, rounding, node.tensor):
                         ties[group].add((index, turn))
     return ties
@@ -488,9 +505,153 @@ def _closed(count: int, ties: Collection[tuple[int, int]]) -> list[frozenset[int
         reach |= reach[:, [middle]] & reach[[middle]]
     smallest = {frozenset(np.flatnonzero(row).tolist()) for row in reach}
     closed = set(smallest)
-    while len(closed) < MANY:
-        more = {first | second for first in closed for second in smallest} - closed
-        if not more:
-            break
+    while len(closed) < MANY and (more := {first | second for first in closed for second in smallest} - closed):
         closed |= more
     return sorted((each for each in closed if len(each) < count), key=len)
+
+
+def _could_be_one(parts: Iterable[Part]) -> dict[tuple[str, str], list[Part]]:
+    """Pairs of groups that stand in one product, or in one concatenation, wherever they occur: as one long axis."""
+    leaves = [part for part in parts if isinstance(part.term, Leaf)]
+    occurrences = Counter(part.term.group for part in leaves)
+    found: dict[tuple[str, str], list[Part]] = {}
+    for first, second in permutations(leaves, 2):
+        if (first.tensor, first.axis) == (second.tensor, second.axis) and first.term != second.term:
+            joint = _joined(first.places, second.places)
+            if joint is not None:
+                pair = (first.term.group, second.term.group)
+                found.setdefault(pair, []).append(Part(first.tensor, first.axis, Leaf(" and ".join(pair)), joint))
+    return {pair: each for pair, each in found.items() if {occurrences[group] for group in pair} == {len(each)}}
+
+
+def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
+    """The places of both as one axis, with those of the second next to each other."""
+    outer, n, inner = second.shape
+    if first.shape[0] == outer and first.shape[2] == inner:
+        return np.concatenate([first, second], axis=1)
+    if first.size == second.size and np.array_equal(first.ravel(), second.ravel()) and first.shape[2] == n * inner:
+        return first.reshape(len(first), -1, inner)
+    return None
+
+
+# The answer
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found, in parts of axes with more than one position.
+
+    Attributes:
+        free: How many are permuted by a group.
+        proven: How many pinned ones cannot move, whatever else moves with them.
+        excluded: How many pinned ones cannot be moved by exchanges, if parts of one size move alike.
+        idle: Pinned parts that the output does not depend on.
+        missed: Pinned parts that could be permuted, and those that would have to move with them.
+        tied: Occurrences of a group that could move without its other occurrences.
+        merged: Pairs of groups that could be one larger group.
+        undecided: Suspicions that could neither be confirmed nor dispelled.
+    """
+
+    free: int
+    proven: int
+    excluded: int
+    idle: tuple[str, ...]
+    missed: tuple[str, ...]
+    tied: tuple[str, ...]
+    merged: tuple[str, ...]
+    undecided: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        """Parts that are free, of those that could be."""
+        return self.free / (self.free + len(self.missed)) if self.free else 0.0
+
+
+def find_missed(module: nn.Module, example_input: Tensor, spec: PermutationSpec) -> Report:
+    """Compare a specification with what gradients and exchanges say of the network.
+
+    Args:
+        module: The network; it is not changed.
+        example_input: What it is called with.
+        spec: What `infer` found, with the output pinned.
+
+    Returns:
+        What `infer` missed, and what was shown.
+    """
+    probes = _Probes(module, example_input)
+    parts = [part for part in parts_of(spec) if part.tensor in probes[0].generic]  # weights, and each of them once
+    pinned = [part for part in parts if isinstance(part.term, Pinned)]
+    idle = [part for part in pinned if probes.agree_that_idle(part)]
+    left = _unproven(probes, {part: ~np.eye(part.size, dtype=bool) for part in pinned if part not in idle})
+    possible = _until_settled(partial(_exchangeable, probes), left)
+    missed, undecided = _confirmed(probes, possible, left)
+    tied, open_ties = _find_tied(probes, _nodes(spec, parts))
+    merged = [
+        pair
+        for pair, joint in _could_be_one(parts).items()
+        if all(
+            probe.keeps([(part, [spec.groups[pair[0]].size - 1], [part.size - 1]) for part in joint])
+            for probe in probes
+        )
+    ]
+    return Report(
+        free=len(parts) - len(pinned),
+        proven=len(pinned) - len(idle) - len(left),
+        excluded=len(left) - len(possible),
+        idle=tuple(map(str, idle)),
+        missed=tuple(map(str, missed)),
+        tied=tuple(tied),
+        merged=tuple(map(" and ".join, merged)),
+        undecided=(*map(str, undecided), *open_ties),
+    )
+
+
+class _Probes(Sequence[Probe]):
+    """Random points, made when they are asked for."""
+
+    def __init__(self, module: nn.Module, example: Tensor) -> None:
+        self._make = cache(partial(Probe, module, example))
+
+    def __len__(self) -> int:
+        return PROBES
+
+    def __getitem__(self, seed: int) -> Probe:
+        if not 0 <= seed < PROBES:
+            raise IndexError(seed)
+        return self._make(seed)
+
+    def agree_that_idle(self, part: Part) -> bool:
+        return self[0].is_idle(part) and self[1].is_idle(part)
+
+
+def _confirmed(
+    probes: Sequence[Probe], possible: Mapping[Part, list[Exchange]], parts: Collection[Part]
+) -> tuple[list[Part], list[Part]]:
+    """The parts for which an exchange keeps the output, and those for which none that was tried does."""
+    missed: dict[Part, None] = {}
+    for part in sorted(possible, key=lambda part: part.size):  # the smallest one tells how the others move
+        for exchange in possible[part]:
+            if part not in missed:
+                missed.update((other, None) for other, _, _ in _exchanged_with(probes, part, exchange, parts))
+    return list(missed), [part for part in possible if part not in missed]
+
+
+def _find_tied(probes: Sequence[Probe], nodes: Mapping[str, list[Part]]) -> tuple[list[str], list[str]]:
+    """Occurrences that can move without the rest of their group, and groups for which that was not found out."""
+    nodes = {group: [node for node in each if not probes.agree_that_idle(node)] for group, each in nodes.items()}
+    ties: dict[str, set[tuple[int, int]]] = {group: set() for group in nodes}
+    left = {group: [] for group in nodes}
+    for probe in probes:
+        for group, more in _tied(probe, {group: nodes[group] for group in left}).items():
+            ties[group] |= more
+        left = {group: sets for group in left if (sets := _closed(len(nodes[group]), ties[group]))}
+        if not left:
+            break
+    tied = []
+    for group, sets in left.items():
+        for closed in sets:
+            moves = [(nodes[group][index], [0], [1]) for index in closed]
+            if all(probe.keeps(moves) for probe in probes):
+                tied.append("; ".join(str(node) for node, _, _ in moves))
+                break
+    return tied, [group for group, sets in left.items() if len(sets) >= MANY]

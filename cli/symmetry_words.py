@@ -1,0 +1,87 @@
+"""The symmetries of a network in words: what `starzoo inspect` prints."""
+
+from __future__ import annotations
+
+from string import ascii_uppercase
+from typing import TYPE_CHECKING, Any
+
+from .output import Output, Table
+
+if TYPE_CHECKING:
+    from starzoo.inspection import Explanation, Inspection
+
+__all__ = ["show_inspection", "why_it_failed"]
+
+_SHOWN = 6  # axes that are named one by one
+
+
+def show_inspection(out: Output, found: Inspection, *, groups: bool) -> None:
+    """Show the symmetries of a network.
+
+    Args:
+        out: The output.
+        found: The symmetries.
+        groups: Whether a person wants to see every group.
+    """
+    human: list[Table | str] = [f"{found.architecture}: {_diagnostics(found)}"]
+    if groups:
+        rows = [(group, str(size), outer or "", str(axes)) for group, size, outer, axes in found.table]
+        human.append(Table("Groups", ("group", "size", "within", "axes"), rows))
+    if groups and found.exchanges:
+        exchanges = [(name, str(branches), str(tensors)) for name, branches, tensors in found.exchanges]
+        human.append(Table("Exchanges of parallel branches", ("exchange", "branches", "tensors in each"), exchanges))
+    if found.why:
+        human += _explanation(found.why)
+    out.result({**vars(found), "why": found.why and vars(found.why)}, brief=[found.groups], human=human)
+
+
+def _diagnostics(found: Inspection) -> str:
+    """All that decides how far a star can be found, in one line."""
+    pinned = ", ".join(f"{reason} ({count})" for reason, count in found.pinned.items() if reason)  # none: length 1
+    parts = [
+        f"{found.groups} groups ({found.wreath_groups} wreath)",
+        f"{found.coverage:.2%} of {found.parameters:,} parameters",
+        f"pinned: {pinned or 'nothing'}",
+        f"operators without a rule: {', '.join(found.unsupported_operators) or 'none'}",
+        *([f"{len(found.exchanges)} exchanges of parallel branches"] if found.exchanges else []),
+        f"traced in {found.trace_seconds:.2f} s",
+    ]
+    if check := found.verify:
+        passed, tried = check["negative_control_passed"], check["negative_control_tried"]
+        rounded = f" (float32 inside of {check['rounded_in'][0]})" if check["rounded_in"] else ""
+        proof = f"check {check['relative_error']:.1e}{rounded}; negative control {passed}/{tried}"
+        parts.append(proof if found.groups else "nothing to check")
+    return "; ".join(parts)
+
+
+def _explanation(why: Explanation) -> list[Table | str]:
+    """One axis in words: its structure, what moves it and with what, and what keeps it in place."""
+    lines: list[Table | str] = [f"{why.tensor}:{why.axis} has {why.size} positions: {why.structure}"]
+    letters = {group: letter for (group, *_), letter in zip(why.groups, ascii_uppercase, strict=False)}
+    for group, size, outer, others in why.groups:
+        freely = f"in each block of {letters.get(outer, outer)} by themselves" if outer else "freely"
+        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+        together = f", together with {', '.join(others[:_SHOWN])}{more}" if others else ""
+        lines.append(f"{letters.get(group, '')} {group}: {size} positions change places {freely}{together}")
+    lines += [f"{size} positions stay in place ({reason}): {meaning}" for size, reason, meaning in why.pinned]
+    return lines
+
+
+def why_it_failed(check: dict[str, Any]) -> str:
+    """Why a check failed, the gravest reason first.
+
+    Args:
+        check: The fields of a verification.
+
+    Returns:
+        Some words.
+    """
+    if check["guilty"]:
+        groups = ", ".join(check["guilty"])
+        return f"groups {groups} change the output ({check['relative_error']:.1e}, above {check['tolerance']:.0e})"
+    if check["rescaling_error"] > check["tolerance"]:
+        return f"rescaled rows change the output ({check['rescaling_error']:.1e}, above {check['tolerance']:.0e})"
+    if not check["weights_changed"]:
+        return "no weight changed"
+    missed = check["negative_control_tried"] - check["negative_control_passed"]
+    return f"{missed} of {check['negative_control_tried']} wrong permutations went unnoticed"
