@@ -130,7 +130,7 @@ def test_inspect_explains_an_axis(run):
     why = ended.json["why"]
     assert why["structure"] == "A (2) × B (32) | A (2) × B (32) | A (2) × C (32)"
     assert [size for _, size, _, _ in why["groups"]] == [2, 32, 32]
-    assert ["blocks.0.attn.qkv.bias:0", "blocks.0.attn.proj.weight:1"] == why["groups"][2][3]
+    assert why["groups"][2][3] == ["blocks.0.attn.qkv.bias:0", "blocks.0.attn.proj.weight:1"]
     assert why["pinned"] == []
     words = run("inspect", "test_vit", "--why", "pos_embed:1").out
     assert "101 positions stay in place (space): its positions are places" in words

@@ -19,7 +19,6 @@ difference counts only if it is far larger than what that does.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from starzoo.symmetry.spec import Concat, Leaf, PermutationSpec, Pinned, Product, Term
 from starzoo.symmetry.trace import copy_module
@@ -194,8 +193,14 @@ class _InDouble(TorchFunctionMode):
             return _batch_norm(*args, **kwargs)
         if func is Tensor.float:
             return args[0].double()
-        args, kwargs = tree_map(lambda value: torch.float64 if value is torch.float32 else value, (args, kwargs))
+        if any(value is torch.float32 for value in (*args, *kwargs.values())):
+            args = [_wider(value) for value in args]
+            kwargs = {name: _wider(value) for name, value in kwargs.items()}
         return func(*args, **kwargs)
+
+
+def _wider(value):
+    return torch.float64 if value is torch.float32 else value
 
 
 def _batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
@@ -216,16 +221,12 @@ class Probe:
     def __init__(self, module: nn.Module, example: Tensor, seed: int) -> None:
         rng = self.rng = torch.Generator().manual_seed(seed)
         self.scale = 0.5 if seed % 2 else 1.0  # some networks saturate at one scale, some at another
-        base, _ = copy_module(module, lambda each: (each.double() if each.is_floating_point() else each).clone())
-        self.base = base
-        self.state: State = {}
-        drawn: dict[int, Tensor] = {}  # by tensor: tied weights get one value
-        for name, tensor in base.state_dict(keep_vars=True).items():
-            if id(tensor) not in drawn:
-                drawn[id(tensor)] = self._random(tensor)
-            self.state[name] = drawn[id(tensor)]
-        first = {id(value): name for name, value in reversed(self.state.items())}
-        self.state = {name: value for name, value in self.state.items() if first[id(value)] == name}  # ties are kept
+        self.network, _ = copy_module(
+            module, lambda each: (each.double() if each.is_floating_point() else each).clone()
+        )
+        tensors = self.network.state_dict(keep_vars=True)
+        first = {id(tensor): name for name, tensor in reversed(tensors.items())}  # tied weights have one name
+        self.state = {name: self._random(tensor) for name, tensor in tensors.items() if first[id(tensor)] == name}
         self.example = torch.randn((2, *example.shape[1:]), generator=rng, dtype=torch.float64)
         self.reference = self.output(self.state)
         self.direction = torch.randn(self.reference.shape, generator=rng, dtype=torch.float64)
@@ -244,11 +245,10 @@ class Probe:
         return torch.randn(tensor.shape, generator=self.rng, dtype=tensor.dtype).mul(self.scale / fan_in**0.5)
 
     def output(self, state: Mapping[str, Tensor]) -> Tensor:
-        """All outputs as one vector, of a copy that never ran: some networks cache what they derive from weights."""
-        memo = {id(each): each for each in (*self.base.parameters(), *self.base.buffers())}
-        fresh = copy.deepcopy(self.base, memo)
+        """All outputs as one vector."""
+        self.network.train().eval()  # drops what some networks cache in evaluation mode: biases derived from weights
         with _InDouble():
-            outputs = torch.func.functional_call(fresh, dict(state), (self.example,))
+            outputs = torch.func.functional_call(self.network, dict(state), (self.example,))
         return torch.cat([leaf.flatten() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)])
 
     def change(self, state: Mapping[str, Tensor]) -> float:

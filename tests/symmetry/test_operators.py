@@ -250,6 +250,8 @@ def test_where_the_place_matters_the_axis_stays(operate):
         lambda x: torch.addcmul(x, x, x),
         lambda x: x.max() + x.amax(-1, keepdim=True) + x,
         lambda x: x.mT.contiguous().mT,
+        lambda x: torch.floor_divide(x, 0.1) + x,
+        lambda x: torch._assert_async(torch.isfinite(x.sum())) or x,
     ],
 )
 def test_where_the_place_does_not_matter_the_axis_is_free(operate):
@@ -267,6 +269,56 @@ def test_pixel_shuffle_keeps_the_channels():
     )
     spec = check(model, 2, 4, 4)
     assert sizes(spec) == [3]
+
+
+def test_windows_that_are_unfolded_keep_their_channels():
+    class Windows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(2, 5, 1), nn.Conv2d(5, 3, 1)
+            self.mix = nn.Linear(4, 4)
+
+        def forward(self, x):
+            columns = functional.unfold(self.stem(x), 2, padding=1, stride=2)  # (batch, 5 · 4, windows)
+            mixed = self.mix(columns.reshape(len(x), 5, 4, -1).mT).mT
+            folded = functional.fold(mixed.reshape(columns.shape), x.shape[2:], 2, padding=1, stride=2)
+            windows = folded.unfold(2, 2, 1).unfold(3, 2, 1).amax((4, 5))
+            return self.head(windows).flatten(1)
+
+    spec = check(Windows(), 2, 6, 6)
+    assert spec.unsupported_operators == ()
+    assert sizes(spec) == [5]
+    assert spec.axes["mix.weight"] == (Pinned(4, "space"), Pinned(4, "space"))
+
+
+def test_a_kernel_of_one_position_lets_its_space_be_permuted():
+    """As in CoaT, where a convolution over three scales runs along the channels of each token."""
+    model = Network(
+        lambda m, x: m.head(m.mix(torch.stack([m.first(x), m.second(x)], 1)).squeeze(1)),
+        first=nn.Linear(4, 7), second=nn.Linear(4, 7), mix=nn.Conv1d(2, 1, 1), head=nn.Linear(7, 2),
+    )  # fmt: skip
+    assert sizes(check(model, 4)) == [7]
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        nn.Conv1d(1, 1, 3, padding=1),
+        nn.Conv1d(1, 1, 1, padding=1),
+        nn.Conv1d(1, 1, 1, stride=2),
+        nn.ConvTranspose1d(1, 1, 1, stride=2),
+        nn.Conv1d(1, 1, 1, stride=2, padding=3),
+    ],
+    ids=["wide", "padded", "strided", "transposed", "as long as before"],
+)
+def test_a_kernel_that_moves_along_an_axis_keeps_it_in_place(mix):
+    model = Network(
+        lambda m, x: m.mix(m.stem(x)[:, None]).mean(1) @ m.head[: m.mix(m.stem(x)[:, None]).shape[-1]],
+        stem=nn.Linear(4, 7), mix=mix, head=nn.Parameter(torch.randn(20, 2)),
+    )  # fmt: skip
+    spec = infer(model, torch.zeros(1, 4))
+    assert spec.axes["stem.bias"] == (Pinned(7, "space"),)
+    assert not spec.is_permuted("stem.weight")
 
 
 def test_embedding_tables_are_read_by_row():

@@ -69,12 +69,51 @@ def cat_in_the_wrong_order(tensors, dim):
     )
 
 
+def convolution_that_lets_space_move(x, weight, bias, groups, out, trace):
+    group, inside = factorise(x[1], (groups, x.shape[1] // groups))
+    weight_group, outside = factorise(weight[0], (groups, weight.shape[0] // groups))
+    group = unify(group, weight_group)
+    trace.contract(group, unify(inside, weight[1]))
+    channels = product([group, outside])
+    space = [x[axis] if x.shape[axis] == out[axis] else Pin(out[axis]) for axis in range(2, len(out))]
+    return Axes.of([x[0], unify(channels, bias[0]) if bias else channels, *space])
+
+
+def im2col_that_puts_places_first(x, out):
+    places = Pin(out[-2] // x.shape[-3])
+    return Axes.of([x[0], product([places, x[-3]]), Pin(out[-1])])
+
+
+def group_norm_without_groups(x, weight, bias, out):
+    channels = reduce(unify, [weight[0], bias[0]], x[1])
+    return [x.replace(1, channels), *(Axes.pinned(shape, "") for shape in out[1:])]
+
+
 RESNET = partial(timm.create_model, "resnet18", layers=[1, 1, 0, 0], channels=[16, 24, 24, 24])
 VIT = partial(timm.create_model, "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=2)
 SWIN = partial(
     timm.create_model, "swin_tiny_patch4_window7_224", img_size=32, embed_dim=24, depths=(1, 1), num_heads=(2, 4)
 )
 CONVNEXT = partial(timm.create_model, "convnext_atto", depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
+ECA = partial(
+    timm.create_model, "ecaresnet26t", layers=[1, 1, 1, 1], channels=[16, 16, 24, 24], cardinality=1, base_width=16
+)
+
+
+class Columns(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.project, self.head = nn.Conv2d(3, 6, 1), nn.Linear(6 * 4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.project(nn.functional.unfold(self.stem(x), 2, stride=8).mT).relu().mean(1))
+
+
+def group_normed():
+    layers = nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 3, 1), nn.Flatten()
+    return nn.Sequential(*layers)
+
+
 DENSENET = partial(timm.create_model, "densenet121", growth_rate=8, block_config=(2, 2))
 
 
@@ -93,6 +132,9 @@ MUTATIONS = {
     "convolution forgets its input": ("convolution", convolution_that_forgets_the_input, RESNET),
     "cat turns the order round": ("cat", cat_in_the_wrong_order, DENSENET),
     "elementwise operators tie nothing": ("clone", elementwise_that_ties_nothing, RESNET),
+    "a convolution over channels lets them move": ("convolution", convolution_that_lets_space_move, ECA),
+    "windows put the places first": ("im2col", im2col_that_puts_places_first, Columns),
+    "group norm forgets its groups": ("native_group_norm", group_norm_without_groups, group_normed),
     "views swap the factors": ("_unsafe_view", reshape_that_swaps_the_product, VIT),
 }
 
