@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
@@ -63,7 +63,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run one operator and follow what it does to the axes."""
         arguments = _arguments(func, args, kwargs or {})
-        tensors = _tensors(arguments)
+        tensors = _shallow_tensors(arguments.values())
         self.read.update(map(id, tensors))
         known = {name: _with_axes(argument, self.axes_of) for name, argument in arguments.items()}
         layout = (tensors[0].stride(), tensors[0].storage_offset()) if tensors else None
@@ -71,7 +71,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         result = func(*args, **(kwargs or {}))
 
-        returned = _tensors(result)
+        returned = _shallow_tensors([result])
         shapes = [tuple(tensor.shape) for tensor in returned]
         out = shapes[0] if isinstance(result, Tensor) else shapes
         rule = find_rule(func)
@@ -223,7 +223,7 @@ def _arguments(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any])
 
 
 def _written(func: OpOverload, arguments: Mapping[str, Any]) -> list[Tensor]:
-    return [tensor for name in _signature(func).written for tensor in _tensors(arguments[name])]
+    return _shallow_tensors(arguments[name] for name in _signature(func).written)
 
 
 class _Signature(NamedTuple):
@@ -246,12 +246,18 @@ def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
+def _shallow_tensors(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among values and in lists among them: schemas nest tensors no deeper."""
+    each = (every for value in values for every in (value if isinstance(value, list | tuple) else (value,)))
+    return [value for value in each if isinstance(value, Tensor)]
+
+
 def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _with_axes(argument: Any, axes_of: Callable[[Tensor], Axes]) -> Any:
-    """An argument with the axes of each tensor in its place; schemas nest tensors in lists at the most."""
+    """An argument with the axes of each tensor in its place."""
     if isinstance(argument, Tensor):
         return axes_of(argument)
     if isinstance(argument, list | tuple):
