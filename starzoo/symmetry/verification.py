@@ -137,20 +137,17 @@ class _Experiment:
         return fresh
 
     def _calibrate(self, rng: torch.Generator) -> None:
-        """Let batch norms normalise, roughly: where signals grow from layer to layer, rounding grows with them."""
-        fresh = self.fresh(self.state)
-        norms = {name: module for name, module in fresh.named_modules() if isinstance(module, BatchNorm)}
-        for module in norms.values():
+        """Give batch norms the statistics of what they see: signals that grow from layer to layer drown all others."""
+        fresh = self.fresh(self.state)  # holds the tensors of the state, and writes into them
+        norms = [module for module in fresh.modules() if isinstance(module, BatchNorm)]
+        for module in norms:
             module.train().momentum = 1.0
         if norms and self.example.is_floating_point():
+            others = torch.randn(3 * len(self.example), *self.example.shape[1:], generator=rng, dtype=torch.float64)
             with torch.no_grad():
-                fresh(torch.cat([self.example, torch.randn(self.example.shape, generator=rng, dtype=torch.float64)]))
-        for name in norms:
-            mean, variance = (f"{name}.{each}".removeprefix(".") for each in ("running_mean", "running_var"))
-            if mean in self.state:  # written into, since the fresh copy holds the tensors of the state
-                spread = self.state[variance].clamp_min(1e-2)
-                self.state[mean] += spread.sqrt() * (_uniform(spread.shape, rng) - 1)
-                self.state[variance] = spread * _uniform(spread.shape, rng)
+                fresh(torch.cat([self.example, others]))
+        for variance in (module.running_var for module in norms if module.running_var is not None):
+            variance.clamp_min_(0.1 * float(variance.mean()))  # a channel that hardly varies here may do so elsewhere
 
     def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
         """The outputs of a fresh copy with the given weights."""

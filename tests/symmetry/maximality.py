@@ -640,7 +640,7 @@ def _find_tied(probes: Sequence[Probe], nodes: Mapping[str, list[Part]]) -> tupl
     """Occurrences that can move without the rest of their group, and groups for which that was not found out."""
     nodes = {group: [node for node in each if not probes.agree_that_idle(node)] for group, each in nodes.items()}
     ties: dict[str, set[tuple[int, int]]] = {group: set() for group in nodes}
-    left = {group: [] for group in nodes}
+    left = {group: [] for group, each in nodes.items() if len(each) > 1}
     for probe in probes:
         for group, more in _tied(probe, {group: nodes[group] for group in left}).items():
             ties[group] |= more
