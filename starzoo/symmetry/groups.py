@@ -13,7 +13,7 @@ from starzoo.symmetry.rescaling import find_rescalable_rows
 from starzoo.symmetry.spec import PermutationGroup, PermutationSpec
 from starzoo.symmetry.terms import Free, Pin, Prod, Sum, Term, Wild, resolve
 from starzoo.symmetry.trace import Trace, trace_module
-from starzoo.symmetry.wreath import find_wreaths
+from starzoo.symmetry.wreath import find_wreaths, rewrite, split_inner
 
 __all__ = ["infer"]
 
@@ -36,6 +36,8 @@ def infer(module: nn.Module, example_input: Tensor, *, pin_output: bool = True) 
     started = time.perf_counter()
     trace, state, returned = trace_module(module, example_input, pin_output=pin_output)
     terms = {name: _terms(trace, tensor) for name, tensor in state.items()}
+    if split := split_inner(terms.values(), trace.spaces):
+        terms = {name: [rewrite(term, split) for term in each] for name, each in terms.items()}
     names = _name_groups(terms)
     within = find_wreaths(terms.values(), trace.spaces)
     groups = {
@@ -48,7 +50,7 @@ def infer(module: nn.Module, example_input: Tensor, *, pin_output: bool = True) 
         axes=axes,
         exchanges=find_exchanges(trace.graph.nodes, axes),
         rescalable=find_rescalable_rows(trace.graph.nodes),
-        outputs=tuple(tuple(_written(term, names) for term in axes) for axes in returned),
+        outputs=tuple(tuple(_written(rewrite(term, split), names) for term in each) for each in returned),
         unsupported_operators=tuple(trace.unsupported),
         trace_seconds=time.perf_counter() - started,
     )

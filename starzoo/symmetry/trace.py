@@ -24,12 +24,16 @@ from starzoo.symmetry.terms import Pin, Term, Wild, has_wild
 __all__ = ["Trace", "constant_axes", "copy_module", "trace_module"]
 
 
+_TRANSPOSITIONS = frozenset({"aten::t", "aten::transpose", "aten::permute", "aten::detach"})
+
+
 class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """What is known of the axes of all tensors while a network runs.
 
     Attributes:
         axes: The axes of every live tensor; a tensor that is not in it is a constant.
-        spaces: For every tensor, and for every contraction, the terms of the positions that are read together.
+        spaces: The terms of positions that are read together: those of every contraction, and all axes of every result.
+            A weight is permuted along each of its axes by itself, so that each axis of it is a space of its own.
         read: The ids of the tensors that some operator read.
         unsupported: Operators without a rule, in the order met.
         graph: The calls of operators, and how they feed each other.
@@ -38,17 +42,22 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = Graph()
+        self._weights = WeakTensorKeyDictionary()
         self._sharing: dict[int, list[TensorWeakRef]] = {}  # tensors by the memory that they would share
         self.axes = WeakTensorKeyDictionary()
         self.spaces: list[list[Term]] = []
         self.read: set[int] = set()
         self.unsupported: dict[str, None] = {}
 
-    def label(self, tensor: Tensor, axes: Axes) -> None:
-        """Note the axes of a tensor."""
+    def label(self, tensor: Tensor, axes: Axes, *, weight: bool = False) -> None:
+        """Note the axes of a tensor, and whether it is a weight, or a transposed one."""
         self.axes[tensor] = axes
         self._sharing.setdefault(_storage(tensor), []).append(TensorWeakRef(tensor))
-        self.spaces.append(axes.joint_terms())
+        if weight:
+            self._weights[tensor] = True
+            self.spaces += ([term] for term in axes.joint_terms())
+        else:
+            self.spaces.append(axes.joint_terms())
 
     def contract(self, *terms: Term) -> None:
         """Note the batch and contracted axes of one contraction."""
@@ -78,8 +87,9 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         axes = apply_rule(rule, known, out=out, layout=layout, trace=self) if rule else []
         if [each.shape for each in axes] != shapes or (rule is None and tensors):
             axes = self._pin_all(func, known, shapes)
+        weight = func._schema.name in _TRANSPOSITIONS and tensors[0] in self._weights
         for tensor, each in zip(returned, axes, strict=True):
-            self.label(tensor, each)
+            self.label(tensor, each, weight=weight)
         self.graph.record(func._schema.name, arguments, returned)
         for tensor, before in written:
             self._note_write(tensor, before, relabelled=any(tensor is each for each in returned))
@@ -133,7 +143,7 @@ def trace_module(
     for name, tensor in state.items():
         trace.graph.name_leaf(tensor, name)
         if tensor not in trace.axes:
-            trace.label(tensor, Axes.fresh(tensor.shape))
+            trace.label(tensor, Axes.fresh(tensor.shape), weight=True)
     for tensor, original in originals:
         if tensor not in trace.axes:
             trace.label(tensor, constant_axes(original))

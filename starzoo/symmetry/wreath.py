@@ -2,20 +2,22 @@
 
 For an axis (h, d), such as heads and head dimensions, the product S_h × S_d permutes all blocks alike inside, and the
 wreath product S_d ≀ S_h gives every block a permutation of its own. The wreath product is sound if d can nowhere be
-seen without the block it belongs to: in every tensor of the trace, and in the batch and contracted axes of every
-contraction, wherever d occurs it occurs once, together with exactly one h.
+seen without the block it belongs to: along every axis of a weight, in every result of the trace, and in the batch and
+contracted axes of every contraction, wherever d occurs there is exactly one h. (It may occur twice there, as in the
+products kᵀv of linear attention: both times it is a position in the same block.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import product
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import product as combinations
 
-from starzoo.symmetry.terms import Free, Prod, Sum, Term, resolve
+from starzoo.symmetry.terms import Free, Prod, Sum, Term, concat, product, resolve
 
-__all__ = ["find_wreaths"]
+__all__ = ["find_wreaths", "rewrite", "split_inner"]
 
 Monomial = tuple[Free, ...]
+Split = Mapping[tuple[Free, Free], Free]  # the own inner group of an outer one, instead of the shared inner one
 
 
 def find_wreaths(axes: Iterable[Sequence[Term]], spaces: Iterable[Sequence[Term]]) -> dict[Free, Free]:
@@ -23,7 +25,7 @@ def find_wreaths(axes: Iterable[Sequence[Term]], spaces: Iterable[Sequence[Term]
 
     Args:
         axes: The terms of every tensor of the state dict.
-        spaces: For every tensor and contraction of the trace, the terms of the positions that are read together.
+        spaces: The terms of positions that are read together, for every result and contraction of the trace.
 
     Returns:
         For every inner group its outer group, which is itself within none.
@@ -38,10 +40,69 @@ def find_wreaths(axes: Iterable[Sequence[Term]], spaces: Iterable[Sequence[Term]
         around = [monomial for monomial in seen if inner in monomial]
         for outer in outers:
             free = outer not in within and inner not in within.values()
-            if free and all(monomial.count(inner) == monomial.count(outer) == 1 for monomial in around):
+            if free and all(monomial.count(outer) == 1 for monomial in around):
                 within[inner] = outer
                 break
     return within
+
+
+def split_inner(axes: Iterable[Sequence[Term]], spaces: Iterable[Sequence[Term]]) -> Split:
+    """Give the blocks of each outer group an inner group of their own, where one inner group serves several.
+
+    Heads h₁ | h₂ | h₃ that are told apart (by kernels of three sizes, in CoaT) share the axis d of (h₁ | h₂ | h₃) × d.
+    If d can nowhere be seen without one of them, the axis is h₁ × d₁ | h₂ × d₂ | h₃ × d₃.
+
+    Args:
+        axes: The terms of every tensor of the state dict.
+        spaces: The terms of positions that are read together, for every result and contraction of the trace.
+
+    Returns:
+        For every pair of an outer and an inner group that was split, the new inner group; `rewrite` puts it in place.
+    """
+    outside: dict[Free, set[Monomial]] = {}  # what stands before each group, wherever it occurs in the state dict
+    for monomial in (found for terms in axes for term in terms for found in _monomials(term, None)):
+        for place, leaf in enumerate(monomial):
+            outside.setdefault(leaf, set()).add(monomial[:place])
+    outers = {
+        inner: [outer for (outer,) in found]
+        for inner, found in outside.items()
+        if len(found) > 1 and all(len(before) == 1 for before in found)
+    }
+    if not outers:
+        return {}
+    interesting = {leaf for inner, around in outers.items() for leaf in (inner, *around)}
+    seen = {monomial for space in spaces for monomial in _joint(space, interesting)}
+    return {
+        (outer, inner): Free(inner.size)
+        for inner, around in outers.items()
+        if all(sum(map(m.count, around)) == 1 for m in seen if inner in m)
+        for outer in around
+    }
+
+
+def rewrite(term: Term, split: Split, outer: Free | None = None) -> Term:
+    """Put the inner groups that `split_inner` made into their places.
+
+    Args:
+        term: A term.
+        split: What `split_inner` returned.
+        outer: The group in whose blocks the term stands.
+
+    Returns:
+        The term with new inner groups.
+    """
+    term = resolve(term)
+    match term:
+        case Free() if outer is not None:
+            return split.get((outer, term), term)
+        case Sum(parts):
+            return concat(rewrite(part, split, outer) for part in parts)
+        case Prod((first, *others)):
+            rest = product(others)
+            if isinstance(first, Sum) and any(inner in m for _, inner in split for m in _monomials(rest, None)):
+                return concat(rewrite(product([part, rest]), split, outer) for part in first.parts)
+            return product([first, rewrite(rest, split, first if isinstance(first, Free) else outer)])
+    return term
 
 
 def _candidates(axes: Iterable[Sequence[Term]]) -> dict[Free, list[Free]]:
@@ -65,15 +126,15 @@ def _nested(term: Term, outers: Monomial) -> Iterator[tuple[Free, Monomial]]:
                 outers += (factor,) if isinstance(factor, Free) else ()
 
 
-def _joint(terms: Iterable[Term], interesting: Collection[Free]) -> set[Monomial]:
-    """The groups that meet at some position of a space, as a sum of products over its axes."""
+def _joint(terms: Iterable[Term], interesting: Collection[Free] | None) -> set[Monomial]:
+    """The groups that meet at some position of a space, as a sum of products over its axes; all of them for None."""
     choices = [_monomials(term, interesting) for term in terms]
-    return {sum(choice, ()) for choice in product(*choices)}
+    return {sum(choice, ()) for choice in combinations(*choices)}
 
 
-def _monomials(term: Term, interesting: Collection[Free]) -> set[Monomial]:
+def _monomials(term: Term, interesting: Collection[Free] | None) -> set[Monomial]:
     match resolve(term):
-        case Free() as leaf if leaf in interesting:
+        case Free() as leaf if interesting is None or leaf in interesting:
             return {(leaf,)}
         case Prod(factors):
             return _joint(factors, interesting)
