@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from starzoo.symmetry.terms import Pin, Term, factorise, free, partition, pin, product, resolve
 
@@ -85,7 +86,7 @@ class Axes:
     def __iter__(self) -> Iterator[Term]:
         return (factor.term for factor in self.factors)
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """The lengths of the axes."""
         return tuple(factor.size for factor in self.factors)

@@ -114,6 +114,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         found = (reference() for reference in self._sharing.get(_storage(tensor), ()))
         views = list({id(view): view for view in found if view is not None}.values())
+        self._sharing[_storage(tensor)] = [TensorWeakRef(view) for view in views]  # without those that are gone
         self.graph.forget(view for view in views if not (relabelled and view is tensor))
         if any(map(has_wild, before.joint_terms())) and (len(views) > 1 or not relabelled):
             for view in views:

@@ -7,14 +7,19 @@ the gradient differ cannot be exchanged by any such symmetry, whatever else it m
 are a suspicion only, because the point is a special one; it is followed up at less special points, and in the end by
 exchanging two positions and comparing outputs.
 
-* Pinned axes (`_pinned_suspects`): all of them are made constant; those that are proven not to move are made random
-  again, until nothing more is proven. What is left would have to move together.
-* Groups (`_tied_suspects`): an occurrence that is random while the others are constant shows which of them cannot move
+* Pinned axes (`_unproven`): all of them are made constant; those that are proven not to move are made random again,
+  until nothing more is proven. What is left would have to move together. `_exchangeable` then asks less: may a symmetry
+  act by one exchange alike on all parts of one size? `_exchanged_with` tries what is still possible.
+* Groups (`_tied`): an occurrence that is random while the others are constant shows which of them cannot move
   without it. Where that does not connect all occurrences to each other, some of them could move on their own.
 
 The gradient is exact up to rounding, which such points can amplify without limit (a layer norm of equal numbers divides
 by nearly nothing). Each gradient is therefore computed twice, the second time with all weights changed by 1e-13, and a
 difference counts only if it is far larger than what that does.
+
+Not looked for: permutations that are no group of all exchanges, such as the mirror image of an axis (the kernel of an
+efficient channel attention may be mirrored together with all channels), and symmetries of a pinned axis that would take
+some occurrences of a group along, but not all of them.
 """
 
 from __future__ import annotations
@@ -446,7 +451,8 @@ def _nodes(spec: PermutationSpec, parts: Iterable[Part]) -> dict[str, list[Part]
         group = spec.groups[part.term.group]
         places = part.places
         if group.within is not None:
-            places = places[[group_block == 0 for group_block in _blocks(part, group.within, leaves)]]
+            columns = places.transpose(0, 2, 1).reshape(-1, part.size)
+            places = columns[_blocks(part, group.within, leaves)[columns[:, 0]] == 0][..., None]
         for outer in _pieces(len(places), 4):
             for inner in _pieces(places.shape[2], 1):
                 piece = places[outer][:, :, inner]
@@ -454,15 +460,15 @@ def _nodes(spec: PermutationSpec, parts: Iterable[Part]) -> dict[str, list[Part]
     return nodes
 
 
-def _blocks(part: Part, outer: str, leaves: Iterable[Part]) -> list[int]:
-    """In which block of the outer group each block of a part lies."""
+def _blocks(part: Part, outer: str, leaves: Iterable[Part]) -> np.ndarray:
+    """For each position of the axis of a part: in which block of the outer group it lies."""
     for other in leaves:
         if (other.tensor, other.axis, other.term) == (part.tensor, part.axis, Leaf(outer)):
-            block = np.full(other.places.max() + part.places.max() + 2, -1)
-            block[other.places] = np.arange(other.size)[:, None]
-            if (block[part.places] >= 0).all():
-                return block[part.places[:, 0, 0]].tolist()
-    raise AssertionError(part)
+            blocks = np.full(max(other.places.max(), part.places.max()) + 1, -1)
+            blocks[other.places] = np.arange(other.size)[:, None]
+            if (blocks[part.places] >= 0).all():
+                return blocks
+    raise AssertionError(f"{part}: not within {outer}")
 
 
 def _pieces(count: int, most: int) -> list[list[int]]:
@@ -527,7 +533,7 @@ def _could_be_one(parts: Iterable[Part]) -> dict[tuple[str, str], list[Part]]:
 def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
     """The places of both as one axis, with those of the second next to each other."""
     outer, n, inner = second.shape
-    if first.shape[0] == outer and first.shape[2] == inner:
+    if first.shape[0] == outer and first.shape[2] == inner and first.flat[0] < second.flat[0]:
         return np.concatenate([first, second], axis=1)
     if first.size == second.size and np.array_equal(first.ravel(), second.ravel()) and first.shape[2] == n * inner:
         return first.reshape(len(first), -1, inner)
@@ -594,6 +600,7 @@ def find_missed(module: nn.Module, example_input: Tensor, spec: PermutationSpec)
             for probe in probes
         )
     ]
+    _slice_index.cache_clear()
     return Report(
         free=len(parts) - len(pinned),
         proven=len(pinned) - len(idle) - len(left),

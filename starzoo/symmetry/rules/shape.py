@@ -79,10 +79,14 @@ def unbind(x: Axes, dim: int) -> list[Axes]:
 
 @rule("slice")
 def slice_(x: Axes, dim: int, start: int | None, end: int | None, step: int, out: Shape) -> Axes:
-    """A run of positions is a part; a strided slice looks at absolute positions."""
+    """A run of positions is a part; every k-th position is one place in blocks of k, which may change places."""
     start, end, step = slice(start, end, step).indices(x.shape[dim])
     if step == 1:
         return x.narrow(dim % len(x), start, max(start, end))
+    if start < step and out[dim] * step == x.shape[dim]:
+        blocks, places = factorise(x[dim], (out[dim], step))
+        pin(places, "strided slice")
+        return x.replace(dim, blocks)
     pin(x[dim], "strided slice")
     return x.replace(dim, Pin(out[dim], "strided slice"))
 
