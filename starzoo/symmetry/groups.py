@@ -40,9 +40,10 @@ def infer(module: nn.Module, example_input: Tensor, *, pin_output: bool = True) 
         terms = {name: [rewrite(term, split) for term in each] for name, each in terms.items()}
     names = _name_groups(terms)
     within = find_wreaths(terms.values(), trace.spaces)
+    ordered = dict.fromkeys(each for leaf in names for each in (within.get(leaf, leaf), leaf))  # outer groups first
     groups = {
-        name: PermutationGroup(name, leaf.size, names[within[leaf]] if leaf in within else None)
-        for leaf, name in names.items()
+        names[leaf]: PermutationGroup(names[leaf], leaf.size, names[within[leaf]] if leaf in within else None)
+        for leaf in ordered
     }
     axes = {name: tuple(_written(term, names) for term in each) for name, each in terms.items()}
     return PermutationSpec(

@@ -7,6 +7,7 @@ parallel branches has an index vector too; branches change places first, and the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -130,15 +131,24 @@ class Permutation:
                 return np.concatenate(vectors)
             case Product((only,)):
                 return self._index(only, blocks)
-            case Product((outer, *rest)):
-                head, tail = self._index(outer, blocks), Product(tuple(rest))
-                if isinstance(outer, Leaf) and self.spec.inner_groups[outer.group]:
-                    rows = np.stack([self._index(tail, {**blocks, outer.group: place}) for place in range(len(head))])
+            case Product(factors):
+                leads = (
+                    place for place, factor in enumerate(factors) if isinstance(factor, Leaf) and self._leads(factor)
+                )
+                place = next(leads, 0)
+                head, rest = self._index(factors[place], blocks), Product(factors[:place] + factors[place + 1 :])
+                if isinstance(lead := factors[place], Leaf) and self._leads(lead):
+                    rows = np.stack([self._index(rest, {**blocks, lead.group: block}) for block in range(len(head))])
                 else:
-                    rows = self._index(tail, blocks)[None]
-                joint: Index = head[:, None] * rows.shape[1] + rows
-                return joint.reshape(-1)
+                    rows = self._index(rest, blocks)[None]
+                inner = math.prod(map(self.spec.term_size, factors[place + 1 :]))
+                joint: Index = ((rows // inner) * len(head) + head[:, None]) * inner + rows % inner
+                return joint.reshape(len(head), -1, inner).swapaxes(0, 1).reshape(-1)
         raise AssertionError(term)
+
+    def _leads(self, leaf: Leaf) -> bool:
+        """Whether other groups have a permutation of their own in every block of this one."""
+        return bool(self.spec.inner_groups[leaf.group])
 
     def apply(self, state: StateDict, *, only: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Permute parameters and buffers.

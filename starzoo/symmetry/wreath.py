@@ -30,19 +30,19 @@ def find_wreaths(axes: Iterable[Sequence[Term]], spaces: Iterable[Sequence[Term]
     Returns:
         For every inner group its outer group, which is itself within none.
     """
-    candidates = _candidates(axes)
-    interesting = {leaf for inner, outers in candidates.items() for leaf in (inner, *outers)}
-    if not interesting:
-        return {}
-    seen = {monomial for space in spaces for monomial in _joint(space, interesting)}
+    terms = [term for each in axes for term in each]
     within: dict[Free, Free] = {}
-    for inner, outers in candidates.items():
-        around = [monomial for monomial in seen if inner in monomial]
-        for outer in outers:
-            free = outer not in within and inner not in within.values()
-            if free and all(monomial.count(outer) == 1 for monomial in around):
+    for before_only in (True, False):  # heads usually stand before their dimensions, but not always (NesT)
+        candidates = _candidates(terms, before_only=before_only)
+        interesting = {leaf for inner, outers in candidates.items() for leaf in (inner, *outers)}
+        seen = {monomial for space in spaces for monomial in _joint(space, interesting)} if interesting else set()
+        for inner, outers in candidates.items():
+            if inner in within or inner in within.values():
+                continue
+            around = [monomial for monomial in seen if inner in monomial]
+            possible = (outer for outer in outers if all(monomial.count(outer) == 1 for monomial in around))
+            if outer := next((outer for outer in possible if outer not in within), None):
                 within[inner] = outer
-                break
     return within
 
 
@@ -105,25 +105,26 @@ def rewrite(term: Term, split: Split, outer: Free | None = None) -> Term:
     return term
 
 
-def _candidates(axes: Iterable[Sequence[Term]]) -> dict[Free, list[Free]]:
-    """For every group, those that are an earlier factor of a product around it wherever it occurs in the state dict."""
+def _candidates(terms: Iterable[Term], *, before_only: bool) -> dict[Free, list[Free]]:
+    """For every group, those that are another (or an earlier) factor of a product around it wherever it occurs."""
     candidates: dict[Free, list[Free]] = {}
-    for leaf, outers in (pair for terms in axes for term in terms for pair in _nested(term, ())):
+    for leaf, outers in (pair for term in terms for pair in _nested(term, (), before_only)):
         candidates[leaf] = [outer for outer in candidates.get(leaf, outers) if outer in outers]
     return {inner: outers for inner, outers in candidates.items() if outers}
 
 
-def _nested(term: Term, outers: Monomial) -> Iterator[tuple[Free, Monomial]]:
+def _nested(term: Term, outers: Monomial, before_only: bool) -> Iterator[tuple[Free, Monomial]]:
     match resolve(term):
         case Free() as leaf:
             yield leaf, outers
         case Sum(parts):
             for part in parts:
-                yield from _nested(part, outers)
+                yield from _nested(part, outers, before_only)
         case Prod(factors):
-            for factor in map(resolve, factors):
-                yield from _nested(factor, outers)
-                outers += (factor,) if isinstance(factor, Free) else ()
+            for place, factor in enumerate(factors):
+                others = factors[:place] if before_only else factors[:place] + factors[place + 1 :]
+                around = tuple(other for other in map(resolve, others) if isinstance(other, Free))
+                yield from _nested(factor, outers + around, before_only)
 
 
 def _joint(terms: Iterable[Term], interesting: Collection[Free] | None) -> set[Monomial]:

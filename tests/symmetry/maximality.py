@@ -540,6 +540,44 @@ def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
     return None
 
 
+def _in_one_block(parts: Iterable[Part]) -> Iterator[tuple[str, str, list[tuple[Part, Part | None]]]]:
+    """Pairs of groups (inner, outer) of which the inner one occurs only in weights that the outer one permutes too.
+
+    Yields:
+        The two groups, and for each part of the inner one the part of the outer one that stands on another axis; None
+        where it stands on the same axis, around it.
+    """
+    leaves = [part for part in parts if isinstance(part.term, Leaf)]
+    names = dict.fromkeys(part.term.group for part in leaves)
+    for inner, outer in permutations(names, 2):
+        pairs = []
+        for part in (part for part in leaves if part.term.group == inner):
+            around = [other for other in leaves if other.tensor == part.tensor and other.term.group == outer]
+            same = [other for other in around if np.isin(part.places, other.places).all() and other.axis == part.axis]
+            elsewhere = [other for other in around if other.axis != part.axis]
+            if not same and len(elsewhere) != 1:
+                break
+            pairs.append((part, None if same else elsewhere[0]))
+        else:
+            if any(elsewhere for _, elsewhere in pairs):
+                yield inner, outer, pairs
+
+
+def _exchanged_in_block(probe: Probe, outer: str, pairs: Iterable[tuple[Part, Part | None]], parts: Iterable[Part]):
+    """Two positions of the inner group exchanged in the first block of the outer group, and in no other."""
+    changed = dict(probe.state)
+    for part, elsewhere in pairs:
+        tensor = exchanged(changed, [(part, [0], [1])])[part.tensor]
+        axis, block = (part.axis, None) if elsewhere is None else (elsewhere.axis, elsewhere.places[:, 0].ravel())
+        if block is None:
+            block = np.flatnonzero(_blocks(part, outer, [each for each in parts if isinstance(each.term, Leaf)]) == 0)
+        index = torch.from_numpy(block)
+        kept = changed[part.tensor].clone()
+        kept.movedim(axis, 0)[index] = tensor.movedim(axis, 0)[index]
+        changed[part.tensor] = kept
+    return changed
+
+
 # The answer
 
 
@@ -555,6 +593,8 @@ class Report:
         missed: Pinned parts that could be permuted, and those that would have to move with them.
         tied: Occurrences of a group that could move without its other occurrences.
         merged: Pairs of groups that could be one larger group.
+        blockwise: Groups that could act differently in each block of another group, which stands on another axis of a
+            weight: the inputs of a grouped convolution, whose weight is (groups × outputs, inputs of a group).
         undecided: Suspicions that could neither be confirmed nor dispelled.
     """
 
@@ -565,6 +605,7 @@ class Report:
     missed: tuple[str, ...]
     tied: tuple[str, ...]
     merged: tuple[str, ...]
+    blockwise: tuple[str, ...]
     undecided: tuple[str, ...]
 
     @property
@@ -600,6 +641,12 @@ def find_missed(module: nn.Module, example_input: Tensor, spec: PermutationSpec)
             for probe in probes
         )
     ]
+    blockwise = [
+        f"{inner} in {outer}"
+        for inner, outer, pairs in _in_one_block(parts)
+        if spec.groups[inner].within is spec.groups[outer].within is None
+        and all(probe.change(_exchanged_in_block(probe, outer, pairs, parts)) < EQUAL for probe in probes)
+    ]
     _slice_index.cache_clear()
     return Report(
         free=len(parts) - len(pinned),
@@ -609,6 +656,7 @@ def find_missed(module: nn.Module, example_input: Tensor, spec: PermutationSpec)
         missed=tuple(map(str, missed)),
         tied=tuple(tied),
         merged=tuple(map(" and ".join, merged)),
+        blockwise=tuple(blockwise),
         undecided=(*map(str, undecided), *open_ties),
     )
 

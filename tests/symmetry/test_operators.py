@@ -370,11 +370,60 @@ def test_heads_and_dimensions_on_separate_axes_are_shared():
     assert (heads.size, qk.size, qk.within, v.within) == (3, 4, None, heads.name)
 
 
-def test_dimensions_outside_of_heads_are_shared():
+def test_dimensions_that_stand_before_their_heads_are_permuted_in_each_head():
     def forward(m, x):
         q, k = (layer(x).unflatten(-1, (4, 3)).transpose(1, 3) for layer in (m.q, m.k))  # (batch, head, dim, token)
         return m.head((q.mT @ k).relu().mean((2, 3)))
 
     model = Network(forward, q=nn.Linear(4, 12), k=nn.Linear(4, 12), head=nn.Linear(3, 2))
     spec = check(model, 5, 4)
-    assert [(group.size, group.within) for group in spec.groups.values()] == [(4, None), (3, None)]
+    heads, dimensions = spec.groups.values()  # an outer group comes first
+    assert (heads.size, heads.within) == (3, None)
+    assert (dimensions.size, dimensions.within) == (4, heads.name)
+    assert spec.axes["q.bias"] == (Product((Leaf(dimensions.name), Leaf(heads.name))),)
+
+
+def test_heads_of_several_kinds_have_dimensions_of_their_own():
+    """As in CoaT: two heads go through one depthwise convolution and three through another; all have 3 dimensions."""
+
+    def forward(m, x):
+        q, k, v = m.qkv(x).reshape(*x.shape[:2], 3, 5, 3).permute(2, 0, 3, 1, 4)
+        attended = q @ (k.softmax(2).mT @ v)  # the product of keys and values has the dimensions of a head on two axes
+        first, second = v.mT.reshape(len(x), 15, -1).split([6, 9], dim=1)
+        position = torch.cat([m.near(first), m.far(second)], 1).reshape(len(x), 5, 3, -1).mT
+        return m.head((attended + q * position).transpose(1, 2).reshape(*x.shape[:2], 15)).mean(1)
+
+    model = Network(
+        forward, qkv=nn.Linear(4, 45), head=nn.Linear(15, 2),
+        near=nn.Conv1d(6, 6, 3, padding=1, groups=6), far=nn.Conv1d(9, 9, 5, padding=2, groups=9),
+    )  # fmt: skip
+    spec = check(model, 7, 4)
+    found = [(group.size, group.within and spec.groups[group.within].size) for group in spec.groups.values()]
+    assert sorted(found, key=str) == [(2, None), (3, 2), (3, 3), (3, None)]
+
+
+def test_channels_that_are_also_heads_are_permuted_blockwise_although_weights_have_them_twice():
+    """As in GC ViT, where queries come from the stream itself: a weight from stream to stream has heads twice."""
+
+    def forward(m, x):
+        x = m.stem(x)
+        x = x + m.mix(x).relu()
+        q, k, v = (each.unflatten(-1, (3, 4)).transpose(1, 2) for each in (x, m.k(x), m.v(x)))
+        return m.head(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)).mean(1)
+
+    square = {name: nn.Linear(12, 12) for name in ("mix", "k", "v")}
+    spec = check(Network(forward, stem=nn.Linear(4, 12), head=nn.Linear(12, 2), **square), 5, 4)
+    assert [(group.size, group.within) for group in spec.groups.values()] == [
+        (3, None), (4, "stem.weight:0"), (4, "stem.weight:0"),
+    ]  # fmt: skip
+
+
+def test_blocks_of_a_strided_slice_change_places():
+    """As rotary embeddings do with pairs of neighbours."""
+    model = Network(
+        lambda m, x: m.head(torch.stack([-m.stem(x)[..., 1::2], m.stem(x)[..., ::2]], -1).flatten(-2)).mean(1),
+        stem=nn.Linear(4, 8), head=nn.Linear(8, 2),
+    )  # fmt: skip
+    spec = check(model, 3, 4)
+    assert sizes(spec) == [4]
+    assert spec.axes["head.weight"][1] == Product((Leaf("stem.weight:0"), Pinned(2, "stack")))
