@@ -101,7 +101,8 @@ def rewrite(term: Term, split: Split, outer: Free | None = None) -> Term:
             rest = product(others)
             if isinstance(first, Sum) and any(inner in m for _, inner in split for m in _monomials(rest, None)):
                 return concat(rewrite(product([part, rest]), split, outer) for part in first.parts)
-            return product([first, rewrite(rest, split, first if isinstance(first, Free) else outer)])
+            inside = first if isinstance(first, Free) else outer
+            return product([rewrite(first, split, outer), rewrite(rest, split, inside)])
     return term
 
 

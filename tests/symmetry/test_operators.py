@@ -402,6 +402,24 @@ def test_heads_of_several_kinds_have_dimensions_of_their_own():
     assert sorted(found, key=str) == [(2, None), (3, 2), (3, 3), (3, None)]
 
 
+def test_channels_that_double_twice_under_streams_of_two_kinds():
+    """As in EdgeNeXt: channels (a | b) × 2, then (a | b) × 2 × 2; the inner factors of a and b are split everywhere."""
+
+    def forward(m, x):
+        first, second = m.stem(x).split([2, 3], dim=1)
+        x = m.grow(torch.cat([m.mix(first), second], 1))
+        return m.head(m.again(x).relu() + m.bias).flatten(1)
+
+    model = Network(
+        forward, stem=nn.Conv2d(2, 5, 1), mix=nn.Conv2d(2, 2, 3, padding=1, groups=2),
+        grow=nn.Conv2d(5, 10, 3, padding=1, groups=5), again=nn.Conv2d(10, 20, 3, padding=1, groups=10),
+        head=nn.Conv2d(20, 2, 1), bias=nn.Parameter(torch.zeros(20, 1, 1)),
+    )  # fmt: skip
+    spec = check(model, 2, 4, 4)
+    assert sorted(sizes(spec)) == [2, 2, 2, 2, 3]
+    assert spec.wreath_groups >= 2
+
+
 def test_channels_that_are_also_heads_are_permuted_blockwise_although_weights_have_them_twice():
     """As in GC ViT, where queries come from the stream itself: a weight from stream to stream has heads twice."""
 
