@@ -54,7 +54,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.table_only:
         found = json.loads((RESULTS / "symmetry.json").read_text())
-        return write_table(found["versions"], found["rows"])
+        (RESULTS / "symmetry.md").write_text(table(found["versions"], found["rows"]))
+        return report(found["rows"])
     names = fnmatch.filter(timm.list_models(), options.match)
     traced = work_off("trace", names, trace_one, options.jobs)
     chosen = sorted(choose(traced), key=lambda name: traced[name]["parameters"])
@@ -68,7 +69,8 @@ def main() -> int:
     RESULTS.mkdir(exist_ok=True)
     lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
     (RESULTS / "symmetry.json").write_text(f'{{"versions": {json.dumps(rules_version())}, "rows": [\n{lines}\n]}}\n')
-    return write_table(rules_version(), rows)
+    (RESULTS / "symmetry.md").write_text(table(rules_version(), rows))
+    return report(rows)
 
 
 def choose(traced: dict[str, Row]) -> list[str]:
@@ -262,7 +264,7 @@ def report(rows: list[Row]) -> int:
     return 0 if proved and not found["with_unsupported_operators"] else 1
 
 
-def write_table(versions: str, rows: list[Row]) -> int:
+def table(versions: str, rows: list[Row]) -> str:
     found = summary(rows)
     slowest, largest = found["worst_trace"], found["worst_memory"]
     lines = [
@@ -302,8 +304,7 @@ def write_table(versions: str, rows: list[Row]) -> int:
         "|---|--:|---|",
         *(f"| {row['name']} | {row['coverage']:.1%} | {next(iter(row['pinned_parameters']), '')} |" for row in low),
     ]
-    (RESULTS / "symmetry.md").write_text("\n".join(lines) + "\n")
-    return report(rows)
+    return "\n".join(lines) + "\n"
 
 
 def span(values: list[Any], form: str) -> str:
