@@ -7,8 +7,9 @@
 Every name of `timm.list_models()` is traced at its own input size, without weights. Every network of at most 120 M
 parameters is also run with all groups permuted, and above that the smallest of each family (timm's module), on the
 smallest image that it takes. Each name has a process of its own, so that memory is measured by the operating system and
-a crash costs one name. What is done is kept in runs/symmetry-sweep and not done again until timm, torch or the rules
-change; the results go to benchmarks/results/symmetry.json and symmetry.md. Exit code 1 unless all is proved.
+a crash costs one name. What is done is kept in runs/symmetry-sweep: a name is traced again when timm, torch or the
+rules have changed, and proved again when its specification or the prover has. The results go to
+benchmarks/results/symmetry.json and symmetry.md. Exit code 1 unless all is proved.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import gc
+import hashlib
 import json
 import multiprocessing
 import os
@@ -24,7 +26,7 @@ import sys
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process per core is faster th
 import timm
 import torch
 
+import starzoo.symmetry
 from starzoo.architecture import Architecture
 from starzoo.errors import StarzooError
 from starzoo.specs import rules_version
@@ -42,6 +45,7 @@ from starzoo.symmetry.spec import Pinned, pinned_parts
 RESULTS = Path(__file__).parent / "results"
 RUNS = Path("runs/symmetry-sweep")
 LARGEST = 120_000_000  # parameters up to which every name is proved
+PROVER = ("permutation", "rescaling", "spec", "verification")  # the files that a proof is made by
 IMAGE_SIZES = (64, 96, 128, 160, 192, 224, 256)
 Row = dict[str, Any]
 
@@ -57,12 +61,13 @@ def main() -> int:
         (RESULTS / "symmetry.md").write_text(table(found["versions"], found["rows"]))
         return report(found["rows"])
     names = fnmatch.filter(timm.list_models(), options.match)
-    traced = work_off("trace", names, trace_one, options.jobs)
+    traced = work_off("trace", dict.fromkeys(names, rules_version()), trace_one, options.jobs)
     chosen = sorted(choose(traced), key=lambda name: traced[name]["parameters"])
     # The large ones one at a time: two of them do not fit into the memory of a small machine.
     small = [name for name in chosen if traced[name]["parameters"] <= LARGEST]
-    proved = work_off("verify", small, verify_one, options.jobs)
-    proved |= work_off("verify", chosen[len(small) :], verify_one, 1)
+    proofs = {name: f"{prover_version()}, specification {traced[name]['specification']}" for name in chosen}
+    proved = work_off("verify", {name: proofs[name] for name in small}, verify_one, options.jobs)
+    proved |= work_off("verify", {name: proofs[name] for name in chosen[len(small) :]}, verify_one, 1)
     rows = [{"name": name, **traced[name], "verify": proved.get(name)} for name in names]
     if options.match != "*":
         return report(rows)
@@ -102,6 +107,7 @@ def trace_one(name: str) -> Row:
             reasons = [part.reason for term in spec.axes[each] for part in pinned_parts(term) if part.reason]
             fixed[max(reasons, key=len, default="")] += size
     return {
+        "specification": digest(json.dumps({**spec.to_json(), "trace_seconds": 0}).encode()),
         "family": timm.model_entrypoint(name).__module__.rpartition(".")[2],
         "parameters": sum(sizes.values()),
         "groups": len(spec.groups),
@@ -178,52 +184,63 @@ def status(field: str) -> int:
 # ----------------------------------------------------------------------------------------------- all the names
 
 
-def work_off(kind: str, names: Iterable[str], work: Callable[[str], Row], jobs: int) -> dict[str, Row]:
-    """Do what is not done yet, a process per name, and return all rows."""
+def work_off(kind: str, keys: dict[str, str], work: Callable[[str], Row], jobs: int) -> dict[str, Row]:
+    """Do what is not done yet, a process per name, and return all rows. A result counts if it has the name's key."""
     folder = RUNS / kind
     folder.mkdir(parents=True, exist_ok=True)
     gc.collect()
     gc.freeze()  # pages that are shared with the children stay shared
-    names, running, started = list(names), {}, time.perf_counter()
-    missing = [name for name in names if not is_done(folder / f"{name}.json")]
-    context = multiprocessing.get_context("fork")
+    running: dict[str, Any] = {}
+    missing = [name for name, key in keys.items() if not is_done(folder / f"{name}.json", key)]
+    context, started = multiprocessing.get_context("fork"), time.perf_counter()
     for count, name in enumerate(missing, start=1):
         while len(running) >= jobs:
-            reap(folder, running)
-        running[name] = context.Process(target=record, args=(work, name, folder / f"{name}.json"))
+            reap(folder, running, keys)
+        running[name] = context.Process(target=record, args=(work, name, folder / f"{name}.json", keys[name]))
         running[name].start()
         if count % 50 == 0:
             print(f"{kind}: {count}/{len(missing)} in {time.perf_counter() - started:.0f} s", flush=True)
     while running:
-        reap(folder, running)
-    return {name: json.loads((folder / f"{name}.json").read_text())["row"] for name in names}
+        reap(folder, running, keys)
+    return {name: json.loads((folder / f"{name}.json").read_text())["row"] for name in keys}
 
 
-def is_done(path: Path) -> bool:
-    return path.is_file() and json.loads(path.read_text())["versions"] == rules_version()
+def is_done(path: Path, key: str) -> bool:
+    return path.is_file() and json.loads(path.read_text())["key"] == key
 
 
-def reap(folder: Path, running: dict[str, Any]) -> None:
+def prover_version() -> str:
+    files = [Path(starzoo.symmetry.__file__).parent / f"{name}.py" for name in PROVER]
+    return (
+        f"timm {timm.__version__}, torch {torch.__version__}, prover {digest(*(file.read_bytes() for file in files))}"
+    )
+
+
+def digest(*contents: bytes) -> str:
+    return hashlib.sha256(b"".join(contents)).hexdigest()[:12]
+
+
+def reap(folder: Path, running: dict[str, Any], keys: dict[str, str]) -> None:
     for name, process in list(running.items()):
         process.join(timeout=0.01)
         if process.exitcode is not None:
             del running[name]
             if process.exitcode:
-                write(folder / f"{name}.json", {"error": f"ended with {process.exitcode}"})
+                write(folder / f"{name}.json", keys[name], {"error": f"ended with {process.exitcode}"})
 
 
-def record(work: Callable[[str], Row], name: str, path: Path) -> None:
+def record(work: Callable[[str], Row], name: str, path: Path, key: str) -> None:
     torch.set_num_threads(1)
     try:
         row = work(name)
     except Exception as error:  # noqa: BLE001  # every failure is a result
         row = {"error": f"{type(error).__name__}: {error}"[:500], "traceback": traceback.format_exc()[-2000:]}
-    write(path, row)
+    write(path, key, row)
 
 
-def write(path: Path, row: Row) -> None:
+def write(path: Path, key: str, row: Row) -> None:
     draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps({"versions": rules_version(), "row": row}))
+    draft.write_text(json.dumps({"key": key, "row": row}))
     draft.replace(path)
 
 

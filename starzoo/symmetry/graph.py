@@ -93,6 +93,10 @@ class Graph:
             self._values[tensor] = Value(call, place)
         self.nodes.append(call)
 
+    def made_by(self, tensor: Tensor) -> str:
+        """The operator that a tensor is the result of; empty for a leaf."""
+        return self._value_of(tensor).node.operator
+
     def forget(self, tensors: Iterable[Tensor]) -> None:
         """After a write that reached them by another name, nothing is known of how these tensors come about."""
         for tensor in tensors:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
@@ -45,6 +46,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights = WeakTensorKeyDictionary()
         self._sharing: dict[int, list[TensorWeakRef]] = {}  # tensors by the memory that they would share
         self.axes = WeakTensorKeyDictionary()
+        self._lazy = WeakTensorKeyDictionary()  # results of which nothing is decided before they are read
         self.spaces: list[list[Term]] = []
         self.read: set[int] = set()
         self.unsupported: dict[str, None] = {}
@@ -65,6 +67,10 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def axes_of(self, tensor: Tensor) -> Axes:
         """The axes of a tensor; one that the trace does not know was made outside of it, and is a constant."""
+        if tensor in self._lazy:
+            decide = self._lazy[tensor]
+            del self._lazy[tensor]
+            self.label(tensor, decide())
         return self.axes[tensor] if tensor in self.axes else constant_axes(tensor)
 
     def __torch_dispatch__(
@@ -73,27 +79,62 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run one operator and follow what it does to the axes."""
         arguments = _arguments(func, args, kwargs or {})
         tensors = _shallow_tensors(arguments.values())
-        self.read.update(map(id, tensors))
         known = {name: _with_axes(argument, self.axes_of) for name, argument in arguments.items()}
         layout = (tensors[0].stride(), tensors[0].storage_offset()) if tensors else None
         written = [(tensor, self.axes_of(tensor)) for tensor in _written(func, arguments)]
-
         result = func(*args, **(kwargs or {}))
+        returned = self._follow(func, arguments, known, result, layout)
+        for tensor, before in written:
+            self._note_write(tensor, before, relabelled=any(tensor is each for each in returned))
+        return result
 
+    def lstm(self, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Follow an LSTM as one operator.
+
+        Args:
+            *args: The arguments of `aten::lstm`, without projections.
+
+        Returns:
+            The output, and the last hidden and cell states.
+        """
+        func = torch.ops.aten.lstm.input
+        arguments = _arguments(func, args, {})
+        x, hx = arguments["input"], arguments["hx"]
+        known = {name: _with_axes(argument, self.axes_of) for name, argument in arguments.items()}
+        # States that begin as zeros, and were not written to, agree with whatever the hidden units do.
+        zeros = [self.graph.made_by(state) == "aten::zeros" for state in hx]
+        known["hx"] = [
+            Axes.of(map(Wild, each.shape)) if zero else each for each, zero in zip(known["hx"], zeros, strict=True)
+        ]
+        directions = 2 if arguments["bidirectional"] else 1
+        result = (x.new_empty((*x.shape[:2], directions * hx[0].shape[2])), *(torch.empty_like(state) for state in hx))
+        self._follow(func, arguments, known, result, None)
+        return result
+
+    def _follow(
+        self, func: OpOverload, arguments: Mapping[str, Any], known: Mapping[str, Any], result: Any, layout: Any
+    ) -> list[Tensor]:
+        """Note what an operator did, and give back the tensors that it returned."""
+        tensors = _shallow_tensors(arguments.values())
+        self.read.update(map(id, tensors))
         returned = _shallow_tensors([result])
         shapes = [tuple(tensor.shape) for tensor in returned]
         out = shapes[0] if isinstance(result, Tensor) else shapes
         rule = find_rule(func)
         axes = apply_rule(rule, known, out=out, layout=layout, trace=self) if rule else []
-        if [each.shape for each in axes] != shapes or (rule is None and tensors):
-            axes = self._pin_all(func, known, shapes)
+        fits = len(axes) == len(shapes) and all(
+            not isinstance(each, Axes) or each.shape == shape for each, shape in zip(axes, shapes, strict=True)
+        )
+        if not fits or (rule is None and tensors):
+            axes = list(self._pin_all(func, known, shapes))
         weight = func._schema.name in _TRANSPOSITIONS and tensors[0] in self._weights
         for tensor, each in zip(returned, axes, strict=True):
-            self.label(tensor, each, weight=weight)
+            if isinstance(each, Axes):
+                self.label(tensor, each, weight=weight)
+            else:
+                self._lazy[tensor] = each
         self.graph.record(func._schema.name, arguments, returned)
-        for tensor, before in written:
-            self._note_write(tensor, before, relabelled=any(tensor is each for each in returned))
-        return result
+        return returned
 
     def _pin_all(self, func: OpOverload, known: Any, shapes: Sequence[tuple[int, ...]]) -> list[Axes]:
         """No rule, or one that does not fit: pinning every axis is always sound, only less complete."""
@@ -120,6 +161,22 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for view in views:
                 self.axes[view].pin("written into a constant")
                 self.label(view, Axes.pinned(tuple(view.shape), "written into a constant"))
+
+
+class _Recurrence(TorchFunctionMode):
+    """Hands recurrent layers to the trace whole, before they are taken apart."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self._trace = trace
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        # Packed sequences have a tensor in second place; with projections, the two states are of different sizes.
+        if func is torch.lstm and isinstance(args[1], list | tuple) and args[1][0].shape == args[1][1].shape:
+            return self._trace.lstm(*args)
+        return func(*args, **(kwargs or {}))
 
 
 def trace_module(
@@ -150,7 +207,7 @@ def trace_module(
             trace.label(tensor, constant_axes(original))
     first = example_input[:1].detach().to("meta")
     trace.label(first, Axes.pinned(tuple(first.shape), "input"))
-    with _without_fast_path(), torch.no_grad(), torch.device("meta"), trace:
+    with _without_fast_path(), torch.no_grad(), torch.device("meta"), trace, _Recurrence(trace):
         try:
             outputs = twin(first)
         except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:

@@ -95,7 +95,7 @@ def verify(
     if tolerance is None:
         tolerance = ROUNDED if experiment.rounded_in else EXACT
     rng = np.random.default_rng(seed)
-    element, still = Permutation.random(spec, rng), Permutation.identity(spec)
+    element, still = _moving_element(spec, rng), Permutation.identity(spec)
     permuted = element.apply(experiment.state)
     error = experiment.error(permuted, element)
     controls = [experiment.error(control, still) for control in _controls(spec, experiment.state, rng)]
@@ -114,6 +114,15 @@ def verify(
         rescaling_error=experiment.error(rescale(experiment.state, spec.rescalable, generator), still),
         guilty=tuple(find_guilty(list(still.indices), breaks)) if error > tolerance else (),
     )
+
+
+def _moving_element(spec: PermutationSpec, rng: np.random.Generator) -> Permutation:
+    """A random element in which every group and exchange moves: of one that stays, nothing would be learnt."""
+    element, still = Permutation.random(spec, rng), Permutation.identity(spec)
+    while stuck := [name for name, index in element.indices.items() if np.array_equal(index, still.indices[name])]:
+        again = Permutation.random(spec, rng)
+        element = Permutation(spec, {**element.indices, **{name: again.indices[name] for name in stuck}})
+    return element
 
 
 class _Experiment:

@@ -9,6 +9,7 @@ from torch import nn
 
 from starzoo.errors import IncompatibleError
 from starzoo.symmetry import infer, verify
+from starzoo.symmetry.spec import Leaf, Pinned, Product
 
 
 def check(model, example):
@@ -46,17 +47,76 @@ def test_a_vision_transformer_of_torchvision():
     assert (len(spec.groups), spec.wreath_groups) == (9, 4)
 
 
-def test_a_recurrent_network():
-    class Recurrent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.cell, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 2)
+class Recurrent(nn.Module):
+    """An LSTM between its input and a head, which reads some of what the LSTM returns."""
 
-        def forward(self, x):
-            return self.head(self.cell(x)[0][:, -1])
+    def __init__(self, read, state=None, **options):
+        super().__init__()
+        self.cell = nn.LSTM(4, 6, **options)
+        width = 6 * (2 if options.get("bidirectional") else 1)
+        self.head, self.last = nn.Linear(width, 2), nn.Linear(6, 2)
+        self.state = None if state is None else nn.Parameter(torch.randn(state, 1, 6))
+        self.read = read
 
-    spec = check(Recurrent(), torch.zeros(1, 3, 4))
+    def forward(self, x):
+        state = None if self.state is None else (self.state, self.state.tanh())
+        return self.read(self, *self.cell(x, state))
+
+
+def output(m, out, states):
+    return m.head(out).mean(1)
+
+
+def last_states(m, out, states):
+    return m.head(out).mean(1) + m.last(states[0]).sum(0) + m.last(states[1]).sum(0)
+
+
+@pytest.mark.parametrize(
+    ("model", "hidden"),
+    [
+        (Recurrent(output, batch_first=True), [6]),
+        (Recurrent(last_states, batch_first=True), [6]),
+        (Recurrent(output, batch_first=True, bias=False), [6]),
+        (Recurrent(output, batch_first=True, num_layers=2), [6, 6]),
+        (Recurrent(output, batch_first=True, bidirectional=True), [6, 6]),
+        (Recurrent(output, batch_first=True, num_layers=2, bidirectional=True), [6, 6, 6, 6]),
+        # What stands in one tensor moves alike: last states that are read, first states that are weights.
+        (Recurrent(last_states, batch_first=True, bidirectional=True), [6]),
+        (Recurrent(output, state=2, batch_first=True, bidirectional=True), [6]),
+        (Recurrent(output, state=1, batch_first=True), [6]),
+    ],
+    ids=[
+        "one",
+        "last states",
+        "no bias",
+        "two layers",
+        "two directions",
+        "both",
+        "tied by last",
+        "tied by first",
+        "first",
+    ],
+)
+def test_a_recurrent_network(model, hidden):
+    spec = infer(model, torch.zeros(1, 5, 4))
+    result = verify(model, torch.zeros(1, 5, 4), spec)
+    assert result.passed, result
+    assert [group.size for group in spec.groups.values()] == hidden
+    assert spec.unsupported_operators == ()
+
+
+def test_a_recurrent_network_that_puts_time_first():
+    model = Recurrent(lambda m, out, states: m.head(out).mean(0))
+    spec = infer(model, torch.zeros(5, 1, 4))  # the first item is the first step in time
     assert [group.size for group in spec.groups.values()] == [6]
+    assert spec.axes["cell.weight_ih_l0"] == (
+        Product((Pinned(4, "gate"), Leaf("cell.weight_ih_l0:0"))), Pinned(4, "input"),
+    )  # fmt: skip
+
+
+def test_a_recurrent_network_with_projections_goes_step_by_step():
+    model = Recurrent(lambda m, out, states: out.mean(1), batch_first=True, proj_size=3)
+    assert [group.size for group in check(model, torch.zeros(1, 5, 4)).groups.values()] == [6]
 
 
 def test_a_network_that_takes_whole_numbers():

@@ -10,7 +10,8 @@ A rule is a function that names, in any order, what it needs:
 * `layout`: the strides and the storage offset that the first tensor had before the call;
 * `trace`: the running trace, to note a contraction.
 
-It returns the `Axes` of the result, or a sequence of them, or None where it cannot tell. It is sound when this holds:
+It returns the `Axes` of the result, or a sequence of them, or None where it cannot tell; in a sequence, what would tie
+axes that are free otherwise may be a function that is called when the result is read. A rule is sound when this holds:
 if every argument is permuted as its terms say, then the result is permuted as its terms say. A rule may refine, unify
 or pin the terms it was given.
 """
@@ -28,10 +29,11 @@ from torch._ops import OpOverload
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.terms import Term
 
-__all__ = ["Contractions", "Result", "Rule", "Shape", "apply_rule", "find_rule", "rule", "shapes_of"]
+__all__ = ["Contractions", "LazyAxes", "Result", "Rule", "Shape", "apply_rule", "find_rule", "rule", "shapes_of"]
 
 Shape = tuple[int, ...]
-Result = Axes | Sequence[Axes] | None
+LazyAxes = Callable[[], Axes]
+Result = Axes | Sequence[Axes | LazyAxes] | None
 Rule = Callable[..., Result]
 R = TypeVar("R", bound=Rule)
 
@@ -76,7 +78,7 @@ def find_rule(operator: OpOverload) -> Rule | None:
     return _RULES.get(name)
 
 
-def apply_rule(function: Rule, arguments: Mapping[str, Any], **context: Any) -> list[Axes]:
+def apply_rule(function: Rule, arguments: Mapping[str, Any], **context: Any) -> list[Axes | LazyAxes]:
     """Call a rule with what it names.
 
     Args:

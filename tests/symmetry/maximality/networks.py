@@ -349,7 +349,6 @@ TIED = {
     "fastvit": 1,  # depthwise convolutions that double the channels twice: a wreath product within a wreath product
     "coat": 3,  # the last block's convolutions reach only tokens that are dropped, but tie queries to values
     "crossvit": 2,  # the class token is concatenated with tokens that are dropped
-    "sequencer": 2,  # the last hidden states of both directions are stacked, and never used
 }
 
 # Groups that are the same in all blocks of another one because a weight has the two on two axes, such as that of a
