@@ -202,6 +202,7 @@ def work_off(kind: str, keys: dict[str, str], work: Callable[[str], Row], jobs: 
             print(f"{kind}: {count}/{len(missing)} in {time.perf_counter() - started:.0f} s", flush=True)
     while running:
         reap(folder, running, keys)
+    gc.unfreeze()
     return {name: json.loads((folder / f"{name}.json").read_text())["row"] for name in keys}
 
 
