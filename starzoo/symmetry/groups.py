@@ -36,10 +36,12 @@ def infer(module: nn.Module, example_input: Tensor, *, pin_output: bool = True) 
     started = time.perf_counter()
     trace, state, returned = trace_module(module, example_input, pin_output=pin_output)
     terms = {name: _terms(trace, tensor) for name, tensor in state.items()}
-    if split := split_inner(terms.values(), trace.spaces):
+    outputs = [list(each) for each in returned]
+    if split := split_inner([*terms.values(), *outputs], trace.spaces):
         terms = {name: [rewrite(term, split) for term in each] for name, each in terms.items()}
+        outputs = [[rewrite(term, split) for term in each] for each in outputs]
     names = _name_groups(terms)
-    within = find_wreaths(terms.values(), trace.spaces)
+    within = find_wreaths([*terms.values(), *outputs], trace.spaces)
     ordered = dict.fromkeys(each for leaf in names for each in (within.get(leaf, leaf), leaf))  # outer groups first
     groups = {
         names[leaf]: PermutationGroup(names[leaf], leaf.size, names[within[leaf]] if leaf in within else None)
@@ -51,7 +53,7 @@ def infer(module: nn.Module, example_input: Tensor, *, pin_output: bool = True) 
         axes=axes,
         exchanges=find_exchanges(trace.graph.nodes, axes),
         rescalable=find_rescalable_rows(trace.graph.nodes),
-        outputs=tuple(tuple(_written(rewrite(term, split), names) for term in each) for each in returned),
+        outputs=tuple(tuple(_written(term, names) for term in each) for each in outputs),
         unsupported_operators=tuple(trace.unsupported),
         trace_seconds=time.perf_counter() - started,
     )

@@ -32,7 +32,7 @@ def find_rescalable_rows(nodes: Iterable[Node]) -> tuple[RescalableRows, ...]:
     found = []
     for node in nodes:
         if node.operator.removeprefix("aten::") in BATCH_NORMS:
-            rows = _rows(_producer(_main(node)), node.shapes[0])
+            rows = () if node.arguments.get("training") else _rows(_producer(_main(node)), node.shapes[0])
             mean, variance = (_own_name(node.inputs.get(key)) for key in ("running_mean", "running_var"))
             if rows and mean and variance:
                 found.append(RescalableRows(rows, mean, variance, float(node.arguments["eps"])))
@@ -74,6 +74,8 @@ def _producer(value: Value) -> Node | None:
 
 def _rows(producer: Node | None, normalised: tuple[int, ...]) -> tuple[str, ...]:
     """The weight and bias whose slices along axis 0 make one channel each, if nothing else reads them."""
+    if producer is not None and producer.operator == "aten::convolution" and producer.shapes[0] != normalised:
+        return ()  # a view made something else of the channels
     if producer is not None and producer.operator != "aten::convolution" and len(normalised) != 2:
         return ()  # a linear layer's channels come last, and a batch norm's second
     match producer:

@@ -157,7 +157,9 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         views = list({id(view): view for view in found if view is not None}.values())
         self._sharing[_storage(tensor)] = [TensorWeakRef(view) for view in views]  # without those that are gone
         self.graph.forget(view for view in views if not (relabelled and view is tensor))
-        if any(map(has_wild, before.joint_terms())) and (len(views) > 1 or not relabelled):
+        others = [self.axes[view] for view in views if view is not tensor]  # a view may have lost the constant axis
+        constant = any(has_wild(term) for axes in (before, *others) for term in axes.joint_terms())
+        if constant and (len(views) > 1 or not relabelled):
             for view in views:
                 self.axes[view].pin("written into a constant")
                 self.label(view, Axes.pinned(tuple(view.shape), "written into a constant"))
@@ -221,6 +223,7 @@ def trace_module(
                 subject=type(module).__name__,
             ) from error
     returned = [trace.axes_of(output) for output in _tensors(outputs)]
+    trace.graph.record("output", {"tensors": _tensors(outputs)}, [])
     if pin_output:
         for axes in returned:
             axes.pin("output")

@@ -1,7 +1,8 @@
 """Operators that multiply and sum: matrix products and convolutions.
 
 Axes that are summed over, or that count independent products, must move together on both sides. They are also noted as
-one index space, from which it is later decided whether an inner group may act differently in each outer block.
+one index space, from which it is later decided whether an inner group may act differently in each outer block. So are
+the axes that are left of each side: what is summed over blocks must not have a permutation of its own in each of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from starzoo.symmetry.terms import Pin, Term, factorise, pin, product, unify
 @rule("mm")
 def mm(x: Axes, mat2: Axes, trace: Contractions) -> Axes:
     """out[n, m] = Σ_k x[n, k] mat2[k, m]."""
-    trace.contract(unify(x[1], mat2[0]))
+    for term in (unify(x[1], mat2[0]), x[0], mat2[1]):
+        trace.contract(term)
     return Axes.of([x[0], mat2[1]])
 
 
@@ -25,7 +27,8 @@ def mm(x: Axes, mat2: Axes, trace: Contractions) -> Axes:
 def bmm(x: Axes, mat2: Axes, trace: Contractions) -> Axes:
     """out[b, n, m] = Σ_k x[b, n, k] mat2[b, k, m]."""
     batch = unify(x[0], mat2[0])
-    trace.contract(batch, unify(x[2], mat2[1]))
+    for term in (unify(x[2], mat2[1]), x[1], mat2[2]):
+        trace.contract(batch, term)
     return Axes.of([batch, x[1], mat2[2]])
 
 
@@ -82,4 +85,5 @@ def convolution(
         if not by_itself:
             pin(x[axis], "space")
             pin(weight[axis], "kernel")
+    trace.contract(x[0], group, *space)
     return Axes.of([x[0], channels, *space])

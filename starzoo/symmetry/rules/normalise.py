@@ -7,7 +7,7 @@ from functools import reduce
 
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules.elementwise import broadcast
-from starzoo.symmetry.rules.registry import Shape, rule, shapes_of
+from starzoo.symmetry.rules.registry import Contractions, Shape, rule, shapes_of
 from starzoo.symmetry.terms import Pin, Term, factorise, pin, unify
 
 
@@ -54,9 +54,11 @@ def group_norm(x: Axes, weight: Axes | None, bias: Axes | None, group: int, out:
 
 
 @rule("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax")
-def softmax(x: Axes) -> Axes:
-    """The normalising sum does not care about the order."""
-    return Axes.of(x)
+def softmax(x: Axes, dim: int, trace: Contractions) -> Axes:
+    """The normalising sum does not care about the order; there is one for each position along the other axes."""
+    terms = list(x)
+    trace.contract(*(term for axis, term in enumerate(terms) if axis != dim % len(terms)))
+    return Axes.of(terms)
 
 
 @rule("sum", "mean", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm", "logsumexp")

@@ -22,7 +22,7 @@ def keep_in_place(x: Axes, dims: Sequence[int], out: Shape, reason: str) -> Axes
     Returns:
         The axes of the result.
     """
-    fixed = {dim % len(x) for dim in dims}
+    fixed = {dim % len(x) for dim in dims} if len(x) else set()
     for axis in fixed:
         pin(x[axis], reason)
     return Axes.of(Pin(out[axis], reason) if axis in fixed else term for axis, term in enumerate(x))

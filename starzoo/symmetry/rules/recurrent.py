@@ -27,6 +27,7 @@ def lstm(
     batch, time = (x[0], x[1]) if batch_first else (x[1], x[0])
     batch = reduce(unify, (state[1] for state in hx), batch)
     time = pin(time, "order matters")
+    trace.contract(batch)
     per_cell = 4 if has_biases else 2
     cells = [params[start : start + per_cell] for start in range(0, len(params), per_cell)]
     directions = len(cells) // num_layers

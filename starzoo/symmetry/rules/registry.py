@@ -74,7 +74,11 @@ def find_rule(operator: OpOverload) -> Rule | None:
     Returns:
         The rule, or None.
     """
-    name = "aten::clone" if torch.Tag.pointwise in operator.tags else operator._schema.name
+    if torch.Tag.pointwise in operator.tags:
+        return _RULES["aten::clone"]
+    name = operator._schema.name
+    if any(argument.is_out for argument in operator._schema.arguments):
+        return None  # rules say what is returned, not what becomes of a tensor that was there before, and of its views
     return _RULES.get(name)
 
 
