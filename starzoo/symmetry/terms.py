@@ -207,8 +207,8 @@ def factorise(term: Term, sizes: Sequence[int]) -> list[Term]:
         One term per factor.
     """
     term = resolve(term)
-    if 0 in sizes:
-        return [Pin(size, "empty") for size in sizes]
+    if 0 in sizes:  # nothing is there that could contradict any permutation
+        return [Wild(size) if size > 1 else Pin(size, "empty") for size in sizes]
     if 1 in sizes:
         proper = iter(factorise(term, [size for size in sizes if size != 1]))
         return [Pin(1) if size == 1 else next(proper) for size in sizes]

@@ -165,6 +165,10 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.label(view, Axes.pinned(tuple(view.shape), "written into a constant"))
 
 
+# What a forward pass raises on an input that does not suit it, or where it would need numbers.
+_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
 class _Recurrence(TorchFunctionMode):
     """Hands recurrent layers to the trace whole, before they are taken apart."""
 
@@ -212,7 +216,7 @@ def trace_module(
     with _without_fast_path(), torch.no_grad(), torch.device("meta"), trace, _Recurrence(trace):
         try:
             outputs = twin(first)
-        except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
+        except _FAILURES as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             needs_values = "meta" in reason.lower()
             raise IncompatibleError(

@@ -30,6 +30,7 @@ def find_wreaths(axes: Iterable[Sequence[Term]], spaces: Iterable[Sequence[Term]
     Returns:
         For every inner group its outer group, which is itself within none.
     """
+    # A group that `split_inner` made occurs in no space, which has been checked for the group that was split.
     terms = [term for each in axes for term in each]
     within: dict[Free, Free] = {}
     for before_only in (True, False):  # heads usually stand before their dimensions, but not always (NesT)
