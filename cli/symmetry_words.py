@@ -32,7 +32,19 @@ def show_inspection(out: Output, found: Inspection, *, groups: bool) -> None:
         human.append(Table("Exchanges of parallel branches", ("exchange", "branches", "tensors in each"), exchanges))
     if found.why:
         human += _explanation(found.why)
-    out.result({**vars(found), "why": found.why and vars(found.why)}, brief=[found.groups], human=human)
+    out.result(_document(found), brief=[found.groups], human=human)
+
+
+def _document(found: Inspection) -> dict[str, Any]:
+    """The symmetries as a JSON value, whose rows have names."""
+    columns = {"table": ("group", "size", "within", "axes"), "exchanges": ("exchange", "branches", "tensors")}
+    rows = {key: [dict(zip(names, row, strict=True)) for row in vars(found)[key]] for key, names in columns.items()}
+    why = found.why and {
+        **vars(found.why),
+        "groups": [dict(zip(("group", "size", "within", "others"), row, strict=True)) for row in found.why.groups],
+        "pinned": [dict(zip(("size", "reason", "meaning"), row, strict=True)) for row in found.why.pinned],
+    }
+    return {**vars(found), **rows, "why": why}
 
 
 def _diagnostics(found: Inspection) -> str:
@@ -43,13 +55,15 @@ def _diagnostics(found: Inspection) -> str:
         f"{found.coverage:.2%} of {found.parameters:,} parameters",
         f"pinned: {pinned or 'nothing'}",
         f"operators without a rule: {', '.join(found.unsupported_operators) or 'none'}",
+        *([f"{found.rescalable_rows} weight rows may be rescaled"] if found.rescalable_rows else []),
         *([f"{len(found.exchanges)} exchanges of parallel branches"] if found.exchanges else []),
         f"traced in {found.trace_seconds:.2f} s",
     ]
     if check := found.verify:
         passed, tried = check["negative_control_passed"], check["negative_control_tried"]
         rounded = f" (float32 inside of {check['rounded_in'][0]})" if check["rounded_in"] else ""
-        proof = f"check {check['relative_error']:.1e}{rounded}; negative control {passed}/{tried}"
+        verdict = "passed" if check["passed"] else "FAILED"
+        proof = f"check {verdict}: {check['relative_error']:.1e}{rounded}; negative control {passed}/{tried}"
         parts.append(proof if found.groups else "nothing to check")
     return "; ".join(parts)
 

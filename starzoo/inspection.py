@@ -26,6 +26,7 @@ REASONS = {
     "constant": "it meets numbers that no training changes and that differ along it",
     "cropped": "part of it is cut off",
     "cut inside a block": "a cut goes through its blocks",
+    "empty": "it has no position",
     "gate": "it counts the gates of a recurrent layer",
     "index": "its numbers are places in another tensor",
     "indexed": "it is read by position",
@@ -201,7 +202,7 @@ def _how_to_name_an_axis(spec: PermutationSpec, tensor: str) -> str:
     if axes := spec.axes.get(tensor):
         return f"{tensor} has the axes 0 to {len(axes) - 1}: write {tensor}:0"
     near = [name for name in spec.axes if tensor.rpartition(".")[2] in name][:3] or list(spec.axes)[:3]
-    return f"write TENSOR:AXIS, with a tensor such as {', '.join(near)}"
+    return f"write TENSOR:AXIS, such as {', '.join(f'{name}:0' for name in near)}"
 
 
 def _structure(spec: PermutationSpec, term: Term, letters: Mapping[str, str]) -> str:

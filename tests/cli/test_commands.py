@@ -117,7 +117,7 @@ def test_a_network_without_symmetry_has_nothing_to_check(run, monkeypatch):
     monkeypatch.setattr(
         inspection,
         "infer_architecture",
-        lambda architecture, **options: replace(infer_architecture(architecture), groups={}, axes={}),
+        lambda architecture, **options: replace(infer_architecture(architecture), groups={}, axes={}, rescalable=()),
     )
     ended = run("inspect", "resnet18", "--verify", *TINY)
     assert ended.code == 0
@@ -129,8 +129,8 @@ def test_inspect_explains_an_axis(run):
     ended = run("inspect", "test_vit", "--why", "blocks.0.attn.qkv.weight:0", "--json")
     why = ended.json["why"]
     assert why["structure"] == "A (2) × B (32) | A (2) × B (32) | A (2) × C (32)"
-    assert [size for _, size, _, _ in why["groups"]] == [2, 32, 32]
-    assert why["groups"][2][3] == ["blocks.0.attn.qkv.bias:0", "blocks.0.attn.proj.weight:1"]
+    assert [group["size"] for group in why["groups"]] == [2, 32, 32]
+    assert why["groups"][2]["others"] == ["blocks.0.attn.qkv.bias:0", "blocks.0.attn.proj.weight:1"]
     assert why["pinned"] == []
     words = run("inspect", "test_vit", "--why", "pos_embed:1").out
     assert "101 positions stay in place (space): its positions are places" in words
@@ -140,7 +140,7 @@ def test_inspect_explains_an_axis(run):
     ("place", "hint"),
     [
         ("pos_embed:7", "pos_embed has the axes 0 to 2: write pos_embed:0"),
-        ("embed.weight:0", "write TENSOR:AXIS, with a tensor such as"),
+        ("embed.weight:0", "write TENSOR:AXIS, such as cls_token:0"),
         ("pos_embed", "pos_embed has the axes 0 to 2: write pos_embed:0"),
     ],
 )
