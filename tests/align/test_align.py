@@ -9,11 +9,13 @@ import torch
 from starzoo.align.align import align, aligned_average, average, distance
 from starzoo.align.scaling import SCALINGS
 from starzoo.config import AlignConfig
-from starzoo.symmetry import Permutation
+from starzoo.symmetry import Permutation, infer
 from tests.align.networks import example, make, spec_of
+from tests.symmetry.maximality import networks
 
 NETWORKS = ["residual", "attention"]
 METHODS = sorted(SCALINGS)
+SMALL = networks.NETWORKS | networks.SLOW
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -93,3 +95,19 @@ def test_average_is_the_mean_and_keeps_counters() -> None:
     mean = average([a, b])
     torch.testing.assert_close(mean["conv1.weight"], (a["conv1.weight"] + b["conv1.weight"]) / 2)
     assert mean["norm.num_batches_tracked"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("network", ["nest", "gcvit", "cpubone", "coat"])
+def test_a_planted_permutation_is_undone_where_groups_lie_within_others(network: str) -> None:
+    """Heads after their dimensions, heads that are channels, blocks of channels, heads of several kinds."""
+    build, pixels = SMALL[network]
+    torch.manual_seed(0)
+    model = build().eval()
+    spec = infer(model, torch.zeros(1, 3, pixels, pixels))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    planted = Permutation.random(spec, np.random.default_rng(0))
+    [aligned] = align(spec, state, [planted.apply(state)])
+    assert spec.wreath_groups > 0
+    assert aligned.distance_before > 1
+    assert aligned.distance_after == 0
+    assert planted.compose(aligned.permutation).moved(Permutation.identity(spec)) == 0
