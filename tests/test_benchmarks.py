@@ -1,0 +1,53 @@
+"""The committed tables are what their scripts make of the committed results, and say what is claimed of them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+SCRIPTS = {"symmetry": "symmetry_sweep", "symmetry-maximality": "symmetry_maximality"}
+
+
+def results(name):
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_table_is_made_from_the_results(name):
+    script, found = importlib.import_module(f"benchmarks.{SCRIPTS[name]}"), results(name)
+    assert (RESULTS / f"{name}.md").read_text() == script.table(found["versions"], found["rows"])
+
+
+def test_every_architecture_is_traced_and_everything_checked_is_proved():
+    rows = results("symmetry")["rows"]
+    assert len(rows) == 1371
+    assert not [row["name"] for row in rows if "error" in row or row["unsupported_operators"]]
+    checked = [row for row in rows if row["verify"]]
+    assert {row["family"] for row in checked} == {row["family"] for row in rows}
+    assert all(row["verify"] for row in rows if row["parameters"] <= 120e6)
+    for row in checked:
+        proof = row["verify"]
+        assert proof["passed"], row["name"]
+        assert proof["relative_error"] < (1e-6 if proof["rounded_in"] else 1e-9), row["name"]
+    assert sum(row["coverage"] >= 0.99 for row in rows) >= 0.95 * len(rows)
+
+
+def test_no_axis_is_pinned_that_could_move():
+    rows = results("symmetry-maximality")["rows"]
+    assert len(rows) >= 40
+    assert not [row["network"] for row in rows if row["missed"] or row["undecided"] or row["merged"]]
+
+
+def test_the_readme_quotes_the_results():
+    readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    summary = importlib.import_module("benchmarks.symmetry_sweep").summary(results("symmetry")["rows"])
+    assert f"all {summary['names']:,} architectures of timm" in readme
+    assert f"{summary['passed']:,} networks" in readme
+    assert f"{summary['covered'] / summary['names']:.1%} of the architectures".replace("%", " %") in readme
+    assert f"on {len(results('symmetry-maximality')['rows'])} small networks" in readme
