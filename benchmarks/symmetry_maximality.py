@@ -18,7 +18,7 @@ import torch
 from starzoo.specs import rules_version
 from starzoo.symmetry import infer
 from tests.symmetry.maximality import find_missed
-from tests.symmetry.maximality.networks import NETWORKS, SLOW
+from tests.symmetry.maximality.networks import NETWORKS, SLOW, TIED
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -53,6 +53,13 @@ def table(versions: str, rows: list[dict]) -> str:
         f"{total('undecided')} are undecided.",
         f"- Groups that are tied too much: {total('tied')}; that could act differently in each block of another group: "
         f"{total('blockwise')}; that could be one group with another: {total('merged')}.",
+        "",
+        "Tied too much, and why:",
+        "",
+        *(f"- {name}: {why}." for name, (_, why) in TIED.items()),
+        "",
+        "Blockwise are the inputs of grouped convolutions (and the frequencies of rotary embeddings): the weight is "
+        "(groups × outputs, inputs of a group), and no term of one axis can say what depends on another axis.",
         "",
         "| network | free | proven | excluded | no influence | missed | tied | blockwise |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",

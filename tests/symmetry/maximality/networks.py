@@ -345,10 +345,10 @@ SLOW = {
 
 # Known to be missed: of how many groups some occurrences could move alone, and why `infer` ties them.
 TIED = {
-    "efficientvit": 1,  # two scales are concatenated along the heads, and reshaped: both get the same channels
-    "fastvit": 1,  # depthwise convolutions that double the channels twice: a wreath product within a wreath product
-    "coat": 3,  # the last block's convolutions reach only tokens that are dropped, but tie queries to values
-    "crossvit": 2,  # the class token is concatenated with tokens that are dropped
+    "efficientvit": (1, "two scales are concatenated along the heads, and reshaped: both get the same channels"),
+    "fastvit": (1, "depthwise convolutions double the channels twice: a wreath product within a wreath product"),
+    "coat": (3, "the last block's convolutions reach only tokens that are dropped, but tie queries to values"),
+    "crossvit": (2, "the class token is concatenated with tokens that are dropped"),
 }
 
 # Groups that are the same in all blocks of another one because a weight has the two on two axes, such as that of a
