@@ -54,6 +54,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--match", default="*", help="names, as a shell pattern")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--large-jobs", type=int, default=1, help="at once above 120 M parameters: 10 GB each")
     parser.add_argument("--table-only", action="store_true", help="write the table again from the committed results")
     options = parser.parse_args()
     if options.table_only:
@@ -63,11 +64,10 @@ def main() -> int:
     names = fnmatch.filter(timm.list_models(), options.match)
     traced = work_off("trace", dict.fromkeys(names, rules_version()), trace_one, options.jobs)
     chosen = sorted(choose(traced), key=lambda name: traced[name]["parameters"])
-    # The large ones one at a time: two of them do not fit into the memory of a small machine.
     small = [name for name in chosen if traced[name]["parameters"] <= LARGEST]
     proofs = {name: f"{prover_version()}, specification {traced[name]['specification']}" for name in chosen}
     proved = work_off("verify", {name: proofs[name] for name in small}, verify_one, options.jobs)
-    proved |= work_off("verify", {name: proofs[name] for name in chosen[len(small) :]}, verify_one, 1)
+    proved |= work_off("verify", {name: proofs[name] for name in chosen[len(small) :]}, verify_one, options.large_jobs)
     rows = [{"name": name, **traced[name], "verify": proved.get(name)} for name in names]
     if options.match != "*":
         return report(rows)

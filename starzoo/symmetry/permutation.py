@@ -174,11 +174,20 @@ class Permutation:
 
         Returns:
             New tensors where anything moved: all are as they were if the output was pinned.
+
+        Raises:
+            IncompatibleError: An axis that moves is not of the traced length: the network merges it with the batch.
         """
         moved = []
         for tensor, terms in zip(outputs, self.spec.outputs, strict=True):
             for axis, term in enumerate(terms):
                 if any(groups_of(term)):
+                    if tensor.shape[axis] != self.spec.term_size(term):
+                        raise IncompatibleError(
+                            f"output of shape {tuple(tensor.shape)}: axis {axis} had {self.spec.term_size(term)} "
+                            "positions in the trace, which has a batch of one",
+                            hint="check a batch of one",
+                        )
                     tensor = tensor.index_select(axis, torch.from_numpy(self.index(term)).to(tensor.device))
             moved.append(tensor)
         return moved

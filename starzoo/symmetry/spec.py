@@ -9,7 +9,7 @@ An axis is described by a *term*:
 
 A group acts as the symmetric group S_n on its n positions. A group `within` another one acts as a wreath product
 S_n ≀ S_h: each of the h blocks of the outer group has a permutation of its own. Its leaves stand only inside a
-`Product` in which a leaf of the outer group is an earlier factor.
+`Product` in which a leaf of the outer group is another factor.
 """
 
 from __future__ import annotations
