@@ -29,7 +29,6 @@ def test_every_architecture_is_traced_and_everything_checked_is_proved():
     assert len(rows) == 1371
     assert not [row["name"] for row in rows if "error" in row or row["unsupported_operators"]]
     checked = [row for row in rows if row["verify"]]
-    assert {row["family"] for row in checked} == {row["family"] for row in rows}
     assert all(row["verify"] for row in rows if row["parameters"] <= 120e6)
     for row in checked:
         proof = row["verify"]
