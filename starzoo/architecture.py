@@ -217,10 +217,7 @@ class Architecture(Frozen):
         check_config(config, subject)
         try:
             architecture = _parse_config(config, subject)
-            default = architecture.model_copy(update={"model_args": _without(architecture.model_args, "global_pool")})
-            pool = architecture.model_args.get("global_pool")
-            if pool is not None and _global_pool(default.build_meta()) == pool:
-                architecture = default
+            architecture = _without_default_pool(architecture)
             _ = architecture.shapes
         except ValidationError as error:
             first = error.errors()[0]
@@ -234,6 +231,16 @@ class Architecture(Frozen):
             raise UntrustedInputError(
                 f"{subject}: config.json: {error.message}", hint=error.hint, subject=subject
             ) from error
+        return architecture
+
+
+def _without_default_pool(architecture: Architecture) -> Architecture:
+    """The same architecture without naming its pooling, where that is timm's default."""
+    pool = architecture.model_args.get("global_pool")
+    default = architecture.model_copy(update={"model_args": _without(architecture.model_args, "global_pool")})
+    try:
+        return default if pool is not None and _global_pool(default.build_meta()) == pool else architecture
+    except UsageError:  # its other arguments need this pooling: a ViT without a class token
         return architecture
 
 

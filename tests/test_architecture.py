@@ -29,6 +29,12 @@ ARCHITECTURES = {
     "other pooling": Architecture(
         name="test_convnext", num_classes=5, model_args={"global_pool": "max"}, preprocessing=SMALL
     ),
+    "pooling that other arguments need": Architecture(
+        name="test_vit",
+        num_classes=2,
+        model_args={"class_token": False, "global_pool": "avg", "img_size": [32, 32]},
+        preprocessing=SMALL,
+    ),
     "nothing special": Architecture(name="test_efficientnet", num_classes=7, preprocessing=SMALL),
     "deep stem": Architecture(
         name="resnet18", num_classes=4, model_args={"stem_type": "deep", "stem_width": 8}, preprocessing=SMALL

@@ -300,3 +300,9 @@ def test_unknown_architecture(name: str) -> None:
 def test_refused_arguments() -> None:
     with pytest.raises(UsageError, match="resnet18: timm cannot build it with"):
         architecture_for("resnet18", DataConfig(), model_args={"depth": 3})
+
+
+def test_an_argument_that_could_not_be_read_again_is_refused_before_training() -> None:
+    message = r"model_args\.memory_efficient is not allowed, so that starzoo could not read the members again"
+    with pytest.raises(UsageError, match=message):
+        architecture_for("densenet121", DataConfig(), model_args={"memory_efficient": True}, image_size=32)

@@ -30,10 +30,10 @@ _PRETRAINED_KEYS = frozenset({
 """The fields of timm's PretrainedCfg, except `state_dict`, which holds weights."""
 
 _MODEL_ARGS = frozenset({
-    "act_layer", "aa_layer", "attn_drop_rate", "attn_ratio", "avg_down", "base_width", "block_reduce_first",
-    "bottle_ratio", "cardinality", "channel_multiplier", "channels", "class_token", "conv_bias", "conv_mlp",
-    "depth", "depth_mult", "depths", "dim", "dims", "distilled", "down_kernel_size", "downsamples",
-    "drop_block_rate", "drop_path_rate", "drop_rate", "dynamic_img_pad", "dynamic_img_size", "embed_dim",
+    "act_layer", "aa_layer", "attn_drop_rate", "attn_layer", "attn_ratio", "avg_down", "base_width", "block_config",
+    "block_reduce_first", "bottle_ratio", "cardinality", "channel_multiplier", "channels", "class_token", "conv_bias",
+    "conv_mlp", "depth", "depth_mult", "depths", "dim", "dims", "distilled", "down_kernel_size", "downsample",
+    "downsamples", "drop_block_rate", "drop_path_rate", "drop_rate", "dynamic_img_pad", "dynamic_img_size", "embed_dim",
     "embed_dims", "expand_ratio", "expansion_ratio", "fc_norm", "final_norm", "global_pool", "groups",
     "growth_rate", "head_bias", "head_dim", "head_hidden_size", "head_init_scale", "head_norm",
     "head_norm_first", "heads", "hidden_size", "img_size", "in_chans", "init_values", "kernel_size",
@@ -50,7 +50,7 @@ _MODEL_ARGS = frozenset({
 """Arguments of timm's model constructors that JSON can express and that only decide shapes and operators."""
 
 _LARGEST_NUMBER = 65_536
-_DEPTHS = ("depth", "depths", "layers", "num_blocks")
+_DEPTHS = ("block_config", "depth", "depths", "layers", "num_blocks")
 _MOST_BLOCKS = 1_000
 _EXPORT_HINT = "export the model again with timm.models.save_for_hf"
 

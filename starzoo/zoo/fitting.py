@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from starzoo.architecture import Architecture, Preprocessing, registry_entry
 from starzoo.config import DataConfig
 from starzoo.data import open_data
 from starzoo.data.pixels import Pixels, decode
-from starzoo.errors import UsageError
+from starzoo.errors import UntrustedInputError, UsageError
 
 __all__ = ["architecture_for"]
 
@@ -64,7 +65,15 @@ def architecture_for(
         preprocessing=Preprocessing(input_size=(channels, height, width), mean=mean, std=std),
         label_names=stored.class_names,
     )
-    architecture.config()  # refuses arguments that timm refuses, and a size that the model cannot take
+    config = architecture.config()  # refuses arguments that timm refuses, and a size that the model cannot take
+    try:
+        Architecture.from_config(json.loads(json.dumps(config)), name)
+    except UntrustedInputError as error:  # before anything is trained
+        raise UsageError(
+            f"{error.message}, so that starzoo could not read the members again",
+            hint="leave that argument out",
+            subject=name,
+        ) from error
     return architecture
 
 
