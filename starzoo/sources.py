@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 
 import yaml
 from torch import Tensor, nn
 
 from starzoo.architecture import Architecture
+from starzoo.classes import are_reordered, permute_classes
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, file_hash, load_state, read_architecture
 from starzoo.hub.pull import pull
 from starzoo.hub.ref import ModelRef
 from starzoo.progress import Progress, silent
 
-__all__ = ["Provenance", "Source", "check_compatible", "load_source", "load_sources"]
+__all__ = [
+    "Provenance",
+    "Source",
+    "check_compatible",
+    "label_names_of",
+    "load_source",
+    "load_sources",
+    "order_classes",
+]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,11 +140,11 @@ def check_compatible(sources: Sequence[Source]) -> None:
         IncompatibleError: Two of them differ in architecture, classes, label order or preprocessing.
         UsageError: Two of them are the same weights.
     """
-    for first, second in pairwise(sources):
+    for first, second in _pairs(sources):
         for what, ours, theirs in _differences(first.architecture, second.architecture):
             raise IncompatibleError(
                 f"{first.name} and {second.name} cannot be combined: {what} {ours} and {theirs}",
-                hint="give models of one architecture, trained for the same classes and preprocessing",
+                hint=_advice(first.architecture, second.architecture),
                 subject=second.name,
             )
     seen: dict[str, Source] = {}
@@ -145,6 +157,53 @@ def check_compatible(sources: Sequence[Source]) -> None:
                 subject=source.name,
             )
         seen[digest] = source
+
+
+def label_names_of(sources: Sequence[Source]) -> tuple[str, ...] | None:
+    """The class names of models that belong together.
+
+    Args:
+        sources: The models; those whose label names are not known fit any.
+
+    Returns:
+        The names of the first model that has any, in the order of the outputs, or None.
+    """
+    return next(filter(None, (source.architecture.label_names for source in sources)), None)
+
+
+def order_classes(sources: Sequence[Source], names: Sequence[str] | None) -> list[Source]:
+    """Bring models that know the same classes in another order into one order.
+
+    Args:
+        sources: The models; those of other classes, or whose label names are not known, stay as they are.
+        names: The class names in the wanted order; None leaves all models as they are.
+
+    Returns:
+        The models in their order. A permuted one has the provenance of the files that it comes from.
+    """
+    ordered = []
+    for source in sources:
+        if names and are_reordered(source.architecture.label_names, names):
+            _logger.warning("%s: its classes are brought into the order of the other models", source.name)
+            state = permute_classes(source.architecture, source.state, names)
+            architecture = source.architecture.model_copy(update={"label_names": tuple(names)})
+            source = replace(source, architecture=architecture, state=state)
+        ordered.append(source)
+    return ordered
+
+
+def _pairs(sources: Sequence[Source]) -> Iterator[tuple[Source, Source]]:
+    """Every model with the first one, and with the first one whose classes are named."""
+    named = [source for source in sources if source.architecture.label_names]
+    for source in sources[1:]:
+        yield sources[0], source
+        yield (named or sources)[0], source
+
+
+def _advice(first: Architecture, second: Architecture) -> str:
+    if are_reordered(first.label_names, second.label_names):
+        return "give --reorder-classes (reorder_classes=True) to bring the same classes into the order of the first"
+    return "give models of one architecture, trained for the same classes and preprocessing"
 
 
 def _differences(first: Architecture, second: Architecture) -> list[tuple[str, object, object]]:

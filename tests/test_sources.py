@@ -12,7 +12,7 @@ from starzoo.architecture import Preprocessing
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.folder import file_hash
 from starzoo.hub.ref import ModelRef
-from starzoo.sources import check_compatible, load_source, load_sources
+from starzoo.sources import check_compatible, label_names_of, load_source, load_sources, order_classes
 from tests.conftest import MakeMember
 from tests.hub.server import FakeHub
 
@@ -158,6 +158,61 @@ def test_c03_models_that_cannot_be_combined(make_member: MakeMember, changes: di
 
 def test_unknown_label_names_fit_any(make_member: MakeMember) -> None:
     check_compatible(load_sources([make_member("ours"), make_member("theirs", seed=1, label_names=None)]))
+
+
+def test_t03_classes_in_another_order_are_refused_with_a_way_out(make_member: MakeMember) -> None:
+    sources = load_sources([make_member("ours"), make_member("theirs", seed=1, label_names=("dog", "cat", "señor"))])
+    with pytest.raises(IncompatibleError, match="ours and theirs cannot be combined: class 0 is cat and dog") as caught:
+        check_compatible(sources)
+    assert (caught.value.exit_code, caught.value.subject) == (5, "theirs")
+    assert "--reorder-classes" in caught.value.hint
+    other = load_sources([make_member("fourth"), make_member("fifth", seed=1, label_names=("cat", "dog", "fly"))])
+    with pytest.raises(IncompatibleError, match="class 2 is señor and fly") as caught:
+        check_compatible(other)
+    assert "--reorder-classes" not in caught.value.hint
+
+
+def test_t03_the_order_is_compared_past_a_model_without_names(make_member: MakeMember) -> None:
+    names = [("cat", "dog", "señor"), None, ("dog", "cat", "señor")]
+    folders = [make_member(f"m{seed}", seed=seed, label_names=each) for seed, each in enumerate(names)]
+    for order in ([0, 1, 2], [1, 0, 2], [1, 2, 0]):
+        with pytest.raises(IncompatibleError, match=r"m[02] and m[02] cannot be combined: class 0 is (cat|dog) and"):
+            check_compatible(load_sources([folders[place] for place in order]))
+
+
+def test_t03_classes_are_brought_into_one_order_if_asked(
+    make_member: MakeMember, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs, unnamed, others = sources = load_sources([
+        make_member("ours"),
+        make_member("theirs", seed=1, label_names=("señor", "cat", "dog")),
+        make_member("unnamed", seed=2, label_names=None),
+        make_member("others", seed=3, label_names=("cat", "dog", "fly")),
+    ])
+    found = order_classes(sources, label_names_of(sources))
+    assert (found[0], found[2], found[3]) == (ours, unnamed, others)
+    check_compatible(found[:3])
+    images = torch.randn(4, 1, 16, 16)
+    with torch.no_grad():
+        before, after = theirs.model()(images), found[1].model()(images)
+    torch.testing.assert_close(after, before[:, [1, 2, 0]])
+    assert found[1].architecture.label_names == ("cat", "dog", "señor")
+    assert found[1].provenance == theirs.provenance
+    assert [record.getMessage() for record in caplog.records] == [
+        "theirs: its classes are brought into the order of the other models"
+    ]
+    assert order_classes(sources, None) == sources
+
+
+@pytest.mark.parametrize("what", ["input_size", "mean", "std"])
+def test_t06_other_preprocessing_is_refused(make_member: MakeMember, what: str) -> None:
+    values = {"input_size": (1, 24, 24), "mean": (0.5,), "std": (0.25,)}
+    theirs = make_member("theirs", seed=1, preprocessing=GREY.model_copy(update={what: values[what]}))
+    with pytest.raises(IncompatibleError, match=rf"ours and theirs cannot be combined: {what} of the prep") as caught:
+        check_compatible(load_sources([make_member("ours"), theirs]))
+    assert (caught.value.exit_code, caught.value.subject) == (5, "theirs")
+    assert str(values[what]) in caught.value.message
+    assert caught.value.hint
 
 
 def change(folder: Path, name: str, function: object) -> None:

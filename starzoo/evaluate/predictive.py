@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import torch
+from scipy.stats import binom
 from torch import Tensor
 
 from starzoo.errors import NumericalError
 
-__all__ = ["accuracy", "ensemble_log_probabilities", "expected_calibration_error", "negative_log_likelihood"]
+__all__ = [
+    "accuracy",
+    "ensemble_log_probabilities",
+    "expected_calibration_error",
+    "luck",
+    "negative_log_likelihood",
+]
 
 
 def accuracy(log_probabilities: Tensor, labels: Tensor) -> float:
@@ -63,6 +70,25 @@ def expected_calibration_error(log_probabilities: Tensor, labels: Tensor, *, bin
     number = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
     gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, number, right - confidence)
     return float(gap.abs().sum() / len(labels))
+
+
+def luck(answers: Tensor, labels: Tensor) -> float:
+    """How likely as many right answers are for a model whose answers have nothing to do with the images.
+
+    Such a model is right with probability p = Σ over classes of (share of answers) · (share of labels), the chance
+    agreement of Cohen's kappa (1960), which no imbalance of the classes deceives; P(X ≥ right) for X ~ Bin(images, p).
+
+    Args:
+        answers: The predicted classes, shape (images,).
+        labels: The right ones, shape (images,).
+
+    Returns:
+        A probability: near 0 where the answers are better than chance.
+    """
+    images = len(labels)
+    classes = int(torch.maximum(answers, labels).max()) + 1
+    shares = torch.stack([torch.bincount(each, minlength=classes).double() / images for each in (answers, labels)])
+    return float(binom.sf(int((answers == labels).sum()) - 1, images, min(1.0, float(shares.prod(dim=0).sum()))))
 
 
 def ensemble_log_probabilities(members: Tensor) -> Tensor:

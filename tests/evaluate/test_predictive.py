@@ -14,6 +14,7 @@ from starzoo.evaluate.predictive import (
     accuracy,
     ensemble_log_probabilities,
     expected_calibration_error,
+    luck,
     negative_log_likelihood,
 )
 
@@ -73,3 +74,26 @@ def test_t09_nan_is_an_error_not_a_figure(metric: object) -> None:
     predicted[3, 1] = math.nan
     with pytest.raises(NumericalError, match=r"^the predictions are not numbers"):
         metric(predicted, labels)  # type: ignore[operator]
+
+
+def test_luck_is_the_tail_of_a_binomial_distribution() -> None:
+    labels, answers = torch.arange(20) % 4, torch.arange(20) % 4
+    answers[8:] = answers[8:].roll(1)  # 8 of 20 right, every class answered as often as it occurs: p = 1/4
+    expected = sum(math.comb(20, k) * 0.25**k * 0.75 ** (20 - k) for k in range(8, 21))
+    assert luck(answers, labels) == pytest.approx(expected)
+
+
+def test_luck_is_not_deceived_by_classes_of_different_size() -> None:
+    labels = (torch.arange(1000) % 20 == 0).long()  # 95 % of one class
+    assert luck(torch.zeros_like(labels), labels) > 0.4
+    assert luck(1 - labels, labels) > 0.99
+    almost = labels.clone()
+    almost[:41] = 0  # misses three of fifty
+    assert luck(almost, labels) < 1e-6
+
+
+def test_blind_answers_are_seldom_lucky() -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randint(0, 10, (2, 400, 1024), generator=generator)
+    lucky = sum(luck(answers, labels) < 0.01 for answers, labels in draws.unbind(1))
+    assert lucky <= 12  # 4 of 400 are to be expected

@@ -1,0 +1,72 @@
+"""Outputs that are permuted: for every kind of head the logits move, and nothing else changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from starzoo import classes
+from starzoo.architecture import Architecture
+from starzoo.classes import are_reordered, permute_classes
+from starzoo.errors import IncompatibleError
+from starzoo.symmetry.spec import PermutationSpec, Pinned
+
+NAMES = ("ant", "bee", "cat", "dog", "eel")
+ORDER = [3, 0, 4, 1, 2]
+HEADS = {
+    "linear": ("test_resnet", {}),
+    "after attention": ("test_vit", {}),
+    "two heads, averaged": (
+        "deit_tiny_distilled_patch16_224",
+        {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2},
+    ),
+    "convolution": ("test_byobnet", {}),
+    "hidden layer": ("mobilenetv3_small_050", {}),
+    "normalised": ("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8], "patch_size": 1}),
+    "convolutional classifier": ("test_nfnet", {}),
+}
+
+
+@pytest.mark.parametrize(("name", "arguments"), HEADS.values(), ids=HEADS)
+def test_the_logits_are_permuted(name: str, arguments: dict) -> None:
+    size = arguments.get("img_size")
+    architecture = Architecture.from_registry(name, model_args=arguments, image_size=size or 64)
+    architecture = architecture.model_copy(update={"num_classes": 5, "label_names": NAMES})
+    torch.manual_seed(0)
+    model = architecture.build()
+    images = torch.randn(2, *architecture.preprocessing.input_size)
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        before = model(images)
+        moved = permute_classes(architecture, state, [NAMES[place] for place in ORDER])
+        model.load_state_dict(moved)
+        after = model(images)
+    torch.testing.assert_close(after, before[:, ORDER])
+    assert not torch.allclose(before[:, ORDER], before)
+    changed = {key for key in state if not torch.equal(state[key], moved[key])}
+    assert changed
+    assert all(5 in state[key].shape for key in changed)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        (("a", "b"), ("b", "a"), True),
+        (("a", "b"), ("a", "b"), False),
+        (("a", "b"), ("b", "c"), False),
+        (("a", "b"), ("b", "a", "c"), False),
+        (("a", "a", "b"), ("b", "a", "a"), False),  # which a is which?
+        (("a", "b"), None, False),
+        (None, None, False),
+    ],
+)
+def test_when_classes_are_the_same_in_another_order(ours: tuple, theirs: tuple, expected: bool) -> None:
+    assert are_reordered(ours, theirs) is expected
+
+
+def test_outputs_that_are_tied_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    tied = PermutationSpec(groups={}, axes={}, outputs=((Pinned(1), Pinned(5)),))
+    monkeypatch.setattr(classes, "infer_architecture", lambda *_, **__: tied)
+    architecture = Architecture(name="test_resnet", num_classes=5, label_names=NAMES)
+    with pytest.raises(IncompatibleError, match="test_resnet: its outputs cannot be permuted"):
+        permute_classes(architecture, {}, NAMES[::-1])
