@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from starzoo.errors import NumericalError
 from starzoo.evaluate.path import has_batch_norm, interpolate, reestimate_batch_norm
 from starzoo.evaluate.predictive import accuracy, negative_log_likelihood
+from starzoo.evaluate.repair import measure_channels, repair
+from starzoo.layout import channels_last
 
 __all__ = ["Curve", "Evaluator"]
 
@@ -31,7 +33,8 @@ class Evaluator:
     Args:
         network: The architecture; its weights are overwritten.
         splits: For each split a function that yields batches of evaluation images, and the labels of all of them.
-        statistics: Yields the un-augmented training images that re-estimate batch-norm statistics.
+        statistics: Yields the un-augmented training images that re-estimate batch-norm statistics, the same each time.
+        repairs: Whether points between the ends of a curve get the channel statistics of the ends.
     """
 
     def __init__(
@@ -39,11 +42,14 @@ class Evaluator:
         network: nn.Module,
         splits: Mapping[str, tuple[Callable[[], Iterable[Tensor]], Tensor]],
         statistics: Callable[[], Iterable[Tensor]],
+        *,
+        repairs: bool = False,
     ) -> None:
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = channels_last(network)
         self.splits = splits
         self.statistics = statistics
         self.estimates = has_batch_norm(network)
+        self.repairs = repairs
 
     def log_probabilities(self, state: StateDict) -> dict[str, Tensor]:
         """Predict every split with one set of weights, batch-norm statistics re-estimated.
@@ -60,7 +66,7 @@ class Evaluator:
         self.network.load_state_dict(dict(state))
         self.network.eval()
         if self.estimates:
-            reestimate_batch_norm(self.network, map(self._place, self.statistics()))
+            reestimate_batch_norm(self.network, self._statistics())
         with torch.inference_mode():
             predicted = {
                 split: torch.cat([
@@ -73,7 +79,7 @@ class Evaluator:
         return predicted
 
     def curve(self, a: StateDict, b: StateDict, t: Sequence[float]) -> Curve:
-        """Loss and accuracy at some points of the line from `a` to `b`.
+        """Loss and accuracy at some points of the line from `a` to `b`; between the ends repaired if that is wanted.
 
         Args:
             a: Weights at t = 0.
@@ -85,8 +91,10 @@ class Evaluator:
         """
         loss: dict[str, list[float]] = {split: [] for split in self.splits}
         right: dict[str, list[float]] = {split: [] for split in self.splits}
+        ends = [measure_channels(self.network, end, self._statistics()) for end in (a, b)] if self.repairs else []
         for at in t:
-            for split, predicted in self.log_probabilities(interpolate(a, b, at)).items():
+            state = repair(self.network, a, b, at, ends, self._statistics()) if ends else interpolate(a, b, at)
+            for split, predicted in self.log_probabilities(state).items():
                 labels = self.labels(split)
                 loss[split].append(negative_log_likelihood(predicted, labels))
                 right[split].append(accuracy(predicted, labels))
@@ -97,6 +105,9 @@ class Evaluator:
     def labels(self, split: str) -> Tensor:
         """The labels of one split, shape (images,)."""
         return self.splits[split][1]
+
+    def _statistics(self) -> Iterable[Tensor]:
+        return map(self._place, self.statistics())
 
     def _place(self, images: Tensor) -> Tensor:
         device = next(self.network.parameters()).device

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from starzoo.align.align import align, average
+from starzoo.align.probe import Probe
 from starzoo.architecture import Architecture
 from starzoo.config import AlignConfig, EvalConfig
 from starzoo.errors import NumericalError
@@ -90,20 +91,24 @@ def evaluate(
     """
     evaluator = _make_evaluator(architecture, data, config)
     lines = list(_plan(zoo, config))
+    probe = None
+    if align_config.needs_images:
+        some = data.train.labelled_images(limit=align_config.images, seed=align_config.seed)
+        probe = Probe(architecture.build(), *some)
     models = {**zoo.sources, **zoo.holdouts, "star": zoo.star}
     predicted: dict[str, dict[str, Tensor]] = {}
     for done, (name, state) in enumerate(models.items(), start=1):
         with _naming(name):
             predicted[name] = evaluator.log_probabilities(state)
         progress("evaluating models", done, len(models))
-    to_star = align(spec, zoo.star, list(zoo.sources.values()), align_config)
+    to_star = align(spec, zoo.star, list(zoo.sources.values()), align_config.to_one, probe=probe)
     predicted["aligned mean"] = evaluator.log_probabilities(average([source.state for source in to_star]))
     paths: list[Path] = []
     t = tuple(float(at) for at in np.linspace(0, 1, config.points))
     for done, line in enumerate(lines, start=1):
         end = models[line.b]
         if line.kind != "regular-regular-raw":
-            [aligned] = align(spec, models[line.a], [end], align_config)
+            [aligned] = align(spec, models[line.a], [end], align_config.to_one, probe=probe)
             end = aligned.state
         with _naming(f"the path from {line.a} to {line.b}"):
             inner = evaluator.curve(models[line.a], end, t[1:-1])
@@ -117,6 +122,7 @@ def evaluate(
         paths=tuple(paths),
         qualities=tuple(_qualities(zoo, predicted, evaluator, config.splits)),
         images={split: len(evaluator.labels(split)) for split in config.splits},
+        repaired=config.repair,
     )
 
 
@@ -135,6 +141,7 @@ def _make_evaluator(architecture: Architecture, data: ImageData, config: EvalCon
         architecture.build().to("cuda" if torch.cuda.is_available() else "cpu"),
         {name: (partial(splits[name].images, config.batch_size), splits[name].labels) for name in config.splits},
         partial(data.train.images, config.batch_size, limit=config.statistics_images, seed=config.seed),
+        repairs=config.repair,
     )
 
 

@@ -154,6 +154,11 @@ def _on_connections(evaluation: Evaluation, split: Split) -> Iterator[str]:
         [path.barrier for path in evaluation.paths_of(kind, split)]
         for kind in ("star-held-out", "regular-regular", "regular-regular-raw", "star-source")
     )
+    if evaluation.repaired and any(path.split == split for path in evaluation.paths):
+        yield (
+            "Every path here is repaired: the points between its ends have the channel statistics of the ends, which a "
+            "straight line would not have."
+        )
     if held:
         yield f"On the {split} images the loss barrier from the star to a model it never saw is {_nats(held)}" + (
             f", {_compare(held, pairs)}." if pairs else "; no pair of ordinary models was measured beside it."

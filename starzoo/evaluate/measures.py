@@ -157,12 +157,15 @@ class Evaluation(Frozen):
         qualities: Predictive quality of members, held-outs, their mean, the star and the ensemble.
         images: Number of images that were evaluated, by split.
         data: The images that it was measured on, where they are not those that the star was fitted on.
+        repaired: Whether the points between the ends of every path have the channel statistics of the ends (REPAIR);
+            such a path is no straight line.
     """
 
     paths: tuple[Path, ...]
     qualities: tuple[Quality, ...]
     images: dict[Split, int] = {}
     data: DataConfig | None = None
+    repaired: bool = False
 
     @property
     def splits(self) -> tuple[Split, ...]:

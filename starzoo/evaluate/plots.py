@@ -87,7 +87,8 @@ def plot_paths(evaluation: Evaluation, split: Split = "test") -> Figure:
         accuracies.set_ylabel(f"{split} accuracy (%)")
         for axes in (losses, accuracies):
             axes.set_xlim(0, 1)
-        figure.supxlabel("position on the path t:  0 = star or first model,  1 = other model", fontsize="medium")
+        place = "position on the repaired path" if evaluation.repaired else "position on the path"
+        figure.supxlabel(f"{place} t:  0 = star or first model,  1 = other model", fontsize="medium")
         handles, labels = losses.get_legend_handles_labels()
         figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=2, frameon=False, handlelength=3)
     return figure

@@ -20,6 +20,7 @@ from starzoo.inspection import infer_architecture
 from starzoo.sources import Source, load_sources
 from starzoo.symmetry import Permutation, PermutationSpec
 
+ALIGN = AlignConfig(method="balanced")
 CONFIG = EvalConfig(points=5, pairs=2, splits=("train", "test"))
 
 
@@ -42,7 +43,7 @@ def data(models: list[Source]) -> ImageData:
 def measured(models: list[Source], spec: PermutationSpec, data: ImageData) -> Evaluation:
     star, *rest = models
     zoo = Zoo(star=star.state, sources={m.name: m.state for m in rest[:2]}, holdouts={rest[2].name: rest[2].state})
-    return evaluate(star.architecture, spec, zoo, data, CONFIG, AlignConfig())
+    return evaluate(star.architecture, spec, zoo, data, CONFIG, ALIGN)
 
 
 def test_everything_planned_is_measured_once_on_both_splits(measured: Evaluation) -> None:
@@ -86,7 +87,7 @@ def test_t11_barrier_is_zero_for_a_model_and_its_own_permutation(
     shuffled = Permutation.random(spec, np.random.default_rng(0)).apply(state)
     zoo = Zoo(star=state, sources={"itself": state}, holdouts={"shuffled": shuffled})
     config = CONFIG.model_copy(update={"splits": ("test",)})
-    found = evaluate(models[0].architecture, spec, zoo, data, config, AlignConfig())
+    found = evaluate(models[0].architecture, spec, zoo, data, config, ALIGN)
     for kind in ("star-source", "star-held-out", "regular-regular"):
         assert found.spread(kind).worst < 1e-6
     # The control: without alignment, or without new statistics, the same two models have a barrier.
