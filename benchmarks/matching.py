@@ -1,91 +1,146 @@
-"""What each matching method is worth: the loss half-way between two members of a zoo, per method.
+"""What each matching method is worth: paths between members of five converged zoos (benchmarks/zoos.py).
 
-    python benchmarks/matching.py digits runs/quickstart/zoo
-    python benchmarks/matching.py cifar10 runs/cifar10/zoo --dataset uoft-cs/cifar10 --train-size 10000 --test-size 2000
+    python -m benchmarks.matching --dataset uoft-cs/cifar10
+    python -m benchmarks.matching vit densenet
+    python -m benchmarks.matching --table-only
 
-takes disjoint pairs of the zoo's members, aligns each by every method, with and without restarts, and writes
-benchmarks/results/matching-NAME.json and .md. The barrier is measured at t = ½ alone, on test images.
+connects every pair of four members by every method, at t = ¼, ½ and ¾, on test images, and writes
+benchmarks/results/matching.json and .md. A zoo that was measured before is measured anew only when it is named.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
+import time
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from starzoo.align.align import align
-from starzoo.config import AlignConfig, DataConfig
+from benchmarks.zoos import DATASET, OUT, RECIPES, train
+from starzoo.align.align import Aligner, align, choose_method
+from starzoo.align.probe import Probe
+from starzoo.config import AlignConfig, DataConfig, Method
 from starzoo.data import load_data
 from starzoo.evaluate.barrier import Evaluator
-from starzoo.evaluate.path import interpolate
-from starzoo.evaluate.predictive import accuracy, negative_log_likelihood
 from starzoo.sources import load_sources
 from starzoo.specs import infer_architecture
 
 RESULTS = Path(__file__).parent / "results"
-METHODS = get_args(AlignConfig.model_fields["method"].annotation)
+MEMBERS = 4
+POINTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+METHODS: tuple[Method, ...] = get_args(Method)
+Row = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name")
-    parser.add_argument("zoo", type=Path)
-    parser.add_argument("--dataset", default="digits")
-    parser.add_argument("--train-size", type=int)
-    parser.add_argument("--test-size", type=int)
-    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("zoos", nargs="*", choices=[[], *RECIPES])
+    parser.add_argument("--dataset", default=DATASET, help="a Hub data set or a local folder")
+    parser.add_argument("--out", type=Path, default=OUT, help="the folder of all zoos")
+    parser.add_argument("--table-only", action="store_true", help="write the table again from the committed results")
     options = parser.parse_args()
-    data_config = DataConfig(dataset=options.dataset, train_size=options.train_size, test_size=options.test_size)
-    models = load_sources([options.zoo / f"seed-{number}" for number in range(2 * options.pairs)])
+    file = RESULTS / "matching.json"
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    for name in [] if options.table_only else options.zoos or [name for name in RECIPES if name not in found]:
+        found[name] = measure(name, options.dataset, options.out)
+        file.write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / "matching.md").write_text(table(found))
+
+
+def measure(name: str, dataset: str, out: Path) -> list[Row]:
+    """Every method on every pair: the loss and the accuracy at each point of the path, and the seconds of a match."""
+    models = load_sources(train(name, range(MEMBERS), dataset, out))
+    states = [model.state for model in models]
     architecture = models[0].architecture
-    data, spec = load_data(data_config, architecture.preprocessing), infer_architecture(architecture)
+    spec = infer_architecture(architecture)
+    data_config = DataConfig(dataset=dataset, train_size=RECIPES[name].train_size, test_size=2000)
+    data = load_data(data_config, architecture.preprocessing)
+    probe = Probe(architecture.build(), *data.train.labelled_images(limit=AlignConfig().images))
     evaluator = Evaluator(
         architecture.build(),
-        {"test": (lambda: data.test.images(256), data.test.labels)},
-        lambda: data.train.images(256, limit=1000),
+        {"test": (partial(data.test.images, 250), data.test.labels)},
+        partial(data.train.images, 250, limit=1000),
     )
-
-    def measure(state: dict[str, Tensor]) -> tuple[float, float]:
-        predicted = evaluator.log_probabilities(state)["test"]
-        return negative_log_likelihood(predicted, data.test.labels), accuracy(predicted, data.test.labels)
-
-    own = [measure(dict(model.state))[0] for model in models]
     rows = []
     for method in ("none", *METHODS):
-        for restarts in (1,) if method == "none" else (1, 5):
-            barriers, accuracies = [], []
-            for first in range(0, 2 * options.pairs, 2):
-                a, b = models[first].state, models[first + 1].state
-                if method != "none":
-                    b = align(spec, a, [b], AlignConfig(method=method, restarts=restarts))[0].state
-                loss, right = measure(interpolate(a, b, 0.5))
-                barriers.append(loss - (own[first] + own[first + 1]) / 2)
-                accuracies.append(right)
-            rows.append({"method": method, "starts": restarts, "barriers": barriers, "accuracies": accuracies})
-            print(json.dumps(rows[-1]), flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"matching-{options.name}.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (RESULTS / f"matching-{options.name}.md").write_text(table(options.name, options.pairs, rows))
+        config = AlignConfig(method="weight" if method == "none" else method)
+        started = time.perf_counter()
+        if config.at_once:
+            aligner = Aligner(spec, config, probe)
+            into = aligner.match_all([aligner.evidence.of(state) for state in states])
+            placed = [permutation.apply(state) for permutation, state in zip(into, states, strict=True)]
+        for a, b in itertools.combinations(range(MEMBERS), 2):
+            chosen = method
+            if method == "none":
+                ends = states[a], states[b]
+            elif config.at_once:
+                ends = placed[a], placed[b]
+            else:
+                chosen = choose_method(spec, states[a], [states[b]], config, probe).method
+                ends = states[a], align(spec, states[a], [states[b]], config, probe=probe)[0].state
+            seconds, started = time.perf_counter() - started, time.perf_counter()
+            curve = evaluator.curve(*ends, POINTS)
+            rows.append({
+                "method": method,
+                "chosen": chosen,
+                "pair": [a, b],
+                "loss": curve.loss["test"],
+                "accuracy": curve.accuracy["test"],
+                "seconds": round(seconds, 2),
+            })
+            print(name, json.dumps(rows[-1]), flush=True)
+            started = time.perf_counter()
+    return rows
 
 
-def table(name: str, pairs: int, rows: list[dict]) -> str:
+def barrier(row: Row) -> float:
+    line = np.interp(POINTS, [0, 1], [row["loss"][0], row["loss"][-1]])
+    return float(max(0, (np.array(row["loss"]) - line).max()))
+
+
+def accuracy_drop(row: Row) -> float:
+    """Points by which the accuracy falls below the straight line between the ends."""
+    line = np.interp(POINTS, [0, 1], [row["accuracy"][0], row["accuracy"][-1]])
+    return 100 * float(max(0, (line - np.array(row["accuracy"])).max()))
+
+
+def table(found: dict[str, list[Row]]) -> str:
     lines = [
-        f"**{name}**: {pairs} disjoint pairs of members, test images, t = ½ (mean ± standard deviation over pairs).",
-        "",
-        "| method | starts | loss barrier (nats) | accuracy |",
-        "|---|--:|--:|--:|",
+        "How well two independently trained networks connect, by matching method: mean ± standard deviation over the "
+        "six pairs of four members, CIFAR-10 test images, t = ¼, ½, ¾. Made by `python -m benchmarks.matching`.",
     ]
-    for row in rows:
-        cells = (
-            f"{statistics.fmean(row[key]):.3f} ± {statistics.stdev(row[key]):.3f}" for key in ("barriers", "accuracies")
-        )
-        lines.append(f"| {row['method']} | {row['starts']} | " + " | ".join(cells) + " |")
+    for measure_name, measured, form in (
+        ("Loss barrier (nats)", barrier, ".3f"),
+        ("Accuracy drop (points)", accuracy_drop, ".1f"),
+    ):
+        lines += ["", f"| {measure_name} | " + " | ".join(found) + " |", "|---|" + "--:|" * len(found)]
+        best = {
+            zoo: min(
+                statistics.fmean(measured(row) for row in rows if row["method"] == method)
+                for method in ("none", *METHODS)
+            )
+            for zoo, rows in found.items()
+        }
+        for method in ("none", *METHODS):
+            cells = []
+            for zoo, rows in found.items():
+                values = [measured(row) for row in rows if row["method"] == method]
+                cell = f"{statistics.fmean(values):{form}} ± {statistics.stdev(values):{form}}"
+                cells.append(f"**{cell}**" if statistics.fmean(values) == best[zoo] else cell)
+            lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    lines += ["", "What `auto` chose: " + "; ".join(f"{zoo}: {choices(rows)}" for zoo, rows in found.items()) + "."]
     return "\n".join(lines) + "\n"
+
+
+def choices(rows: list[Row]) -> str:
+    taken = [row["chosen"] for row in rows if row["method"] == "auto"]
+    return ", ".join(f"{method} {taken.count(method)} of {len(taken)}" for method in dict.fromkeys(taken))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from .options import AlignOptions, ConfigOptions, given, load_run
-from .output import Output, Table
+from .options import AlignOptions, ConfigOptions, DataOptions, ReorderClasses, given, load_run
+from .output import Output
 from .parsing import with_members
+from .tables import show_alignment
 
 
 def align(
@@ -16,30 +17,31 @@ def align(
     permutees: Annotated[list[str], typer.Argument(metavar="PERMUTEE", help="The models to bring close to it.")],
     folder: Annotated[Path, typer.Option("--out", help="Folder for the aligned models.")],
     options: AlignOptions,
+    data: DataOptions,
     config: ConfigOptions,
+    reorder_classes: ReorderClasses = False,
 ) -> None:
     """Permute models so that their weights come close to those of another, without changing what they compute.
 
+    With --dataset, models are matched by what they compute on its images (activation-gradient), and the loss half-way
+    between them is measured; without one, by their weights alone (balanced).
+
     Example:
-        starzoo align zoo/seed-0 zoo/seed-1 --out aligned
+        starzoo align zoo/seed-0 zoo/seed-1 --dataset digits --out aligned
     """
-    run = load_run(config, align=given(options))
+    has_images = bool(data.dataset or config.config)
+    method = options.method or (None if has_images else "balanced")
+    run = load_run(config, align={"method": method}, data=given(data))
     from starzoo.alignment import align_models
 
-    reports = align_models(fixed, with_members(permutees), folder, run.align, progress=out.progress)
-    rows = [
-        (
-            report.name,
-            f"{report.distance_before:.4f}",
-            f"{report.distance_after:.4f}",
-            f"{report.distance_after / report.distance_before:.1%}" if report.distance_before else "",
-            f"{report.sweeps:g}",
-        )
-        for report in reports
-    ]
-    columns = "permutee", "before", "after", "left", "sweeps"
-    out.result(
-        {"fixed": fixed, "aligned": [vars(report) for report in reports]},
-        brief=[report.folder for report in reports],
-        human=[Table("Euclidean distance to the fixed model", columns, rows), f"aligned models: {folder}"],
+    images = run.data if has_images else None
+    reports = align_models(
+        fixed,
+        with_members(permutees),
+        folder,
+        run.align,
+        data=images,
+        reorder_classes=reorder_classes,
+        progress=out.progress,
     )
+    show_alignment(out, fixed, folder, reports, images=run.align.images if has_images else None)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DataOptions, EvaluateOptions, given
+from .options import DataOptions, EvaluateOptions, ReorderClasses, given
 from .output import Output
 from .parsing import with_members
 from .tables import show_star
@@ -22,6 +22,7 @@ def evaluate(
         list[str] | None,
         typer.Option("--set", metavar="a.b=c", help="Set any value of data or evaluate, as evaluate.seed=1."),
     ] = None,
+    reorder_classes: ReorderClasses = False,
 ) -> None:
     """Measure a star: its paths to sources and held-out models, and how well it predicts.
 
@@ -34,5 +35,7 @@ def evaluate(
     from starzoo.pipeline import evaluate_star
 
     changes = load_changes(overrides or (), data=given(data), evaluate=given(measure))
-    report = evaluate_star(star, holdouts=with_members(holdout or []), **changes, progress=out.progress)
+    report = evaluate_star(
+        star, holdouts=with_members(holdout or []), reorder_classes=reorder_classes, **changes, progress=out.progress
+    )
     show_star(out, report)

@@ -10,6 +10,7 @@ from .options import (
     ConfigOptions,
     DataOptions,
     EvaluateOptions,
+    ReorderClasses,
     StarOptions,
     given,
     load_run,
@@ -34,6 +35,7 @@ def fit_star(
     title: Annotated[str | None, typer.Option("--name", help="Title of the star's card.")] = None,
     push_to: Annotated[str | None, typer.Option(metavar="REPO", help="Publish the star here, as user/name.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    reorder_classes: ReorderClasses = False,
 ) -> None:
     """Find the star of several models, test it on held-out models, and write it with its card.
 
@@ -53,6 +55,7 @@ def fit_star(
         name=title,
         push_to=push_to,
         private=private,
+        reorder_classes=reorder_classes,
         progress=out.progress,
     )
     show_star(out, report)

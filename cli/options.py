@@ -19,6 +19,7 @@ __all__ = [
     "FileOptions",
     "ImageSize",
     "ModelArgs",
+    "ReorderClasses",
     "StarOptions",
     "TrainOptions",
     "given",
@@ -26,8 +27,22 @@ __all__ = [
     "load_zoo",
 ]
 
+Method = Literal[  # as in starzoo.config, whose import would cost `--help` half a second
+    "weight",
+    "unit-norm",
+    "balanced",
+    "activation",
+    "activation-gradient",
+    "activation-weight",
+    "cycle",
+    "activation-cycle",
+    "auto",
+]
 ModelArgs = Annotated[
     str | None, typer.Option(metavar="JSON", help="""Arguments of timm.create_model, as '{"stem_width": 16}'.""")
+]
+ReorderClasses = Annotated[
+    bool, typer.Option("--reorder-classes", help="Bring models with the same classes in another order into one order.")
 ]
 ImageSize = Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the model's input.")]
 
@@ -72,8 +87,8 @@ class AlignOptions:
 
     title: ClassVar = "Alignment"
     method: Annotated[
-        Literal["weight", "unit-norm", "balanced"] | None,
-        typer.Option(help="Match weights as they are, with output rows of norm 1, or with layers of norm 1 (default)."),
+        Method | None,
+        typer.Option(help="What is compared: weights, activations (with gradients by default), or what auto finds."),
     ] = None
 
 

@@ -1,4 +1,4 @@
-"""What sums up a star: a table of how it is connected, and a table of how it predicts."""
+"""What sums up a star, how it is connected and how it predicts, and what sums up an alignment."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from .output import Output, Table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from starzoo.alignment import AlignmentReport
     from starzoo.evaluate.measures import Evaluation, Quality
     from starzoo.pipeline import StarReport
 
     Split = Literal["train", "test"]
     Measure = Literal["barrier", "excess", "highest_loss", "accuracy_barrier", "worst_accuracy"]
 
-__all__ = ["show_star", "summarise"]
+__all__ = ["show_alignment", "show_star", "summarise"]
 
 _MEASURES: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "accuracy_barrier", "worst_accuracy")
 _SHOWN: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "worst_accuracy")  # as wide as a terminal
@@ -42,6 +45,41 @@ def show_star(out: Output, report: StarReport) -> None:
     if report.pushed:
         human.append(f"published: {report.pushed}")
     out.result(document, brief=[report.pushed or report.folder], human=human)
+
+
+def show_alignment(
+    out: Output, fixed: str, folder: Path, reports: list[AlignmentReport], *, images: int | None
+) -> None:
+    """Show how close models were brought to another, and where they are.
+
+    Args:
+        out: The output.
+        fixed: The model that stayed.
+        folder: Where the permuted ones are.
+        reports: What was done to them.
+        images: On how many images, at most, the loss half-way was measured; None where it was not.
+    """
+    title = f"Euclidean distance to {fixed}, matched by {reports[0].method}"
+    columns = ["permutee", "before", "after", "left", "sweeps"]
+    if images:
+        title += f"; loss half-way on {images:,} training images at most"
+        columns += ["half-way\nbefore", "half-way\nafter"]
+    rows = [
+        [
+            report.name,
+            f"{report.distance_before:.4f}",
+            f"{report.distance_after:.4f}",
+            f"{report.distance_after / report.distance_before:.1%}" if report.distance_before else "",
+            f"{report.sweeps:.3g}" if report.sweeps else "",
+            *(f"{loss:.4f}" for loss in (report.midpoint_loss_before, report.midpoint_loss_after) if loss is not None),
+        ]
+        for report in reports
+    ]
+    out.result(
+        {"fixed": fixed, "aligned": [vars(report) for report in reports]},
+        brief=[report.folder for report in reports],
+        human=[Table(title, columns, rows), f"aligned models: {folder}"],
+    )
 
 
 def summarise(evaluation: Evaluation) -> dict[str, Any]:
@@ -85,7 +123,8 @@ def _connectivity(evaluation: Evaluation, split: Split) -> Table:
             _percent(worst.mean),
         ))
     columns = "path", "n", "loss barrier", "greatest", "excess", "highest\nloss", "lowest\naccuracy"
-    return Table(f"Connectivity on the {split} split: losses in nats, means over n paths", columns, rows)
+    paths = "repaired paths" if evaluation.repaired else "paths"
+    return Table(f"Connectivity on the {split} split: losses in nats, means over n {paths}", columns, rows)
 
 
 def _predictions(evaluation: Evaluation, split: Split) -> Table:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from starzoo.align.align import align
-from starzoo.config import AlignConfig
+from starzoo.align.align import align, choose_method
+from starzoo.align.probe import Probe
+from starzoo.architecture import Architecture
+from starzoo.config import AlignConfig, DataConfig, Method
+from starzoo.data import load_data
 from starzoo.folder import save_folder, save_tensors
 from starzoo.places import refuse_overwriting
 from starzoo.progress import Progress, silent
-from starzoo.sources import check_compatible, load_sources
+from starzoo.sources import check_compatible, label_names_of, load_sources, order_classes
 from starzoo.specs import infer_architecture
 from starzoo.star.star import PERMUTATIONS
 
@@ -25,20 +28,33 @@ class AlignmentReport:
     Attributes:
         name: The permutee.
         folder: Its aligned weights, in timm's folder format, with permutations.safetensors.
+        method: How it was matched: what `auto` chose, where that was asked for.
         distance_before: Euclidean distance to the fixed model over the tensors that can be permuted.
         distance_after: The same after alignment.
+        midpoint_loss_before: Loss half-way to the fixed model on training images, in nats; None without a data set.
+        midpoint_loss_after: The same after alignment.
         sweeps: Passes over the permutation groups.
     """
 
     name: str
     folder: Path
+    method: Method
     distance_before: float
     distance_after: float
+    midpoint_loss_before: float | None
+    midpoint_loss_after: float | None
     sweeps: float
 
 
 def align_models(
-    fixed: str, permutees: Sequence[str], out: Path, config: AlignConfig, *, progress: Progress = silent
+    fixed: str,
+    permutees: Sequence[str],
+    out: Path,
+    config: AlignConfig,
+    *,
+    data: DataConfig | None = None,
+    reorder_classes: bool = False,
+    progress: Progress = silent,
 ) -> list[AlignmentReport]:
     """Permute models towards a fixed one and write them as folders that plain timm loads.
 
@@ -47,30 +63,50 @@ def align_models(
         permutees: References of the models that are permuted.
         out: Gets one folder per permutee, with permutations.safetensors beside the weights.
         config: The method of alignment.
+        data: The task, for the methods that run the models, and to measure the loss half-way between them.
+        reorder_classes: Bring models that know the same classes in another order into that of the fixed one.
         progress: Told after every permutee.
 
     Returns:
         One report per permutee.
+
+    Raises:
+        UsageError: The method needs images, and no data are given.
     """
-    anchor, *others = load_sources([fixed, *permutees], progress=progress)
-    check_compatible([anchor, *others])
+    models = load_sources([fixed, *permutees], progress=progress)
+    if reorder_classes:
+        models = order_classes(models, label_names_of(models))
+    check_compatible(models)
+    anchor, *others = models
     folders = [out / other.name for other in others]
     for folder in folders:
         refuse_overwriting(folder, [fixed, *permutees], unless=PERMUTATIONS)
-    spec = infer_architecture(anchor.architecture)
+    spec, states = infer_architecture(anchor.architecture), [other.state for other in others]
+    probe = _make_probe(anchor.architecture, label_names_of(models), data, config) if data else None
+    config = choose_method(spec, anchor.state, states, config, probe)
     reports = []
-    for done, (other, folder) in enumerate(zip(others, folders, strict=True), start=1):
-        [aligned] = align(spec, anchor.state, [other.state], config)
-        save_folder(folder, other.architecture, aligned.state)
-        save_tensors(folder / PERMUTATIONS, aligned.permutation.tensors())
+    aligned = align(spec, anchor.state, states, config, probe=probe, progress=progress)
+    for other, folder, result in zip(others, folders, aligned, strict=True):
+        save_folder(folder, other.architecture, result.state)
+        save_tensors(folder / PERMUTATIONS, result.permutation.tensors())
         reports.append(
             AlignmentReport(
                 name=other.name,
                 folder=folder,
-                distance_before=aligned.distance_before,
-                distance_after=aligned.distance_after,
-                sweeps=aligned.sweeps,
+                method=config.method,
+                distance_before=result.distance_before,
+                distance_after=result.distance_after,
+                midpoint_loss_before=probe.midpoint_loss(anchor.state, other.state) if probe else None,
+                midpoint_loss_after=probe.midpoint_loss(anchor.state, result.state) if probe else None,
+                sweeps=result.sweeps,
             )
         )
-        progress("aligning", done, len(others))
     return reports
+
+
+def _make_probe(
+    architecture: Architecture, names: Sequence[str] | None, data: DataConfig, config: AlignConfig
+) -> Probe:
+    classes = architecture.num_classes
+    images = load_data(data, architecture.preprocessing, class_names=names, num_classes=classes)
+    return Probe(architecture.build(), *images.train.labelled_images(limit=config.images, seed=config.seed))

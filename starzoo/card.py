@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from starzoo.config import Beta, Constant, DataConfig, RunConfig, Uniform
+from starzoo.config import Beta, Constant, DataConfig, Method, RunConfig, Uniform
 from starzoo.errors import UsageError
 from starzoo.evaluate.findings import connections, predictors, sentences
 from starzoo.evaluate.measures import Evaluation, PathKind, Role
@@ -41,6 +41,17 @@ _ROLE_NAMES: dict[Role, str] = {
     "aligned-mean": "the aligned mean",
     "star": "the star",
     "ensemble": "the ensemble",
+}
+_MATCHED_BY: dict[Method, str] = {
+    "weight": "matching the weights as they are",
+    "unit-norm": "matching the weights, with output rows of norm 1",
+    "balanced": "matching the weights, with layers of norm 1",
+    "activation": "matching activations",
+    "activation-gradient": "matching activations and gradients",
+    "activation-weight": "matching activations, and then the weights with layers of norm 1",
+    "cycle": "matching the weights of all sources at once",
+    "activation-cycle": "matching activations and gradients, those of all sources at once",
+    "auto": "the method with the lowest loss half-way between two sources",
 }
 _MEASURES = ("barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess")
 
@@ -175,6 +186,7 @@ def _model_index(manifest: StarManifest) -> list[dict[str, Any]]:
     if evaluation is None:
         return []
     results = []
+    barrier = "loss barrier of a repaired path" if evaluation.repaired else "loss barrier"
     for split in evaluation.splits:
         metrics = [
             {"type": score, "value": round(getattr(row, score), 6), "name": f"{score_name} of the star"}
@@ -185,7 +197,7 @@ def _model_index(manifest: StarManifest) -> list[dict[str, Any]]:
             {
                 "type": "loss_barrier",
                 "value": round(row.barrier.mean, 6),
-                "name": f"loss barrier, {_KIND_NAMES[row.kind]} (mean of {row.barrier.count})",
+                "name": f"{barrier}, {_KIND_NAMES[row.kind]} (mean of {row.barrier.count})",
             }
             for row in connections(evaluation, split)
         ]
@@ -269,8 +281,9 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
         f"takes one source and one place t on the line to it, t {law}; the star's own loss has weight μ = {fit.mu:g}."
     )
     often = {0: "once", 1: "every epoch"}.get(fit.realign_every, f"every {fit.realign_every} epochs")
+    method = (manifest.alignment or manifest.config.align).method
     yield (
-        f"Alignment: {manifest.config.align.method} weight matching, {often}; {manifest.groups} "
+        f"Alignment: by {_MATCHED_BY[method]}, {often}; {manifest.groups} "
         f"{'group of neurons is' if manifest.groups == 1 else 'groups of neurons are'} permuted, in tensors that hold "
         f"{100 * manifest.coverage:.1f} % of the parameters."
     )

@@ -17,6 +17,7 @@ __all__ = [
     "Constant",
     "DataConfig",
     "EvalConfig",
+    "Method",
     "RunConfig",
     "StarConfig",
     "TrainConfig",
@@ -29,6 +30,17 @@ __all__ = [
 ]
 
 Optimizer = Literal["sgd", "adamw"]
+Method = Literal[
+    "weight",
+    "unit-norm",
+    "balanced",
+    "activation",
+    "activation-gradient",
+    "activation-weight",
+    "cycle",
+    "activation-cycle",
+    "auto",
+]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and PyTorch both take
 
 Value = TypeVar("Value", bound=BaseModel)
@@ -74,17 +86,44 @@ class TrainConfig(Frozen):
 
 
 class AlignConfig(Frozen):
-    """How a permutee is brought as close as its symmetries allow to the fixed model."""
+    """How a permutee is brought as close as its symmetries allow to the fixed model.
 
-    method: Literal["weight", "unit-norm", "balanced"] = Field(
-        "balanced",
-        description="weight matching on the weights as they are, with output rows of norm 1, or with layers of norm 1",
+    The methods compare weights as they are, with output rows of norm 1, or with layers of norm 1 (`weight`,
+    `unit-norm`, `balanced`); activations on some training images, alone, with the gradients of the output, or to start
+    from before `balanced`; and with `cycle` all models with each other, by `balanced` weights or by activations and
+    gradients. `auto` takes what leaves the lowest loss half-way between two models.
+    """
+
+    method: Method = Field("activation-gradient", description="how models are matched")
+    restarts: int = Field(
+        1, ge=1, description="starts of weight matching: the given one, and random ones; the closest is kept"
     )
-    restarts: int = Field(1, ge=1, description="starts: the given one, and random ones besides; the closest is kept")
     max_sweeps: int = Field(
         100, ge=1, description="bound on sweeps over the groups; a sweep that moves nothing ends it"
     )
+    images: int = Field(1000, ge=2, description="training images for the methods that run the models")
     seed: Seed = 0
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether the method runs the models on images."""
+        return self.method.startswith("activation") or self.method == "auto"
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether the running statistics of models must be their own: they vote, or the models are run with them."""
+        return self.method == "weight" or self.needs_images
+
+    @property
+    def at_once(self) -> bool:
+        """Whether all models are matched to each other, rather than each to one that stays."""
+        return self.method in {"cycle", "activation-cycle"}
+
+    @property
+    def to_one(self) -> AlignConfig:
+        """The same for models that come to one that stays, rather than all to each other."""
+        method = {"cycle": "balanced", "activation-cycle": "activation-gradient"}.get(self.method, self.method)
+        return self.model_copy(update={"method": method})
 
 
 class Uniform(Frozen):
@@ -151,6 +190,9 @@ class EvalConfig(Frozen):
     )
     batch_size: int = Field(256, ge=1)
     statistics_images: int = Field(2000, ge=1, description="un-augmented training images that re-estimate batch norm")
+    repair: bool = Field(
+        False, description="give every point between two ends the channel statistics of the ends (REPAIR), on all paths"
+    )
     seed: Seed = 0
 
 

@@ -17,6 +17,7 @@ from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, TrainC
 from starzoo.data import ImageData, load_data
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.evaluate.floor import check_above_chance
 from starzoo.folder import write_text
 from starzoo.hub.names import check_repo
 from starzoo.hub.pull import pull
@@ -24,7 +25,7 @@ from starzoo.hub.push import PushResult, push
 from starzoo.hub.ref import ModelRef
 from starzoo.places import RunPlaces, find_models, refuse_overwriting, without_path
 from starzoo.progress import Progress, silent
-from starzoo.sources import Source, check_compatible, load_sources
+from starzoo.sources import Source, check_compatible, label_names_of, load_sources, order_classes
 from starzoo.specs import infer_architecture
 from starzoo.star.manifest import MANIFEST, ModelRecord, StarManifest, read_manifest
 from starzoo.star.star import Star, load_folder, write_manifest
@@ -72,6 +73,7 @@ def fit_star(
     name: str | None = None,
     push_to: str | None = None,
     private: bool = False,
+    reorder_classes: bool = False,
     progress: Progress = silent,
 ) -> StarReport:
     """The main job: load, align, fit, evaluate, write the card and push. The same call again resumes.
@@ -84,6 +86,7 @@ def fit_star(
         name: The star's name; the folder's when not given.
         push_to: The Hub repository to publish in, `user/name`.
         private: Whether a new repository is private.
+        reorder_classes: Bring models that know the same classes in another order into that of the first one.
         progress: Told about every stage.
 
     Returns:
@@ -98,11 +101,14 @@ def fit_star(
         check_repo(push_to)
     refuse_overwriting(out, [*sources, *holdouts], unless=MANIFEST)
     models = load_sources([*sources, *holdouts], progress=progress)
+    if reorder_classes:
+        models = order_classes(models, label_names_of(models))
     check_compatible(models)
     members, unseen = models[: len(sources)], models[len(sources) :]
-    data = _load_data_for(members[0].architecture, config.data)
+    data = _load_data_for(members[0].architecture, label_names_of(models), config.data)
     manifest = _describe(name or out.resolve().name, members, unseen, config, data)
     if not _is_finished(out, manifest):
+        _check_unnamed(models, data, progress)
         spec = infer_architecture(manifest.architecture)
         fitted = fit(
             manifest.architecture,
@@ -169,6 +175,7 @@ def evaluate_star(
     holdouts: Sequence[str] = (),
     data: Mapping[str, Any] | None = None,
     evaluate: Mapping[str, Any] | None = None,
+    reorder_classes: bool = False,
     progress: Progress = silent,
 ) -> StarReport:
     """Measure a star again: on other data, more points, or held-outs that it was not published with.
@@ -178,6 +185,7 @@ def evaluate_star(
         holdouts: References of models to test against instead of the star's own held-outs.
         data: Values of `DataConfig` that differ from those of the star.
         evaluate: Values of `EvalConfig` that differ.
+        reorder_classes: Bring new held-outs that know the star's classes in another order into that of the star.
         progress: Told about every stage.
 
     Returns:
@@ -194,8 +202,14 @@ def evaluate_star(
         unseen = load_sources(holdouts, taken=names, progress=progress)
     else:
         unseen = _load_again(then.holdouts, places.holdouts, progress)
+    order = then.architecture.label_names
+    members = order_classes(members, order)  # which was asked for when the star was fitted, if there is anything to do
+    if reorder_classes or not holdouts:
+        unseen = order_classes(unseen, order)
     check_compatible([*members, *unseen])
-    images = _load_data_for(then.architecture, asked)
+    images = _load_data_for(then.architecture, order, asked)
+    if holdouts:
+        _check_unnamed(unseen, images, progress)
     manifest = then.model_copy(
         update={
             "config": then.config.model_copy(update={"evaluate": measure}),
@@ -261,9 +275,16 @@ def _load_again(records: Sequence[ModelRecord], places: Sequence[str], progress:
     return [replace(model, name=record.name) for model, record in zip(models, records, strict=True)]
 
 
-def _load_data_for(architecture: Architecture, config: DataConfig) -> ImageData:
-    names, classes = architecture.label_names, architecture.num_classes
+def _load_data_for(architecture: Architecture, names: Sequence[str] | None, config: DataConfig) -> ImageData:
+    classes = architecture.num_classes
     return load_data(config, architecture.preprocessing, class_names=names, num_classes=classes)
+
+
+def _check_unnamed(models: Sequence[Source], data: ImageData, progress: Progress) -> None:
+    """Where no label names show that a model's classes are those of the data, its accuracy must."""
+    unnamed = {model.name: model.state for model in models if not model.architecture.label_names}
+    if unnamed:
+        check_above_chance(models[0].architecture, unnamed, data, progress=progress)
 
 
 def _describe(
@@ -327,6 +348,7 @@ def _save(
             "parameters": sum(sizes.values()),
             "groups": len(spec.groups),
             "coverage": spec.coverage(sizes),
+            "alignment": fitted.alignment,
             "history": tuple(fitted.history),
         }
     )
@@ -352,7 +374,13 @@ def _evaluate(
         holdouts={holdout.name: holdout.state for holdout in unseen},
     )
     measured = evaluate(
-        manifest.architecture, spec, zoo, data, manifest.config.evaluate, manifest.config.align, progress=progress
+        manifest.architecture,
+        spec,
+        zoo,
+        data,
+        manifest.config.evaluate,
+        manifest.alignment or manifest.config.align,
+        progress=progress,
     )
     other = without_path(data.config)
     if other != manifest.config.data:

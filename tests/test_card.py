@@ -110,6 +110,29 @@ def blocks(card, language):
     ]
 
 
+def test_a_repaired_path_is_never_shown_as_a_straight_line(tmp_path):
+    plain = make_manifest()
+    mended = make_manifest(plain.evaluation.model_copy(update={"repaired": True}))
+    before, after = render(plain), render(mended)
+    assert "repaired" not in before
+    assert "**The paths are repaired**" in after
+    assert "Every path here is repaired: the points between its ends have the channel statistics of the ends" in after
+    results = ModelCard(after).data.to_dict()["model-index"][0]["results"][0]["metrics"]
+    barriers = [metric["name"] for metric in results if metric["type"] == "loss_barrier"]
+    assert barriers
+    assert all(name.startswith("loss barrier of a repaired path, ") for name in barriers)
+    write_card(tmp_path, mended)
+    assert "position on the repaired path" in plot_texts(tmp_path / "plots" / "paths-test.svg", mended.evaluation)
+
+
+def plot_texts(file, evaluation):
+    """What stands in a figure of paths; the SVG draws its letters as shapes."""
+    from starzoo.evaluate.plots import plot_paths
+
+    assert file.is_file()
+    return str(plot_paths(evaluation, "test").get_supxlabel())
+
+
 def test_front_matter_is_read_by_the_hubs_own_parser():
     data = ModelCard(render(make_manifest(), "me/star")).data
     assert data.library_name == "timm"

@@ -27,13 +27,15 @@ ROOMS: Mapping[str, set[str]] = {
     "hub.inspect": {"errors", "hub.strict_json"},
     "hub.names": {"errors"},
     "blank": set(),
+    "layout": set(),
     "architecture": {"errors", "config", "hub.allowlist", "blank"},
     "hub": {*LOW, "hub.names", "hub.strict_json", "hub.allowlist", "hub.inspect", "architecture"},
     "folder": {"errors", "architecture", "hub.strict_json", "hub.inspect"},
-    "sources": {*LOW, "architecture", "folder", "hub"},
+    "classes": {"errors", "architecture", "specs", "symmetry"},
+    "sources": {*LOW, "architecture", "classes", "folder", "hub"},
     "data": {*LOW, "architecture"},
     "symmetry": {"errors"},
-    "align": {*LOW, "symmetry"},
+    "align": {*LOW, "layout", "symmetry", "evaluate.path"},
     "optimization": {"config"},
     "evaluate.measures": {"errors", "config"},
     "evaluate.findings": {"errors", "evaluate.measures"},
@@ -43,6 +45,7 @@ ROOMS: Mapping[str, set[str]] = {
     "star.manifest": {"errors", "config", "architecture", "evaluate.measures"},
     "star": {
         *LOW,
+        "layout",
         "architecture",
         "folder",
         "data",
@@ -55,6 +58,7 @@ ROOMS: Mapping[str, set[str]] = {
     },
     "evaluate": {
         *LOW,
+        "layout",
         "architecture",
         "data",
         "symmetry",
@@ -67,6 +71,7 @@ ROOMS: Mapping[str, set[str]] = {
     },
     "zoo": {
         *LOW,
+        "layout",
         "architecture",
         "folder",
         "data",
@@ -89,7 +94,7 @@ ROOMS: Mapping[str, set[str]] = {
     "places": {*LOW, "folder", "hub", "star.manifest"},
     "specs": {"errors", "architecture", "folder", "symmetry"},
     "inspection": {*LOW, "architecture", "folder", "sources", "hub", "symmetry", "specs"},
-    "alignment": {*LOW, "folder", "sources", "align", "star", "specs", "places"},
+    "alignment": {*LOW, "architecture", "data", "folder", "sources", "align", "star", "specs", "places"},
 }
 TOP = {"pipeline": set(ROOMS)}
 

@@ -137,7 +137,7 @@ def test_a_model_is_never_overwritten(digits_zoo: list[Path], tmp_path: Path) ->
     for write in (
         lambda: fit_star(refs[:2], [], CONFIG, zoo[0]),
         lambda: fit_star(refs[:2], [], CONFIG, zoo[2]),
-        lambda: align_models(refs[0], refs[1:2], tmp_path, CONFIG.align),
+        lambda: align_models(refs[0], refs[1:2], tmp_path, CONFIG.align, data=CONFIG.data),
     ):
         with pytest.raises(UsageError, match="holds another model, which would be overwritten"):
             write()
@@ -256,7 +256,7 @@ def test_a_card_is_rendered_again_from_the_manifest_alone(report: StarReport, tm
 
 def test_align_writes_folders_that_compute_the_same_function(digits_zoo: list[Path], tmp_path: Path) -> None:
     refs = [str(folder) for folder in digits_zoo]
-    reports = align_models(refs[0], refs[1:3], tmp_path, CONFIG.align)
+    reports = align_models(refs[0], refs[1:3], tmp_path, CONFIG.align, data=CONFIG.data)
     assert [found.name for found in reports] == ["seed-1", "seed-2"]
     images = torch.randn(4, 1, 16, 16)
     for found, ref in zip(reports, refs[1:3], strict=True):
@@ -275,6 +275,89 @@ def with_classes(folder: Path, count: int) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     state = load_file(folder / "model.safetensors")
     save_file(state | {n: state[n][:count].clone() for n in ("fc.weight", "fc.bias")}, folder / "model.safetensors")
+
+
+def rename_classes(folder: Path, order: list[int] | None, *, move: bool = False) -> None:
+    """Write label names in another order, or none; with `move` the outputs go with their names."""
+    config = json.loads((folder / "config.json").read_text())
+    if order is None:
+        del config["label_names"]
+    else:
+        config["label_names"] = [config["label_names"][place] for place in order]
+    (folder / "config.json").write_text(json.dumps(config))
+    if move:
+        state = load_file(folder / "model.safetensors")
+        moved = {name: state[name][order].clone() for name in ("fc.weight", "fc.bias")}
+        save_file(state | moved, folder / "model.safetensors")
+
+
+TURNED = [3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
+
+
+def test_t03_a_star_of_models_with_the_same_classes_in_other_orders(digits_zoo: list[Path], tmp_path: Path) -> None:
+    quick = EvalConfig(points=3, pairs=0, sources=0)
+    config = CONFIG.model_copy(update={"star": StarConfig(epochs=0), "evaluate": quick})
+    refs = [str(shutil.copytree(folder, tmp_path / folder.name)) for folder in digits_zoo[:3]]
+    expected = fit_star(refs[:2], refs[2:], config, tmp_path / "expected")
+    for ref in refs[1:]:
+        rename_classes(Path(ref), TURNED, move=True)
+    with pytest.raises(IncompatibleError, match=r"seed-0 and seed-1 .*: class 0 is 0 and 3 .*--reorder-classes"):
+        fit_star(refs[:2], refs[2:], config, tmp_path / "star")
+    assert not (tmp_path / "star").exists()
+    found = fit_star(refs[:2], refs[2:], config, tmp_path / "star", reorder_classes=True)
+    ours, theirs = (load_star(report.folder).state for report in (found, expected))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert found.manifest.evaluation == expected.manifest.evaluation
+    assert found.manifest.sources[1].files != expected.manifest.sources[1].files  # those of the file as it lies there
+    # What was asked for once holds when the star is measured again; new held-outs are asked for anew.
+    assert evaluate_star(str(found.folder)).manifest.evaluation == expected.manifest.evaluation
+    with pytest.raises(IncompatibleError, match="class 0 is 0 and 3"):
+        evaluate_star(str(found.folder), holdouts=refs[2:])
+
+
+def test_t03_the_data_set_is_compared_with_the_names_of_any_model(digits_zoo: list[Path], tmp_path: Path) -> None:
+    refs = [str(shutil.copytree(folder, tmp_path / folder.name)) for folder in digits_zoo[:2]]
+    rename_classes(Path(refs[0]), None)
+    rename_classes(Path(refs[1]), TURNED, move=True)
+    with pytest.raises(IncompatibleError, match="digits: class 0 is '0', but '3' in the models"):
+        fit_star(refs, [], CONFIG, tmp_path / "star")
+
+
+def test_t05_models_without_label_names_must_be_better_than_chance(digits_zoo: list[Path], tmp_path: Path) -> None:
+    quick = EvalConfig(points=3, pairs=0, sources=0)
+    config = CONFIG.model_copy(update={"star": StarConfig(epochs=0), "evaluate": quick})
+    refs = [str(shutil.copytree(folder, tmp_path / folder.name)) for folder in digits_zoo[:3]]
+    for ref in refs:
+        rename_classes(Path(ref), None)
+    state = load_file(Path(refs[2]) / "model.safetensors")
+    turned = {name: state[name][TURNED].clone() for name in ("fc.weight", "fc.bias")}
+    save_file(state | turned, Path(refs[2]) / "model.safetensors")
+    message = (
+        r"seed-2: is right on \d+ of 1024 training images of digits, no better than chance, and has no label names"
+    )
+    for sources, holdouts in ((refs, []), (refs[:2], refs[2:])):
+        with pytest.raises(IncompatibleError, match=message) as caught:
+            fit_star(sources, holdouts, config, tmp_path / "star")
+        assert (caught.value.exit_code, caught.value.subject) == (5, "seed-2")
+        assert "label_names in its config.json" in caught.value.hint
+        assert not (tmp_path / "star").exists()
+    report = fit_star(refs[:2], [], config, tmp_path / "star")
+    before = (report.folder / "star.json").read_bytes()
+    with pytest.raises(IncompatibleError, match=message):
+        evaluate_star(str(report.folder), holdouts=refs[2:])
+    assert (report.folder / "star.json").read_bytes() == before
+
+
+def test_a_repaired_evaluation_says_so(report: StarReport, tmp_path: Path) -> None:
+    folder = shutil.copytree(report.folder, tmp_path / "copy")
+    plain, found = report.manifest.evaluation, evaluate_star(str(folder), evaluate={"repair": True}).manifest
+    assert plain is not None
+    assert found.evaluation is not None
+    assert (plain.repaired, found.evaluation.repaired, found.config.evaluate.repair) == (False, True, True)
+    for before, after in zip(plain.paths, found.evaluation.paths, strict=True):
+        assert before.loss == pytest.approx(after.loss)  # batch norms have repaired all that there is already
+    assert "The paths are repaired" in (folder / "README.md").read_text()
+    assert "repaired" not in (report.folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

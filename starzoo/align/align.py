@@ -1,24 +1,41 @@
-"""Alignment of many permutees to one fixed model, and the aligned average from which a star starts."""
+"""Alignment of many permutees to one fixed model, or of all models to each other."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from starzoo.align.scaling import SCALINGS
-from starzoo.align.weight_matching import WeightMatcher
-from starzoo.config import AlignConfig
+from starzoo.align.evidence import Evidence
+from starzoo.align.probe import Probe
+from starzoo.align.universe import match_all
+from starzoo.align.weight_matching import Matching, WeightMatcher
+from starzoo.config import AlignConfig, Method
+from starzoo.errors import UsageError
+from starzoo.progress import Progress, silent
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
-__all__ = ["AlignedSource", "align", "aligned_average", "average", "distance"]
+__all__ = ["CANDIDATES", "AlignedSource", "Aligner", "align", "average", "choose_method", "distance"]
 
 StateDict = Mapping[str, Tensor]
+
+CANDIDATES: tuple[Method, ...] = (
+    "weight",
+    "unit-norm",
+    "balanced",
+    "activation",
+    "activation-gradient",
+    "activation-weight",
+)
+"""The methods that `auto` tries, on at most `_TRIED` permutees."""
+
+_TRIED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +57,71 @@ class AlignedSource:
     sweeps: float
 
 
+class Aligner:
+    """Aligns models of one architecture by one method.
+
+    Args:
+        spec: The symmetries that all models share.
+        config: The method and its limits; `auto` must be settled (`choose_method`).
+        probe: Runs the models, for the methods that look at what they compute.
+
+    Attributes:
+        evidence: What the method compares. Of a model that is aligned again and again it is enough to ask once.
+    """
+
+    def __init__(self, spec: PermutationSpec, config: AlignConfig, probe: Probe | None = None) -> None:
+        self.spec, self.config = spec, config
+        self.evidence = Evidence(spec, config.method, probe)
+
+    def match(
+        self, fixed: StateDict, permutees: Iterable[StateDict], initial: Iterable[Permutation] | None = None
+    ) -> Iterator[Matching]:
+        """Match each permutee to the fixed model by itself.
+
+        Args:
+            fixed: Evidence about the model that stays.
+            permutees: Evidence about the models that are permuted.
+            initial: Where the ascent starts, one permutation per permutee; the identity when not given.
+
+        Yields:
+            One matching per permutee.
+        """
+        matcher = WeightMatcher(self.evidence.spec, fixed, max_sweeps=self.config.max_sweeps)
+        starts = initial or itertools.repeat(Permutation.identity(self.spec))
+        for position, (permutee, start) in enumerate(zip(permutees, starts, strict=initial is not None)):
+            rng = np.random.default_rng([self.config.seed, position])
+            tried = [start, *(Permutation.random(self.spec, rng) for _ in range(self.config.restarts - 1))]
+            found = [matcher.match(permutee, replace(each, spec=self.evidence.spec), rng) for each in tried]
+            best = max(found, key=lambda matching: matching.objective[-1])
+            permutation, sweeps = replace(best.permutation, spec=self.spec), sum(each.sweeps for each in found)
+            if self.config.method == "activation-weight":
+                weights = WeightMatcher(self.spec, fixed, max_sweeps=self.config.max_sweeps)
+                best = weights.match(permutee, permutation, rng)
+                permutation, sweeps = best.permutation, sweeps + best.sweeps
+            yield replace(best, permutation=permutation, sweeps=sweeps)
+
+    def match_all(self, models: Sequence[StateDict]) -> list[Permutation]:
+        """Match all models to each other (`starzoo.align.universe`), and see them from where the first one stands.
+
+        Args:
+            models: Evidence about the models.
+
+        Returns:
+            One permutation per model; the first moves nothing.
+        """
+        rng = np.random.default_rng(self.config.seed)
+        back, *others = match_all(self.evidence.spec, models, rng, max_sweeps=self.config.max_sweeps)
+        return [replace(back.inverse().compose(each), spec=self.spec) for each in (back, *others)]
+
+
 def align(
     spec: PermutationSpec,
     fixed: StateDict,
     permutees: Sequence[StateDict],
-    config: AlignConfig = AlignConfig(),
+    config: AlignConfig = AlignConfig(method="balanced"),
     *,
-    initial: Sequence[Permutation] | None = None,
+    probe: Probe | None = None,
+    progress: Progress = silent,
 ) -> list[AlignedSource]:
     """Permute every permutee towards the fixed model.
 
@@ -55,56 +130,77 @@ def align(
         fixed: State dict of the model that stays: the star, or one of the models.
         permutees: State dicts of the models that are permuted.
         config: The method and its limits.
-        initial: Where the ascent starts, one permutation per permutee: the result of an earlier alignment makes a new
-            one cheap. The identity when not given.
+        probe: Runs the models, for the methods that look at what they compute.
+        progress: Told after every permutee.
 
     Returns:
         One aligned source per permutee, in their order.
+
+    Raises:
+        UsageError: The method needs images, and there is no probe.
     """
-    identity = Permutation.identity(spec)
-    scale = SCALINGS[config.method]
-    matcher = WeightMatcher(spec, scale(fixed), max_sweeps=config.max_sweeps)
+    config = choose_method(spec, fixed, permutees, config, probe)
+    aligner = Aligner(spec, config, probe)
+    seen = (aligner.evidence.of(model) for model in (fixed, *permutees))
+    if config.at_once:
+        _, *permutations = aligner.match_all(list(seen))
+        matched: Iterable[tuple[Permutation, float]] = ((permutation, 0.0) for permutation in permutations)
+    else:
+        matched = ((each.permutation, each.sweeps) for each in aligner.match(next(seen), seen))
+    moving = [name for name in spec.axes if spec.is_permuted(name)]
     aligned = []
-    for position, permutee in enumerate(permutees):
-        rng = np.random.default_rng([config.seed, position])
-        starts = [initial[position] if initial else identity]
-        starts += [Permutation.random(spec, rng) for _ in range(config.restarts - 1)]
-        matchings = [matcher.match(scale(permutee), start, rng) for start in starts]
-        best = max(matchings, key=lambda matching: matching.objective[-1])
-        state = best.permutation.apply(permutee)
+    for permutee, (permutation, sweeps) in zip(permutees, matched, strict=True):
+        state = permutation.apply(permutee)
         aligned.append(
             AlignedSource(
                 state=state,
-                permutation=best.permutation,
-                distance_before=distance(fixed, permutee, matcher.moving),
-                distance_after=distance(fixed, state, matcher.moving),
-                sweeps=sum(matching.sweeps for matching in matchings),
+                permutation=permutation,
+                distance_before=distance(fixed, permutee, moving),
+                distance_after=distance(fixed, state, moving),
+                sweeps=sweeps,
             )
         )
+        progress("aligning", len(aligned), len(permutees))
     return aligned
 
 
-def aligned_average(
-    spec: PermutationSpec, states: Sequence[StateDict], config: AlignConfig = AlignConfig(), *, rounds: int = 10
-) -> tuple[dict[str, Tensor], list[Permutation]]:
-    """Average models modulo permutation (Git Re-Basin's MergeMany): align all to their mean until none moves.
+def choose_method(
+    spec: PermutationSpec,
+    fixed: StateDict,
+    permutees: Sequence[StateDict],
+    config: AlignConfig,
+    probe: Probe | None,
+) -> AlignConfig:
+    """Settle what `auto` means for some models: the method whose mid-points have the lowest mean loss.
 
     Args:
         spec: The symmetries that all models share.
-        states: State dicts of the models, at least one; the first one lends the frame in which they are averaged.
-        config: The method of alignment.
-        rounds: Bound on the rounds of averaging and aligning.
+        fixed: State dict of the model that stays.
+        permutees: State dicts of the models that are permuted; the first few of them decide.
+        config: The configuration.
+        probe: Runs the models, and measures the loss.
 
     Returns:
-        The mean of the aligned state dicts, and the permutation that was applied to each.
+        The configuration, with a method other than `auto`.
+
+    Raises:
+        UsageError: The method needs images, and there is no probe.
     """
-    aligned = align(spec, states[0], states, config)
-    for _ in range(rounds):
-        before = [source.permutation for source in aligned]
-        aligned = align(spec, average([source.state for source in aligned]), states, config, initial=before)
-        if not any(source.permutation.moved(old) for source, old in zip(aligned, before, strict=True)):
-            break
-    return average([source.state for source in aligned]), [source.permutation for source in aligned]
+    if config.needs_images and probe is None:
+        raise UsageError(
+            f"alignment by {config.method} runs the models on images, and there are none",
+            hint="name a data set, or choose another method",
+            subject="method",
+        )
+    if config.method != "auto" or probe is None:
+        return config
+
+    def midpoint_loss(method: Method) -> float:
+        tried = config.model_copy(update={"method": method})
+        aligned = align(spec, fixed, permutees[:_TRIED], tried, probe=probe)
+        return sum(probe.midpoint_loss(fixed, source.state) for source in aligned)
+
+    return config.model_copy(update={"method": min(CANDIDATES, key=midpoint_loss)})
 
 
 def average(states: Sequence[StateDict]) -> dict[str, Tensor]:

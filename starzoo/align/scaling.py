@@ -5,11 +5,11 @@ Every scaling commutes with permutation, so what is matched on scaled weights ho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
-__all__ = ["SCALINGS", "USES_STATISTICS", "balanced", "plain", "unit_norm_rows"]
+__all__ = ["balanced", "plain", "unit_norm_rows"]
 
 StateDict = Mapping[str, Tensor]
 
@@ -63,15 +63,6 @@ def balanced(state: StateDict) -> dict[str, Tensor]:
         for name, tensor in state.items()
     }
 
-
-SCALINGS: Mapping[str, Callable[[StateDict], dict[str, Tensor]]] = {
-    "weight": plain,
-    "unit-norm": unit_norm_rows,
-    "balanced": balanced,
-}
-
-USES_STATISTICS = frozenset({"weight"})
-"""Methods in which running statistics vote, so that those of the fixed model must be its own."""
 
 _TINY = 1e-12
 

@@ -21,6 +21,7 @@ __all__ = ["Augmentation", "Loader", "Split"]
 Augmentation = Literal["none", "flip", "crop-flip"]
 
 _ORDER, _AUGMENTATION, _SUBSET = 0, 1, 2  # independent streams of one seed
+_PIXELS_PER_BATCH = 400_000
 
 
 class Split:
@@ -71,11 +72,28 @@ class Split:
         Yields:
             Images of shape (batch, channels, height, width).
         """
-        chosen = torch.arange(len(self))
-        if limit is not None and limit < len(self):
-            chosen = torch.from_numpy(np.random.default_rng([_SUBSET, seed]).permutation(len(self))[:limit])
-        for indices in torch.split(chosen, batch_size):
+        for indices in torch.split(self._draw(limit, seed), batch_size):
             yield self.normalize(self.pixels[indices])
+
+    def labelled_images(self, *, limit: int, seed: int = 0) -> tuple[list[Tensor], Tensor]:
+        """Some un-augmented images to look into models with, in batches that leave room for all activations.
+
+        Args:
+            limit: How many images, drawn at random when the split has more.
+            seed: Draws them.
+
+        Returns:
+            The batches, and the labels of all of them, shape (images,).
+        """
+        chosen = self._draw(limit, seed)
+        height, width = self.pixels[chosen[:1]].shape[1:3]
+        batch_size = max(4, min(100, _PIXELS_PER_BATCH // (height * width)))
+        return list(self.images(batch_size, limit=limit, seed=seed)), self.labels[chosen]
+
+    def _draw(self, limit: int | None, seed: int) -> Tensor:
+        if limit is None or limit >= len(self):
+            return torch.arange(len(self))
+        return torch.from_numpy(np.random.default_rng([_SUBSET, seed]).permutation(len(self))[:limit])
 
     def loader(
         self,

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import ValidationError, model_validator
 
 from starzoo.architecture import Architecture
-from starzoo.config import Frozen, RunConfig
+from starzoo.config import AlignConfig, Frozen, RunConfig
 from starzoo.errors import UntrustedInputError
 from starzoo.evaluate.measures import Evaluation
 
@@ -46,6 +46,7 @@ class StarManifest(Frozen):
         sources: The models that the star was fitted on.
         holdouts: The models that it never saw.
         config: The run's configuration, which replays it.
+        alignment: How models were aligned: that of the configuration, with the method that `auto` chose; None before.
         data_fingerprint: Hash of the images and labels that were used.
         parameters: Number of parameters.
         groups: Number of permutation groups of the architecture.
@@ -62,6 +63,7 @@ class StarManifest(Frozen):
     sources: tuple[ModelRecord, ...]
     holdouts: tuple[ModelRecord, ...] = ()
     config: RunConfig
+    alignment: AlignConfig | None = None
     data_fingerprint: str
     parameters: int = 0
     groups: int = 0

@@ -17,12 +17,13 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from starzoo.align.align import align, aligned_average
-from starzoo.align.scaling import USES_STATISTICS
+from starzoo.align.align import Aligner, average, choose_method
+from starzoo.align.probe import Probe
 from starzoo.architecture import Architecture
-from starzoo.config import RunConfig
+from starzoo.config import AlignConfig, RunConfig
 from starzoo.errors import NumericalError
 from starzoo.evaluate.path import reestimate_batch_norm
+from starzoo.layout import channels_last
 from starzoo.optimization import make_optimizer, set_learning_rate
 from starzoo.progress import Progress, silent
 from starzoo.star.checkpoint import (
@@ -52,11 +53,13 @@ class FittedStar:
     Attributes:
         state: The star's state dict, batch-norm statistics re-estimated.
         permutations: What brings each source to the star, in the order of the sources.
+        alignment: How the sources were aligned: the run's configuration, with the method that `auto` chose.
         history: One record per epoch: path loss, own loss (with mu), positions moved by the alignment.
     """
 
     state: dict[str, Tensor]
     permutations: list[Permutation]
+    alignment: AlignConfig
     history: list[dict[str, float]]
 
 
@@ -134,10 +137,15 @@ class _Run:
         ranks, device = self.accelerator.num_processes, self.accelerator.device
         torch.manual_seed(config.star.seed)  # for the random start, and dropout in the working copy
         self.network = architecture.build().to(device)
+        some = data.train.labelled_images(limit=config.align.images, seed=config.align.seed)
+        probe = Probe(architecture.build(), *some) if config.align.needs_images else None
+        self.alignment = choose_method(spec, sources[0], sources[1:], config.align, probe)
+        self.aligner = Aligner(spec, self.alignment.to_one, probe)
+        self.seen = [self.aligner.evidence.of(source) for source in sources]
         start, self.permutations = self._start()
         self.network.load_state_dict(start)
         if config.star.channels_last:
-            self.network.to(memory_format=torch.channels_last)
+            channels_last(self.network)
         self.star = {name: nn.Parameter(value.detach().clone()) for name, value in self.network.named_parameters()}
         self.optimizer = make_optimizer(self.star.values(), config.star)
         working = self.accelerator.prepare_model(self.network) if ranks > 1 else self.network
@@ -210,26 +218,26 @@ class _Run:
         if self.epoch:
             self._align()
         state = {name: tensor.contiguous() for name, tensor in self._state(statistics=True).items()}
-        return FittedStar(state=state, permutations=self.permutations, history=self.history)
+        return FittedStar(state=state, permutations=self.permutations, alignment=self.alignment, history=self.history)
 
     def _start(self) -> tuple[StateDict, list[Permutation]]:
         """The star before its first step, and the permutations that bring the sources to it."""
         match self.config.star.start:
             case "aligned-average":
-                return aligned_average(self.spec, self.sources, self.config.align)
+                permutations = self.aligner.match_all(self.seen)
+                aligned = [each.apply(source) for each, source in zip(permutations, self.sources, strict=True)]
+                return average(aligned), permutations
             case "random":
                 start: StateDict = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
             case "source":
                 start = self.sources[0]
-        aligned = align(self.spec, start, self.sources, self.config.align)
-        return start, [source.permutation for source in aligned]
+        return start, [each.permutation for each in self.aligner.match(self.aligner.evidence.of(start), self.seen)]
 
     def _align(self) -> int:
         """Bring the sources to the star as it stands; how many positions that moved."""
         before = self.permutations
-        fixed = self._state(statistics=self.config.align.method in USES_STATISTICS)
-        aligned = align(self.spec, fixed, self.sources, self.config.align, initial=before)
-        self.permutations = [source.permutation for source in aligned]
+        star = self.aligner.evidence.of(self._state(statistics=self.alignment.needs_statistics))
+        self.permutations = [each.permutation for each in self.aligner.match(star, self.seen, before)]
         return sum(new.moved(old) for new, old in zip(self.permutations, before, strict=True))
 
     def _state(self, *, statistics: bool) -> dict[str, Tensor]:
@@ -259,8 +267,8 @@ class _Run:
 
 
 def _layout(tensor: Tensor) -> torch.memory_format:
-    channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if channels_last else torch.contiguous_format
+    last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _is_finite(value: float) -> bool:

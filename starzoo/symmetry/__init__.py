@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from starzoo.symmetry.groups import infer as infer
+    from starzoo.symmetry.groups import infer_activations as infer_activations
     from starzoo.symmetry.permutation import Permutation as Permutation
     from starzoo.symmetry.spec import PermutationGroup as PermutationGroup
     from starzoo.symmetry.spec import PermutationSpec as PermutationSpec
@@ -19,10 +20,11 @@ _HOME = {
     "PermutationSpec": "spec",
     "Verification": "verification",
     "infer": "groups",
+    "infer_activations": "groups",
     "verify": "verification",
 }
 
-__all__ = ["Permutation", "PermutationGroup", "PermutationSpec", "Verification", "infer", "verify"]
+__all__ = ["Permutation", "PermutationGroup", "PermutationSpec", "Verification", "infer", "infer_activations", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -11,11 +12,12 @@ from starzoo.symmetry import spec
 from starzoo.symmetry.exchange import find_exchanges
 from starzoo.symmetry.rescaling import find_rescalable_rows
 from starzoo.symmetry.spec import PermutationGroup, PermutationSpec
+from starzoo.symmetry.spec import Term as Axis
 from starzoo.symmetry.terms import Free, Pin, Prod, Sum, Term, Wild, resolve
 from starzoo.symmetry.trace import Trace, trace_module
 from starzoo.symmetry.wreath import find_wreaths, rewrite, split_inner
 
-__all__ = ["infer"]
+__all__ = ["infer", "infer_activations"]
 
 
 def infer(module: nn.Module, example_input: Tensor, *, pin_output: bool = True) -> PermutationSpec:
@@ -33,12 +35,40 @@ def infer(module: nn.Module, example_input: Tensor, *, pin_output: bool = True) 
     Raises:
         IncompatibleError: The forward pass depends on data, or fails.
     """
+    found, _ = _infer(module, example_input, pin_output=pin_output)
+    return found
+
+
+def infer_activations(module: nn.Module, example_input: Tensor) -> PermutationSpec:
+    """Find how the symmetries of a network move what its modules return.
+
+    Args:
+        module: The network, as for `infer`.
+        example_input: What it is called with, shape (batch, ...).
+
+    Returns:
+        The groups that `infer` finds; its tensors are no weights, but what every innermost module returns at its first
+        call, by the module's name, for a batch of one.
+
+    Raises:
+        IncompatibleError: The forward pass depends on data, or fails.
+    """
+    found, activations = _infer(module, example_input, pin_output=True)
+    return replace(found, axes=activations)
+
+
+def _infer(
+    module: nn.Module, example_input: Tensor, *, pin_output: bool
+) -> tuple[PermutationSpec, dict[str, tuple[Axis, ...]]]:
     started = time.perf_counter()
     trace, state, returned = trace_module(module, example_input, pin_output=pin_output)
     terms = {name: _terms(trace, tensor) for name, tensor in state.items()}
     outputs = [list(each) for each in returned]
+    observed = {name: list(each) for name, each in trace.observed.items()}
     if split := split_inner([*terms.values(), *outputs], trace.spaces):
-        terms = {name: [rewrite(term, split) for term in each] for name, each in terms.items()}
+        terms, observed = (
+            {name: [rewrite(term, split) for term in each] for name, each in some.items()} for some in (terms, observed)
+        )
         outputs = [[rewrite(term, split) for term in each] for each in outputs]
     names = _name_groups(terms)
     within = find_wreaths([*terms.values(), *outputs], trace.spaces)
@@ -47,8 +77,11 @@ def infer(module: nn.Module, example_input: Tensor, *, pin_output: bool = True) 
         names[leaf]: PermutationGroup(names[leaf], leaf.size, names[within[leaf]] if leaf in within else None)
         for leaf in ordered
     }
-    axes = {name: tuple(_written(term, names) for term in each) for name, each in terms.items()}
-    return PermutationSpec(
+    axes, activations = (
+        {name: tuple(_written(term, names) for term in each) for name, each in some.items()}
+        for some in (terms, observed)
+    )
+    found = PermutationSpec(
         groups=groups,
         axes=axes,
         exchanges=find_exchanges(trace.graph.nodes, axes),
@@ -57,6 +90,7 @@ def infer(module: nn.Module, example_input: Tensor, *, pin_output: bool = True) 
         unsupported_operators=tuple(trace.unsupported),
         trace_seconds=time.perf_counter() - started,
     )
+    return found, activations
 
 
 def _terms(trace: Trace, tensor: Tensor) -> list[Term]:

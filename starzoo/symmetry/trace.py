@@ -37,6 +37,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             A weight is permuted along each of its axes by itself, so that each axis of it is a space of its own.
         read: The ids of the tensors that some operator read.
         unsupported: Operators without a rule, in the order met.
+        observed: The axes of what each module returned at its first call, by the module's name.
         graph: The calls of operators, and how they feed each other.
     """
 
@@ -50,6 +51,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.spaces: list[list[Term]] = []
         self.read: set[int] = set()
         self.unsupported: dict[str, None] = {}
+        self.observed: dict[str, Axes] = {}
 
     def label(self, tensor: Tensor, axes: Axes, *, weight: bool = False) -> None:
         """Note the axes of a tensor, and whether it is a weight, or a transposed one."""
@@ -72,6 +74,21 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             del self._lazy[tensor]
             self.label(tensor, decide())
         return self.axes[tensor] if tensor in self.axes else constant_axes(tensor)
+
+    def observe(self, module: nn.Module) -> None:
+        """Note what every innermost module returns, as far as it is decided when it does."""
+
+        def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+            def hook(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+                # A result that was not read yet is left undecided: to look must not change what is found.
+                if isinstance(output, Tensor) and output in self.axes and all(output is not each for each in inputs):
+                    self.observed.setdefault(name, self.axes[output])
+
+            return hook
+
+        for name, part in module.named_modules():
+            if not any(True for _ in part.children()):
+                part.register_forward_hook(note(name))
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -203,6 +220,7 @@ def trace_module(
     """
     twin, originals = copy_module(module, _without_values)
     trace = Trace()
+    trace.observe(twin)
     state = {name: value for name, value in twin.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
     for name, tensor in state.items():
         trace.graph.name_leaf(tensor, name)

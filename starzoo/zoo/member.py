@@ -14,6 +14,7 @@ from starzoo.config import TrainConfig
 from starzoo.data import ImageData, Split
 from starzoo.errors import NumericalError
 from starzoo.evaluate.predictive import accuracy, negative_log_likelihood
+from starzoo.layout import channels_last
 from starzoo.optimization import make_optimizer, set_learning_rate
 from starzoo.progress import Progress, silent
 
@@ -52,7 +53,7 @@ def train_member(
     start, order = (int(number) for number in np.random.SeedSequence(seed).generate_state(2))
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(start)  # for the initial weights, and for dropout while training
-        model = architecture.build().to(memory_format=torch.channels_last).to(place)
+        model = channels_last(architecture.build()).to(place)
         optimizer = make_optimizer(model.parameters(), config)
         for epoch in range(config.epochs):
             loss = _train_epoch(model, optimizer, data, config, epoch=epoch, order=order)

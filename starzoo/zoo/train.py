@@ -23,6 +23,7 @@ from starzoo.data import ImageData, load_data
 from starzoo.differences import first_difference
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, read_json, save_folder, write_text, writing
+from starzoo.layout import channels_last
 from starzoo.progress import Progress, silent
 from starzoo.zoo.member import measure, train_member
 from starzoo.zoo.workers import Report, count_cores, run_tasks
@@ -135,7 +136,7 @@ class _Trainer:
         seconds = round(time.monotonic() - began, 2)
         model = self.architecture.build()
         model.load_state_dict(state)
-        model.to(memory_format=torch.channels_last).to(task.device)
+        channels_last(model).to(task.device)
         train_loss, train_accuracy = measure(model, data.train)
         test_loss, test_accuracy = measure(model, data.test)
         member = MemberReport(

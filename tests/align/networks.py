@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from starzoo.align.probe import Probe
 from starzoo.symmetry import PermutationSpec, infer
 
 
@@ -62,3 +63,9 @@ def example(network: str) -> Tensor:
 
 def spec_of(network: str) -> PermutationSpec:
     return infer(make(network, 0), example(network))
+
+
+def probe_of(network: str, *, images: int = 60, batch: int = 20) -> Probe:
+    shape = example(network).shape[1:]
+    pixels = torch.randn(images, *shape, generator=torch.Generator().manual_seed(0))
+    return Probe(make(network, 99), pixels.split(batch), torch.arange(images) % 3)

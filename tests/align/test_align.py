@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from starzoo.align.align import align, aligned_average, average, distance
-from starzoo.align.scaling import SCALINGS
+from starzoo.align.align import CANDIDATES, Aligner, align, average, choose_method, distance
+from starzoo.align.scaling import balanced, plain, unit_norm_rows
 from starzoo.config import AlignConfig
+from starzoo.errors import UsageError
 from starzoo.symmetry import Permutation, infer
-from tests.align.networks import example, make, spec_of
+from tests.align.networks import example, make, probe_of, spec_of
 from tests.symmetry.maximality import networks
 
 NETWORKS = ["residual", "attention"]
-METHODS = sorted(SCALINGS)
+METHODS = [*CANDIDATES, "cycle", "activation-cycle", "auto"]
+SCALINGS = {"weight": plain, "unit-norm": unit_norm_rows, "balanced": balanced}
 SMALL = networks.NETWORKS | networks.SLOW
 
 
@@ -22,10 +24,11 @@ SMALL = networks.NETWORKS | networks.SLOW
 @pytest.mark.parametrize("network", NETWORKS)
 def test_keeps_the_function_and_changes_the_weights(network: str, method: str) -> None:
     spec = spec_of(network)
-    fixed, permutee = make(network, 0), make(network, 1).double()
-    [aligned] = align(spec, fixed.state_dict(), [permutee.state_dict()], AlignConfig(method=method))  # type: ignore[arg-type]
-    moved = make(network, 2).double()
-    moved.load_state_dict(aligned.state)
+    fixed, permutee = make(network, 0), make(network, 1)
+    config = AlignConfig(method=method)  # type: ignore[arg-type]
+    [aligned] = align(spec, fixed.state_dict(), [permutee.state_dict()], config, probe=probe_of(network))
+    permutee, moved = permutee.double(), make(network, 2).double()
+    moved.load_state_dict(aligned.permutation.apply(permutee.state_dict()))
     images = torch.randn(7, *example(network).shape[1:], dtype=torch.float64)
     torch.testing.assert_close(moved(images), permutee(images), rtol=1e-9, atol=1e-9)
     assert aligned.permutation.moved(Permutation.identity(spec)) > 0
@@ -60,7 +63,7 @@ def test_restarts_never_end_farther_away() -> None:
     assert often.sweeps > once.sweeps
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SCALINGS)
 def test_scaling_commutes_with_permutation(method: str) -> None:
     spec, state = spec_of("residual"), make("residual", 0).state_dict()
     permutation = Permutation.random(spec, np.random.default_rng(0))
@@ -81,13 +84,52 @@ def test_scalings_do_what_their_names_say() -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in SCALINGS["weight"](state).items())
 
 
-def test_average_of_shuffled_copies_is_the_model_itself() -> None:
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_undoes_a_random_permutation(network: str, method: str) -> None:
+    spec, state = spec_of(network), make(network, 0).state_dict()
+    copies = [Permutation.random(spec, np.random.default_rng(seed)).apply(state) for seed in range(3)]
+    config = AlignConfig(method=method)  # type: ignore[arg-type]
+    for aligned in align(spec, state, copies, config, probe=probe_of(network)):
+        assert aligned.distance_before > 1
+        assert all(torch.equal(aligned.state[name], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.parametrize("method", ["balanced", "cycle", "activation-cycle"])
+def test_models_matched_at_once_are_seen_from_the_first(method: str) -> None:
     spec, state = spec_of("residual"), make("residual", 0).state_dict()
     copies = [Permutation.random(spec, np.random.default_rng(seed)).apply(state) for seed in range(4)]
-    mean, permutations = aligned_average(spec, [state, *copies])
-    for name, tensor in state.items():
-        torch.testing.assert_close(mean[name], tensor)
-    assert len(permutations) == 5
+    aligner = Aligner(spec, AlignConfig(method=method), probe_of("residual"))  # type: ignore[arg-type]
+    permutations = aligner.match_all([aligner.evidence.of(each) for each in copies])
+    assert permutations[0].moved(Permutation.identity(spec)) == 0
+    for permutation, copy in zip(permutations, copies, strict=True):
+        moved = permutation.apply(copy)
+        assert all(torch.equal(moved[name], tensor) for name, tensor in copies[0].items())
+
+
+def test_auto_takes_the_method_with_the_lowest_loss_half_way() -> None:
+    spec, probe = spec_of("attention"), probe_of("attention")
+    fixed, *permutees = (make("attention", seed).state_dict() for seed in range(3))
+
+    def loss(method: str) -> float:
+        config = AlignConfig(method=method)  # type: ignore[arg-type]
+        aligned = align(spec, fixed, permutees, config, probe=probe)
+        return sum(probe.midpoint_loss(fixed, each.state) for each in aligned)
+
+    chosen = choose_method(spec, fixed, permutees, AlignConfig(method="auto", seed=0), probe)
+    losses = {method: loss(method) for method in CANDIDATES}
+    assert len(set(losses.values())) > 2
+    assert losses[chosen.method] == min(losses.values())
+
+
+@pytest.mark.parametrize(
+    "method", ["activation", "activation-gradient", "activation-weight", "activation-cycle", "auto"]
+)
+def test_a_method_that_runs_the_models_needs_images(method: str) -> None:
+    spec, state = spec_of("residual"), make("residual", 0).state_dict()
+    with pytest.raises(UsageError, match=f"alignment by {method} runs the models on images") as caught:
+        align(spec, state, [state], AlignConfig(method=method))  # type: ignore[arg-type]
+    assert "name a data set" in caught.value.hint
 
 
 def test_average_is_the_mean_and_keeps_counters() -> None:

@@ -168,6 +168,7 @@ def test_align(run, zoo, tmp_path):
     assert ended.code == 0, ended.err
     first, second = ended.json["aligned"]
     assert (first["name"], second["name"]) == ("seed-1", "seed-2")
+    assert (first["method"], first["midpoint_loss_after"]) == ("balanced", None)
     assert first["distance_after"] < first["distance_before"]
     images = torch.randn(4, 1, 16, 16)
     before, after = (
@@ -177,6 +178,30 @@ def test_align(run, zoo, tmp_path):
     with torch.inference_mode():
         torch.testing.assert_close(before(images), after(images), rtol=1e-4, atol=1e-5)
     assert not torch.equal(before.conv1.weight, after.conv1.weight)
+
+
+def test_align_on_a_data_set(run, zoo, tmp_path):
+    ended = run("align", zoo / "seed-0", zoo / "seed-1", "--dataset", "digits", "--out", tmp_path / "a", "--json")
+    assert ended.code == 0, ended.err
+    [report] = ended.json["aligned"]
+    assert report["method"] == "activation-gradient"
+    assert report["midpoint_loss_after"] < report["midpoint_loss_before"]
+    chosen = run(
+        "align", zoo / "seed-0", zoo / "seed-1", "--dataset", "digits", "--out", tmp_path / "a", "--method", "auto"
+    )
+    assert chosen.code == 0, chosen.err
+    assert "matched by" in chosen.out
+    assert "half-way" in chosen.out
+
+
+def test_align_without_the_images_that_a_method_needs(run, zoo, tmp_path):
+    ended = run("align", zoo / "seed-0", zoo / "seed-1", "--method", "auto", "--out", tmp_path / "aligned")
+    assert ended.code == 2
+    assert ended.err.splitlines()[-1] == (
+        "error: alignment by auto runs the models on images, and there are none (hint: name a data set, or choose "
+        "another method)"
+    )
+    assert not (tmp_path / "aligned").exists()
 
 
 def test_align_for_a_person(run, zoo, tmp_path):
@@ -208,6 +233,27 @@ def test_evaluate_again(run, star, tmp_path):
     assert list(summary) == ["train"]
     assert summary["train"]["connectivity"]["star-source"]["barrier"]["count"] == 3
     assert {len(path["t"]) for path in ended.json["manifest"]["evaluation"]["paths"]} == {5}
+
+
+def test_repaired_paths_are_set_and_named(run, star, tmp_path):
+    folder = shutil.copytree(star, tmp_path / "star", ignore=shutil.ignore_patterns("checkpoints"))
+    ended = run("evaluate", folder, "--set", "evaluate.repair=true")
+    assert ended.code == 0, ended.err
+    assert "Connectivity on the test split: losses in nats, means over n repaired paths" in ended.out
+    assert json.loads((folder / "star.json").read_text())["evaluation"]["repaired"] is True
+    again = run("evaluate", folder, "--set", "evaluate.repair=false")
+    assert "repaired paths" not in again.out
+
+
+def test_classes_are_reordered_on_request(run, star, zoo, tmp_path):
+    folder = shutil.copytree(star, tmp_path / "star", ignore=shutil.ignore_patterns("checkpoints"))
+    other = shutil.copytree(zoo / "seed-3", tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    config["label_names"] = config["label_names"][::-1]
+    (other / "config.json").write_text(json.dumps(config))
+    ended = run("evaluate", folder, "--holdout", other, "--reorder-classes")
+    assert ended.code == 0, ended.err
+    assert "warning: other: its classes are brought into the order of the other models" in ended.err.splitlines()
 
 
 def test_evaluate_with_a_wrong_value(run, star):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +105,48 @@ def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(arguments, ru
     assert failure["exit_code"] == 2
     assert failure["message"] in ended.err
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param({"label_names": list("1023456789")}, ["class 0 is 0 and 1", "--reorder-classes"], id="t03"),
+        pytest.param({"pretrained_cfg": {"input_size": [1, 24, 24]}}, ["input_size", "16", "24"], id="t06-size"),
+        pytest.param({"pretrained_cfg": {"mean": [0.1]}}, ["mean of the preprocessing", "0.1"], id="t06-mean"),
+        pytest.param({"pretrained_cfg": {"std": [0.1]}}, ["std of the preprocessing", "0.1"], id="t06-std"),
+    ],
+)
+@pytest.mark.parametrize("command", ["fit-star", "align"])
+def test_t03_t06_models_that_do_not_fit_are_one_line_with_exit_code_5(command, change, words, run, zoo, tmp_path):
+    other = shutil.copytree(zoo / "seed-1", tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    config["pretrained_cfg"] |= change.get("pretrained_cfg", {})
+    config |= {key: value for key, value in change.items() if key != "pretrained_cfg"}
+    (other / "config.json").write_text(json.dumps(config))
+    ended = run(command, zoo / "seed-0", other, "--out", tmp_path / "out")
+    assert ended.code == 5, ended.err
+    lines = [line for line in ended.err.splitlines() if not line.startswith("loading models")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: seed-0 and other cannot be combined: ")
+    assert all(word in lines[0] for word in [*words, "(hint: "])
+    assert sorted(tmp_path.iterdir()) == [other]
+
+
+def test_t05_a_model_without_label_names_that_guesses_ends_with_5(run, zoo, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    other = shutil.copytree(zoo / "seed-1", tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    del config["label_names"]
+    (other / "config.json").write_text(json.dumps(config))
+    state = load_file(other / "model.safetensors")
+    save_file(state | {"fc.weight": torch.zeros_like(state["fc.weight"])}, other / "model.safetensors")
+    ended = run("fit-star", zoo / "seed-0", other, "--out", tmp_path / "out", *FEW_IMAGES)
+    assert ended.code == 5, ended.err
+    assert "error: other: is right on 10 of 100 training images of digits, no better than chance" in ended.err
+    assert "Traceback" not in ended.err
+    assert sorted(tmp_path.iterdir()) == [other]
 
 
 def test_what_is_wrong_is_named(run):

