@@ -141,7 +141,7 @@ def table(title: str, all_rows: Sequence[Mapping[str, Any]]) -> str:
     }
     lines = [
         f"**Digits, {title}**: test images, {seeds} star seeds (mean ± standard deviation), every path aligned by "
-        "`balanced` matching. "
+        f"`{AlignConfig().method}` matching. "
         f"Regular–regular barrier {first['regular_regular_barrier']:.3f}; single members "
         f"{first['member_accuracy']:.4f} / {first['member_nll']:.4f} (accuracy / NLL), ensemble "
         f"{first['ensemble_accuracy']:.4f} / {first['ensemble_nll']:.4f}.",

@@ -91,12 +91,12 @@ class Aligner:
         for position, (permutee, start) in enumerate(zip(permutees, starts, strict=initial is not None)):
             rng = np.random.default_rng([self.config.seed, position])
             tried = [start, *(Permutation.random(self.spec, rng) for _ in range(self.config.restarts - 1))]
-            found = [matcher.match(permutee, replace(each, spec=self.evidence.spec), rng) for each in tried]
+            found = [matcher.match(permutee, replace(each, spec=self.evidence.spec)) for each in tried]
             best = max(found, key=lambda matching: matching.objective[-1])
             permutation, sweeps = replace(best.permutation, spec=self.spec), sum(each.sweeps for each in found)
             if self.config.method == "activation-weight":
                 weights = WeightMatcher(self.spec, fixed, max_sweeps=self.config.max_sweeps)
-                best = weights.match(permutee, permutation, rng)
+                best = weights.match(permutee, permutation)
                 permutation, sweeps = best.permutation, sweeps + best.sweeps
             yield replace(best, permutation=permutation, sweeps=sweeps)
 

@@ -53,4 +53,8 @@ class Evidence:
         Returns:
             Tensors by name, with the axes of `spec`.
         """
-        return {**self._scale(state), **(self._responses.of(state) if self._responses else {})}
+        weights = self._scale(state)
+        if self._responses is None:
+            return weights
+        device = self._responses.probe.device
+        return {**{name: tensor.to(device) for name, tensor in weights.items()}, **self._responses.of(state)}

@@ -33,7 +33,7 @@ def match_all(
     Args:
         spec: The symmetries that the models share.
         states: The tensors by which they are compared.
-        rng: Decides the order of the models, and of the groups.
+        rng: Decides the order in which the models take turns.
         max_sweeps: Bound on passes over the groups, for each turn of a model.
 
     Returns:
@@ -47,7 +47,7 @@ def match_all(
         others = [state for other, state in placed.items() if other != number]
         target = {name: sum((state[name] for state in others[1:]), start=others[0][name]) for name in moving}
         before = permutations[number]
-        matching = WeightMatcher(spec, target, max_sweeps=max_sweeps).match(states[number], before, rng)
+        matching = WeightMatcher(spec, target, max_sweeps=max_sweeps).match(states[number], before)
         permutations[number] = matching.permutation
         placed[number] = matching.permutation.apply(states[number], only=moving)
         return matching.permutation.moved(before) > 0

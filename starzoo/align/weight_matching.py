@@ -2,17 +2,19 @@
 
 The distance between a fixed model A and a permutee B is ‖A − πB‖² over the tensors that π moves, so a smaller
 distance is a larger inner product ⟨A, πB⟩. With all groups but one held still, the inner product is linear in that
-group's permutation: one assignment problem. Coordinate ascent over the groups ends when no group wants to move.
+group's permutation: one assignment problem, whose matrix G says what it is worth to put B's position j at place i.
+Coordinate ascent over the groups ends when no group wants to move.
 
-Three things differ from the published code. The permutee is kept as it stands *now*, so an assignment yields the
-permutation that is still missing, and a group that is already right costs one product and changes nothing. A group is
-solved again only when a tensor that it shares has changed. And a group is solved together with the wreath groups within
-it: the best inner assignment for every pair of blocks, then the assignment of the blocks.
+Four things differ from the published code. A group is solved again only when a tensor that it shares has changed. Its
+G is kept, and only what the positions contribute that its neighbours have moved since is computed anew. Sweeps go
+through the network there and back instead of at random: they are fewer, and end no farther away. And a group is solved
+together with the wreath groups within it: the best inner assignment for every pair of blocks, then the assignment of
+the blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,14 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starzoo.align.assignment import solve_assignment
-from starzoo.align.views import find_views
+from starzoo.align.views import View, find_views
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
 __all__ = ["Matching", "WeightMatcher"]
 
 StateDict = Mapping[str, Tensor]
-Gain = NDArray[np.float64]
+Gain = NDArray[np.floating]
 Index = NDArray[np.int64]
 
 _ROUNDING = 1e-6  # share of a family's inner product below which a gain is float32 noise, and following it could cycle
@@ -62,84 +64,182 @@ class WeightMatcher:
         self.spec = spec
         self.max_sweeps = max_sweeps
         self.groups = [name for name, group in spec.groups.items() if group.within is None]
-        self.views = {name: find_views(spec, name) for name in spec.groups}
-        self.tensors = {
-            group: tuple(dict.fromkeys(view.tensor for member in self._family(group) for view in self.views[member]))
-            for group in self.groups
-        }
-        self.neighbours = {group: self._neighbours(group) for group in self.groups}
+        self.families = {group: (group, *spec.inner_groups[group]) for group in self.groups}
         self.moving = tuple(name for name in spec.axes if spec.is_permuted(name))
         self.fixed = _floats(fixed, self.moving)
-        self.fixed_rows = {
-            name: [view.rows(self.fixed[view.tensor]) for view in views] for name, views in self.views.items()
+        votes = {name for name, tensor in self.fixed.items() if tensor.any()}
+        self.views = {
+            name: tuple(view for view in find_views(spec, name) if view.tensor in votes) for name in spec.groups
         }
+        self.tensors = {
+            group: tuple(dict.fromkeys(view.tensor for member in family for view in self.views[member]))
+            for group, family in self.families.items()
+        }
+        self.meets_itself = {group for group in self.groups if self._meets_itself(group)}
+        self.neighbours = {group: self._neighbours(group) for group in self.groups}
 
-    def match(self, permutee: StateDict, initial: Permutation, rng: np.random.Generator) -> Matching:
+    def match(self, permutee: StateDict, initial: Permutation) -> Matching:
         """Find a permutation of the permutee that no change of a single group improves.
 
         Args:
             permutee: State dict of the model that is permuted.
             initial: Where the ascent starts.
-            rng: Decides the order of the groups in every sweep.
 
         Returns:
             The matching.
         """
-        permutation, current = initial, _floats(initial.apply(permutee, only=self.moving), self.moving)
-        objective = [self._inner_product(current, self.moving)]
-        stale, solved = set(self.groups), 0
+        ascent = _Ascent(self, permutee, initial)
+        objective = [ascent.inner_product(self.moving, initial)]
+        order, stale, solved = list(self.groups), set(self.groups), 0
         while stale and solved < self.max_sweeps * len(self.groups):
-            for group in rng.permutation(sorted(stale)):
+            for group in order:
+                if group not in stale:
+                    continue
                 stale.discard(group)
                 solved += 1
-                step = self._best_step(group, current)
-                moved = step.apply(current, only=self.tensors[group])
-                before = self._inner_product(current, self.tensors[group])
-                gain = self._inner_product(moved, self.tensors[group]) - before
-                # The gain is measured, not read off the assignment: a group that meets itself in one tensor is worth
-                # a quadratic form, whose linear part can promise what the step does not keep.
-                if gain > _ROUNDING * abs(before):
-                    permutation = step.compose(permutation)
-                    current.update(moved)
+                if gain := ascent.step(group):
                     objective.append(objective[-1] + gain)
                     stale |= self.neighbours[group]
-        return Matching(permutation=permutation, sweeps=solved / max(1, len(self.groups)), objective=tuple(objective))
-
-    def _best_step(self, group: str, current: StateDict) -> Permutation:
-        """The permutation of one family that is still missing, the other groups standing as they are."""
-        blocks = self.spec.groups[group].size
-        gain = self._gain(group, current) if self.views[group] else np.zeros((blocks, blocks))
-        inner = {}
-        for name in self.spec.inner_groups[group]:
-            values, inner[name] = _assign_within(self._gain(name, current), blocks)
-            gain += values
-        chosen = solve_assignment(gain)
-        step = {name: indices[np.arange(blocks), chosen] for name, indices in inner.items()}
-        identity = Permutation.identity(self.spec)
-        return replace(identity, indices={**identity.indices, group: chosen, **step})
-
-    def _gain(self, group: str, current: StateDict) -> Gain:
-        """What it is worth to put the permutee's position j at place i: Σ over views of A_i · B_j."""
-        products = (
-            fixed @ view.rows(current[view.tensor]).T
-            for fixed, view in zip(self.fixed_rows[group], self.views[group], strict=True)
+            order.reverse()
+        return Matching(
+            permutation=ascent.permutation, sweeps=solved / max(1, len(self.groups)), objective=tuple(objective)
         )
-        total: Tensor = sum(products, start=torch.zeros(()))
-        return total.double().cpu().numpy()
 
-    def _inner_product(self, current: StateDict, tensors: Sequence[str]) -> float:
-        return sum(float(torch.dot(self.fixed[name].reshape(-1), current[name].reshape(-1))) for name in tensors)
-
-    def _family(self, group: str) -> tuple[str, ...]:
-        return (group, *self.spec.inner_groups[group])
+    def _meets_itself(self, group: str) -> bool:
+        """Whether the family lies on two axes of one tensor: its part of the inner product is then quadratic."""
+        places = {(view.tensor, view.axis) for member in self.families[group] for view in self.views[member]}
+        return len(places) > len(self.tensors[group])
 
     def _neighbours(self, group: str) -> frozenset[str]:
-        # Groups whose assignment may change when this one moves: those that share a tensor with it. The group itself is
-        # one of them only where it meets itself, on two axes of one tensor.
-        mine = {(view.tensor, view.axis) for member in self._family(group) for view in self.views[member]}
-        meets_itself = len(mine) > len({tensor for tensor, _ in mine})
+        """Groups whose assignment may change when this one moves: those that share a tensor with it."""
         shared = {other for other in self.groups if not set(self.tensors[group]).isdisjoint(self.tensors[other])}
-        return frozenset(shared if meets_itself else shared - {group})
+        return frozenset(shared if group in self.meets_itself else shared - {group})
+
+
+class _Ascent:
+    """Where one permutee stands, and what is known of the gain matrix G of every group.
+
+    Positions are counted as the permutee has them, so a family's own moves change nothing of its G.
+
+    Attributes:
+        permutation: Takes the permutee, as it was given, to where it stands.
+    """
+
+    def __init__(self, matcher: WeightMatcher, permutee: StateDict, initial: Permutation) -> None:
+        self.permutation = initial
+        self._matcher, self._spec = matcher, matcher.spec
+        self._identity = Permutation.identity(self._spec)
+        # Branches change places before anything else, and the ascent moves none.
+        exchanged = {exchange.name: initial.indices[exchange.name] for exchange in self._spec.exchanges}
+        branches = replace(self._identity, indices={**self._identity.indices, **exchanged})
+        self._permutee = _floats(branches.apply(permutee, only=matcher.moving), matcher.moving)
+        self._device = next((tensor.device for tensor in self._permutee.values()), None)
+        self._gains: dict[str, Tensor] = {}
+        self._seen: dict[View, list[Index]] = {}
+
+    def step(self, group: str) -> float:
+        """Solve one family, the others standing as they do, and move it if that is a gain.
+
+        Args:
+            group: The family's outer group.
+
+        Returns:
+            How much the inner product has grown; 0 if the family stays.
+        """
+        stands = self.permutation
+        moved = replace(stands, indices={**stands.indices, **self.best(group)})
+        # The gain of a group that meets itself in one tensor is a quadratic form, whose linear part can promise what
+        # the step does not keep: it is measured, not read off G.
+        value = self._measure if group in self._matcher.meets_itself else self._read
+        before, after = value(group, stands), value(group, moved)
+        if after - before <= _ROUNDING * abs(before):
+            return 0.0
+        self.permutation = moved
+        return after - before
+
+    def best(self, group: str) -> dict[str, Index]:
+        """The best permutation of one family, the others standing as they do.
+
+        Args:
+            group: The family's outer group.
+
+        Returns:
+            The index vectors of its members.
+        """
+        blocks = self._spec.groups[group].size
+        gain, inner = self._gain(group), {}
+        for name in self._spec.inner_groups[group]:
+            values, inner[name] = _assign_within(self._gain(name), blocks)
+            gain = gain + values
+        chosen = solve_assignment(gain)
+        return {group: chosen, **{name: indices[np.arange(blocks), chosen] for name, indices in inner.items()}}
+
+    def inner_product(self, tensors: Iterable[str], permutation: Permutation) -> float:
+        """⟨A, πB⟩.
+
+        Args:
+            tensors: The names over which it is taken.
+            permutation: π; its exchanges are those of the start.
+
+        Returns:
+            The sum over all of them.
+        """
+        total = 0.0
+        for name in tensors:
+            index = [permutation.index(term) for term in self._spec.axes[name]]
+            moved = _take(self._permutee[name], index)
+            total += float(torch.dot(self._matcher.fixed[name].reshape(-1), moved.reshape(-1)))
+        return total
+
+    def _measure(self, group: str, permutation: Permutation) -> float:
+        return self.inner_product(self._matcher.tensors[group], permutation)
+
+    def _read(self, group: str, permutation: Permutation) -> float:
+        """The family's part of the inner product: the trace of each G, its columns in the order of the permutation."""
+        value, outer = 0.0, permutation.indices[group]
+        for member in self._matcher.families[group]:
+            gain, index = self._gains[member], permutation.indices[member]
+            columns = index if member == group else (outer[:, None] * index.shape[1] + index).reshape(-1)
+            value += float(gain.gather(1, _index(columns, gain)[:, None]).double().sum())
+        return value
+
+    def _gain(self, member: str) -> Gain:
+        """Bring G up to date: Σ over views of A_i · B_j, the other families standing as they do.
+
+        The first product with a tensor is a whole one. Later on, only those features count that have moved since: what
+        they add where they are, less what they added where they were.
+
+        Returns:
+            Shape (n, n), or (h·n, h·n) for a wreath group in h blocks.
+        """
+        family = self._matcher.families[self._spec.groups[member].within or member]
+        home = {name: self._identity.indices[name] for name in family}
+        at_home = replace(self.permutation, indices={**self.permutation.indices, **home})
+        if member not in self._gains:
+            size = home[member].size
+            self._gains[member] = torch.zeros(size, size, device=self._device)
+        total = self._gains[member]
+        for view in self._matcher.views[member]:
+            now, then = self._places(view, at_home), self._seen.get(view)
+            self._seen[view] = now
+            fixed, permutee = self._matcher.fixed[view.tensor], self._permutee[view.tensor]
+            if then is None:
+                total.addmm_(view.rows(fixed), view.rows(_take(permutee, now)).T)
+            elif changed := [axis for axis, places in enumerate(now) if not np.array_equal(places, then[axis])]:
+                if len(changed) == 1 and changed[0] != view.axis:
+                    axis = changed[0]
+                    where = np.flatnonzero(now[axis] != then[axis])
+                    fixed = fixed.index_select(axis, _index(where, fixed))
+                    now, then = ([*each[:axis], each[axis][where], *each[axis + 1 :]] for each in (now, then))
+                total.addmm_(view.rows(fixed), view.rows(_take(permutee, now) - _take(permutee, then)).T)
+        return total.cpu().numpy()
+
+    def _places(self, view: View, at_home: Permutation) -> list[Index]:
+        """Where each axis of a view's tensor stands, the view's own one without the moves of its own family."""
+        return [
+            (at_home if axis == view.axis else self.permutation).index(term)
+            for axis, term in enumerate(self._spec.axes[view.tensor])
+        ]
 
 
 def _assign_within(gain: Gain, blocks: int) -> tuple[Gain, Index]:
@@ -149,6 +249,18 @@ def _assign_within(gain: Gain, blocks: int) -> tuple[Gain, Index]:
     indices = np.stack([[solve_assignment(pairs[i, j]) for j in range(blocks)] for i in range(blocks)])
     values = np.take_along_axis(pairs, indices[..., None], axis=3).sum(axis=(2, 3))
     return values, indices
+
+
+def _take(tensor: Tensor, index: Sequence[Index]) -> Tensor:
+    """Read a tensor at the given places of every axis."""
+    for axis, places in enumerate(index):
+        if not np.array_equal(places, np.arange(tensor.shape[axis])):
+            tensor = tensor.index_select(axis, _index(places, tensor))
+    return tensor
+
+
+def _index(places: Index, like: Tensor) -> Tensor:
+    return torch.from_numpy(places).to(like.device)
 
 
 def _floats(state: StateDict, names: Sequence[str]) -> dict[str, Tensor]:
