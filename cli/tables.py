@@ -60,9 +60,10 @@ def show_alignment(
         images: On how many images, at most, the loss half-way was measured; None where it was not.
     """
     title = f"Euclidean distance to {fixed}, matched by {reports[0].method}"
+    notes = [f"aligned models: {folder}"]
     columns = ["permutee", "before", "after", "left", "sweeps"]
     if images:
-        title += f"; loss half-way on {images:,} training images at most"
+        notes.insert(0, f"half-way: the loss of the mean of two models, in nats, on {images:,} training images at most")
         columns += ["half-way\nbefore", "half-way\nafter"]
     rows = [
         [
@@ -78,7 +79,7 @@ def show_alignment(
     out.result(
         {"fixed": fixed, "aligned": [vars(report) for report in reports]},
         brief=[report.folder for report in reports],
-        human=[Table(title, columns, rows), f"aligned models: {folder}"],
+        human=[Table(title, columns, rows), *notes],
     )
 
 

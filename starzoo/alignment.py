@@ -33,7 +33,7 @@ class AlignmentReport:
         distance_after: The same after alignment.
         midpoint_loss_before: Loss half-way to the fixed model on training images, in nats; None without a data set.
         midpoint_loss_after: The same after alignment.
-        sweeps: Passes over the permutation groups.
+        sweeps: Passes over the permutation groups; None where all models were matched at once.
     """
 
     name: str
@@ -43,7 +43,7 @@ class AlignmentReport:
     distance_after: float
     midpoint_loss_before: float | None
     midpoint_loss_after: float | None
-    sweeps: float
+    sweeps: float | None
 
 
 def align_models(

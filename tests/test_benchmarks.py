@@ -30,6 +30,8 @@ def test_every_architecture_is_traced_and_everything_checked_is_proved():
     assert not [row["name"] for row in rows if "error" in row or row["unsupported_operators"]]
     checked = [row for row in rows if row["verify"]]
     assert all(row["verify"] for row in rows if row["parameters"] <= 120e6)
+    large = {row["family"] for row in rows if row["parameters"] > 120e6}
+    assert large == {row["family"] for row in checked if row["parameters"] > 120e6}
     for row in checked:
         proof = row["verify"]
         assert proof["passed"], row["name"]

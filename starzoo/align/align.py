@@ -47,14 +47,14 @@ class AlignedSource:
         permutation: What was applied.
         distance_before: ‖A − B‖ over the tensors that can be permuted.
         distance_after: ‖A − πB‖ over the same tensors.
-        sweeps: Passes over the groups that the ascent took.
+        sweeps: Passes over the groups that the ascent took; None where all models were matched at once.
     """
 
     state: dict[str, Tensor]
     permutation: Permutation
     distance_before: float
     distance_after: float
-    sweeps: float
+    sweeps: float | None
 
 
 class Aligner:
@@ -144,7 +144,7 @@ def align(
     seen = (aligner.evidence.of(model) for model in (fixed, *permutees))
     if config.at_once:
         _, *permutations = aligner.match_all(list(seen))
-        matched: Iterable[tuple[Permutation, float]] = ((permutation, 0.0) for permutation in permutations)
+        matched: Iterable[tuple[Permutation, float | None]] = ((each, None) for each in permutations)
     else:
         matched = ((each.permutation, each.sweeps) for each in aligner.match(next(seen), seen))
     moving = [name for name in spec.axes if spec.is_permuted(name)]

@@ -235,7 +235,9 @@ def _random_state(module: nn.Module, rng: torch.Generator) -> State:
     drawn: dict[int, Tensor] = {}  # by tensor: tied weights get one value
     for name, tensor in module.state_dict(keep_vars=True).items():
         if id(tensor) not in drawn:
-            drawn[id(tensor)] = _random_like(tensor, rng) if tensor.is_floating_point() else tensor.detach()
+            # A single number that nothing trains, such as a limit at which signals are cut, is no weight.
+            keeps = not tensor.is_floating_point() or (tensor.ndim == 0 and not isinstance(tensor, nn.Parameter))
+            drawn[id(tensor)] = tensor.detach() if keeps else _random_like(tensor, rng)
         state[name] = drawn[id(tensor)]
     return state
 

@@ -263,3 +263,24 @@ def test_verification_leaves_the_model_as_it_is():
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert next(model.parameters()).dtype == torch.float32
+
+
+class Clamped(nn.Module):
+    """Cuts its signals at limits that stand in buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.register_buffer("low", torch.tensor(-float("inf")))
+        self.register_buffer("high", torch.tensor(float("inf")))
+
+    def forward(self, x):
+        return self.second(self.first(x).clamp(self.low, self.high))
+
+
+def test_limits_in_buffers_keep_their_values():
+    """At random ones, all of them near 1, nothing would come through, and no control would be noticed."""
+    module, example = Clamped(), torch.zeros(1, 4)
+    result = verify(module, example, infer(module, example))
+    assert result.passed
+    assert result.negative_control_passed == result.negative_control_tried > 0
