@@ -159,7 +159,7 @@ def random_state(architecture: Architecture, seed: int) -> dict[str, Tensor]:
 
 def table(results: Mapping[str, Mapping[str, float]]) -> str:
     lines = [
-        f"CPU seconds on {torch.get_num_threads()} thread, two randomly initialised networks of timm, plain weight "
+        "CPU seconds on one thread, two randomly initialised networks of timm, plain weight "
         "matching. Floor: products and one assignment for each group, times the sweeps that were taken.",
         "",
         "| network | groups | sweeps | match | floor of a sweep: products + assignments (plain scipy) | match ÷ floor "

@@ -24,6 +24,24 @@ def test_the_table_is_made_from_the_results(name):
     assert (RESULTS / f"{name}.md").read_text() == script.table(found["versions"], found["rows"])
 
 
+def test_the_table_of_methods_is_made_from_the_results():
+    script = importlib.import_module("benchmarks.matching")
+    found = {name: results(f"matching-{name}") for name in script.RECIPES}
+    assert (RESULTS / "matching.md").read_text() == script.table(found)
+    for rows in found.values():
+        assert all(sum(row["method"] == method for row in rows) >= 6 for method in ("none", *script.METHODS))
+
+
+def test_matching_takes_no_longer_than_what_is_claimed():
+    script, found = importlib.import_module("benchmarks.align_speed"), results("align-speed")
+    assert (RESULTS / "align-speed.md").read_text() == script.table(found)
+    for name in script.NETWORKS:
+        sweep = found[name]["products"] + found[name]["assignments"]
+        assert found[name]["match"] <= 1.3 * sweep * found[name]["sweeps"]
+        assert found[name]["again"] <= 1.3 * sweep
+    assert found["many"]["peak_gib"] < 8
+
+
 def test_every_architecture_is_traced_and_everything_checked_is_proved():
     rows = results("symmetry")["rows"]
     assert len(rows) == 1371
