@@ -30,6 +30,7 @@ __all__ = ["Responses"]
 StateDict = Mapping[str, Tensor]
 
 _SAMPLE = 4000  # images and positions in all; all of them, a hundred times as many, leave the same barriers
+_MOST = 250_000_000  # numbers that are kept of one model: a gigabyte, in which a ViT-B has a sample of a thousand
 _TRUST = 1e-5  # share of a row's mean square below which its variance is what rounding left
 
 
@@ -74,7 +75,7 @@ class Responses:
                 "the network that is run has other symmetries than the models", hint="use one architecture for both"
             )
         self.probe, self.gradients = probe, gradients
-        self._witnesses = list(_find_witnesses(activations, probe))
+        self._witnesses = list(_find_witnesses(activations, probe, most=_MOST // (1 + gradients)))
         self.axes: dict[str, tuple[Term, ...]] = {
             name: (*witness.terms, Pinned(witness.columns * len(probe.images), "images"))
             for witness in self._witnesses
@@ -104,13 +105,14 @@ class Responses:
         return (f"{witness.module}()", f"∂/∂{witness.module}()")[: 1 + self.gradients]
 
 
-def _find_witnesses(activations: PermutationSpec, probe: Probe) -> Iterator[_Witness]:
+def _find_witnesses(activations: PermutationSpec, probe: Probe, *, most: int) -> Iterator[_Witness]:
     shapes = {
         name: response.shape
         for name, (response,) in probe.responses(
             probe.network.state_dict(), probe.images[0], activations.axes, gradients=False
         ).items()
     }
+    found = []
     for module, terms in activations.axes.items():
         axes = tuple(axis for axis, term in enumerate(terms) if any(groups_of(term)))
         sizes = [activations.term_size(terms[axis]) for axis in axes]
@@ -118,8 +120,10 @@ def _find_witnesses(activations: PermutationSpec, probe: Probe) -> Iterator[_Wit
         fits = [shapes[module][axis] for axis in axes] == sizes
         # A batch norm scales and shifts what it is given, channel by channel: it would say the same once more.
         if axes and fits and not isinstance(probe.network.get_submodule(module), _BatchNorm):
-            columns = max(1, _SAMPLE // len(probe.images) // math.prod(sizes[1:]))
-            yield _Witness(module, axes, tuple(terms[axis] for axis in axes), columns)
+            found.append((module, axes, tuple(terms[axis] for axis in axes), sizes))
+    sample = min(_SAMPLE, most // max(1, sum(sizes[0] for *_, sizes in found)))
+    for module, axes, moving, sizes in found:
+        yield _Witness(module, axes, moving, max(1, sample // len(probe.images) // math.prod(sizes[1:])))
 
 
 def _standardise(rows: Tensor) -> Tensor:

@@ -78,6 +78,17 @@ def test_the_sample_is_the_same_for_every_model_and_grows_with_nothing(monkeypat
     assert all(torch.equal(tensor, few.of(state)[name]) for name, tensor in few.of(state).items())
 
 
+def test_the_sample_is_smaller_where_a_network_has_many_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, state = spec_of("residual"), make("residual", 0).state_dict()
+    probe = probe_of("residual", images=40, batch=20)
+    rows = sum(len(tensor) for tensor in Responses(spec, probe, gradients=False).of(state).values())
+    monkeypatch.setattr(responses, "_MOST", 2 * 100 * rows)
+    for gradients in (False, True):
+        found = Responses(spec, probe, gradients=gradients).of(state)
+        assert {tensor.shape[-1] for tensor in found.values()} == {100 if gradients else 200}
+        assert sum(tensor.numel() for tensor in found.values()) == 2 * 100 * rows
+
+
 def test_a_channel_that_never_responds_is_placed_by_its_weights() -> None:
     spec, state = spec_of("residual"), make("residual", 0).state_dict()
     state = {name: tensor.clone() for name, tensor in state.items()}
