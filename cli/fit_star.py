@@ -5,16 +5,8 @@ from typing import Annotated
 
 import typer
 
-from .options import (
-    AlignOptions,
-    ConfigOptions,
-    DataOptions,
-    EvaluateOptions,
-    ReorderClasses,
-    StarOptions,
-    given,
-    load_run,
-)
+from . import options
+from .options import AlignOptions, ConfigOptions, DataOptions, EvaluateOptions, ReorderClasses, StarOptions, given
 from .output import Output
 from .parsing import with_members
 from .tables import show_star
@@ -44,7 +36,7 @@ def fit_star(
     Example:
         starzoo fit-star zoo/seed-{0..7} --holdout zoo/seed-8 --out star
     """
-    run = load_run(config, data=given(data), align=given(align), star=given(star), evaluate=given(measure))
+    run = options.load_run(config, data=given(data), align=given(align), star=given(star), evaluate=given(measure))
     from starzoo.pipeline import fit_star as run_fit_star
 
     report = run_fit_star(
