@@ -90,7 +90,7 @@ class Aligner:
         starts = initial or itertools.repeat(Permutation.identity(self.spec))
         for position, (permutee, start) in enumerate(zip(permutees, starts, strict=initial is not None)):
             rng = np.random.default_rng([self.config.seed, position])
-            tried = [start, *(Permutation.random(self.spec, rng) for _ in range(self.config.restarts - 1))]
+            tried = [start, *(self._random_start(start, rng) for _ in range(self.config.restarts - 1))]
             found = [matcher.match(permutee, replace(each, spec=self.evidence.spec)) for each in tried]
             best = max(found, key=lambda matching: matching.objective[-1])
             permutation, sweeps = replace(best.permutation, spec=self.spec), sum(each.sweeps for each in found)
@@ -99,6 +99,11 @@ class Aligner:
                 best = weights.match(permutee, permutation)
                 permutation, sweeps = best.permutation, sweeps + best.sweeps
             yield replace(best, permutation=permutation, sweeps=sweeps)
+
+    def _random_start(self, start: Permutation, rng: np.random.Generator) -> Permutation:
+        """All groups at random; branches stay where they are, since responses do not change places with them."""
+        branches = {exchange.name: start.indices[exchange.name] for exchange in self.spec.exchanges}
+        return replace(start, indices={**Permutation.random(self.spec, rng).indices, **branches})
 
     def match_all(self, models: Sequence[StateDict]) -> list[Permutation]:
         """Match all models to each other (`starzoo.align.universe`), and see them from where the first one stands.
@@ -186,19 +191,22 @@ def choose_method(
     Raises:
         UsageError: The method needs images, and there is no probe.
     """
-    if config.needs_images and probe is None:
+    if not config.needs_images:
+        return config
+    if probe is None:
         raise UsageError(
             f"alignment by {config.method} runs the models on images, and there are none",
             hint="name a data set, or choose another method",
             subject="method",
         )
-    if config.method != "auto" or probe is None:
+    if config.method != "auto":
         return config
 
     def midpoint_loss(method: Method) -> float:
         tried = config.model_copy(update={"method": method})
         aligned = align(spec, fixed, permutees[:_TRIED], tried, probe=probe)
-        return sum(probe.midpoint_loss(fixed, source.state) for source in aligned)
+        total = sum(probe.midpoint_loss(fixed, source.state) for source in aligned)
+        return total if math.isfinite(total) else math.inf
 
     return config.model_copy(update={"method": min(CANDIDATES, key=midpoint_loss)})
 

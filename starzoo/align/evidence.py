@@ -11,6 +11,7 @@ from starzoo.align.probe import Probe
 from starzoo.align.responses import Responses
 from starzoo.align.scaling import balanced, plain, unit_norm_rows
 from starzoo.config import Method
+from starzoo.errors import UsageError
 from starzoo.symmetry.spec import PermutationSpec
 
 __all__ = ["Evidence"]
@@ -30,16 +31,25 @@ class Evidence:
     Args:
         spec: The symmetries of the models.
         method: The method of alignment.
-        probe: Runs the models; not needed where only weights are compared.
+        probe: Runs the models; needed unless only weights are compared.
 
     Attributes:
         spec: The same symmetries, for the tensors of the evidence.
+
+    Raises:
+        UsageError: The method runs the models, and there is no probe.
     """
 
     def __init__(self, spec: PermutationSpec, method: Method, probe: Probe | None = None) -> None:
         self._scale = _SCALINGS.get(method, balanced)
         self._responses = None
-        if probe and method.startswith("activation"):
+        if method.startswith("activation"):
+            if probe is None:
+                raise UsageError(
+                    f"alignment by {method} runs the models on images, and there are none",
+                    hint="name a data set, or choose another method",
+                    subject="method",
+                )
             self._responses = Responses(spec, probe, gradients=method in {"activation-gradient", "activation-cycle"})
             spec = replace(spec, axes={**spec.axes, **self._responses.axes})
         self.spec = spec

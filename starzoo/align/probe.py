@@ -50,6 +50,7 @@ class Probe:
             one random combination of every image's outputs: always the same combinations, so that models compare.
         """
         self.network.load_state_dict(dict(state))
+        self.network.eval()  # which drops what some networks cache of the weights before
         seen: dict[str, Tensor] = {}
 
         def listen(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
@@ -86,6 +87,7 @@ class Probe:
             The mean over the images, in nats.
         """
         self.network.load_state_dict(dict(state))
+        self.network.eval()
         if has_batch_norm(self.network):
             reestimate_batch_norm(self.network, self.images)
         with torch.inference_mode():

@@ -119,7 +119,8 @@ def _find_witnesses(activations: PermutationSpec, probe: Probe, *, most: int) ->
         # An axis that the network merges with the batch was shorter when it was traced.
         fits = [shapes[module][axis] for axis in axes] == sizes
         # A batch norm scales and shifts what it is given, channel by channel: it would say the same once more.
-        if axes and fits and not isinstance(probe.network.get_submodule(module), _BatchNorm):
+        is_small = math.prod(sizes) * len(probe.images) <= most // 20  # one column of each batch
+        if axes and fits and is_small and not isinstance(probe.network.get_submodule(module), _BatchNorm):
             found.append((module, axes, tuple(terms[axis] for axis in axes), sizes))
     sample = min(_SAMPLE, most // max(1, sum(sizes[0] for *_, sizes in found)))
     for module, axes, moving, sizes in found:

@@ -48,6 +48,7 @@ def check_above_chance(
     sample = data.train.loader(_BATCH, epoch=0, seed=0, drop_last=False)
     for done, (name, state) in enumerate(models.items(), start=1):
         network.load_state_dict(dict(state))
+        network.eval()  # which also drops what some networks cache of the weights before
         answers, labels = [], []
         with torch.inference_mode():
             for images, right in islice(sample, _BATCHES):

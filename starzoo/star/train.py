@@ -137,8 +137,10 @@ class _Run:
         ranks, device = self.accelerator.num_processes, self.accelerator.device
         torch.manual_seed(config.star.seed)  # for the random start, and dropout in the working copy
         self.network = architecture.build().to(device)
-        some = data.train.labelled_images(limit=config.align.images, seed=config.align.seed)
-        probe = Probe(architecture.build(), *some) if config.align.needs_images else None
+        probe = None
+        if config.align.needs_images:
+            some = data.train.labelled_images(limit=config.align.images, seed=config.align.seed)
+            probe = Probe(architecture.build(), *some)
         self.alignment = choose_method(spec, sources[0], sources[1:], config.align, probe)
         self.aligner = Aligner(spec, self.alignment.to_one, probe)
         self.seen = [self.aligner.evidence.of(source) for source in sources]

@@ -122,6 +122,19 @@ def test_auto_takes_the_method_with_the_lowest_loss_half_way() -> None:
     assert losses[chosen.method] == min(losses.values())
 
 
+def test_auto_passes_over_a_method_whose_loss_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, probe = spec_of("residual"), probe_of("residual")
+    losses = iter([float("nan"), 3.0, 1.0, 2.0, float("inf"), 4.0])
+    monkeypatch.setattr(probe, "midpoint_loss", lambda a, b: next(losses))
+    states = [make("residual", seed).state_dict() for seed in range(2)]
+    assert choose_method(spec, states[0], states[1:], AlignConfig(method="auto"), probe).method == CANDIDATES[2]
+
+
+def test_an_aligner_without_the_probe_that_its_method_needs_is_refused() -> None:
+    with pytest.raises(UsageError, match="runs the models on images"):
+        Aligner(spec_of("residual"), AlignConfig())
+
+
 @pytest.mark.parametrize(
     "method", ["activation", "activation-gradient", "activation-weight", "activation-cycle", "auto"]
 )

@@ -187,3 +187,31 @@ def test_the_loss_half_way_is_that_of_the_mean_with_statistics_of_its_own() -> N
         expected = nn.functional.cross_entropy(mean.eval()(torch.cat(probe.images)), probe.labels)
     assert probe.midpoint_loss(a.state_dict(), b.state_dict()) == pytest.approx(float(expected), rel=1e-5)
     assert example("residual").shape[0] == 1
+
+
+class Caching(nn.Module):
+    """Keeps what it derives from a weight until its mode is set, as timm's LeViT does with attention biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.bias = nn.Linear(16, 4), nn.Linear(4, 2), nn.Parameter(torch.randn(4))
+        self.cache: Tensor | None = None
+
+    def train(self, mode: bool = True) -> Caching:
+        self.cache = None
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.cache is None:
+            self.cache = self.bias * 2
+        return self.second((self.first(x.flatten(1)) + self.cache).relu())
+
+
+def test_no_model_is_run_with_what_was_cached_of_another() -> None:
+    images, labels = torch.randn(6, 1, 4, 4), torch.zeros(6, dtype=torch.int64)
+    one, two = Caching().eval(), Caching().eval()
+    shared, own = Probe(Caching(), [images], labels), Probe(Caching(), [images], labels)
+    shared.responses(one.state_dict(), images, ["second"], gradients=False)
+    found = shared.responses(two.state_dict(), images, ["second"], gradients=False)["second"][0]
+    torch.testing.assert_close(found, two(images).detach())
+    assert shared.loss(two.state_dict()) == pytest.approx(own.loss(two.state_dict()))
