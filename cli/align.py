@@ -29,19 +29,20 @@ def align(
     Example:
         starzoo align zoo/seed-0 zoo/seed-1 --dataset digits --out aligned
     """
-    has_images = bool(data.dataset or config.config)
-    method = options.method or (None if has_images else "balanced")
-    run = load_run(config, align={"method": method}, data=given(data))
+    run = load_run(config, align=given(options), data=given(data))
     from starzoo.alignment import align_models
 
-    images = run.data if has_images else None
+    images = run.data if "dataset" in run.data.model_fields_set else None  # by option, file or --set
+    how = run.align
+    if not images and "method" not in how.model_fields_set:
+        how = how.model_copy(update={"method": "balanced"})
     reports = align_models(
         fixed,
         with_members(permutees),
         folder,
-        run.align,
+        how,
         data=images,
         reorder_classes=reorder_classes,
         progress=out.progress,
     )
-    show_alignment(out, fixed, folder, reports, images=run.align.images if has_images else None)
+    show_alignment(out, fixed, folder, reports, images=how.images if images else None)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
+from starzoo.methods import Method
+
 if TYPE_CHECKING:
     from starzoo.config import RunConfig, ZooConfig
 
@@ -27,17 +29,6 @@ __all__ = [
     "load_zoo",
 ]
 
-Method = Literal[  # as in starzoo.config, whose import would cost `--help` half a second
-    "weight",
-    "unit-norm",
-    "balanced",
-    "activation",
-    "activation-gradient",
-    "activation-weight",
-    "cycle",
-    "activation-cycle",
-    "auto",
-]
 ModelArgs = Annotated[
     str | None, typer.Option(metavar="JSON", help="""Arguments of timm.create_model, as '{"stem_width": 16}'.""")
 ]

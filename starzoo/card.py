@@ -49,8 +49,6 @@ _MATCHED_BY: dict[Method, str] = {
     "activation": "matching activations",
     "activation-gradient": "matching activations and gradients",
     "activation-weight": "matching activations, and then the weights with layers of norm 1",
-    "cycle": "matching the weights of all sources at once",
-    "activation-cycle": "matching activations and gradients, those of all sources at once",
     "auto": "the method with the lowest loss half-way between two sources",
 }
 _MEASURES = ("barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess")
@@ -281,7 +279,7 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
         f"takes one source and one place t on the line to it, t {law}; the star's own loss has weight μ = {fit.mu:g}."
     )
     often = {0: "once", 1: "every epoch"}.get(fit.realign_every, f"every {fit.realign_every} epochs")
-    method = (manifest.alignment or manifest.config.align).method
+    method = (manifest.alignment or manifest.config.align).to_one.method
     yield (
         f"Alignment: by {_MATCHED_BY[method]}, {often}; {manifest.groups} "
         f"{'group of neurons is' if manifest.groups == 1 else 'groups of neurons are'} permuted, in tensors that hold "

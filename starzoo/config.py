@@ -10,6 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from starzoo.errors import UsageError
+from starzoo.methods import Method
 
 __all__ = [
     "AlignConfig",
@@ -30,17 +31,6 @@ __all__ = [
 ]
 
 Optimizer = Literal["sgd", "adamw"]
-Method = Literal[
-    "weight",
-    "unit-norm",
-    "balanced",
-    "activation",
-    "activation-gradient",
-    "activation-weight",
-    "cycle",
-    "activation-cycle",
-    "auto",
-]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and PyTorch both take
 
 Value = TypeVar("Value", bound=BaseModel)

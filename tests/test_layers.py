@@ -15,13 +15,14 @@ import starzoo
 
 ROOT = Path(starzoo.__file__).parent
 
-LOW = {"errors", "config", "progress"}
+LOW = {"errors", "config", "methods", "progress"}
 # The longest name that a module's name begins with is its room. `hub` is what talks to the network.
 ROOMS: Mapping[str, set[str]] = {
     "errors": set(),
     "progress": set(),
     "differences": set(),
-    "config": {"errors"},
+    "methods": set(),
+    "config": {"errors", "methods"},
     "hub.strict_json": {"errors"},
     "hub.allowlist": {"errors"},
     "hub.inspect": {"errors", "hub.strict_json"},

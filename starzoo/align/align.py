@@ -6,17 +6,18 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from starzoo.align.evidence import Evidence
-from starzoo.align.probe import Probe
+from starzoo.align.probe import Probe, required
 from starzoo.align.universe import match_all
 from starzoo.align.weight_matching import Matching, WeightMatcher
-from starzoo.config import AlignConfig, Method
-from starzoo.errors import UsageError
+from starzoo.config import AlignConfig
+from starzoo.methods import Method
 from starzoo.progress import Progress, silent
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
@@ -25,15 +26,10 @@ __all__ = ["CANDIDATES", "AlignedSource", "Aligner", "align", "average", "choose
 
 StateDict = Mapping[str, Tensor]
 
-CANDIDATES: tuple[Method, ...] = (
-    "weight",
-    "unit-norm",
-    "balanced",
-    "activation",
-    "activation-gradient",
-    "activation-weight",
+CANDIDATES: tuple[Method, ...] = tuple(
+    method for method in get_args(Method) if method != "auto" and not AlignConfig(method=method).at_once
 )
-"""The methods that `auto` tries, on at most `_TRIED` permutees."""
+"""The methods that `auto` tries, on at most `_TRIED` permutees: those that match each model by itself."""
 
 _TRIED = 3
 
@@ -87,6 +83,9 @@ class Aligner:
             One matching per permutee.
         """
         matcher = WeightMatcher(self.evidence.spec, fixed, max_sweeps=self.config.max_sweeps)
+        by_weight = None
+        if self.config.method == "activation-weight":
+            by_weight = WeightMatcher(self.spec, fixed, max_sweeps=self.config.max_sweeps)
         starts = initial or itertools.repeat(Permutation.identity(self.spec))
         for position, (permutee, start) in enumerate(zip(permutees, starts, strict=initial is not None)):
             rng = np.random.default_rng([self.config.seed, position])
@@ -94,9 +93,8 @@ class Aligner:
             found = [matcher.match(permutee, replace(each, spec=self.evidence.spec)) for each in tried]
             best = max(found, key=lambda matching: matching.objective[-1])
             permutation, sweeps = replace(best.permutation, spec=self.spec), sum(each.sweeps for each in found)
-            if self.config.method == "activation-weight":
-                weights = WeightMatcher(self.spec, fixed, max_sweeps=self.config.max_sweeps)
-                best = weights.match(permutee, permutation)
+            if by_weight:
+                best = by_weight.match(permutee, permutation)
                 permutation, sweeps = best.permutation, sweeps + best.sweeps
             yield replace(best, permutation=permutation, sweeps=sweeps)
 
@@ -193,19 +191,14 @@ def choose_method(
     """
     if not config.needs_images:
         return config
-    if probe is None:
-        raise UsageError(
-            f"alignment by {config.method} runs the models on images, and there are none",
-            hint="name a data set, or choose another method",
-            subject="method",
-        )
+    meter = required(probe, config.method)
     if config.method != "auto":
         return config
 
     def midpoint_loss(method: Method) -> float:
         tried = config.model_copy(update={"method": method})
-        aligned = align(spec, fixed, permutees[:_TRIED], tried, probe=probe)
-        total = sum(probe.midpoint_loss(fixed, source.state) for source in aligned)
+        aligned = align(spec, fixed, permutees[:_TRIED], tried, probe=meter)
+        total = sum(meter.midpoint_loss(fixed, source.state) for source in aligned)
         return total if math.isfinite(total) else math.inf
 
     return config.model_copy(update={"method": min(CANDIDATES, key=midpoint_loss)})

@@ -7,11 +7,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from starzoo.align.probe import Probe
+from starzoo.align.probe import Probe, required
 from starzoo.align.responses import Responses
 from starzoo.align.scaling import balanced, plain, unit_norm_rows
-from starzoo.config import Method
-from starzoo.errors import UsageError
+from starzoo.methods import Method
 from starzoo.symmetry.spec import PermutationSpec
 
 __all__ = ["Evidence"]
@@ -44,13 +43,8 @@ class Evidence:
         self._scale = _SCALINGS.get(method, balanced)
         self._responses = None
         if method.startswith("activation"):
-            if probe is None:
-                raise UsageError(
-                    f"alignment by {method} runs the models on images, and there are none",
-                    hint="name a data set, or choose another method",
-                    subject="method",
-                )
-            self._responses = Responses(spec, probe, gradients=method in {"activation-gradient", "activation-cycle"})
+            gradients = method in {"activation-gradient", "activation-cycle"}
+            self._responses = Responses(spec, required(probe, method), gradients=gradients)
             spec = replace(spec, axes={**spec.axes, **self._responses.axes})
         self.spec = spec
 

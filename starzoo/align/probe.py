@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from starzoo.errors import UsageError
 from starzoo.evaluate.path import has_batch_norm, interpolate, reestimate_batch_norm
 from starzoo.layout import as_channels_last, channels_last
+from starzoo.methods import Method
 
-__all__ = ["Probe", "Response"]
+__all__ = ["Probe", "Response", "required"]
 
 StateDict = Mapping[str, Tensor]
 Response = tuple[Tensor, ...]
@@ -105,3 +107,25 @@ class Probe:
             The mean over the images, in nats.
         """
         return self.loss(interpolate(a, b, 0.5))
+
+
+def required(probe: Probe | None, method: Method) -> Probe:
+    """The probe that a method needs.
+
+    Args:
+        probe: What there is.
+        method: The method of alignment.
+
+    Returns:
+        The same probe.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if probe is None:
+        raise UsageError(
+            f"alignment by {method} runs the models on images, and there are none",
+            hint="name a data set, or choose another method",
+            subject="method",
+        )
+    return probe

@@ -41,21 +41,28 @@ def match_all(
     """
     moving = [name for name in spec.axes if spec.is_permuted(name)]
     permutations = [Permutation.identity(spec) for _ in states]
-    placed: dict[int, StateDict] = {0: states[0]}
 
-    def take_turn(number: int) -> bool:
-        others = [state for other, state in placed.items() if other != number]
-        target = {name: sum((state[name] for state in others[1:]), start=others[0][name]) for name in moving}
+    def place(number: int) -> dict[str, Tensor]:
+        return permutations[number].apply(states[number], only=moving)
+
+    def take_turn(number: int, others: StateDict) -> tuple[bool, dict[str, Tensor]]:
+        """Match one model to the sum of the others: whether it moved, and the sum with it."""
         before = permutations[number]
-        matching = WeightMatcher(spec, target, max_sweeps=max_sweeps).match(states[number], before)
-        permutations[number] = matching.permutation
-        placed[number] = matching.permutation.apply(states[number], only=moving)
-        return matching.permutation.moved(before) > 0
+        permutations[number] = (
+            WeightMatcher(spec, others, max_sweeps=max_sweeps).match(states[number], before).permutation
+        )
+        own = place(number)
+        return permutations[number].moved(before) > 0, {name: others[name] + own[name] for name in moving}
 
+    total = place(0)
     for number in range(1, len(states)):  # the models come one after the other
-        take_turn(number)
+        _, total = take_turn(number, total)
     for _ in range(_MAX_TURNS if len(states) > 1 else 0):
-        moved = [take_turn(number) for number in rng.permutation(len(states))]
-        if not any(moved):
+        settled = True
+        for number in rng.permutation(len(states)):
+            own = place(number)
+            moved, total = take_turn(number, {name: total[name] - own[name] for name in moving})
+            settled = settled and not moved
+        if settled:
             break
     return permutations

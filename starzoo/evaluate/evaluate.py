@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from starzoo.align.align import align, average
+from starzoo.align.align import Aligner, average
 from starzoo.align.probe import Probe
 from starzoo.architecture import Architecture
 from starzoo.config import AlignConfig, EvalConfig
@@ -101,15 +101,26 @@ def evaluate(
         with _naming(name):
             predicted[name] = evaluator.log_probabilities(state)
         progress("evaluating models", done, len(models))
-    to_star = align(spec, zoo.star, list(zoo.sources.values()), align_config.to_one, probe=probe)
-    predicted["aligned mean"] = evaluator.log_probabilities(average([source.state for source in to_star]))
+    aligner = Aligner(spec, align_config.to_one, probe)
+
+    def bring(names: Sequence[str], fixed: str) -> dict[str, dict[str, Tensor]]:
+        """Some models, aligned to another one."""
+        seen = map(aligner.evidence.of, map(models.__getitem__, (fixed, *names)))
+        return {
+            name: found.permutation.apply(models[name])
+            for name, found in zip(names, aligner.match(next(seen), seen), strict=True)
+        }
+
+    to_star = bring([*zoo.sources, *zoo.holdouts], "star")
+    predicted["aligned mean"] = evaluator.log_probabilities(average([to_star[name] for name in zoo.sources]))
     paths: list[Path] = []
     t = tuple(float(at) for at in np.linspace(0, 1, config.points))
     for done, line in enumerate(lines, start=1):
         end = models[line.b]
-        if line.kind != "regular-regular-raw":
-            [aligned] = align(spec, models[line.a], [end], align_config.to_one, probe=probe)
-            end = aligned.state
+        if line.kind == "regular-regular":
+            end = bring([line.b], line.a)[line.b]
+        elif line.kind != "regular-regular-raw":
+            end = to_star[line.b]
         with _naming(f"the path from {line.a} to {line.b}"):
             inner = evaluator.curve(models[line.a], end, t[1:-1])
         for split in config.splits:

@@ -194,6 +194,29 @@ def test_align_on_a_data_set(run, zoo, tmp_path):
     assert "half-way" in chosen.out
 
 
+def test_align_takes_its_data_set_from_wherever_it_is_named(run, zoo, tmp_path):
+    method_only, whole = tmp_path / "method.yaml", tmp_path / "whole.yaml"
+    method_only.write_text("align: {restarts: 2}\n")
+    whole.write_text("data: {dataset: digits}\n")
+    methods = {}
+    for place, arguments in {
+        "nowhere": ["--config", method_only],
+        "file": ["--config", whole],
+        "assignment": ["--set", "data.dataset=digits"],
+        "method named": ["--config", method_only, "--set", "align.method=weight"],
+    }.items():
+        ended = run("align", zoo / "seed-0", zoo / "seed-1", *arguments, "--out", tmp_path / "a", "--json")
+        assert ended.code == 0, ended.err
+        [report] = ended.json["aligned"]
+        methods[place] = (report["method"], report["midpoint_loss_after"] is not None)
+    assert methods == {
+        "nowhere": ("balanced", False),
+        "file": ("activation-gradient", True),
+        "assignment": ("activation-gradient", True),
+        "method named": ("weight", False),
+    }
+
+
 def test_align_without_the_images_that_a_method_needs(run, zoo, tmp_path):
     ended = run("align", zoo / "seed-0", zoo / "seed-1", "--method", "auto", "--out", tmp_path / "aligned")
     assert ended.code == 2

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import get_args
 
 import pytest
 
 from starzoo.cli import options
 from starzoo.cli.options import ConfigOptions, DataOptions, FileOptions, StarOptions, TrainOptions
-from starzoo.config import AlignConfig, DataConfig, EvalConfig, Method, RunConfig, StarConfig, TrainConfig, ZooConfig
+from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, ZooConfig
 from starzoo.errors import UsageError
 
 
@@ -25,10 +24,6 @@ def test_every_option_is_a_field_of_its_configuration(group, config):
     names = {option.name for option in fields(group)}
     assert names
     assert names <= set(config.model_fields)
-
-
-def test_methods_are_those_of_the_library():
-    assert get_args(options.Method) == get_args(Method)
 
 
 def test_nothing_given_is_the_default():
