@@ -70,6 +70,12 @@ def _explain(error: BaseException, repo: str, revision: str | None) -> tuple[str
             what, hint = "not complete in the local cache, and offline", "unset HF_HUB_OFFLINE and pull it once"
         case errors.HfHubHTTPError() if status in {401, 403}:
             what, hint = f"not allowed (HTTP {status})", "set HF_TOKEN to a token with the rights this needs"
+        case errors.HfHubHTTPError() if status == 402:
+            what, hint = "the account has no credit for this (HTTP 402)", f"see {constants.ENDPOINT}/settings/billing"
+        case errors.HfHubHTTPError() if status == 404:
+            what, hint = "there is no such place (HTTP 404)", "check the names"
+        case errors.HfHubHTTPError() if status in {400, 422} and cause.server_message:
+            what, hint = f"the Hub refused this (HTTP {status}): {cause.server_message}", "correct what it names"
         case errors.HfHubHTTPError() if status == 412:
             what, hint = "somebody else changed the repository meanwhile", "look at the changes, then run it again"
         case errors.HfHubHTTPError():

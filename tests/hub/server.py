@@ -341,6 +341,21 @@ class FakeHub:
         url = f"{self.endpoint}/{name}/commit/{sha}"
         return as_json({"success": True, "commitOid": sha, "commitUrl": url, "pullRequestUrl": page})
 
+    def run_job(self, request: Request, namespace: str) -> Response:
+        if "authorization" not in request.headers:
+            return error(401, "", "Invalid username or password.")
+        spec = request.json()
+        owner = {"id": "1", "name": namespace, "type": "user"}
+        shown = {key: spec[key] for key in ("dockerImage", "command", "arguments", "environment", "flavor")}
+        status = {"stage": "SCHEDULING", "message": None}
+        return as_json({
+            "id": f"{len(self.requests):024x}",
+            "createdAt": DATE,
+            "owner": owner,
+            "status": status,
+            **shown,
+        })
+
     def validate_card(self, request: Request) -> Response:
         return as_json({"errors": [], "warnings": []})
 
@@ -380,6 +395,7 @@ NAME, REVISION = r"(?P<name>[^/]+/[^/]+)", r"(?P<revision>refs/pr/\d+|[^/]+)"
 ROUTES: list[tuple[tuple[str, ...], str, Callable[..., Response]]] = [
     (("POST",), "/api/repos/create", FakeHub.create),
     (("GET",), "/api/whoami-v2", FakeHub.whoami),
+    (("POST",), "/api/jobs/(?P<namespace>[^/]+)", FakeHub.run_job),
     (("POST",), "/api/validate-yaml", FakeHub.validate_card),
     (("GET",), "/api/models", FakeHub.list_models),
     (("GET",), f"/api/models/{NAME}", FakeHub.model_info),
