@@ -19,6 +19,7 @@ from .command import command
 from .evaluate import evaluate
 from .fit_star import fit_star
 from .inspect import inspect
+from .launch import launch
 from .output import Failure, Output
 from .pull import pull
 from .push import push
@@ -28,7 +29,7 @@ from .train import train
 __all__ = ["app", "main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
-for _command in (quickstart, train, pull, inspect, align, fit_star, evaluate, card, push):
+for _command in (quickstart, train, pull, inspect, align, fit_star, evaluate, card, push, launch):
     app.command()(command(_command))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from rich.table import Table as RichTable
 
-__all__ = ["Failure", "Output", "Table", "clean"]
+__all__ = ["Failure", "Output", "Table", "Verbatim", "clean"]
 
 _ANY_WIDTH = 10_000
 
@@ -29,6 +29,13 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Verbatim:
+    """What another program reads: a text that is shown as it is."""
+
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +99,9 @@ class Output:
     ) -> None:
         self._context.close()
 
-    def result(self, document: Mapping[str, Any], *, brief: Iterable[object], human: Iterable[Table | str]) -> None:
+    def result(
+        self, document: Mapping[str, Any], *, brief: Iterable[object], human: Iterable[Table | Verbatim | str]
+    ) -> None:
         """Show what a command found: its one call of this kind, at its end.
 
         Args:
@@ -107,7 +116,7 @@ class Output:
             self._print_json(document)
             self._answered = True
         elif self._quiet:
-            self._print("".join(f"{clean(value)}\n" for value in brief))
+            self._print("".join(value.text if isinstance(value, Verbatim) else f"{clean(value)}\n" for value in brief))
         else:
             self._print("\n".join(_render(part, self._stdout.isatty()) for part in human))
 
@@ -203,11 +212,13 @@ class _WarningLines(logging.Handler):
         self._output.note(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
-def _render(part: Table | str, is_terminal: bool) -> str:
+def _render(part: Table | Verbatim | str, is_terminal: bool) -> str:
     from rich.console import Console
 
     if isinstance(part, str):
         return clean(part) + "\n"
+    if isinstance(part, Verbatim):
+        return part.text
     console = Console(width=None if is_terminal else _ANY_WIDTH, highlight=False)
     with console.capture() as captured:
         console.print(_rich_table(part))

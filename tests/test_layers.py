@@ -21,6 +21,8 @@ ROOMS: Mapping[str, set[str]] = {
     "errors": set(),
     "progress": set(),
     "differences": set(),
+    "processes": {"errors", "config"},
+    "status": {"errors", "progress", "folder"},
     "methods": set(),
     "config": {"errors", "methods"},
     "hub.strict_json": {"errors"},
@@ -31,6 +33,7 @@ ROOMS: Mapping[str, set[str]] = {
     "layout": set(),
     "architecture": {"errors", "config", "hub.allowlist", "blank"},
     "hub": {*LOW, "hub.names", "hub.strict_json", "hub.allowlist", "hub.inspect", "architecture"},
+    "launch": {"errors", "config", "hub"},
     "folder": {"errors", "architecture", "hub.strict_json", "hub.inspect"},
     "classes": {"errors", "architecture", "specs", "symmetry"},
     "sources": {*LOW, "architecture", "classes", "folder", "hub"},
@@ -55,10 +58,12 @@ ROOMS: Mapping[str, set[str]] = {
         "optimization",
         "differences",
         "evaluate.path",
+        "processes",
         "star.manifest",
     },
     "evaluate": {
         *LOW,
+        "processes",
         "layout",
         "architecture",
         "data",
@@ -116,6 +121,7 @@ LIGHT = [
     "evaluate.measures",
     "star.manifest",
     "card",
+    "launch",
     "hub",
 ]
 

@@ -12,7 +12,7 @@ import typer
 import starzoo
 from starzoo.cli.main import app
 
-COMMANDS = ["quickstart", "train", "pull", "inspect", "align", "fit-star", "evaluate", "card", "push"]
+COMMANDS = ["quickstart", "train", "pull", "inspect", "align", "fit-star", "evaluate", "card", "push", "launch"]
 HEAVY = ["torch", "timm", "numpy", "datasets", "huggingface_hub", "accelerate", "matplotlib", "scipy"]
 LIST_HEAVY_MODULES = f"""
 import sys
