@@ -28,6 +28,12 @@ def fit_star(
     push_to: Annotated[str | None, typer.Option(metavar="REPO", help="Publish the star here, as user/name.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     reorder_classes: ReorderClasses = False,
+    override: Annotated[
+        bool, typer.Option("--override", help="Go on from checkpoints of another configuration, which is noted.")
+    ] = False,
+    allow_world_size_change: Annotated[
+        bool, typer.Option("--allow-world-size-change", help="Go on with another number of processes, which is noted.")
+    ] = False,
 ) -> None:
     """Find the star of several models, test it on held-out models, and write it with its card.
 
@@ -48,6 +54,8 @@ def fit_star(
         push_to=push_to,
         private=private,
         reorder_classes=reorder_classes,
+        override=override,
+        allow_world_size_change=allow_world_size_change,
         progress=out.progress,
     )
     show_star(out, report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from starzoo import __version__
-from starzoo.errors import StarzooError
+from starzoo.errors import InterruptedRunError, as_starzoo_error
 
 from .align import align
 from .card import card
@@ -72,14 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = app(arguments, prog_name="starzoo", standalone_mode=False, obj=out)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the boundary
             return out.fail(explain(error), error)
-        if code == _INTERRUPTED.exit_code:
-            return out.fail(_INTERRUPTED, KeyboardInterrupt())
+        if code == InterruptedRunError.exit_code:
+            return out.fail(explain(KeyboardInterrupt()), KeyboardInterrupt())
         return code or 0
-
-
-_INTERRUPTED = Failure(
-    kind="KeyboardInterrupt", message="interrupted", hint="the same command starts it again", exit_code=130
-)
 
 
 def explain(error: BaseException) -> Failure:
@@ -91,26 +85,15 @@ def explain(error: BaseException) -> Failure:
     Returns:
         The failure with its exit code.
     """
-    kind, text = type(error).__name__, str(error)
-    if isinstance(error, StarzooError):
+    kind, known = type(error).__name__, as_starzoo_error(error)
+    if known:
         return Failure(
-            kind=kind, message=error.message, hint=error.hint, subject=error.subject, exit_code=error.exit_code
+            kind=kind, message=known.message, hint=known.hint, subject=known.subject, exit_code=known.exit_code
         )
-    if isinstance(error, KeyboardInterrupt):
-        return _INTERRUPTED
     if hasattr(error, "format_message"):  # Typer's own: it keeps the class private, and has renamed it before
         message = error.format_message() or "no command given"
         program = getattr(getattr(error, "ctx", None), "command_path", "starzoo")
         return Failure(kind="UsageError", message=message.rstrip("."), hint=f"see {program} --help", exit_code=2)
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        message = f"{error.filename}: the disk is full" if error.filename else f"the disk is full: {text}"
-        return Failure(kind="ResourceError", message=message, hint="free space, or write elsewhere", exit_code=8)
-    if isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError | FileExistsError) and error.filename:
-        message = f"{error.filename}: {error.strerror}"
-        return Failure(kind="UsageError", message=message, hint="choose another path", exit_code=2)
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in text:
-        message = f"out of memory: {text or kind}"
-        return Failure(kind="ResourceError", message=message, hint="use a smaller batch or fewer jobs", exit_code=8)
     return Failure(
-        kind=kind, message=f"internal error: {kind}: {text}", hint="rerun with --debug and report it", exit_code=1
+        kind=kind, message=f"internal error: {kind}: {error}", hint="rerun with --debug and report it", exit_code=1
     )

@@ -20,6 +20,7 @@ __all__ = [
     "EvalConfig",
     "Method",
     "RunConfig",
+    "RuntimeConfig",
     "StarConfig",
     "TrainConfig",
     "Uniform",
@@ -159,14 +160,48 @@ class StarConfig(Frozen):
     start: Literal["aligned-average", "random", "source"] = "aligned-average"
     draw: Literal["deck", "independent"] = Field("deck", description="sources from a shuffled deck, or each by itself")
     t: Annotated[Uniform | Beta | Constant, Field(discriminator="kind")] = Uniform()
-    mu: float = Field(0.2, ge=0, description="weight of the star's own loss; the sum is divided by 1 + mu")
+    mu: float = Field(0.2, ge=0, description="weight of the star's own loss; the sum is divided by 1 + mu + kappa")
+    kappa: float = Field(0.0, ge=0, description="weight of distilling the drawn source's prediction into the star")
+    draws: int | None = Field(
+        None, ge=1, description="draws of (source, t) per step, which share the batch; one for each process by default"
+    )
     realign_every: int = Field(
         1, ge=0, description="epochs between alignments of the sources to the star; 0: never again"
     )
     clip_grad_norm: float | None = Field(None, gt=0)
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward passes; fp16 needs a GPU")
     channels_last: bool = True
-    checkpoint_every: int = Field(5, ge=1, description="epochs between checkpoints")
+    midpoint_every: int = Field(
+        5, ge=0, description="epochs between measurements of the loss half-way to every source; 0: never"
+    )
+    midpoint_images: int = Field(500, ge=2, description="un-augmented training images of that measurement")
+    patience: int | None = Field(
+        None, ge=1, description="stop after this many measurements in a row without a lower mean half-way loss"
+    )
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _check_patience(self) -> Self:
+        if self.patience and not self.midpoint_every:
+            raise ValueError("patience counts half-way losses, and midpoint_every=0 measures none")
+        return self
+
+
+class RuntimeConfig(Frozen):
+    """How a run is carried out, which changes nothing that is found: a resumed run may have another one."""
+
+    num_processes: int | None = Field(None, ge=1, description="refuse to run on any other number of processes")
+    checkpoint_epochs: int = Field(5, ge=1, description="epochs between checkpoints")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="a checkpoint within an epoch after this long without")
+    timeout_minutes: float = Field(10.0, gt=0, description="how long processes wait for one that does not answer")
+    workers: int = Field(0, ge=0, description="threads that prepare batches ahead; 0: each batch when it is needed")
+    sources: Literal["auto", "ready", "stored"] = Field(
+        "auto",
+        description="aligned sources kept ready on the device, or stored in memory and permuted for each draw;"
+        " auto: ready while they take at most half of its free memory",
+    )
+    compile: bool = Field(False, description="torch.compile the network, whose results differ in the last digits")
+    trackers: tuple[str, ...] = Field((), description="where Accelerate reports figures: tensorboard, wandb, trackio…")
 
 
 class EvalConfig(Frozen):
@@ -193,6 +228,7 @@ class RunConfig(Frozen):
     align: AlignConfig = AlignConfig()
     star: StarConfig = StarConfig()
     evaluate: EvalConfig = EvalConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
 
 
 class ZooConfig(Frozen):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["first_difference"]
+__all__ = ["all_differences", "first_difference"]
 
 
 def first_difference(then: Any, now: Any, path: str = "") -> str:
@@ -19,8 +20,17 @@ def first_difference(then: Any, now: Any, path: str = "") -> str:
     Returns:
         For instance `train.epochs was 2, now 3`; empty where they are equal.
     """
+    return next(_differences(then, now, path), "")
+
+
+def all_differences(then: Any, now: Any) -> list[str]:
+    """Say in words where two JSON values differ, once for every place, as `first_difference` does."""
+    return list(_differences(then, now, ""))
+
+
+def _differences(then: Any, now: Any, path: str) -> Iterator[str]:
     if isinstance(then, dict) and isinstance(now, dict):
-        keys = dict.fromkeys([*then, *now])
-        found = (first_difference(then.get(key), now.get(key), f"{path}.{key}".lstrip(".")) for key in keys)
-        return next(filter(None, found), "")
-    return "" if then == now else f"{path} was {json.dumps(then)}, now {json.dumps(now)}"
+        for key in dict.fromkeys([*then, *now]):
+            yield from _differences(then.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+    elif then != now:
+        yield f"{path} was {json.dumps(then)}, now {json.dumps(now)}"

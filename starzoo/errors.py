@@ -5,6 +5,7 @@ A message is one line that names the file or repository; `hint` says what to do 
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "StarzooError",
     "UntrustedInputError",
     "UsageError",
+    "as_starzoo_error",
+    "exit_code_of",
 ]
 
 
@@ -95,3 +98,33 @@ class InterruptedRunError(StarzooError):
     """Ctrl-C; what was finished is kept and the same command resumes it."""
 
     exit_code = 130
+
+
+def as_starzoo_error(error: BaseException) -> StarzooError | None:
+    """Say in words what an error of the system or of a library means for a user.
+
+    Args:
+        error: Anything that was raised.
+
+    Returns:
+        The error as starzoo would raise it, or None where it can only be a fault in the program.
+    """
+    if isinstance(error, StarzooError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return InterruptedRunError("interrupted", hint="the same command starts it again")
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        message = f"{error.filename}: the disk is full" if error.filename else f"the disk is full: {error}"
+        return ResourceError(message, hint="free space, or write elsewhere")
+    if isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError | FileExistsError) and error.filename:
+        return UsageError(f"{error.filename}: {error.strerror}", hint="choose another path")
+    kind, text = type(error).__name__, str(error)
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in text:
+        return ResourceError(f"out of memory: {text or kind}", hint="use a smaller batch or fewer jobs")
+    return None
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code of a command that ends with this error; 1 for a fault in the program."""
+    known = as_starzoo_error(error)
+    return known.exit_code if known else 1

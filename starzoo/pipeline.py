@@ -24,12 +24,15 @@ from starzoo.hub.pull import pull
 from starzoo.hub.push import PushResult, push
 from starzoo.hub.ref import ModelRef
 from starzoo.places import RunPlaces, find_models, refuse_overwriting, without_path
+from starzoo.processes import all_or_none, from_first, is_first, join
 from starzoo.progress import Progress, silent
 from starzoo.sources import Source, check_compatible, label_names_of, load_sources, order_classes
 from starzoo.specs import infer_architecture
 from starzoo.star.manifest import MANIFEST, ModelRecord, StarManifest, read_manifest
 from starzoo.star.star import Star, load_folder, write_manifest
-from starzoo.star.train import FittedStar, fit, is_main_process, wait_for_all
+from starzoo.star.stopping import obeying_signals
+from starzoo.star.train import FittedStar, fit
+from starzoo.status import Status
 from starzoo.symmetry import PermutationSpec
 from starzoo.zoo import architecture_for, train_zoo
 
@@ -74,9 +77,14 @@ def fit_star(
     push_to: str | None = None,
     private: bool = False,
     reorder_classes: bool = False,
+    override: bool = False,
+    allow_world_size_change: bool = False,
     progress: Progress = silent,
 ) -> StarReport:
     """The main job: load, align, fit, evaluate, write the card and push. The same call again resumes.
+
+    Called by every process that torchrun has started, it is one run on all of them. How far it is and how it ended
+    stands in status.json, one line per epoch in training.log.
 
     Args:
         sources: References of the models that the star is fitted on, at least two.
@@ -87,6 +95,8 @@ def fit_star(
         push_to: The Hub repository to publish in, `user/name`.
         private: Whether a new repository is private.
         reorder_classes: Bring models that know the same classes in another order into that of the first one.
+        override: Go on from checkpoints that were made with another configuration.
+        allow_world_size_change: Go on from checkpoints that were made by another number of processes.
         progress: Told about every stage.
 
     Returns:
@@ -100,37 +110,46 @@ def fit_star(
     if push_to:
         check_repo(push_to)
     refuse_overwriting(out, [*sources, *holdouts], unless=MANIFEST)
-    models = load_sources([*sources, *holdouts], progress=progress)
-    if reorder_classes:
-        models = order_classes(models, label_names_of(models))
-    check_compatible(models)
-    members, unseen = models[: len(sources)], models[len(sources) :]
-    data = _load_data_for(members[0].architecture, label_names_of(models), config.data)
-    manifest = _describe(name or out.resolve().name, members, unseen, config, data)
-    if not _is_finished(out, manifest):
-        _check_unnamed(models, data, progress)
-        spec = infer_architecture(manifest.architecture)
-        fitted = fit(
-            manifest.architecture,
-            spec,
-            [member.state for member in members],
-            data,
-            manifest.config,
-            checkpoints=out / "checkpoints",
-            identity=_identity(manifest),
-            progress=progress,
-        )
-        if is_main_process():
-            write_text(out / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-            _save(out, manifest, spec, fitted, members, unseen, data, progress)
-    pushed = None
-    if is_main_process():
-        RunPlaces.of(sources, holdouts, config.data).write(out)
-        pushed = publish_star(out, push_to, private=private).url if push_to else None
-        if not push_to:
+    join(config.runtime)
+    status = Status(out, watcher=progress)
+    with status.recording(), obeying_signals():
+        with all_or_none():
+            models = load_sources([*sources, *holdouts], progress=status)
+            if reorder_classes:
+                models = order_classes(models, label_names_of(models))
+            check_compatible(models)
+            members, unseen = models[: len(sources)], models[len(sources) :]
+            data = _load_data_for(members[0].architecture, label_names_of(models), config.data)
+            manifest = _describe(name or out.resolve().name, members, unseen, config, data)
+        if not from_first(lambda: _is_finished(out, manifest)):
+            with all_or_none():
+                _check_unnamed(models, data, status)
+                spec = infer_architecture(manifest.architecture)
+            fitted = fit(
+                manifest.architecture,
+                spec,
+                [member.state for member in members],
+                data,
+                manifest.config,
+                folder=out,
+                names=[member.name for member in members],
+                identity=_identity(manifest),
+                override=override,
+                allow_world_size_change=allow_world_size_change,
+                progress=status,
+            )
+            _save(out, manifest, spec, fitted, members, unseen, data, status)
+
+        def publish() -> str | None:
+            RunPlaces.of(sources, holdouts, config.data).write(out)
+            if push_to:
+                return publish_star(out, push_to, private=private).url
             render_card(out)
-    wait_for_all()
-    return StarReport(folder=out, manifest=read_manifest(out / MANIFEST), pushed=pushed)
+            return None
+
+        pushed = from_first(publish)
+        found = from_first(lambda: read_manifest(out / MANIFEST))
+    return StarReport(folder=out, manifest=found, pushed=pushed)
 
 
 def quickstart(out: Path, *, seed: int = 0, progress: Progress = silent) -> StarReport:
@@ -148,7 +167,7 @@ def quickstart(out: Path, *, seed: int = 0, progress: Progress = silent) -> Star
     star = validate(StarConfig, {"lr": QUICKSTART_RATE, "seed": seed})
     architecture = architecture_for("resnet18", data, model_args=QUICKSTART_ARGS, image_size=16)
     members = range(QUICKSTART_SOURCES + QUICKSTART_HOLDOUTS)
-    zoo = train_zoo(architecture, data, TrainConfig(), members, out / "zoo", progress=progress)
+    zoo = from_first(lambda: train_zoo(architecture, data, TrainConfig(), members, out / "zoo", progress=progress))
     refs = [str(member.folder) for member in zoo]
     sources, holdouts = refs[:QUICKSTART_SOURCES], refs[QUICKSTART_SOURCES:]
     return fit_star(
@@ -218,7 +237,7 @@ def evaluate_star(
     )
     spec = infer_architecture(then.architecture)
     manifest = _evaluate(manifest, spec, loaded.state, members, unseen, images, progress)
-    if folder is not None:
+    if folder is not None and is_first():
         write_manifest(folder, manifest)
         if holdouts:
             places.with_holdouts(holdouts).write(folder)
@@ -326,8 +345,11 @@ def _is_finished(out: Path, manifest: StarManifest) -> bool:
     if not (out / MANIFEST).is_file():
         return False
     found = read_manifest(out / MANIFEST)
-    asked = (_identity(manifest), manifest.name, manifest.holdouts, manifest.config)
-    same = (_identity(found), found.name, found.holdouts, found.config) == asked
+    asked, had = (
+        (_identity(one), one.name, one.holdouts, one.config.model_dump(exclude={"runtime"}))
+        for one in (manifest, found)
+    )
+    same = asked == had
     return same and found.evaluation is not None and found.evaluation.data is None
 
 
@@ -341,7 +363,7 @@ def _save(
     data: ImageData,
     progress: Progress,
 ) -> None:
-    """Save a fitted star, then measure it and save what was measured."""
+    """Save a fitted star and its configuration, then measure it on all processes and save what was measured."""
     sizes = {name: parameter.numel() for name, parameter in manifest.architecture.build().named_parameters()}
     manifest = manifest.model_copy(
         update={
@@ -350,13 +372,22 @@ def _save(
             "coverage": spec.coverage(sizes),
             "alignment": fitted.alignment,
             "history": tuple(fitted.history),
+            "changes": tuple(fitted.changes),
         }
     )
     permutations = {
         member.name: permutation.tensors() for member, permutation in zip(members, fitted.permutations, strict=True)
     }
-    Star(manifest=manifest, state=fitted.state, permutations=permutations).save_folder(out)
-    write_manifest(out, _evaluate(manifest, spec, fitted.state, members, unseen, data, progress))
+    star = Star(manifest=manifest, state=fitted.state, permutations=permutations)
+
+    def save() -> None:
+        config = manifest.config.model_dump(mode="json")
+        write_text(out / CONFIG_FILE, yaml.safe_dump(config, sort_keys=False))
+        star.save_folder(out)
+
+    from_first(save)
+    measured = _evaluate(manifest, spec, fitted.state, members, unseen, data, progress)
+    from_first(lambda: write_manifest(out, measured))
 
 
 def _evaluate(

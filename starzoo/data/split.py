@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -104,26 +106,28 @@ class Split:
         augment: Augmentation = "none",
         shuffle: bool = True,
         drop_last: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
+        share: int = 0,
+        shares: int = 1,
+        workers: int = 0,
     ) -> Loader:
         """The batches of one epoch. Order and augmentation are functions of the seed, the epoch and the image alone.
 
         Args:
-            batch_size: Images per step, over all ranks.
+            batch_size: Images per step, over all shares.
             epoch: The epoch, from 0.
             seed: Any non-negative number.
             augment: What is done to every image anew in every epoch.
             shuffle: Whether the order is a permutation of its own in every epoch.
             drop_last: Whether an incomplete last batch is left out.
-            rank: This process; it gets every `world_size`-th image of a batch.
-            world_size: The number of processes that share a batch.
+            share: Which share of every batch is wanted: each `shares`-th image from this one on.
+            shares: In how many a batch is divided.
+            workers: Threads that prepare batches ahead; with 0 each one is made when it is asked for.
 
         Returns:
-            The batches of this rank, to be iterated as often as wanted.
+            This share of the batches, to be iterated as often as wanted.
 
         Raises:
-            UsageError: The split has not even one batch, or ranks cannot share a batch evenly.
+            UsageError: The split has not even one batch, or a batch cannot be shared out evenly.
         """
         where = self.pixels.records.dataset
         if drop_last and batch_size > len(self):
@@ -132,18 +136,18 @@ class Split:
                 hint="use a smaller batch_size",
                 subject=where,
             )
-        if drop_last and batch_size % world_size:
+        if drop_last and batch_size % shares:
             raise UsageError(
-                f"a batch of {batch_size} images cannot be shared evenly by {world_size} processes",
-                hint=f"use a batch_size that {world_size} divides",
+                f"a batch of {batch_size} images cannot be shared evenly by {shares} processes or draws",
+                hint=f"use a batch_size that {shares} divides",
                 subject="batch_size",
             )
         order = np.random.default_rng([_ORDER, seed, epoch]).permutation(len(self)) if shuffle else np.arange(len(self))
         if drop_last:
             order = order[: len(self) // batch_size * batch_size]
-        batches = [batch[rank::world_size] for batch in torch.split(torch.from_numpy(order), batch_size)]
+        batches = [batch[share::shares] for batch in torch.split(torch.from_numpy(order), batch_size)]
         draws = np.random.default_rng([_AUGMENTATION, seed, epoch]).random((len(self), 3), dtype=np.float32)
-        return Loader(self, batches, augment, torch.from_numpy(draws))
+        return Loader(self, batches, augment, torch.from_numpy(draws), workers)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Pixels as the model takes them: the arithmetic of timm, bit for bit.
@@ -159,30 +163,51 @@ class Split:
 
 @dataclass(frozen=True)
 class Loader:
-    """The batches of one epoch on one rank.
+    """The batches of one epoch, or a share of each.
 
     Attributes:
         split: Where the images are.
         batches: The row numbers of every batch.
         augment: What is done to the images.
         draws: Three random numbers in [0, 1) for every image of the split: flip, vertical and horizontal offset.
+        workers: Threads that prepare batches ahead.
     """
 
     split: Split
     batches: list[Tensor]
     augment: Augmentation
     draws: Tensor
+    workers: int = 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images of shape (batch, channels, height, width) and labels of shape (batch,)."""
-        for indices in self.batches:
-            pixels = self.split.pixels[indices]
-            if self.augment != "none":
-                pixels = _augment(pixels, self.draws[indices], crop=self.augment == "crop-flip")
-            yield self.split.normalize(pixels), self.split.labels[indices]
+        if not self.workers:
+            yield from map(self._batch, self.batches)
+            return
+        with ThreadPoolExecutor(self.workers) as pool:
+            begun = deque[Future[tuple[Tensor, Tensor]]]()
+            try:
+                for indices in self.batches:
+                    begun.append(pool.submit(self._batch, indices))
+                    if len(begun) > 2 * self.workers:
+                        yield begun.popleft().result()
+                while begun:
+                    yield begun.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def after(self, batches: int) -> Loader:
+        """The same without the first batches: where a resumed run goes on."""
+        return replace(self, batches=self.batches[batches:])
+
+    def _batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = self.split.pixels[indices]
+        if self.augment != "none":
+            pixels = _augment(pixels, self.draws[indices], crop=self.augment == "crop-flip")
+        return self.split.normalize(pixels), self.split.labels[indices]
 
 
 def _augment(pixels: Tensor, draws: Tensor, *, crop: bool) -> Tensor:

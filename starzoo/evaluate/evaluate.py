@@ -26,6 +26,7 @@ from starzoo.evaluate.predictive import (
     expected_calibration_error,
     negative_log_likelihood,
 )
+from starzoo.processes import share_out
 from starzoo.progress import Progress, silent
 from starzoo.symmetry.spec import PermutationSpec
 
@@ -75,7 +76,7 @@ def evaluate(
     """Measure a star: the paths between models, and the quality of every way to predict.
 
     Star–source, star–held-out and regular–regular paths are aligned by the same method, the star (or the first model)
-    staying fixed; regular–regular pairs are measured raw as well.
+    staying fixed; regular–regular pairs are measured raw as well. Several processes share the paths out among them.
 
     Args:
         architecture: What all models have in common.
@@ -113,9 +114,9 @@ def evaluate(
 
     to_star = bring([*zoo.sources, *zoo.holdouts], "star")
     predicted["aligned mean"] = evaluator.log_probabilities(average([to_star[name] for name in zoo.sources]))
-    paths: list[Path] = []
     t = tuple(float(at) for at in np.linspace(0, 1, config.points))
-    for done, line in enumerate(lines, start=1):
+
+    def measure(line: _Line) -> list[Path]:
         end = models[line.b]
         if line.kind == "regular-regular":
             end = bring([line.b], line.a)[line.b]
@@ -123,14 +124,17 @@ def evaluate(
             end = to_star[line.b]
         with _naming(f"the path from {line.a} to {line.b}"):
             inner = evaluator.curve(models[line.a], end, t[1:-1])
+        paths = []
         for split in config.splits:
             ends = [_measure(predicted[name][split], evaluator.labels(split)) for name in (line.a, line.b)]
             loss = (ends[0][0], *inner.loss[split], ends[1][0])
             right = (ends[0][1], *inner.accuracy[split], ends[1][1])
             paths.append(Path(kind=line.kind, a=line.a, b=line.b, split=split, t=t, loss=loss, accuracy=right))
-        progress("measuring paths", done, len(lines))
+        return paths
+
+    measured = share_out(lines, measure, tell=partial(progress, "measuring paths"))
     return Evaluation(
-        paths=tuple(paths),
+        paths=tuple(itertools.chain.from_iterable(measured)),
         qualities=tuple(_qualities(zoo, predicted, evaluator, config.splits)),
         images={split: len(evaluator.labels(split)) for split in config.splits},
         repaired=config.repair,

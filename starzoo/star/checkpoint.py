@@ -1,12 +1,15 @@
 """Checkpoints of a run: written whole or not at all, hashed, and refused when they belong to another run.
 
 One folder per checkpoint, safetensors and JSON only. It is written beside its place under a temporary name, with the
-SHA-256 of every file in `manifest.json`, and renamed when complete; older ones are removed only after that.
+SHA-256 of every file in `manifest.json`, and renamed when complete; older ones are removed only after that. There is no
+state of a random number generator in it: all random numbers of a run are functions of its seed and of the step.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,14 +21,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from starzoo.differences import first_difference
-from starzoo.errors import CheckpointError, ResourceError, UsageError
+from starzoo.differences import all_differences
+from starzoo.errors import CheckpointError, ResourceError, UntrustedInputError, UsageError
 from starzoo.folder import file_hash, save_tensors, writing
 
 __all__ = ["Checkpoint", "load_newest", "optimizer_tensors", "restore_optimizer", "save_checkpoint"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 _KEEP = 2  # the newest, and one to fall back on
+_MANIFEST = "manifest.json"
+_DRAFT = ".draft-"
+_TENSORS = ("star", "optimizer", "permutations")
+_FILES = {"state.json", *(f"{part}.safetensors" for part in _TENSORS)}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +41,24 @@ class Checkpoint:
     """All that a run needs to go on.
 
     Attributes:
-        epoch: Epochs finished.
+        step: Optimiser steps taken.
         star: The star's parameters.
         optimizer: The optimiser's state, flattened to named tensors.
         permutations: One set of index vectors per source, in the order of the sources.
         history: One record per finished epoch.
+        sums: What the unfinished epoch has summed up, one list per process.
+        scale: The loss scale of half precision, or None.
+        changes: What was changed when the run was resumed, in words: it is not the run that its configuration tells.
     """
 
-    epoch: int
+    step: int
     star: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     permutations: Sequence[Mapping[str, Tensor]]
     history: Sequence[Mapping[str, float]]
+    sums: Sequence[Sequence[float]] = ()
+    scale: float | None = None
+    changes: Sequence[str] = ()
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> Path:
@@ -62,14 +76,16 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str,
         UsageError: There can be no such folder.
         ResourceError: The disk is full; older checkpoints are untouched.
     """
-    target = folder / f"epoch-{checkpoint.epoch:05d}"
+    name = f"step-{checkpoint.step:09d}"
+    places = itertools.chain([name], (f"{name}-{again}" for again in itertools.count(1)))
+    target = next(folder / place for place in places if not (folder / place).exists())
     with writing(target):
         folder.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
+        for orphan in folder.glob(f"{_DRAFT}*"):  # of a process that was killed
+            shutil.rmtree(orphan, ignore_errors=True)
+        draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=folder))
         try:
             _write(draft, checkpoint, identity)
-            if target.exists():
-                shutil.rmtree(target)
             draft.rename(target)
         except ResourceError as error:  # it names a file of the draft, which nobody will find
             free = shutil.disk_usage(folder).free
@@ -85,24 +101,27 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str,
     return target
 
 
-def load_newest(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
-    """Find the newest checkpoint whose files are whole.
+def load_newest(folder: Path, identity: Mapping[str, Any], *, override: bool = False) -> Checkpoint | None:
+    """Find the newest checkpoint whose files are whole; a damaged one is passed over with a warning.
 
     Args:
         folder: Where the run keeps its checkpoints.
         identity: What this run is; a checkpoint of another run is refused.
+        override: Go on with another configuration, and note that in the checkpoint's `changes`.
 
     Returns:
         The checkpoint, or None where there is none yet.
 
     Raises:
         CheckpointError: There are checkpoints, and all are damaged.
+        UntrustedInputError: A checkpoint holds a file that starzoo does not write there.
         UsageError: The newest whole one belongs to a run with another configuration, other data or other sources.
     """
     candidates = _published(folder)
     for candidate in reversed(candidates):
         if _is_whole(candidate):
-            return _read(candidate, identity)
+            return _read(candidate, identity, override)
+        _log.warning("%s: damaged, the one before it is used", candidate)
     if candidates:
         raise CheckpointError(
             f"{folder}: no valid checkpoint among {len(candidates)}",
@@ -150,54 +169,75 @@ def _write(draft: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> 
         for source, permutation in enumerate(checkpoint.permutations)
         for group, index in permutation.items()
     }
-    for name, tensors in (("star", checkpoint.star), ("optimizer", checkpoint.optimizer), ("permutations", indices)):
+    for name, tensors in zip(_TENSORS, (checkpoint.star, checkpoint.optimizer, indices), strict=True):
         save_tensors(draft / f"{name}.safetensors", tensors)
     state = {
         "schema": _SCHEMA,
-        "epoch": checkpoint.epoch,
+        "step": checkpoint.step,
         "sources": len(checkpoint.permutations),
         "history": list(checkpoint.history),
+        "sums": list(checkpoint.sums),
+        "scale": checkpoint.scale,
+        "changes": list(checkpoint.changes),
         "identity": identity,
     }
     (draft / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True), encoding="utf-8")
     hashes = {file.name: file_hash(file) for file in sorted(draft.iterdir())}
-    (draft / "manifest.json").write_text(json.dumps(hashes, indent=1), encoding="utf-8")
+    (draft / _MANIFEST).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
 
 
-def _read(folder: Path, identity: Mapping[str, Any]) -> Checkpoint:
+def _read(folder: Path, identity: Mapping[str, Any], override: bool) -> Checkpoint:
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    if state["schema"] > _SCHEMA:
+    if state["schema"] != _SCHEMA:
+        newer = state["schema"] > _SCHEMA
         raise UsageError(
-            f"{folder}: written by a newer starzoo (schema {state['schema']})",
-            hint="update starzoo",
+            f"{folder}: written by {'a newer' if newer else 'an older'} starzoo (schema {state['schema']})",
+            hint="update starzoo" if newer else f"remove {folder.parent} to start the run again",
             subject=str(folder),
         )
-    if difference := first_difference(state["identity"], json.loads(json.dumps(identity))):
-        raise UsageError(
-            f"{folder.parent}: holds checkpoints of another run: {difference}",
-            hint="use another --out, or the configuration of that run",
-            subject=str(folder.parent),
-        )
+    changes = list(state["changes"])
+    then, now = state["identity"], json.loads(json.dumps(identity))
+    if differences := all_differences(then, now):
+        only_config = all(difference.startswith("config.") for difference in differences)
+        if not (override and only_config):
+            raise UsageError(
+                f"{folder.parent}: holds checkpoints of another run: {'; '.join(differences)}",
+                hint="use another --out, or the configuration of that run"
+                + ("; --override goes on with the new one" if only_config else ""),
+                subject=str(folder.parent),
+            )
+        changes += [f"from step {state['step']}: {difference}" for difference in differences]
     permutations: list[dict[str, Tensor]] = [{} for _ in range(state["sources"])]
     for name, index in load_file(folder / "permutations.safetensors").items():
         source, _, group = name.partition(".")
         permutations[int(source)][group] = index
     return Checkpoint(
-        epoch=state["epoch"],
+        step=state["step"],
         star=load_file(folder / "star.safetensors"),
         optimizer=load_file(folder / "optimizer.safetensors"),
         permutations=permutations,
         history=state["history"],
+        sums=state["sums"],
+        scale=state["scale"],
+        changes=changes,
     )
 
 
 def _published(folder: Path) -> list[Path]:
-    return sorted(folder.glob("epoch-*")) if folder.is_dir() else []
+    # `epoch-…` were those of the first versions
+    return [*sorted(folder.glob("epoch-*")), *sorted(folder.glob("step-*"))] if folder.is_dir() else []
 
 
 def _is_whole(folder: Path) -> bool:
+    strange = sorted({path.name for path in folder.iterdir()} - _FILES - {_MANIFEST})
+    if strange:
+        raise UntrustedInputError(
+            f"{folder}: holds {strange[0]}, which starzoo does not write there",
+            hint="do not resume from a stranger's checkpoints; remove the folder to start the run again",
+            subject=str(folder),
+        )
     try:
-        hashes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        return all(file_hash(folder / name) == value for name, value in hashes.items())
-    except (OSError, ValueError):
+        hashes = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        return hashes.keys() == _FILES and all(file_hash(folder / name) == value for name, value in hashes.items())
+    except (OSError, ValueError, AttributeError):
         return False

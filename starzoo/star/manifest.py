@@ -52,6 +52,7 @@ class StarManifest(Frozen):
         groups: Number of permutation groups of the architecture.
         coverage: Share of parameters in tensors that a group permutes.
         history: One record per epoch.
+        changes: What was changed when the run was resumed: with any, the configuration does not replay it bit for bit.
         evaluation: What was measured, or None before that.
         software: Versions by package.
     """
@@ -69,6 +70,7 @@ class StarManifest(Frozen):
     groups: int = 0
     coverage: float = 0.0
     history: tuple[dict[str, float], ...] = ()
+    changes: tuple[str, ...] = ()
     evaluation: Evaluation | None = None
     software: dict[str, str] = {}
 

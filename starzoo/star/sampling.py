@@ -1,7 +1,7 @@
-"""Which source and which t a step draws: random numbers keyed by (seed, step, rank), no global state.
+"""Which source and which t a step draws: random numbers keyed by (seed, step, draw), no global state.
 
-A draw depends on nothing but its key, so a resumed run draws what the uninterrupted one would have drawn, and N ranks
-with one draw each draw what one rank with N draws per step would.
+A draw depends on nothing but its key, so a resumed run draws what the uninterrupted one would have drawn, and N
+processes with one draw each draw what one process with N draws per step would.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from starzoo.config import Beta, Constant, StarConfig, Uniform
 
 __all__ = ["Draw", "SourceSampler"]
 
-_SOURCES, _TIMES = 0, 1  # independent streams of one seed
+_SOURCES, _TIMES, _NOISE = 0, 1, 2  # independent streams of one seed
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,37 @@ class SourceSampler:
     Attributes:
         config: Says how t is distributed and how sources are drawn.
         sources: The number N of sources.
-        ranks: Draws per step, one for each rank.
+        draws: Draws per step, over all processes.
     """
 
     config: StarConfig
     sources: int
-    ranks: int = 1
+    draws: int = 1
 
-    def draw(self, step: int, rank: int = 0) -> Draw:
-        """The draw of one rank at one step.
+    def draw(self, step: int, place: int = 0) -> Draw:
+        """One of the draws of a step.
 
         Args:
             step: The optimiser step, from 0.
-            rank: The rank, from 0.
+            place: Which of its draws, from 0.
 
         Returns:
             The draw.
         """
-        number = step * self.ranks + rank
+        number = step * self.draws + place
         return Draw(self._source(number), self._time(number))
+
+    def noise(self, step: int, place: int = 0) -> int:
+        """The seed of whatever else is random in a draw's forward passes, such as dropout.
+
+        Args:
+            step: The optimiser step, from 0.
+            place: Which of its draws, from 0.
+
+        Returns:
+            The seed.
+        """
+        return int(self._rng(_NOISE, step * self.draws + place).integers(2**63))
 
     def _source(self, number: int) -> int:
         if self.config.draw == "independent":

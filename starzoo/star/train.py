@@ -1,31 +1,42 @@
 """Starlight (paper, algorithm 1): the star model that is linearly connected to every source.
 
-This is the only file that builds an Accelerator. On several ranks each one draws its own source and t, and the
-gradients are averaged: more ranks, less variance, the same expectation.
+This is the only file that builds an Accelerator. A step has one or more draws of (source, t), which share its batch and
+are shared out among the processes; their gradients are averaged. So two processes do what one does with two draws per
+step, and more draws mean less variance and the same expectation.
 """
 
 from __future__ import annotations
 
+import datetime
 import functools
-from collections.abc import Mapping, Sequence
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate import Accelerator
+from accelerate.utils import (
+    AutocastKwargs,
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast,
+)
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from starzoo.align.align import Aligner, average, choose_method
-from starzoo.align.probe import Probe
 from starzoo.architecture import Architecture
 from starzoo.config import AlignConfig, RunConfig
-from starzoo.errors import NumericalError
+from starzoo.errors import UsageError
 from starzoo.evaluate.path import reestimate_batch_norm
 from starzoo.layout import channels_last
 from starzoo.optimization import make_optimizer, set_learning_rate
+from starzoo.processes import Agreement, gather, join, runs_on_cpu
 from starzoo.progress import Progress, silent
+from starzoo.star.alignment import SourceAlignment
 from starzoo.star.checkpoint import (
     Checkpoint,
     load_newest,
@@ -33,17 +44,26 @@ from starzoo.star.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from starzoo.star.ends import End, Ends
+from starzoo.star.health import Epoch, Vigil
+from starzoo.star.log import LOG, TrainingLog, check_trackers
 from starzoo.star.objective import StarlightLoss
 from starzoo.star.sampling import SourceSampler
+from starzoo.star.stopping import StopRequest, stop
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
 if TYPE_CHECKING:
     from starzoo.data import ImageData
+    from starzoo.data.split import Loader
 
-__all__ = ["FittedStar", "fit", "is_main_process", "wait_for_all"]
+__all__ = ["CHECKPOINTS", "FittedStar", "fit"]
 
 StateDict = Mapping[str, Tensor]
+Batch = tuple[Tensor, Tensor]
+
+CHECKPOINTS = "checkpoints"
+_SECONDS_BETWEEN_REPORTS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +74,16 @@ class FittedStar:
         state: The star's state dict, batch-norm statistics re-estimated.
         permutations: What brings each source to the star, in the order of the sources.
         alignment: How the sources were aligned: the run's configuration, with the method that `auto` chose.
-        history: One record per epoch: path loss, own loss (with mu), positions moved by the alignment.
+        history: One record per epoch: path loss, own loss (with mu or kappa), positions moved by the alignment, and
+            where it was measured the loss half-way to the sources, their mean and (`midpoint_loss.3`) each one.
+        changes: What was changed when the run was resumed; empty for a run that its configuration replays bit for bit.
     """
 
     state: dict[str, Tensor]
     permutations: list[Permutation]
     alignment: AlignConfig
     history: list[dict[str, float]]
+    changes: Sequence[str] = ()
 
 
 def fit(
@@ -70,11 +93,16 @@ def fit(
     data: ImageData,
     config: RunConfig,
     *,
-    checkpoints: Path | None = None,
+    folder: Path | None = None,
+    names: Sequence[str] | None = None,
     identity: Mapping[str, Any] | None = None,
+    override: bool = False,
+    allow_world_size_change: bool = False,
     progress: Progress = silent,
 ) -> FittedStar:
     """Find the star of some sources; a run that was stopped goes on from its newest checkpoint.
+
+    SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C end it at the next step, on all processes at the same one, after a checkpoint.
 
     Args:
         architecture: What star and sources have in common.
@@ -82,40 +110,36 @@ def fit(
         sources: State dicts of the sources θ_1 … θ_N.
         data: The task's images.
         config: The run's configuration.
-        checkpoints: Folder for checkpoints; none are kept when not given.
+        folder: The run's folder, for checkpoints and the training log; nothing is kept when not given.
+        names: The sources' names in the training log.
         identity: JSON value that tells this run from others: a checkpoint with another one is refused.
-        progress: Told after every epoch.
+        override: Go on from a checkpoint that was made with another configuration.
+        allow_world_size_change: Go on from a checkpoint that was made by another number of processes.
+        progress: Told about steps, twice a second.
 
     Returns:
         The star, the permutations of the sources and the history.
+
+    Raises:
+        InterruptedRunError: There was a Ctrl-C.
+        NumericalError: The losses or the star are not finite, or are far too high for long.
+        PreemptedError: There was another signal.
+        UsageError: The checkpoint is that of another run, or the settings do not go together.
     """
-    identity = {**(identity or {}), "config": config.model_dump(mode="json", exclude={"evaluate"})}
-    found = load_newest(checkpoints, identity) if checkpoints else None  # a stranger's is refused before any work
-    run = _Run(architecture, spec, sources, data, config)
-    if found:
-        run.restore(found)
-    for epoch in range(run.epoch, config.star.epochs):
-        record = run.train_epoch(epoch)
-        progress("fitting the star", epoch + 1, config.star.epochs, **record)
-        due = (epoch + 1) % config.star.checkpoint_every == 0 or epoch + 1 == config.star.epochs
-        if checkpoints and due and run.accelerator.is_main_process:
-            save_checkpoint(checkpoints, run.checkpoint(), identity)
-    return run.finish()
-
-
-def is_main_process() -> bool:
-    """Whether this is the process that writes and publishes; true where there is only one."""
-    return bool(PartialState(cpu=_on_cpu()).is_main_process)
-
-
-def wait_for_all() -> None:
-    """Wait until every process of the run has come here."""
-    PartialState(cpu=_on_cpu()).wait_for_everyone()
-
-
-def _on_cpu() -> bool:
-    # Without a device, Accelerate takes several processes for several single ones unless it is told so.
-    return not torch.accelerator.is_available()
+    join(config.runtime)
+    warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)  # of 1 × 1 weights, which have no order
+    identity = {**(identity or {}), "config": config.model_dump(mode="json", exclude={"evaluate", "runtime"})}
+    checkpoints = folder / CHECKPOINTS if folder else None
+    # A stranger's checkpoint is refused before any work.
+    found = load_newest(checkpoints, identity, override=override) if checkpoints else None
+    with torch.random.fork_rng(devices=[] if runs_on_cpu() else None):
+        run = _Run(architecture, spec, sources, data, config, folder, identity, progress)
+        run.names = names or [str(number) for number in range(1, len(sources) + 1)]
+        if found:
+            run.restore(found, allow_world_size_change=allow_world_size_change)
+        with StopRequest() as request:
+            run.train(request)
+        return run.finish()
 
 
 class _Run:
@@ -128,119 +152,224 @@ class _Run:
         sources: Sequence[StateDict],
         data: ImageData,
         config: RunConfig,
+        folder: Path | None,
+        identity: Mapping[str, Any],
+        progress: Progress,
     ) -> None:
-        self.spec, self.sources, self.data, self.config = spec, sources, data, config
-        self.epoch, self.history = 0, list[dict[str, float]]()
-        self.accelerator = Accelerator(
-            cpu=_on_cpu(), kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
-        )
-        ranks, device = self.accelerator.num_processes, self.accelerator.device
-        torch.manual_seed(config.star.seed)  # for the random start, and dropout in the working copy
-        self.network = architecture.build().to(device)
-        probe = None
-        if config.align.needs_images:
-            some = data.train.labelled_images(limit=config.align.images, seed=config.align.seed)
-            probe = Probe(architecture.build(), *some)
-        self.alignment = choose_method(spec, sources[0], sources[1:], config.align, probe)
-        self.aligner = Aligner(spec, self.alignment.to_one, probe)
-        self.seen = [self.aligner.evidence.of(source) for source in sources]
-        start, self.permutations = self._start()
-        self.network.load_state_dict(start)
-        if config.star.channels_last:
+        self.spec, self.data, self.config = spec, data, config
+        self.folder, self.identity, self.progress = folder, identity, progress
+        self.step, self.epoch, self.history, self.changes = 0, Epoch(), list[dict[str, float]](), list[str]()
+        self.names: Sequence[str] = ()
+        settings = config.star
+        self.accelerator = _make_accelerator(config, folder)
+        self.device, self.ranks = self.accelerator.device, self.accelerator.num_processes
+        self.draws = _count_draws(settings.draws, self.ranks)
+        self.steps_per_epoch = len(self._loader(0, 0))
+        self.steps = settings.epochs * self.steps_per_epoch
+        self.alignment = SourceAlignment(architecture, spec, sources, data, config)
+        torch.manual_seed(settings.seed)  # for the random start
+        self.network = architecture.build().to(self.device)
+        random = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
+        self.network.load_state_dict(self.alignment.start(random))
+        if settings.channels_last:
             channels_last(self.network)
         self.star = {name: nn.Parameter(value.detach().clone()) for name, value in self.network.named_parameters()}
-        self.optimizer = make_optimizer(self.star.values(), config.star)
-        working = self.accelerator.prepare_model(self.network) if ranks > 1 else self.network
+        broadcast([parameter.data for parameter in self.star.values()])  # the same on all processes to the last bit
+        self.optimizer = make_optimizer(self.star.values(), settings)
+        kept = {"auto": None, "ready": True, "stored": False}[config.runtime.sources]
+        self.ends = Ends(sources, self.star, ready=kept)
+        self.teacher = _hollow(architecture.build()).to(self.device) if settings.kappa else None
+        working = self.accelerator.prepare_model(self.network) if self.ranks > 1 else self.network
         self.loss = StarlightLoss(
             list(self.star.values()),
-            working,
-            mu=config.star.mu,
+            _compile(working) if config.runtime.compile else working,
+            mu=settings.mu,
+            kappa=settings.kappa,
+            draws=self.draws // self.ranks,
             backward=self.accelerator.backward,
             hold=functools.partial(self.accelerator.no_sync, working),
+            precision=self.accelerator.autocast,
         )
-        self.sampler = SourceSampler(config.star, len(sources), ranks)
+        self.sampler = SourceSampler(settings, len(sources), self.draws)
+        self.vigil, self.agreement = Vigil(architecture.num_classes), Agreement(self.device)
 
-    def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Align where it is due, then one pass over the training split."""
-        settings = self.config.star
-        moved = self._align() if epoch > 0 and settings.realign_every and epoch % settings.realign_every == 0 else 0
-        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        ends = self._ends()
-        loader = self.data.train.loader(
-            settings.batch_size,
-            epoch=epoch,
-            seed=settings.seed,
-            augment=self.config.data.augment,
-            rank=rank,
-            world_size=ranks,
+    def train(self, request: StopRequest) -> None:
+        """Take the steps that are left."""
+        runtime, settings = self.config.runtime, self.config.star
+        log = TrainingLog(
+            self.folder / LOG if self.folder and self.accelerator.is_main_process else None,
+            self.names,
+            epochs=settings.epochs,
+            images=self.steps_per_epoch * settings.batch_size,
         )
-        steps = len(loader)
-        self.loss.working.train()
-        losses = []
-        for number, (images, labels) in enumerate(loader):
-            step = epoch * steps + number
-            draw = self.sampler.draw(step, rank)
-            set_learning_rate(self.optimizer, settings, step=step, total=settings.epochs * steps)
-            images, labels = self._to_device(images), labels.to(self.accelerator.device)
-            losses.append(self.loss.accumulate(ends[draw.source], draw.t, images, labels))
-            if settings.clip_grad_norm:
-                torch.nn.utils.clip_grad_norm_(self.star.values(), settings.clip_grad_norm)
+        if self.step:
+            log.note(f"resumed at step {self.step} of {self.steps}")
+        self.saved = self.reported = time.monotonic()
+        while self.step < self.steps and not self._is_settled():
+            number, first = divmod(self.step, self.steps_per_epoch)
+            if first == 0:
+                self.epoch, self.moved = Epoch(), self._align() if self._is_due(settings.realign_every, number) else 0
+            self.ends.align(self.alignment.permutations)
+            self.loss.working.train()
+            for batches in self._batches(number, first):
+                heard = self._take_step(batches, request)
+                if self.step % self.steps_per_epoch:
+                    self._obey(heard, log)
+            record = self._close_epoch(number + 1)
+            log.epoch(number + 1, record, 1 - first / self.steps_per_epoch)
+            self.accelerator.log(record, step=self.step)
+            if self.step == self.steps or self._is_due(runtime.checkpoint_epochs, number + 1):
+                self._save()
+            self._obey(heard, log)
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    def _take_step(self, batches: Sequence[Batch], request: StopRequest) -> list[float]:
+        """One step of the optimiser, and what all processes say at its end."""
+        settings = self.config.star
+        set_learning_rate(self.optimizer, settings, step=self.step, total=self.steps)
+        self.loss.clear()
+        broken = torch.zeros((), device=self.device)
+        worst = torch.zeros((), device=self.device)
+        for place, (images, labels) in zip(self._places, batches, strict=True):
+            draw = self.sampler.draw(self.step, place)
+            end = self.ends.get(draw.source)
+            self._prefetch(place)
+            torch.manual_seed(self.sampler.noise(self.step, place))
+            images, labels = self._to_device(images), labels.to(self.device, non_blocking=True)
+            prediction = self._predict(end, images) if self.teacher else None
+            last = place == self._places[-1]
+            losses = self.loss.accumulate(end.parameters, draw.t, images, labels, prediction, last=last)
+            self.epoch.add(losses.path, losses.own)
+            broken = torch.maximum(broken, (~torch.isfinite(losses.path)).float())
+            worst = torch.maximum(worst, losses.path.float().nan_to_num(0.0))
+        self._update()
+        self.step += 1
+        late = time.monotonic() - self.saved > 60 * self.config.runtime.checkpoint_minutes
+        rank = self.accelerator.process_index
+        heard = self.agreement.share([request.number, late and rank == 0, broken * (rank + 1), worst])
+        self._report(heard[3])
+        return heard
+
+    def _update(self) -> None:
+        scaler = self.accelerator.scaler
+        if self.config.star.clip_grad_norm:
+            if scaler:
+                scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.star.values(), self.config.star.clip_grad_norm)
+        if not scaler:
             self.optimizer.step()
-        record = {"path_loss": float(torch.stack([loss.path for loss in losses]).mean()), "moved": float(moved)}
-        own = [loss.own for loss in losses if loss.own is not None]
-        if own:
-            record["own_loss"] = float(torch.stack(own).mean())
+            return
+        before = scaler.get_scale()
+        scaler.step(self.optimizer)  # which is left out where a gradient overflowed
+        scaler.update()
+        overflowed = scaler.get_scale() < before
+        self.epoch.skipped += overflowed
+        self.vigil.skipped(overflowed)
+
+    def _obey(self, heard: Sequence[float], log: TrainingLog) -> None:
+        """Do what the processes have agreed on: end, or keep what there is."""
+        signal, late, broken, worst = heard
+        if broken:
+            where, images = self._describe_step(self.step - 2, int(broken) - 1)
+            log.note(f"the loss is not finite {where}, on training images {', '.join(map(str, images))}")
+            raise self.vigil.broken(f"{where}, on training images {', '.join(map(str, images[:4]))}, …")
+        self.epoch.spikes += self.vigil.is_spike(worst)
+        if signal or late:
+            self._save()
+        if signal:
+            log.note(f"stopped at step {self.step} of {self.steps}")
+            kept = f"step {self.step} of {self.steps} is kept" if self.folder else "nothing is kept without a folder"
+            stop(int(signal), kept)
+
+    def _close_epoch(self, number: int) -> dict[str, float]:
+        """Sum up an epoch, from 1, in the history."""
+        settings = self.config.star
+        with_own = bool(settings.mu or settings.kappa)
+        record = self.epoch.record(gather(self.epoch.sums()), with_own=with_own) | {"moved": float(self.moved)}
+        if settings.midpoint_every and (self._is_due(settings.midpoint_every, number) or number == settings.epochs):
+            losses = self.alignment.halfway_losses(self._state(statistics=False))
+            record["midpoint_loss"] = sum(losses) / len(losses)
+            record |= {f"midpoint_loss.{source}": loss for source, loss in enumerate(losses)}
         if not all(map(_is_finite, record.values())):
-            raise NumericalError(
-                f"the loss of the star is not finite in epoch {epoch + 1}",
-                hint="lower star.lr, raise star.warmup, or set star.clip_grad_norm=1; the last checkpoint is kept",
-            )
-        self.epoch, self.history = epoch + 1, [*self.history, record]
+            raise self.vigil.broken(f"in epoch {number}")
+        self.history = [*self.history, record]
         return record
 
-    def checkpoint(self) -> Checkpoint:
-        return Checkpoint(
-            epoch=self.epoch,
-            star={name: parameter.detach() for name, parameter in self.star.items()},
-            optimizer=optimizer_tensors(self.optimizer),
-            permutations=[permutation.tensors() for permutation in self.permutations],
-            history=self.history,
-        )
+    def _is_settled(self) -> bool:
+        """Whether the half-way losses have stopped falling, where that ends the run."""
+        patience = self.config.star.patience
+        losses = [record["midpoint_loss"] for record in self.history if "midpoint_loss" in record]
+        if patience is None or len(losses) <= patience:
+            return False
+        return min(losses[-patience:]) >= min(losses[:-patience])
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint, *, allow_world_size_change: bool) -> None:
+        """Go on from a checkpoint."""
+        then = len(checkpoint.sums)
+        self.changes = list(checkpoint.changes)
+        if then != self.ranks:
+            change = f"{then} process{'es' * (then > 1)} before, {self.ranks} now"
+            if not allow_world_size_change:
+                raise UsageError(
+                    f"{self.folder}: the run had {change}, which changes its draws or their rounding",
+                    hint=f"use {then}, or add --allow-world-size-change",
+                    subject=str(self.folder),
+                )
+            self.changes.append(f"from step {checkpoint.step}: {change}")
+        sums = [sum(column) for column in zip(*checkpoint.sums, strict=True)] if then != self.ranks else None
+        rank = self.accelerator.process_index
+        mine = checkpoint.sums[rank] if sums is None else sums if rank == 0 else [0.0] * len(sums)
         with torch.no_grad():
             for name, parameter in self.star.items():
                 parameter.copy_(checkpoint.star[name])
         restore_optimizer(self.optimizer, checkpoint.optimizer)
-        self.permutations = [Permutation.from_tensors(self.spec, tensors) for tensors in checkpoint.permutations]
-        self.epoch, self.history = checkpoint.epoch, [dict(record) for record in checkpoint.history]
+        if self.accelerator.scaler and checkpoint.scale:
+            self.accelerator.scaler.update(checkpoint.scale)
+        self.alignment.permutations = [
+            Permutation.from_tensors(self.spec, tensors) for tensors in checkpoint.permutations
+        ]
+        self.step, self.epoch, self.moved = checkpoint.step, Epoch(*mine[:-1]), int(mine[-1])
+        self.history = [dict(record) for record in checkpoint.history]
 
     def finish(self) -> FittedStar:
         """Align the sources to the final star and estimate its batch-norm statistics."""
-        if self.epoch:
+        if self.step:
             self._align()
         state = {name: tensor.contiguous() for name, tensor in self._state(statistics=True).items()}
-        return FittedStar(state=state, permutations=self.permutations, alignment=self.alignment, history=self.history)
+        return FittedStar(
+            state=state,
+            permutations=self.alignment.permutations,
+            alignment=self.alignment.config,
+            history=self.history,
+            changes=self.changes,
+        )
 
-    def _start(self) -> tuple[StateDict, list[Permutation]]:
-        """The star before its first step, and the permutations that bring the sources to it."""
-        match self.config.star.start:
-            case "aligned-average":
-                permutations = self.aligner.match_all(self.seen)
-                aligned = [each.apply(source) for each, source in zip(permutations, self.sources, strict=True)]
-                return average(aligned), permutations
-            case "random":
-                start: StateDict = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
-            case "source":
-                start = self.sources[0]
-        return start, [each.permutation for each in self.aligner.match(self.aligner.evidence.of(start), self.seen)]
+    def _save(self) -> None:
+        """Keep a checkpoint, where there is a folder for it."""
+        self.saved = time.monotonic()
+        moved = float(self.moved)
+        sums = gather([*self.epoch.sums(), moved])
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.star.values()):
+            raise self.vigil.broken(f"before step {self.step}")
+        if not self.folder or not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        checkpoint = Checkpoint(
+            step=self.step,
+            star={name: parameter.detach() for name, parameter in self.star.items()},
+            optimizer=optimizer_tensors(self.optimizer),
+            permutations=[permutation.tensors() for permutation in self.alignment.permutations],
+            history=self.history,
+            sums=sums,
+            scale=scaler.get_scale() if scaler else None,
+            changes=self.changes,
+        )
+        save_checkpoint(self.folder / CHECKPOINTS, checkpoint, self.identity)
 
     def _align(self) -> int:
         """Bring the sources to the star as it stands; how many positions that moved."""
-        before = self.permutations
-        star = self.aligner.evidence.of(self._state(statistics=self.alignment.needs_statistics))
-        self.permutations = [each.permutation for each in self.aligner.match(star, self.seen, before)]
-        return sum(new.moved(old) for new, old in zip(self.permutations, before, strict=True))
+        return self.alignment.bring_to(self._state(statistics=self.alignment.config.needs_statistics))
 
     def _state(self, *, statistics: bool) -> dict[str, Tensor]:
         # The working copy's running statistics are those of the paths on which it was evaluated last: they are the
@@ -254,23 +383,114 @@ class _Run:
             reestimate_batch_norm(self.network, map(self._to_device, batches))
         return {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
 
-    def _ends(self) -> list[list[Tensor]]:
-        """The aligned sources' parameters, in the order and memory layout of the star's."""
-        device, names = self.accelerator.device, list(self.star)
-        ends = []
-        for permutation, source in zip(self.permutations, self.sources, strict=True):
-            end = permutation.apply(source, only=names)
-            ends.append([end[name].to(device).to(memory_format=_layout(self.star[name])) for name in names])
-        return ends
+    @property
+    def _places(self) -> range:
+        """Which draws of a step are this process's."""
+        return range(self.accelerator.process_index, self.draws, self.ranks)
+
+    def _loader(self, epoch: int, place: int) -> Loader:
+        """The share of an epoch's batches that belongs to one of the draws."""
+        settings = self.config.star
+        return self.data.train.loader(
+            settings.batch_size,
+            epoch=epoch,
+            seed=settings.seed,
+            augment=self.config.data.augment,
+            share=place,
+            shares=self.draws,
+            workers=self.config.runtime.workers,
+        )
+
+    def _batches(self, epoch: int, first: int) -> Iterator[tuple[Batch, ...]]:
+        """For every step from the first on, this process's shares of the batch."""
+        return zip(*(self._loader(epoch, place).after(first) for place in self._places), strict=True)
+
+    def _prefetch(self, place: int) -> None:
+        """Ask for the source of the draw after this one."""
+        places = self._places
+        step, following = (self.step, place + self.ranks) if place != places[-1] else (self.step + 1, places[0])
+        if step % self.steps_per_epoch or following != places[0]:  # a new epoch may align anew
+            self.ends.prefetch(self.sampler.draw(step, following).source)
+
+    def _predict(self, end: End, images: Tensor) -> Tensor:
+        """The probabilities that an aligned source gives: those of the source itself."""
+        assert self.teacher is not None
+        tensors = {**dict(zip(self.star, end.parameters, strict=True)), **end.buffers}
+        with torch.no_grad(), self.accelerator.autocast():
+            logits: Tensor = functional_call(self.teacher, tensors, (images,))
+        return logits.float().softmax(1)
+
+    def _describe_step(self, step: int, place: int) -> tuple[str, list[int]]:
+        """One draw of a step, from 0, in words, and the images that it has seen."""
+        draw = self.sampler.draw(step, place)
+        epoch, number = divmod(step, self.steps_per_epoch)
+        images: list[int] = self._loader(epoch, place).batches[number].tolist()
+        return f"at step {step + 1} (epoch {epoch + 1}), source {self.names[draw.source]}, t = {draw.t:.4f}", images
+
+    def _report(self, worst: float) -> None:
+        now = time.monotonic()
+        if now - self.reported > _SECONDS_BETWEEN_REPORTS or self.step == self.steps:
+            self.reported = now
+            figures = {"path_loss": self.history[-1]["path_loss"]} if self.history else {"loss": worst}
+            self.progress("fitting the star", self.step, self.steps, **figures)
+
+    @staticmethod
+    def _is_due(period: int, number: int) -> bool:
+        return number > 0 and period > 0 and number % period == 0
 
     def _to_device(self, images: Tensor) -> Tensor:
         layout = torch.channels_last if self.config.star.channels_last else torch.contiguous_format
-        return images.to(self.accelerator.device, memory_format=layout)
+        return images.to(self.device, memory_format=layout, non_blocking=True)
 
 
-def _layout(tensor: Tensor) -> torch.memory_format:
-    last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
+def _make_accelerator(config: RunConfig, folder: Path | None) -> Accelerator:
+    if config.star.precision == "fp16" and runs_on_cpu():
+        raise UsageError("star.precision=fp16 needs a GPU", hint="use bf16 or fp32", subject="star.precision")
+    trackers = check_trackers(config.runtime.trackers)
+    accelerator = Accelerator(
+        cpu=runs_on_cpu(),
+        mixed_precision="no" if config.star.precision == "fp32" else config.star.precision,
+        log_with=trackers or None,
+        project_dir=folder / "logs" if folder and trackers else None,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=datetime.timedelta(minutes=config.runtime.timeout_minutes)),
+            AutocastKwargs(cache_enabled=False),
+        ],
+    )
+    if trackers:
+        values = {f"star.{name}": value for name, value in config.star.model_dump(mode="json").items()}
+        plain = {name: value for name, value in values.items() if isinstance(value, int | float | str)}
+        accelerator.init_trackers("starzoo", config={**plain, "align.method": config.align.method})
+    return accelerator
+
+
+def _count_draws(wanted: int | None, ranks: int) -> int:
+    draws = wanted or ranks
+    if draws % ranks:
+        raise UsageError(
+            f"{draws} draws per step cannot be shared evenly by {ranks} processes",
+            hint=f"use star.draws={ranks * -(-draws // ranks)}",
+            subject="star.draws",
+        )
+    return draws
+
+
+def _hollow(network: nn.Module) -> nn.Module:
+    """A network in evaluation mode without weights of its own."""
+    for parameter in network.parameters():
+        parameter.data = torch.empty(0)
+    return network.eval().requires_grad_(False)
+
+
+def _compile(network: nn.Module) -> nn.Module:
+    if runs_on_cpu() and not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
+        raise UsageError(
+            "runtime.compile=true needs a C++ compiler on a CPU",
+            hint="install g++, or leave it out",
+            subject="runtime.compile",
+        )
+    return torch.compile(network)  # type: ignore[return-value]
 
 
 def _is_finite(value: float) -> bool:

@@ -15,7 +15,9 @@ from starzoo import errors
 from starzoo.cli.main import explain
 from tests.cli.conftest import FEW_IMAGES, TINY
 
-KINDS = [getattr(errors, name) for name in errors.__all__ if name != "StarzooError"]
+KINDS = [
+    kind for kind in map(vars(errors).get, errors.__all__) if isinstance(kind, type) and kind is not errors.StarzooError
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,13 +14,13 @@ from starzoo.star.checkpoint import Checkpoint, load_newest, optimizer_tensors, 
 IDENTITY = {"config": {"star": {"lr": 0.1}}, "sources": {"a": "hash"}}
 
 
-def make_checkpoint(epoch: int) -> Checkpoint:
+def make_checkpoint(step: int) -> Checkpoint:
     return Checkpoint(
-        epoch=epoch,
-        star={"weight": torch.full((3, 2), float(epoch))},
+        step=step,
+        star={"weight": torch.full((3, 2), float(step))},
         optimizer={"0.momentum_buffer": torch.ones(3, 2)},
         permutations=[{"g:0": torch.tensor(order, dtype=torch.int32)} for order in ([1, 0], [0, 1])],
-        history=[{"path_loss": 0.5}] * epoch,
+        history=[{"path_loss": 0.5}] * step,
     )
 
 
@@ -29,7 +29,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, saved, IDENTITY)
     found = load_newest(tmp_path, IDENTITY)
     assert found is not None
-    assert (found.epoch, found.history) == (3, saved.history)
+    assert (found.step, found.history) == (3, saved.history)
     assert torch.equal(found.star["weight"], saved.star["weight"])
     assert torch.equal(found.optimizer["0.momentum_buffer"], torch.ones(3, 2))
     assert [p["g:0"].tolist() for p in found.permutations] == [[1, 0], [0, 1]]
@@ -40,40 +40,40 @@ def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_the_newest_two_are_kept_and_nothing_else(tmp_path: Path) -> None:
-    for epoch in (1, 2, 3, 4):
-        save_checkpoint(tmp_path, make_checkpoint(epoch), IDENTITY)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-00003", "epoch-00004"]
+    for step in (1, 2, 3, 4):
+        save_checkpoint(tmp_path, make_checkpoint(step), IDENTITY)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000003", "step-000000004"]
 
 
 @pytest.mark.parametrize(
     "file", [f"{part}.safetensors" for part in ("star", "optimizer", "permutations")] + ["state.json"]
 )
 def test_k07_flipped_bit_falls_back_to_the_one_before(tmp_path: Path, file: str) -> None:
-    for epoch in (1, 2):
-        save_checkpoint(tmp_path, make_checkpoint(epoch), IDENTITY)
-    damaged = tmp_path / "epoch-00002" / file
+    for step in (1, 2):
+        save_checkpoint(tmp_path, make_checkpoint(step), IDENTITY)
+    damaged = tmp_path / "step-000000002" / file
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
     found = load_newest(tmp_path, IDENTITY)
     assert found is not None
-    assert found.epoch == 1
+    assert found.step == 1
 
 
 @pytest.mark.parametrize("file", ["star.safetensors", "state.json", "manifest.json"])
 def test_k08_truncated_or_missing_file_falls_back(tmp_path: Path, file: str) -> None:
-    for epoch in (1, 2, 3):
-        save_checkpoint(tmp_path, make_checkpoint(epoch), IDENTITY)
-    path = tmp_path / "epoch-00003" / file
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, make_checkpoint(step), IDENTITY)
+    path = tmp_path / "step-000000003" / file
     path.write_bytes(path.read_bytes()[:-7])
     found = load_newest(tmp_path, IDENTITY)
     assert found is not None
-    assert found.epoch == 2
+    assert found.step == 2
 
 
 def test_all_damaged_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, make_checkpoint(1), IDENTITY)
-    (tmp_path / "epoch-00001" / "star.safetensors").unlink()
+    (tmp_path / "step-000000001" / "star.safetensors").unlink()
     with pytest.raises(CheckpointError, match=f"{tmp_path}: no valid checkpoint"):
         load_newest(tmp_path, IDENTITY)
 
@@ -93,20 +93,20 @@ def test_an_interrupted_write_is_invisible(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Path, "rename", stop)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, make_checkpoint(2), IDENTITY)
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001"]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
 
 
 def test_a_full_disk_names_the_checkpoint_and_keeps_the_one_before(tmp_path: Path, small_files: None) -> None:
     save_checkpoint(tmp_path, make_checkpoint(1), IDENTITY)
     big = replace(make_checkpoint(2), star={"weight": torch.zeros(2**20)})
-    with pytest.raises(ResourceError, match=r"epoch-00002: cannot be written: .*File too large.*older .* are kept"):
+    with pytest.raises(ResourceError, match=r"step-000000002: cannot be written: .*File too large.*older .* are kept"):
         save_checkpoint(tmp_path, big, IDENTITY)
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001"]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
 
 
 def test_a_folder_inside_a_file_is_the_user_s_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"file/checkpoints/epoch-00001: cannot be written: Not a directory"):
+    with pytest.raises(UsageError, match=r"file/checkpoints/step-000000001: cannot be written: Not a directory"):
         save_checkpoint(tmp_path / "file" / "checkpoints", make_checkpoint(1), IDENTITY)
 
 

@@ -15,30 +15,40 @@ from tests.align.networks import make
 
 
 def by_the_book(
-    model: nn.Module, star: list[nn.Parameter], source: list[torch.Tensor], t: float, mu: float, batch: tuple
+    model: nn.Module,
+    star: list[nn.Parameter],
+    source: list[torch.Tensor],
+    t: float,
+    mu: float,
+    kappa: float,
+    batch: tuple,
 ) -> tuple[torch.Tensor, ...]:
-    """∇ [CE((1 − t)·θ* + t·θ_n) + μ·CE(θ*)] / (1 + μ), with the interpolation inside the graph."""
+    """∇ [CE(y, (1 − t)·θ* + t·θ_n) + μ·CE(y, θ*) + κ·CE(p, θ*)] / (1 + μ + κ), the interpolation inside the graph."""
     names = [name for name, _ in model.named_parameters()]
-    images, labels = batch
+    images, labels, prediction = batch
 
-    def loss_at(weights: list[torch.Tensor]) -> torch.Tensor:
-        return cross_entropy(functional_call(model, dict(zip(names, weights, strict=True)), (images,)), labels)
+    def loss_at(weights: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(functional_call(model, dict(zip(names, weights, strict=True)), (images,)), target)
 
     line = [(1 - t) * s + t * n for s, n in zip(star, source, strict=True)]
-    return torch.autograd.grad((loss_at(line) + mu * loss_at(list(star))) / (1 + mu), star)
+    own = mu * loss_at(list(star), labels) + kappa * loss_at(list(star), prediction)
+    return torch.autograd.grad((loss_at(line, labels) + own) / (1 + mu + kappa), star)
 
 
+@pytest.mark.parametrize("kappa", [0.0, 0.7])
 @pytest.mark.parametrize("mu", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
-def test_gradient_is_that_of_the_paper(t: float, mu: float) -> None:
+def test_gradient_is_that_of_the_paper(t: float, mu: float, kappa: float) -> None:
     torch.manual_seed(0)
     model = make("residual", 0).double().train()
     star = [nn.Parameter(p.detach().clone()) for p in make("residual", 1).double().parameters()]
     source = [p.detach() for p in make("residual", 2).double().parameters()]
-    batch = torch.randn(16, 1, 4, 4, dtype=torch.float64), torch.randint(0, 3, (16,))
-    expected = by_the_book(copy.deepcopy(model), star, source, t, mu, batch)
-    loss = StarlightLoss(star, model, mu=mu)
+    prediction = torch.randn(16, 3, dtype=torch.float64).softmax(1)
+    batch = torch.randn(16, 1, 4, 4, dtype=torch.float64), torch.randint(0, 3, (16,)), prediction
+    expected = by_the_book(copy.deepcopy(model), star, source, t, mu, kappa, batch)
+    loss = StarlightLoss(star, model, mu=mu, kappa=kappa)
     for _ in range(2):  # a second step must not see the first one's gradients
+        loss.clear()
         loss.accumulate(source, t, *batch)
     for parameter, gradient in zip(star, expected, strict=True):
         assert parameter.grad is not None
@@ -65,3 +75,57 @@ def test_the_source_is_left_alone() -> None:
     before = [p.clone() for p in source]
     StarlightLoss(star, model, mu=1.0).accumulate(source, 0.7, torch.randn(8, 1, 4, 4), torch.randint(0, 3, (8,)))
     assert all(torch.equal(p, q) for p, q in zip(source, before, strict=True))
+
+
+def test_draws_of_a_step_are_averaged() -> None:
+    model = make("residual", 0).double().train()
+    star = [nn.Parameter(p.detach().clone()) for p in make("residual", 1).double().parameters()]
+    sources = [[p.detach() for p in make("residual", seed).double().parameters()] for seed in (2, 3)]
+    batches = [(torch.randn(8, 1, 4, 4, dtype=torch.float64), torch.randint(0, 3, (8,))) for _ in sources]
+    loss, both = StarlightLoss(star, model, mu=0.3), StarlightLoss(star, model, mu=0.3, draws=2)
+    alone = []
+    for source, batch in zip(sources, batches, strict=True):
+        loss.clear()
+        loss.accumulate(source, 0.4, *batch)
+        alone.append([p.grad.clone() for p in star if p.grad is not None])
+    both.clear()
+    for source, batch in zip(sources, batches, strict=True):
+        both.accumulate(source, 0.4, *batch)
+    for parameter, one, two in zip(star, *alone, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, (one + two) / 2, rtol=1e-9, atol=1e-12)
+
+
+def test_the_mean_gradient_of_distillation_is_that_of_the_ensemble() -> None:
+    model = make("residual", 0).double().train()
+    star = [nn.Parameter(p.detach().clone()) for p in make("residual", 1).double().parameters()]
+    images, labels = torch.randn(16, 1, 4, 4, dtype=torch.float64), torch.randint(0, 3, (16,))
+    predictions = torch.randn(4, 16, 3, dtype=torch.float64).softmax(2)
+    loss = StarlightLoss(star, model, kappa=1.0)
+
+    def gradient(prediction: torch.Tensor) -> torch.Tensor:
+        loss.clear()
+        loss.accumulate([p.detach() for p in star], 0.0, images, labels, prediction)
+        return torch.cat([p.grad.flatten() for p in star if p.grad is not None])
+
+    mean = torch.stack([gradient(prediction) for prediction in predictions]).mean(0)
+    torch.testing.assert_close(mean, gradient(predictions.mean(0)), rtol=1e-9, atol=1e-12)
+
+
+def test_every_point_is_evaluated_with_its_own_weights_in_low_precision() -> None:
+    """Inside one autocast region the second point would be evaluated with the low-precision weights of the first."""
+    model = make("residual", 0).train()
+    star = [nn.Parameter(p.detach().clone()) for p in make("residual", 1).parameters()]
+    source = [p.detach() for p in make("residual", 2).parameters()]
+    images, labels = torch.randn(64, 1, 4, 4), torch.randint(0, 3, (64,))
+
+    def low() -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
+
+    losses = StarlightLoss(star, model, mu=1.0, precision=low).accumulate(source, 1.0, images, labels)
+    exact = StarlightLoss(star, model, mu=1.0).accumulate(source, 1.0, images, labels)
+    assert losses.own is not None
+    assert exact.own is not None
+    torch.testing.assert_close(losses.own, exact.own, atol=0.03, rtol=0.02)
+    torch.testing.assert_close(losses.path, exact.path, atol=0.03, rtol=0.02)
+    assert not torch.allclose(exact.path, exact.own, atol=0.1)

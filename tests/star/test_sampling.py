@@ -31,7 +31,7 @@ def test_a_draw_depends_on_its_key_alone() -> None:
 
 
 def test_two_ranks_draw_what_one_rank_with_two_draws_per_step_would() -> None:
-    alone, shared = SourceSampler(StarConfig(), 6), SourceSampler(StarConfig(), 6, ranks=2)
+    alone, shared = SourceSampler(StarConfig(), 6), SourceSampler(StarConfig(), 6, draws=2)
     spread = [shared.draw(step, rank) for step in range(10) for rank in range(2)]
     assert spread == [alone.draw(number) for number in range(20)]
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-from starzoo.config import AlignConfig, Constant, RunConfig, StarConfig
+from starzoo.config import AlignConfig, Constant, RunConfig, RuntimeConfig, StarConfig
 from starzoo.data import ImageData, load_data
-from starzoo.errors import NumericalError
+from starzoo.errors import NumericalError, PreemptedError
 from starzoo.inspection import infer_architecture
+from starzoo.progress import Progress, silent
 from starzoo.sources import Source, load_sources
 from starzoo.star.train import FittedStar, fit
 from starzoo.symmetry import PermutationSpec
@@ -35,16 +37,18 @@ def run(
     sources: list[Source],
     spec: PermutationSpec,
     data: ImageData,
-    checkpoints: Path | None = None,
+    folder: Path | None = None,
     method: str = "balanced",
+    progress: Progress = silent,
     **star: object,
 ) -> FittedStar:
     config = RunConfig(
         star=StarConfig(**{"epochs": 4, "batch_size": 128, **star}),  # type: ignore[arg-type]
         align=AlignConfig(method=method),  # type: ignore[arg-type]
+        runtime=RuntimeConfig(checkpoint_epochs=1),
     )
     states = [source.state for source in sources]
-    return fit(sources[0].architecture, spec, states, data, config, checkpoints=checkpoints)
+    return fit(sources[0].architecture, spec, states, data, config, folder=folder, progress=progress)
 
 
 def test_path_loss_falls(sources: list[Source], spec: PermutationSpec, data: ImageData) -> None:
@@ -64,43 +68,72 @@ def test_a_star_is_reproducible(
 
 @pytest.mark.parametrize("method", ["balanced", "weight"])
 def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(
-    method: str, tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData
+    method: str,
+    tmp_path: Path,
+    sources: list[Source],
+    spec: PermutationSpec,
+    data: ImageData,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = run(sources, spec, data, tmp_path / "whole", method, checkpoint_every=1, mu=0.5)
+    whole = run(sources, spec, data, tmp_path / "whole", method, mu=0.5, kappa=0.5)
 
-    class StoppedError(Exception):
-        pass
+    def kill_after_two_epochs(stage: str, done: int, total: int, **_: float) -> None:
+        if done > total * 2 // 3:
+            raise KilledError
 
-    def stop_after_two(stage: str, done: int, total: int, **_: float) -> None:
-        if done == 3:
-            raise StoppedError("after two")
-
-    config = RunConfig(
-        star=StarConfig(epochs=4, batch_size=128, checkpoint_every=1, mu=0.5),
-        align=AlignConfig(method=method),  # type: ignore[arg-type]
-    )
-    states = [source.state for source in sources]
-    with pytest.raises(StoppedError, match="after two"):
-        fit(
-            sources[0].architecture,
-            spec,
-            states,
-            data,
-            config,
-            checkpoints=tmp_path / "half",
-            progress=stop_after_two,
-        )
-    assert sorted(path.name for path in (tmp_path / "half").iterdir()) == ["epoch-00001", "epoch-00002"]
-    resumed = run(sources, spec, data, tmp_path / "half", method, checkpoint_every=1, mu=0.5)
-    assert resumed.history == whole.history
-    assert all(torch.equal(resumed.state[name], whole.state[name]) for name in whole.state)
-    for one, two in zip(resumed.permutations, whole.permutations, strict=True):
-        assert one.moved(two) == 0
+    monkeypatch.setattr("starzoo.star.train._SECONDS_BETWEEN_REPORTS", -1.0)
+    with pytest.raises(KilledError):
+        run(sources, spec, data, tmp_path / "half", method, kill_after_two_epochs, mu=0.5, kappa=0.5)
+    steps = len(data.train) // 128
+    kept = sorted(path.name for path in (tmp_path / "half" / "checkpoints").iterdir())
+    assert kept == [f"step-{epochs * steps:09d}" for epochs in (1, 2)]
+    resumed = run(sources, spec, data, tmp_path / "half", method, mu=0.5, kappa=0.5)
+    assert_same(resumed, whole)
 
 
-def test_t01_divergence_stops_the_run(sources: list[Source], spec: PermutationSpec, data: ImageData) -> None:
-    with pytest.raises(NumericalError, match="not finite in epoch"):
-        run(sources, spec, data, lr=1e6, warmup=0.0)
+class KilledError(Exception):
+    """Ends a run where it stands, as SIGKILL does."""
+
+
+def assert_same(one: FittedStar, other: FittedStar) -> None:
+    assert one.history == other.history
+    assert all(torch.equal(one.state[name], other.state[name]) for name in other.state)
+    for mine, theirs in zip(one.permutations, other.permutations, strict=True):
+        assert mine.moved(theirs) == 0
+
+
+@pytest.mark.parametrize("at", [1, 7, 11, 22, 30])
+def test_a_run_that_was_stopped_within_an_epoch_ends_bit_equal(
+    at: int,
+    tmp_path: Path,
+    sources: list[Source],
+    spec: PermutationSpec,
+    data: ImageData,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop_at(stage: str, done: int, total: int, **_: float) -> None:
+        if done == at:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("starzoo.star.train._SECONDS_BETWEEN_REPORTS", -1.0)
+    whole = run(sources, spec, data, epochs=3, mu=0.5)
+    with pytest.raises(PreemptedError, match=r"stopped by SIGTERM; step \d+ of 33 is kept"):
+        run(sources, spec, data, tmp_path, "balanced", stop_at, epochs=3, mu=0.5)
+    resumed = run(sources, spec, data, tmp_path, epochs=3, mu=0.5)
+    assert_same(resumed, whole)
+    assert "resumed at step" in (tmp_path / "training.log").read_text()
+
+
+def test_t01_divergence_stops_the_run_and_names_step_source_and_images(
+    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData
+) -> None:
+    with pytest.raises(
+        NumericalError, match=r"not finite at step \d+ \(epoch 1\), source \d, t = 0\.\d+, on training images"
+    ) as caught:
+        run(sources, spec, data, tmp_path, lr=1e6, warmup=0.0)
+    assert "--override" in caught.value.hint
+    [line] = (tmp_path / "training.log").read_text().splitlines()
+    assert len(line.partition("images ")[2].split(", ")) == 128
 
 
 def test_without_epochs_the_star_is_the_aligned_average(

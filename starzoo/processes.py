@@ -1,0 +1,183 @@
+"""The processes of one run, as torchrun starts them: what they share out, and what they find out together.
+
+Everything here is called by all processes at the same place, and does nothing special where there is only one. An error
+on one process is raised on all of them, so that none waits for an answer that will not come.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starzoo.errors import StarzooError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import PartialState
+    from torch import Tensor
+
+    from starzoo.config import RuntimeConfig
+
+__all__ = ["Agreement", "all_or_none", "from_first", "gather", "is_first", "join", "runs_on_cpu", "share_out"]
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+def runs_on_cpu() -> bool:
+    """Whether there is no accelerator: Accelerate takes several processes for several single ones unless it is told."""
+    import torch
+
+    return not torch.accelerator.is_available()
+
+
+def join(config: RuntimeConfig) -> None:
+    """Meet the other processes of the run.
+
+    Args:
+        config: How long to wait for one that does not answer, and how many there must be.
+
+    Raises:
+        UsageError: There are more or fewer processes than asked for.
+    """
+    count = _state(timeout=datetime.timedelta(minutes=config.timeout_minutes)).num_processes
+    if config.num_processes not in {None, count}:
+        raise UsageError(
+            f"this run has {count} process{'es' * (count > 1)}, and {config.num_processes} were asked for",
+            hint=f"start it with torchrun --nproc_per_node {config.num_processes} -m starzoo.cli …"
+            " (accelerate launch --cpu starts only one)",
+            subject="num_processes",
+        )
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and publishes; true where there is only one."""
+    return bool(_state().is_main_process)
+
+
+@contextmanager
+def all_or_none() -> Iterator[None]:
+    """What goes wrong inside on one process goes wrong on all: the first one's error is raised everywhere.
+
+    Raises:
+        StarzooError: What another process raised on purpose, its rank in front of the message.
+        RuntimeError: Another process failed by a fault in the program.
+        Exception: What was raised here.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:  # noqa: BLE001 - raised below, when the others know
+        error = raised
+    errors = gather(error and _portable(error))
+    if error:
+        raise error
+    for rank, other in enumerate(errors):
+        if isinstance(other, StarzooError):
+            other.message = f"process {rank}: {other.message}"
+            raise other
+        if other:
+            raise RuntimeError(f"process {rank}: {other}")
+
+
+def from_first(work: Callable[[], Found]) -> Found:
+    """Do something on the first process only.
+
+    Args:
+        work: What to do; its result is pickled for the others.
+
+    Returns:
+        What the first process found, on all of them.
+    """
+    found = None
+    with all_or_none():
+        if is_first():
+            found = work()
+    return gather(found)[0]  # type: ignore[return-value]
+
+
+def share_out(
+    items: Sequence[Item], work: Callable[[Item], Found], *, tell: Callable[[int, int], None] | None = None
+) -> list[Found]:
+    """Do something with every item, each on one process.
+
+    Args:
+        items: The same on all processes.
+        work: What to do; its results are pickled for the others.
+        tell: Told after every item about how many of how many are done.
+
+    Returns:
+        All results in the order of the items, on all processes.
+    """
+    state = _state()
+    mine = list[Found]()
+    with all_or_none():
+        for number in range(state.process_index, len(items), state.num_processes):
+            mine.append(work(items[number]))
+            if tell:
+                tell(min(len(mine) * state.num_processes, len(items)), len(items))
+    parts = gather(mine)
+    return [parts[number % len(parts)][number // len(parts)] for number in range(len(items))]
+
+
+def gather(value: Found) -> list[Found]:
+    """What every process gives.
+
+    Args:
+        value: What this one gives; pickled for the others.
+
+    Returns:
+        All values in the order of ranks, on all processes.
+    """
+    from accelerate.utils import gather_object
+
+    if _state().num_processes == 1:
+        return [value]
+    return list(gather_object([value]))
+
+
+def _portable(error: Exception) -> StarzooError | str:
+    return error if isinstance(error, StarzooError) else f"{type(error).__name__}: {error}"
+
+
+def _state(**options: Any) -> PartialState:
+    from accelerate import PartialState
+
+    return PartialState(cpu=runs_on_cpu(), **options)
+
+
+class Agreement:
+    """What all processes say at the end of a step, heard one step later, so that no step waits for it.
+
+    Args:
+        device: Where the steps are computed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._said: tuple[Tensor, Any] | None = None
+
+    def share(self, values: Sequence[Tensor | float]) -> list[float]:
+        """Say something, and hear the last step.
+
+        Args:
+            values: Numbers or scalar tensors, as many at every step.
+
+        Returns:
+            The greatest of what any process said at each place one step ago; zeros at the first step.
+        """
+        import torch
+
+        heard = self._said
+        words = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=self._device) for value in values])
+        alone = _state().num_processes == 1
+        said = None if alone else torch.distributed.all_reduce(words, torch.distributed.ReduceOp.MAX, async_op=True)
+        self._said = words, said
+        if heard is None:
+            return [0.0] * len(values)
+        words, said = heard
+        if said is not None:
+            said.wait()
+        return words.tolist()

@@ -1,0 +1,109 @@
+"""The sources of a fit as they are aligned now: to each other at its start, then again and again to the star."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from starzoo.align.align import Aligner, average, choose_method
+from starzoo.align.probe import Probe
+from starzoo.architecture import Architecture
+from starzoo.config import RunConfig
+from starzoo.processes import from_first, share_out
+from starzoo.symmetry.permutation import Permutation
+from starzoo.symmetry.spec import PermutationSpec
+
+if TYPE_CHECKING:
+    from starzoo.data import ImageData
+
+__all__ = ["SourceAlignment"]
+
+StateDict = Mapping[str, Tensor]
+
+
+class SourceAlignment:
+    """Aligns the sources of a fit; several processes share them out, and each permutation comes from one of them.
+
+    Args:
+        architecture: What star and sources have in common.
+        spec: Its symmetries.
+        sources: State dicts of the sources.
+        data: The task's images.
+        config: The run's configuration.
+
+    Attributes:
+        config: How the sources are aligned, with the method that `auto` chose.
+        permutations: One for every source, as they were last aligned.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        spec: PermutationSpec,
+        sources: Sequence[StateDict],
+        data: ImageData,
+        config: RunConfig,
+    ) -> None:
+        self._sources, self._start, align = sources, config.star.start, config.align
+        network, split = architecture.build(), data.train
+        probe = (
+            Probe(network, *split.labelled_images(limit=align.images, seed=align.seed)) if align.needs_images else None
+        )
+        some = split.labelled_images(limit=config.star.midpoint_images, seed=config.star.seed)
+        self._halfway = Probe(network, *some)
+        self.config = from_first(lambda: choose_method(spec, sources[0], sources[1:], align, probe))
+        self._aligner = Aligner(spec, self.config.to_one, probe)
+        self._seen = [self._aligner.evidence.of(source) for source in sources]
+        self.permutations = [Permutation.identity(spec) for _ in sources]
+
+    def start(self, random: StateDict) -> StateDict:
+        """Where the star starts from, and the sources aligned to that.
+
+        Args:
+            random: Weights that no training has seen, for a random start.
+
+        Returns:
+            The average of the sources, aligned to each other; one of them; or the random weights.
+        """
+        if self._start == "aligned-average":
+            self.permutations = from_first(lambda: self._aligner.match_all(self._seen))
+            pairs = zip(self.permutations, self._sources, strict=True)
+            return average([permutation.apply(source) for permutation, source in pairs])
+        start = random if self._start == "random" else self._sources[0]
+        self.bring_to(start)
+        return start
+
+    def bring_to(self, star: StateDict) -> int:
+        """Align the sources to the star, each from where it is.
+
+        Args:
+            star: Its state dict.
+
+        Returns:
+            How many positions that moved.
+        """
+        fixed, before = self._aligner.evidence.of(star), self.permutations
+
+        def match(number: int) -> Permutation:
+            [found] = self._aligner.match(fixed, [self._seen[number]], [before[number]])
+            return found.permutation
+
+        self.permutations = share_out(range(len(before)), match)
+        return sum(new.moved(old) for new, old in zip(self.permutations, before, strict=True))
+
+    def halfway_losses(self, star: StateDict) -> list[float]:
+        """The losses half-way between the star and every source, on some training images, in nats.
+
+        Args:
+            star: Its state dict.
+
+        Returns:
+            One loss per source.
+        """
+
+        def measure(number: int) -> float:
+            return self._halfway.midpoint_loss(star, self.permutations[number].apply(self._sources[number]))
+
+        return share_out(range(len(self._sources)), measure)

@@ -1,0 +1,135 @@
+"""Whether a fit is well: what its steps sum up to, and when its losses mean that it shall end."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from starzoo.errors import NumericalError
+
+__all__ = ["Epoch", "Vigil"]
+
+_WINDOW = 100  # steps that tell what loss is usual
+_SPIKE = 4.0  # times the usual
+_IN_A_ROW = 20
+_CURE = (
+    "lower star.lr, raise star.warmup, or set star.clip_grad_norm=1, and add --override: the last checkpoint is kept"
+)
+
+
+@dataclass
+class Epoch:
+    """Sums over the steps of an epoch on one process; of the whole, once they are added up.
+
+    Attributes:
+        steps: Mini-batches.
+        path: Path losses.
+        own: Losses of the star itself.
+        skipped: Steps that overflowed in half precision and were not taken.
+        spikes: Steps whose loss was far above what is usual.
+    """
+
+    steps: float = 0
+    path: float = 0
+    own: float = 0
+    skipped: float = 0
+    spikes: float = 0
+    _waiting: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
+
+    def add(self, path: Tensor, own: Tensor | None) -> None:
+        """Count a mini-batch; its losses may still be in the making."""
+        self._waiting.append((path, own))
+
+    def sums(self) -> list[float]:
+        """All of this as numbers, in the order of the attributes."""
+        for path, own in self._waiting:  # one by one, so that a resumed run rounds as an uninterrupted one
+            self.steps += 1
+            self.path += float(path)
+            self.own += 0.0 if own is None else float(own)
+        self._waiting.clear()
+        return [self.steps, self.path, self.own, self.skipped, self.spikes]
+
+    def record(self, parts: Sequence[Sequence[float]], *, with_own: bool) -> dict[str, float]:
+        """What an epoch's history tells.
+
+        Args:
+            parts: The sums of every process.
+            with_own: Whether the star's own loss was evaluated.
+
+        Returns:
+            The mean losses, and what went wrong, where anything did.
+        """
+        steps, path, own, skipped, spikes = (sum(part[place] for part in parts) for place in range(5))
+        record = {"path_loss": path / steps}
+        if with_own:
+            record["own_loss"] = own / steps
+        shared = {"skipped_steps": skipped / len(parts), "loss_spikes": spikes / len(parts)}  # alike on all processes
+        return record | {name: count for name, count in shared.items() if count}
+
+
+class Vigil:
+    """Watches the losses of a fit as all processes hear them, and ends it when they are no losses any more.
+
+    Args:
+        classes: Number of classes: a loss below that of guessing is no spike.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self._guessing = math.log(classes)
+        self._usual = deque[float](maxlen=_WINDOW)
+        self._spikes = self._skipped = 0
+
+    def is_spike(self, loss: float) -> bool:
+        """Whether a loss is far above the usual one.
+
+        Args:
+            loss: The greatest of any process.
+
+        Returns:
+            True if it is more than four times the mean of the last hundred, and more than guessing costs.
+
+        Raises:
+            NumericalError: This is the 21st in a row.
+        """
+        usual = sum(self._usual) / len(self._usual) if self._usual else math.inf
+        spike = loss > max(_SPIKE * usual, self._guessing)
+        self._spikes = self._spikes + 1 if spike else 0
+        if self._spikes > _IN_A_ROW:
+            raise NumericalError(
+                f"{self._spikes} steps in a row lost more than {_SPIKE:.0f} times the usual", hint=_CURE
+            )
+        if not spike:
+            self._usual.append(loss)
+        return spike
+
+    def skipped(self, now: bool) -> None:
+        """Hear whether a step overflowed in half precision.
+
+        Args:
+            now: Whether it did.
+
+        Raises:
+            NumericalError: This is the 21st in a row.
+        """
+        self._skipped = self._skipped + 1 if now else 0
+        if self._skipped > _IN_A_ROW:
+            raise NumericalError(
+                f"{self._skipped} steps in a row overflowed in half precision",
+                hint="set star.precision=bf16 and add --override: the last checkpoint is kept",
+            )
+
+    @staticmethod
+    def broken(where: str) -> NumericalError:
+        """The error of a loss that is not finite.
+
+        Args:
+            where: Step, source, t and images, in words.
+
+        Returns:
+            The error.
+        """
+        return NumericalError(f"the loss of the star is not finite {where}", hint=_CURE)

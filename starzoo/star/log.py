@@ -1,0 +1,100 @@
+"""training.log: one line per epoch for people, and the same figures for the trackers that Accelerate knows."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from starzoo.errors import UsageError
+
+__all__ = ["LOG", "TrainingLog", "check_trackers"]
+
+LOG = "training.log"
+
+
+class TrainingLog:
+    """Writes an epoch's figures as a line.
+
+    Args:
+        path: The file, to whose end lines are added; nothing is written where it is not given.
+        names: The sources' names.
+        epochs: How many epochs the run has.
+        images: Images of an epoch.
+    """
+
+    def __init__(self, path: Path | None, names: Sequence[str], *, epochs: int, images: int) -> None:
+        self._path, self._names, self._epochs, self._images = path, names, epochs, images
+        self._began = time.monotonic()
+        self._seconds: list[float] = []  # of the epochs of this process
+
+    def note(self, text: str) -> None:
+        """Write a line as it is.
+
+        Args:
+            text: The line.
+        """
+        if self._path:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}  {text}\n")
+
+    def epoch(self, number: int, record: Mapping[str, float], share: float = 1.0) -> None:
+        """Write what an epoch came to.
+
+        Args:
+            number: The epoch, from 1.
+            record: Its figures; `midpoint_loss.3` is the loss half-way to the fourth source.
+            share: The part of the epoch that this process has seen: less than 1 where it was resumed within.
+        """
+        now = time.monotonic()
+        self._seconds.append((now - self._began) / max(share, 1e-9))
+        self._began = now
+        left = self._seconds[-1] * (self._epochs - number)
+        parts = [f"epoch {number:>{len(str(self._epochs))}}/{self._epochs}", f"path {record['path_loss']:.4f}"]
+        if "own_loss" in record:
+            parts.append(f"own {record['own_loss']:.4f}")
+        if "midpoint_loss" in record:
+            worst = max(range(len(self._names)), key=lambda source: record[f"midpoint_loss.{source}"])
+            loss = record[f"midpoint_loss.{worst}"]
+            parts.append(f"half-way {record['midpoint_loss']:.4f} (worst {loss:.4f}, {self._names[worst]})")
+        parts.append(f"moved {record['moved']:.0f}")
+        parts += [
+            f"{name.replace('_', ' ')} {record[name]:.0f}"
+            for name in ("skipped_steps", "loss_spikes")
+            if name in record
+        ]
+        parts += [f"{self._images / self._seconds[-1]:.0f} images/s", f"{_duration(left)} left"]
+        self.note("  ".join(parts))
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def check_trackers(names: Sequence[str]) -> list[Any]:
+    """Make sure that trackers are there, and that none calls home unless it was told to.
+
+    Args:
+        names: What Accelerate calls them: `tensorboard`, `wandb`, `trackio` and others.
+
+    Returns:
+        The names, for `Accelerator(log_with=…)`.
+
+    Raises:
+        UsageError: There is no such tracker, or its package is not installed.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    there = {str(tracker) for tracker in get_available_trackers()}
+    for name in names:
+        if name not in there:
+            known = sorted(map(str, LOGGER_TYPE_TO_CLASS))
+            hint = f"pip install {name}" if name in known else f"the trackers are {', '.join(known)}"
+            raise UsageError(f"tracker {name!r} is not installed", hint=hint, subject=name)
+    os.environ.setdefault("WANDB_MODE", "offline")
+    return list(names)

@@ -1,0 +1,121 @@
+"""status.json: how far a run is and how it ended, for whoever started it; torchrun turns every exit code into 1.
+
+On several processes each one also leaves a mark under `processes/`, from which the others tell who was lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from starzoo.errors import PreemptedError, StarzooError, exit_code_of
+from starzoo.folder import write_text
+from starzoo.progress import Progress
+
+__all__ = ["STATUS", "Status"]
+
+STATUS = "status.json"
+_MARKS = "processes"
+_SECONDS_BETWEEN = 1.0
+_SECONDS_TO_END = 3.0  # in which all but a lost process notice that one is lost
+_LOST = ("onnection closed by peer", "onnection reset by peer", "imed out", "roken pipe", "NCCL", "DistBackendError")
+
+
+@dataclass
+class Status:
+    """Tells how one process of a run is doing; itself a `Progress` that passes on what it is told.
+
+    Nothing is written before the run's folder is made, unless torchrun has started it, which knows no other way to ask.
+
+    Attributes:
+        folder: The run's folder.
+        watcher: Who else wants to know.
+    """
+
+    folder: Path
+    watcher: Progress
+    rank: int = field(default_factory=lambda: int(os.environ.get("RANK", "0")))
+    ranks: int = field(default_factory=lambda: int(os.environ.get("WORLD_SIZE", "1")))
+    _stage: dict[str, Any] = field(default_factory=dict)
+    _written: float = 0.0
+
+    def __call__(self, stage: str, done: int, total: int, **figures: float) -> None:
+        """Note a finished unit of work (`starzoo.progress.Progress`)."""
+        self._stage = {"stage": stage, "done": done, "total": total, "figures": figures}
+        if time.monotonic() - self._written > _SECONDS_BETWEEN or done == total:
+            self._write("running")
+        self.watcher(stage, done, total, **figures)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record how the block ends.
+
+        Raises:
+            PreemptedError: Another process was lost; the same command goes on from the last checkpoint.
+            BaseException: What was raised in the block.
+        """
+        self._write("running")
+        try:
+            yield
+        except BaseException as error:
+            if self.ranks > 1 and any(sign in str(error) for sign in _LOST):
+                self._write("left alone", by=-1)
+                error = self._loss_of_others(error)
+                self._write("failed", error, by=self.rank)  # the first process may be the one that was lost
+            else:
+                self._write("failed", error)
+            raise error
+        self._write("done")
+
+    def _loss_of_others(self, error: BaseException) -> StarzooError:
+        """Why another process does not answer: it has said so itself, or it was lost."""
+        time.sleep(_SECONDS_TO_END)
+        marks = {rank: self._read_mark(rank) for rank in range(self.ranks) if rank != self.rank}
+        for rank, mark in marks.items():
+            if mark.get("message"):
+                found = StarzooError(f"process {rank}: {mark['message']}", subject=f"process {rank}")
+                found.exit_code = mark["exit_code"]  # type: ignore[misc]
+                break
+        else:
+            silent = (str(rank) for rank, mark in marks.items() if mark.get("state") not in {"left alone", "done"})
+            lost = ", ".join(silent) or "unknown"
+            here = f"{self._stage.get('stage', 'start')} {self._stage.get('done', 0)}/{self._stage.get('total', 0)}"
+            found = PreemptedError(
+                f"process {lost} of {self.ranks} was lost or does not answer; last done by this one: {here}",
+                hint="the same command goes on from the last checkpoint",
+                subject=f"process {lost}",
+            )
+        found.__cause__ = error
+        return found
+
+    def _write(self, state: str, error: BaseException | None = None, *, by: int = 0) -> None:
+        self._written = time.monotonic()
+        if not self.folder.is_dir() and "TORCHELASTIC_RUN_ID" not in os.environ:
+            return
+        document: dict[str, Any] = {"state": state, "time": _now(), **self._stage}
+        if state != "running":
+            document["exit_code"] = exit_code_of(error) if error else 0
+        if error is not None:
+            document["message"] = str(error) or type(error).__name__
+        text = json.dumps({**document, "processes": self.ranks}, indent=1) + "\n"
+        if self.ranks > 1:
+            write_text(self.folder / _MARKS / f"{self.rank}.json", text)
+        if self.rank == by:
+            write_text(self.folder / STATUS, text)
+
+    def _read_mark(self, rank: int) -> dict[str, Any]:
+        try:
+            mark: dict[str, Any] = json.loads((self.folder / _MARKS / f"{rank}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return mark
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
