@@ -138,18 +138,18 @@ def launch(command: Command, on: Place, options: Mapping[str, Any], *, submit: b
 
 
 def _launch_on_slurm(command: Command, slurm: Slurm, submit: bool) -> Launch:
-    if slurm.nodes > 1 and command.name != _SHARED:
+    if command.name != _SHARED and (slurm.nodes > 1 or slurm.requeue):
         raise UsageError(
-            f"{command.name} runs on one node: only {_SHARED} shares its work",
-            hint="leave out --nodes",
-            subject="--nodes",
+            f"only {_SHARED} runs on several nodes, and says when it is to be queued again",
+            hint=f"launch {command.name} without --nodes and --requeue",
+            subject="--nodes" if slurm.nodes > 1 else "--requeue",
         )
     script = _slurm_script(command, slurm)
     return Launch(on="slurm", script=script, job=_sbatch(script) if submit else None)
 
 
 def _slurm_script(command: Command, slurm: Slurm) -> str:
-    """The batch script, piece by piece."""
+    shared = command.name == _SHARED
     asked = {
         "job-name": slurm.job_name,
         "nodes": slurm.nodes,
@@ -159,52 +159,57 @@ def _slurm_script(command: Command, slurm: Slurm) -> str:
         "time": slurm.time,
         "partition": slurm.partition,
         "account": slurm.account,
-        "signal": f"USR1@{_SECONDS_TO_STOP}",
+        "signal": f"USR1@{_SECONDS_TO_STOP}" if shared else None,
         "open-mode": "append" if slurm.requeue else None,
     }
     directives = [f"#SBATCH --{name}={value}" for name, value in asked.items() if value is not None]
-    pieces = ["\n".join(["#!/bin/bash", *directives, *["#SBATCH --requeue"] * slurm.requeue])]
-    program = "python"
-    if command.name == _SHARED:
-        pieces.append(_PREPARE.format(status=shlex.quote(str(Path(command.values["folder"]) / _STATUS))))
-        program = _TORCHRUN.format(nodes=slurm.nodes, processes=max(slurm.gpus, 1))
-    cores = f" --cpus-per-task={slurm.cpus}" if slurm.cpus else ""
-    pieces.append(_RUN.format(cores=cores, program=program, words=shlex.join(command.words)))
-    if command.name == _SHARED:
-        pieces.append(_READ_STATUS)
-    if slurm.requeue:
-        pieces.append(_REQUEUE)
-    return "\n\n".join([*pieces, 'exit "$code"\n'])
+    header = "\n".join(["#!/bin/bash", *directives, *["#SBATCH --requeue"] * slurm.requeue])
+    run = (_SHARED_RUN if shared else _SINGLE_RUN).format(
+        status=shlex.quote(str(Path(command.values["folder"]) / _STATUS)) if shared else None,
+        cores=f" --cpus-per-task={slurm.cpus}" if slurm.cpus else "",
+        nodes=slurm.nodes,
+        processes=max(slurm.gpus, 1),
+        words=shlex.join(command.words),
+        requeue=_REQUEUE if slurm.requeue else "",
+    )
+    return f"{header}\n{run}"
 
 
-_PREPARE = """\
+_SINGLE_RUN = """
+srun{cores} python -m starzoo.cli \\
+    {words}
+"""
+
+_SHARED_RUN = """
 host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 status={status}
-rm -f -- "$status"  # that of an earlier attempt"""
+rm -f -- "$status"  # that of an earlier attempt
 
-_TORCHRUN = """\
-torchrun --nnodes {nodes} --nproc_per_node {processes} --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d \\
-    --rdzv_endpoint "$host:$((20000 + SLURM_JOB_ID % 10000))\""""
-
-_RUN = """\
-# Before the time limit SLURM sends USR1 to all that srun started: the run writes a checkpoint and ends with code 75.
-# Whatever does not know that signal, such as torchrun, would die of it: so it is ignored at first.
-srun{cores} bash -c 'trap "" USR1 && exec "$@"' bash \\
-    {program} -m starzoo.cli \\
+# Before the time limit SLURM sends USR1 to what srun starts, which is a shell on each node. It passes the signal on to
+# the processes of the run: they write a checkpoint and end with code 75. torchrun, their parent, would die of it.
+srun{cores} bash -c '
+    (trap "" USR1 && exec "$@") & torchrun=$!
+    trap "pkill -USR1 -P $torchrun" USR1 TERM
+    while kill -0 "$torchrun" 2> /dev/null; do wait "$torchrun"; done
+    wait "$torchrun"
+' bash torchrun --nnodes {nodes} --nproc_per_node {processes} --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d \\
+    --rdzv_endpoint "$host:$((20000 + SLURM_JOB_ID % 10000))" -m starzoo.cli \\
     {words}
-code=$?"""
+code=$?
 
-_READ_STATUS = """\
 # torchrun ends with 1 whatever the run ended with: its own code is in its folder.
 if [[ $code -ne 0 ]]; then
     said=$(sed -n 's/.*"exit_code": *\\([1-9][0-9]*\\).*/\\1/p' -- "$status" 2> /dev/null)
-    code=${said:-$code}
-fi"""
+    code=${{said:-$code}}
+fi
+{requeue}exit "$code"
+"""
 
 _REQUEUE = """\
 if [[ $code -eq 75 ]]; then
     scontrol requeue "$SLURM_JOB_ID"
-fi"""
+fi
+"""
 
 
 def _sbatch(script: str) -> str:

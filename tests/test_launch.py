@@ -19,6 +19,7 @@ from starzoo.cli.main import main
 from starzoo.cli.parsing import parse_command
 from starzoo.errors import UsageError
 from starzoo.launch import launch
+from starzoo.status import STATUS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "CLUSTER.md").read_text(encoding="utf-8")
@@ -76,10 +77,10 @@ WAITING_TORCHRUN = """
             sys.exit(75)
         signal.signal(signal.SIGUSR1, stop)
         open("ready", "w").close()
-        signal.sigtimedwait([], 30)
+        signal.sigtimedwait([], 3)
         '''
     os.makedirs("star", exist_ok=True)
-    sys.exit(subprocess.call([sys.executable, "-c", run]) and 1)
+    sys.exit(subprocess.Popen([sys.executable, "-c", run], start_new_session=True).wait() and 1)
     """
 
 
@@ -217,6 +218,10 @@ def test_the_job_ends_as_the_run_says_and_queues_again_after_75(cluster, code, s
         assert (cluster.folder / "requeued").read_text() == "requeue 4242\n"
 
 
+def test_the_status_is_read_where_the_run_writes_it():
+    assert f"\nstatus=star/{STATUS}\n" in script_of()
+
+
 def test_nothing_is_queued_again_unless_asked(cluster):
     assert cluster.run(script_of(), code=1, status='{"exit_code": 75}') == 75
     assert not cluster.requeued
@@ -231,41 +236,60 @@ def test_the_status_of_an_earlier_attempt_does_not_count(cluster):
     assert not cluster.requeued
 
 
-def warn(cluster: Cluster, script: str) -> int:
-    """Run a script, send USR1 to all that srun started, as SLURM does before the time limit, and wait for the end."""
+def warn(cluster: Cluster, script: str, number: signal.Signals, everyone: bool = False) -> int:
+    """Run a script, and send a signal to what srun started when the run is ready.
+
+    SLURM tells only the children of its daemon or, depending on how it tracks processes, all their descendants.
+    """
     cluster.install("torchrun", WAITING_TORCHRUN)
     process = cluster.start(script)
     deadline = time.monotonic() + 30
     while not (cluster.folder / "ready").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(int((cluster.folder / "step.pid").read_text()), signal.SIGUSR1)
+    told = [int((cluster.folder / "step.pid").read_text())]
+    for parent in told if everyone else ():
+        told += map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+    assert len(told) == (3 if everyone else 1)
+    for process_id in told:
+        os.kill(process_id, number)
     return process.wait(timeout=60)
 
 
-def test_the_warning_reaches_the_run_and_not_torchrun(cluster):
-    assert warn(cluster, script_of(requeue=True)) == 75
+@pytest.mark.parametrize(
+    ("number", "everyone"), [(signal.SIGUSR1, False), (signal.SIGUSR1, True), (signal.SIGTERM, False)]
+)
+def test_the_warning_reaches_the_run_and_not_torchrun(cluster, number, everyone):
+    assert warn(cluster, script_of(requeue=True), number, everyone) == 75
     assert cluster.requeued
+
+
+def test_the_run_would_not_hear_the_warning(cluster):
+    deaf = script_of(requeue=True).replace("pkill -USR1 -P", ": ")
+    assert warn(cluster, deaf, signal.SIGUSR1) == 0
 
 
 def test_torchrun_would_die_of_the_warning(cluster):
     script = script_of(requeue=True).replace("status=star/", "status=elsewhere/")
-    unprotected = script.replace('trap "" USR1 && ', "")
-    assert unprotected != script
-    assert warn(cluster, unprotected) == 128 + signal.SIGUSR1
+    assert warn(cluster, script.replace('trap "" USR1 && ', ""), signal.SIGUSR1, everyone=True) == 128 + signal.SIGUSR1
+
+
+def test_a_torchrun_that_is_killed_ends_the_job(cluster):
+    cluster.install("torchrun", "\n    import os\n    os.kill(os.getpid(), 9)\n")
+    assert cluster.run(script_of(requeue=True)) == 128 + signal.SIGKILL
 
 
 def test_other_commands_run_as_one_process(cluster):
     words = ["train", "resnet18", "--seeds", "0-9", "--out", "zoo"]
-    script = script_of(words, requeue=True)
-    assert cluster.run(script, code=75) == 75
+    script = script_of(words, cpus=8)
+    assert cluster.run(script, code=5) == 5
     assert cluster.arguments("python") == ["-m", "starzoo.cli", *words]
-    assert cluster.requeued
-    assert "status.json" not in script
+    assert "signal" not in directives(script)
 
 
-def test_other_commands_do_not_run_on_several_nodes():
-    with pytest.raises(UsageError, match="train runs on one node: only fit-star shares its work"):
-        script_of(["train", "resnet18", "--out", "zoo"], nodes=2)
+@pytest.mark.parametrize("option", [{"nodes": 2}, {"requeue": True}], ids=str)
+def test_other_commands_do_not_run_on_several_nodes_or_queue_again(option):
+    with pytest.raises(UsageError, match="only fit-star runs on several nodes, and says when it is to be queued again"):
+        script_of(["train", "resnet18", "--out", "zoo"], **option)
 
 
 @pytest.mark.parametrize(

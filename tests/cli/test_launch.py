@@ -59,7 +59,11 @@ REFUSED = {
     "an option of jobs": (["slurm", "--timeout", "2h"], PUBLISHED, "--timeout is no option of --on slurm"),
     "an option of slurm": (["hf-jobs", "--requeue"], PUBLISHED, "--requeue is no option of --on hf-jobs"),
     "no sbatch": (["slurm"], PUBLISHED, "there is no sbatch"),
-    "several nodes": (["slurm", "--nodes", "2"], ["train", "resnet18", "--out", "zoo"], "train runs on one node"),
+    "several nodes": (
+        ["slurm", "--nodes", "2"],
+        ["train", "resnet18", "--out", "zoo"],
+        "only fit-star runs on several nodes",
+    ),
     "no starzoo in the image": (["hf-jobs"], PUBLISHED, "there is no starzoo in the image python:3.12"),
     "nothing published": (["hf-jobs"], PUBLISHED[:-2], "on the job's disk, which is gone"),
     "a zoo is not published": (["hf-jobs"], ["train", "resnet18", "--out", "zoo"], "on the job's disk"),
