@@ -1,0 +1,62 @@
+"""What a fit counts, and when it gives up."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from starzoo.errors import NumericalError
+from starzoo.star.health import Epoch, Vigil
+
+
+def test_an_epoch_that_was_interrupted_sums_up_bit_for_bit() -> None:
+    losses = torch.rand(50, generator=torch.Generator().manual_seed(0))
+    whole, first = Epoch(), Epoch()
+    for loss in losses:
+        whole.add(loss, loss / 3)
+    for loss in losses[:17]:
+        first.add(loss, loss / 3)
+    second = Epoch(*first.sums())
+    for loss in losses[17:]:
+        second.add(loss, loss / 3)
+    assert second.sums() == whole.sums()
+
+
+def test_the_record_is_the_mean_over_all_processes() -> None:
+    one, other = Epoch(), Epoch(spikes=2, skipped=1)
+    one.add(torch.tensor(1.0), None)
+    other.add(torch.tensor(2.0), None)
+    other.add(torch.tensor(6.0), None)
+    assert one.record([one.sums()], with_own=False) == {"path_loss": 1.0}
+    both = one.record([one.sums(), other.sums()], with_own=False)
+    assert both == {"path_loss": 3.0, "skipped_steps": 0.5, "loss_spikes": 1.0}
+
+
+def test_a_loss_far_above_the_usual_and_above_guessing_is_a_spike() -> None:
+    vigil = Vigil(classes=10)
+    assert not any(vigil.is_spike(loss) for loss in [0.4, 0.5, 0.6])
+    assert not vigil.is_spike(2.2)  # more than four times the usual, and no more than guessing costs
+    assert not vigil.is_spike(math.log(10))
+    assert vigil.is_spike(12.0)
+    assert not vigil.is_spike(0.5)
+
+
+def test_t02_twenty_one_spikes_in_a_row_end_the_run() -> None:
+    vigil = Vigil(classes=10)
+    vigil.is_spike(0.5)
+    assert all(vigil.is_spike(9.0) for _ in range(20))
+    with pytest.raises(NumericalError, match="21 steps in a row lost more than 4 times the usual"):
+        vigil.is_spike(9.0)
+
+
+def test_t02_twenty_one_overflows_in_a_row_end_the_run() -> None:
+    vigil = Vigil(classes=10)
+    for _ in range(30):
+        vigil.skipped(True)
+        vigil.skipped(False)
+    for _ in range(20):
+        vigil.skipped(True)
+    with pytest.raises(NumericalError, match="21 steps in a row overflowed"):
+        vigil.skipped(True)
