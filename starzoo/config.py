@@ -160,8 +160,10 @@ class StarConfig(Frozen):
     start: Literal["aligned-average", "random", "source"] = "aligned-average"
     draw: Literal["deck", "independent"] = Field("deck", description="sources from a shuffled deck, or each by itself")
     t: Annotated[Uniform | Beta | Constant, Field(discriminator="kind")] = Uniform()
-    mu: float = Field(0.2, ge=0, description="weight of the star's own loss; the sum is divided by 1 + mu + kappa")
-    kappa: float = Field(0.0, ge=0, description="weight of distilling the drawn source's prediction into the star")
+    mu: float = Field(
+        0.2, ge=0, description="weight of the star's own loss, which is the share mu / (1 + mu) of all draws"
+    )
+    kappa: float = Field(1.0, ge=0, description="weight of the drawn source's prediction beside the label's")
     draws: int | None = Field(
         None, ge=1, description="draws of (source, t) per step, which share the batch; one for each process by default"
     )

@@ -30,7 +30,7 @@ from starzoo.sources import Source, check_compatible, label_names_of, load_sourc
 from starzoo.specs import infer_architecture
 from starzoo.star.manifest import MANIFEST, ModelRecord, StarManifest, read_manifest
 from starzoo.star.star import Star, load_folder, write_manifest
-from starzoo.star.stopping import obeying_signals
+from starzoo.star.stopping import ignoring_signals, obeying_signals
 from starzoo.star.train import FittedStar, fit
 from starzoo.status import Status
 from starzoo.symmetry import PermutationSpec
@@ -110,9 +110,9 @@ def fit_star(
     if push_to:
         check_repo(push_to)
     refuse_overwriting(out, [*sources, *holdouts], unless=MANIFEST)
-    join(config.runtime)
     status = Status(out, watcher=progress)
-    with status.recording(), obeying_signals():
+    with ignoring_signals(), status.recording(), obeying_signals():
+        join(config.runtime)
         with all_or_none():
             models = load_sources([*sources, *holdouts], progress=status)
             if reorder_classes:

@@ -159,25 +159,35 @@ class Agreement:
         self._device = device
         self._said: tuple[Tensor, Any] | None = None
 
-    def share(self, values: Sequence[Tensor | float]) -> list[float]:
-        """Say something, and hear the last step.
+    def share(self, values: Sequence[Tensor | float]) -> list[float] | None:
+        """Say something, and hear what was said one step ago.
 
         Args:
             values: Numbers or scalar tensors, as many at every step.
 
         Returns:
-            The greatest of what any process said at each place one step ago; zeros at the first step.
+            The greatest of what any process said at each place; None where nothing was said, or it was heard already.
         """
         import torch
 
-        heard = self._said
         words = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=self._device) for value in values])
         alone = _state().num_processes == 1
         said = None if alone else torch.distributed.all_reduce(words, torch.distributed.ReduceOp.MAX, async_op=True)
+        heard = self.hear()
         self._said = words, said
-        if heard is None:
-            return [0.0] * len(values)
-        words, said = heard
+        return heard
+
+    def hear(self) -> list[float] | None:
+        """Hear what was said last, which has to be waited for.
+
+        Returns:
+            As `share`.
+        """
+        if self._said is None:
+            return None
+        words, said = self._said
+        self._said = None
         if said is not None:
             said.wait()
-        return words.tolist()
+        heard: list[float] = words.tolist()
+        return heard

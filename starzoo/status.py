@@ -9,12 +9,12 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from starzoo.errors import PreemptedError, StarzooError, exit_code_of
+from starzoo.errors import PreemptedError, ResourceError, StarzooError, as_starzoo_error, exit_code_of
 from starzoo.folder import write_text
 from starzoo.progress import Progress
 
@@ -64,7 +64,7 @@ class Status:
         try:
             yield
         except BaseException as error:
-            if self.ranks > 1 and any(sign in str(error) for sign in _LOST):
+            if self.ranks > 1 and not isinstance(error, StarzooError) and any(sign in str(error) for sign in _LOST):
                 self._write("left alone", by=-1)
                 error = self._loss_of_others(error)
                 self._write("failed", error, by=self.rank)  # the first process may be the one that was lost
@@ -75,8 +75,10 @@ class Status:
 
     def _loss_of_others(self, error: BaseException) -> StarzooError:
         """Why another process does not answer: it has said so itself, or it was lost."""
-        time.sleep(_SECONDS_TO_END)
-        marks = {rank: self._read_mark(rank) for rank in range(self.ranks) if rank != self.rank}
+        deadline, marks = time.monotonic() + _SECONDS_TO_END, dict[int, dict[str, Any]]()
+        while time.monotonic() < deadline and not any("message" in mark for mark in marks.values()):
+            time.sleep(_SECONDS_TO_END / 20)
+            marks = {rank: self._read_mark(rank) for rank in range(self.ranks) if rank != self.rank}
         for rank, mark in marks.items():
             if mark.get("message"):
                 found = StarzooError(f"process {rank}: {mark['message']}", subject=f"process {rank}")
@@ -102,12 +104,13 @@ class Status:
         if state != "running":
             document["exit_code"] = exit_code_of(error) if error else 0
         if error is not None:
-            document["message"] = str(error) or type(error).__name__
+            document["message"] = str(as_starzoo_error(error) or error) or type(error).__name__
         text = json.dumps({**document, "processes": self.ranks}, indent=1) + "\n"
-        if self.ranks > 1:
-            write_text(self.folder / _MARKS / f"{self.rank}.json", text)
-        if self.rank == by:
-            write_text(self.folder / STATUS, text)
+        with suppress(ResourceError):  # a full disk shall be told by what the run cannot do without
+            if self.ranks > 1:
+                write_text(self.folder / _MARKS / f"{self.rank}.json", text)
+            if self.rank == by:
+                write_text(self.folder / STATUS, text)
 
     def _read_mark(self, rank: int) -> dict[str, Any]:
         try:

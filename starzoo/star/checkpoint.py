@@ -62,7 +62,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> Path:
-    """Publish a checkpoint, then remove all but the newest two.
+    """Publish a checkpoint, then remove all but it and the one before: those of later steps are what was given up.
 
     Args:
         folder: Where the run keeps its checkpoints.
@@ -96,7 +96,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str,
             ) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    for old in _published(folder)[:-_KEEP]:
+    published = _published(folder)
+    last = published.index(target) + 1
+    for old in (*published[: max(0, last - _KEEP)], *published[last:]):
         shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -115,7 +117,8 @@ def load_newest(folder: Path, identity: Mapping[str, Any], *, override: bool = F
     Raises:
         CheckpointError: There are checkpoints, and all are damaged.
         UntrustedInputError: A checkpoint holds a file that starzoo does not write there.
-        UsageError: The newest whole one belongs to a run with another configuration, other data or other sources.
+        UsageError: The newest whole one belongs to a run with another configuration, other data or other sources, or
+            another version of starzoo wrote it.
     """
     candidates = _published(folder)
     for candidate in reversed(candidates):
@@ -188,13 +191,6 @@ def _write(draft: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> 
 
 def _read(folder: Path, identity: Mapping[str, Any], override: bool) -> Checkpoint:
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    if state["schema"] != _SCHEMA:
-        newer = state["schema"] > _SCHEMA
-        raise UsageError(
-            f"{folder}: written by {'a newer' if newer else 'an older'} starzoo (schema {state['schema']})",
-            hint="update starzoo" if newer else f"remove {folder.parent} to start the run again",
-            subject=str(folder),
-        )
     changes = list(state["changes"])
     then, now = state["identity"], json.loads(json.dumps(identity))
     if differences := all_differences(then, now):
@@ -229,6 +225,13 @@ def _published(folder: Path) -> list[Path]:
 
 
 def _is_whole(folder: Path) -> bool:
+    try:
+        hashes = dict(json.loads((folder / _MANIFEST).read_text(encoding="utf-8")))
+        damaged = {name for name in _FILES if file_hash(folder / name) != hashes.get(name)}
+    except (OSError, ValueError, TypeError):
+        hashes, damaged = {}, _FILES
+    if "state.json" not in damaged:
+        _check_schema(folder)  # first, as another version may keep other files
     strange = sorted({path.name for path in folder.iterdir()} - _FILES - {_MANIFEST})
     if strange:
         raise UntrustedInputError(
@@ -236,8 +239,15 @@ def _is_whole(folder: Path) -> bool:
             hint="do not resume from a stranger's checkpoints; remove the folder to start the run again",
             subject=str(folder),
         )
-    try:
-        hashes = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        return hashes.keys() == _FILES and all(file_hash(folder / name) == value for name, value in hashes.items())
-    except (OSError, ValueError, AttributeError):
-        return False
+    return not damaged and hashes.keys() == _FILES
+
+
+def _check_schema(folder: Path) -> None:
+    schema = json.loads((folder / "state.json").read_text(encoding="utf-8"))["schema"]
+    if schema != _SCHEMA:
+        newer = schema > _SCHEMA
+        raise UsageError(
+            f"{folder}: written by {'a newer' if newer else 'an older'} starzoo (schema {schema})",
+            hint="update starzoo" if newer else f"remove {folder.parent} to start the run again",
+            subject=str(folder),
+        )

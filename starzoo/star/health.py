@@ -26,47 +26,52 @@ class Epoch:
     """Sums over the steps of an epoch on one process; of the whole, once they are added up.
 
     Attributes:
-        steps: Mini-batches.
-        path: Path losses.
-        own: Losses of the star itself.
+        paths: Mini-batches on paths.
+        path: Their losses.
+        owns: Mini-batches at the star itself.
+        own: Their losses.
         skipped: Steps that overflowed in half precision and were not taken.
         spikes: Steps whose loss was far above what is usual.
     """
 
-    steps: float = 0
+    paths: float = 0
     path: float = 0
+    owns: float = 0
     own: float = 0
     skipped: float = 0
     spikes: float = 0
-    _waiting: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
+    _waiting: list[tuple[Tensor, bool]] = field(default_factory=list)
 
-    def add(self, path: Tensor, own: Tensor | None) -> None:
-        """Count a mini-batch; its losses may still be in the making."""
-        self._waiting.append((path, own))
+    def add(self, loss: Tensor, *, own: bool) -> None:
+        """Count a mini-batch; its loss may still be in the making."""
+        self._waiting.append((loss, own))
 
     def sums(self) -> list[float]:
         """All of this as numbers, in the order of the attributes."""
-        for path, own in self._waiting:  # one by one, so that a resumed run rounds as an uninterrupted one
-            self.steps += 1
-            self.path += float(path)
-            self.own += 0.0 if own is None else float(own)
+        for loss, own in self._waiting:  # one by one, so that a resumed run rounds as an uninterrupted one
+            if own:
+                self.owns += 1
+                self.own += float(loss)
+            else:
+                self.paths += 1
+                self.path += float(loss)
         self._waiting.clear()
-        return [self.steps, self.path, self.own, self.skipped, self.spikes]
+        return [self.paths, self.path, self.owns, self.own, self.skipped, self.spikes]
 
-    def record(self, parts: Sequence[Sequence[float]], *, with_own: bool) -> dict[str, float]:
+    @staticmethod
+    def record(parts: Sequence[Sequence[float]]) -> dict[str, float]:
         """What an epoch's history tells.
 
         Args:
             parts: The sums of every process.
-            with_own: Whether the star's own loss was evaluated.
 
         Returns:
             The mean losses, and what went wrong, where anything did.
         """
-        steps, path, own, skipped, spikes = (sum(part[place] for part in parts) for place in range(5))
-        record = {"path_loss": path / steps}
-        if with_own:
-            record["own_loss"] = own / steps
+        paths, path, owns, own, skipped, spikes = (sum(column) for column in zip(*parts, strict=True))
+        record = {"path_loss": path / paths} if paths else {}
+        if owns:
+            record["own_loss"] = own / owns
         shared = {"skipped_steps": skipped / len(parts), "loss_spikes": spikes / len(parts)}  # alike on all processes
         return record | {name: count for name, count in shared.items() if count}
 

@@ -53,9 +53,8 @@ class TrainingLog:
         self._seconds.append((now - self._began) / max(share, 1e-9))
         self._began = now
         left = self._seconds[-1] * (self._epochs - number)
-        parts = [f"epoch {number:>{len(str(self._epochs))}}/{self._epochs}", f"path {record['path_loss']:.4f}"]
-        if "own_loss" in record:
-            parts.append(f"own {record['own_loss']:.4f}")
+        parts = [f"epoch {number:>{len(str(self._epochs))}}/{self._epochs}"]
+        parts += [f"{name} {record[f'{name}_loss']:.4f}" for name in ("path", "own") if f"{name}_loss" in record]
         if "midpoint_loss" in record:
             worst = max(range(len(self._names)), key=lambda source: record[f"midpoint_loss.{source}"])
             loss = record[f"midpoint_loss.{worst}"]

@@ -6,6 +6,7 @@ processes with one draw each draw what one process with N draws per step would.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from starzoo.config import Beta, Constant, StarConfig, Uniform
 
 __all__ = ["Draw", "SourceSampler"]
 
-_SOURCES, _TIMES, _NOISE = 0, 1, 2  # independent streams of one seed
+_SOURCES, _TIMES, _NOISE, _TERMS = 0, 1, 2, 3  # independent streams of one seed
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,12 @@ class Draw:
     Attributes:
         source: Number of the source n.
         t: Place on the path, 0 at the star and 1 at the source.
+        own: Whether the loss's term for the star itself was drawn, and t is 0.
     """
 
     source: int
     t: float
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class SourceSampler:
     """Draws the (source, t) of every step (paper, algorithm 1).
 
     Attributes:
-        config: Says how t is distributed and how sources are drawn.
+        config: Says how t is distributed, how sources are drawn, and with μ how often the star itself is.
         sources: The number N of sources.
         draws: Draws per step, over all processes.
     """
@@ -55,7 +58,8 @@ class SourceSampler:
             The draw.
         """
         number = step * self.draws + place
-        return Draw(self._source(number), self._time(number))
+        own = self._is_own(number)
+        return Draw(self._source(number), 0.0 if own else self._time(number), own)
 
     def noise(self, step: int, place: int = 0) -> int:
         """The seed of whatever else is random in a draw's forward passes, such as dropout.
@@ -75,6 +79,14 @@ class SourceSampler:
         # A deck deals every source once before any comes again: the mean over sources with less variance.
         deck, card = divmod(number, self.sources)
         return int(self._rng(_SOURCES, deck).permutation(self.sources)[card])
+
+    def _is_own(self, number: int) -> bool:
+        share = self.config.mu / (1 + self.config.mu)
+        if self.config.draw == "independent":
+            return bool(self._rng(_TERMS, number).random() < share)
+        # At even distances from a random start: the same mean with less variance.
+        start = self._rng(_TERMS, 0).random()
+        return math.floor((number + 1) * share + start) > math.floor(number * share + start)
 
     def _time(self, number: int) -> float:
         rng = self._rng(_TIMES, number)

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from starzoo.errors import InterruptedRunError, PreemptedError
 
-__all__ = ["StopRequest", "obeying_signals", "stop"]
+__all__ = ["StopRequest", "ignoring_signals", "obeying_signals", "stop"]
 
 _WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # what schedulers send before they end a job
 _ECHO_SECONDS = 1.0  # a terminal and torchrun both send the same Ctrl-C
@@ -29,7 +29,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number = 0
-        self._since = 0.0
+        self._interrupted: float | None = None
 
     def __enter__(self) -> StopRequest:
         """Take over the signals."""
@@ -42,11 +42,12 @@ class StopRequest:
             signal.signal(number, before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        again = self.number == signal.SIGINT == number and time.monotonic() - self._since > _ECHO_SECONDS
-        if again:
-            raise KeyboardInterrupt
-        if not self.number:
-            self.number, self._since = number, time.monotonic()
+        now = time.monotonic()
+        if number == signal.SIGINT:
+            if self._interrupted is not None and now - self._interrupted > _ECHO_SECONDS:
+                raise KeyboardInterrupt
+            self._interrupted = self._interrupted or now
+        self.number = self.number or number
 
 
 def stop(number: int, state: str) -> NoReturn:
@@ -82,6 +83,17 @@ def obeying_signals() -> Iterator[None]:
         yield
     except _SignalledError as signalled:
         stop(signalled.number, "what was finished is kept")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def ignoring_signals() -> Iterator[None]:
+    """Let a process say how its run ended, where torchrun sends SIGTERM because another one has ended before."""
+    before = _handle(signal.SIG_IGN, _WARNINGS)
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -74,7 +74,7 @@ class FittedStar:
         state: The star's state dict, batch-norm statistics re-estimated.
         permutations: What brings each source to the star, in the order of the sources.
         alignment: How the sources were aligned: the run's configuration, with the method that `auto` chose.
-        history: One record per epoch: path loss, own loss (with mu or kappa), positions moved by the alignment, and
+        history: One record per epoch: path loss, own loss (with mu), positions moved by the alignment, and
             where it was measured the loss half-way to the sources, their mean and (`midpoint_loss.3`) each one.
         changes: What was changed when the run was resumed; empty for a run that its configuration replays bit for bit.
     """
@@ -128,6 +128,7 @@ def fit(
     """
     join(config.runtime)
     warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)  # of 1 × 1 weights, which have no order
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # Accelerate knows no other
     identity = {**(identity or {}), "config": config.model_dump(mode="json", exclude={"evaluate", "runtime"})}
     checkpoints = folder / CHECKPOINTS if folder else None
     # A stranger's checkpoint is refused before any work.
@@ -159,6 +160,7 @@ class _Run:
         self.spec, self.data, self.config = spec, data, config
         self.folder, self.identity, self.progress = folder, identity, progress
         self.step, self.epoch, self.history, self.changes = 0, Epoch(), list[dict[str, float]](), list[str]()
+        self.kept: int | None = None  # the step of the newest checkpoint
         self.names: Sequence[str] = ()
         settings = config.star
         self.accelerator = _make_accelerator(config, folder)
@@ -183,7 +185,6 @@ class _Run:
         self.loss = StarlightLoss(
             list(self.star.values()),
             _compile(working) if config.runtime.compile else working,
-            mu=settings.mu,
             kappa=settings.kappa,
             draws=self.draws // self.ranks,
             backward=self.accelerator.backward,
@@ -194,38 +195,57 @@ class _Run:
         self.vigil, self.agreement = Vigil(architecture.num_classes), Agreement(self.device)
 
     def train(self, request: StopRequest) -> None:
-        """Take the steps that are left."""
-        runtime, settings = self.config.runtime, self.config.star
-        log = TrainingLog(
+        """Take the steps that are left.
+
+        Args:
+            request: Whether a signal has come.
+
+        Raises:
+            BaseException: What ends the run before its last step.
+        """
+        settings = self.config.star
+        self.log = TrainingLog(
             self.folder / LOG if self.folder and self.accelerator.is_main_process else None,
             self.names,
             epochs=settings.epochs,
             images=self.steps_per_epoch * settings.batch_size,
         )
         if self.step:
-            log.note(f"resumed at step {self.step} of {self.steps}")
+            self.log.note(f"resumed at step {self.step} of {self.steps}")
         self.saved = self.reported = time.monotonic()
-        while self.step < self.steps and not self._is_settled():
-            number, first = divmod(self.step, self.steps_per_epoch)
-            if first == 0:
-                self.epoch, self.moved = Epoch(), self._align() if self._is_due(settings.realign_every, number) else 0
-            self.ends.align(self.alignment.permutations)
-            self.loss.working.train()
-            for batches in self._batches(number, first):
-                heard = self._take_step(batches, request)
-                if self.step % self.steps_per_epoch:
-                    self._obey(heard, log)
-            record = self._close_epoch(number + 1)
-            log.epoch(number + 1, record, 1 - first / self.steps_per_epoch)
-            self.accelerator.log(record, step=self.step)
-            if self.step == self.steps or self._is_due(runtime.checkpoint_epochs, number + 1):
-                self._save()
-            self._obey(heard, log)
+        try:
+            while self.step < self.steps and not self._is_settled():
+                self._run_epoch(request)
+            self._obey(max(gather(request.number)), late=False)
+        except BaseException:
+            self._report()  # so that the status tells the very step
+            raise
         for tracker in self.accelerator.trackers:
             tracker.finish()
 
-    def _take_step(self, batches: Sequence[Batch], request: StopRequest) -> list[float]:
-        """One step of the optimiser, and what all processes say at its end."""
+    def _run_epoch(self, request: StopRequest) -> None:
+        """Take the steps that are left of an epoch, and do what the processes agree on."""
+        number, first = divmod(self.step, self.steps_per_epoch)
+        if first == 0:
+            due = self._is_due(self.config.star.realign_every, number)
+            self.epoch, self.moved = Epoch(), self._align() if due else 0
+        self.ends.align(self.alignment.permutations)
+        self.loss.working.train()
+        signal, late = 0, False
+        for batches in self._batches(number, first):
+            heard = self._take_step(batches, request)
+            signal, late = self._judge(heard, self.step - 1)
+            if self.step % self.steps_per_epoch:
+                self._obey(signal, late=late)
+        last_signal, last_late = self._judge(self.agreement.hear(), self.step)
+        record = self._close_epoch(number + 1)
+        self.log.epoch(number + 1, record, 1 - first / self.steps_per_epoch)
+        self.accelerator.log(record, step=self.step)
+        due = self.step == self.steps or self._is_due(self.config.runtime.checkpoint_epochs, number + 1)
+        self._obey(signal or last_signal, late=due or late or last_late)
+
+    def _take_step(self, batches: Sequence[Batch], request: StopRequest) -> list[float] | None:
+        """One step of the optimiser; what all processes said at the end of the one before."""
         settings = self.config.star
         set_learning_rate(self.optimizer, settings, step=self.step, total=self.steps)
         self.loss.clear()
@@ -239,16 +259,17 @@ class _Run:
             images, labels = self._to_device(images), labels.to(self.device, non_blocking=True)
             prediction = self._predict(end, images) if self.teacher else None
             last = place == self._places[-1]
-            losses = self.loss.accumulate(end.parameters, draw.t, images, labels, prediction, last=last)
-            self.epoch.add(losses.path, losses.own)
-            broken = torch.maximum(broken, (~torch.isfinite(losses.path)).float())
-            worst = torch.maximum(worst, losses.path.float().nan_to_num(0.0))
+            loss = self.loss.accumulate(end.parameters, draw.t, images, labels, prediction, last=last)
+            self.epoch.add(loss, own=draw.own)
+            broken = torch.maximum(broken, (place + 1) * (~torch.isfinite(loss)).float())
+            worst = torch.maximum(worst, loss.float().nan_to_num(0.0))
         self._update()
         self.step += 1
         late = time.monotonic() - self.saved > 60 * self.config.runtime.checkpoint_minutes
-        rank = self.accelerator.process_index
-        heard = self.agreement.share([request.number, late and rank == 0, broken * (rank + 1), worst])
-        self._report(heard[3])
+        first = self.accelerator.is_main_process
+        heard = self.agreement.share([request.number, first and late, broken, worst])
+        if time.monotonic() - self.reported > _SECONDS_BETWEEN_REPORTS or self.step == self.steps:
+            self._report(**({"loss": heard[3]} if heard else {}))
         return heard
 
     def _update(self) -> None:
@@ -267,26 +288,31 @@ class _Run:
         self.epoch.skipped += overflowed
         self.vigil.skipped(overflowed)
 
-    def _obey(self, heard: Sequence[float], log: TrainingLog) -> None:
-        """Do what the processes have agreed on: end, or keep what there is."""
+    def _judge(self, heard: Sequence[float] | None, step: int) -> tuple[int, bool]:
+        """What the processes said of a step, from 1: a signal, and whether the last checkpoint was long ago."""
+        if heard is None:
+            return 0, False
         signal, late, broken, worst = heard
         if broken:
-            where, images = self._describe_step(self.step - 2, int(broken) - 1)
-            log.note(f"the loss is not finite {where}, on training images {', '.join(map(str, images))}")
+            where, images = self._describe_step(step - 1, int(broken) - 1)
+            self.log.note(f"the loss is not finite {where}, on training images {', '.join(map(str, images))}")
             raise self.vigil.broken(f"{where}, on training images {', '.join(map(str, images[:4]))}, …")
         self.epoch.spikes += self.vigil.is_spike(worst)
+        return int(signal), bool(late)
+
+    def _obey(self, signal: int, *, late: bool) -> None:
+        """Do what the processes have agreed on: keep what there is, or end."""
         if signal or late:
             self._save()
         if signal:
-            log.note(f"stopped at step {self.step} of {self.steps}")
+            self.log.note(f"stopped at step {self.step} of {self.steps}")
             kept = f"step {self.step} of {self.steps} is kept" if self.folder else "nothing is kept without a folder"
-            stop(int(signal), kept)
+            stop(signal, kept)
 
     def _close_epoch(self, number: int) -> dict[str, float]:
         """Sum up an epoch, from 1, in the history."""
         settings = self.config.star
-        with_own = bool(settings.mu or settings.kappa)
-        record = self.epoch.record(gather(self.epoch.sums()), with_own=with_own) | {"moved": float(self.moved)}
+        record = self.epoch.record(gather(self.epoch.sums())) | {"moved": float(self.moved)}
         if settings.midpoint_every and (self._is_due(settings.midpoint_every, number) or number == settings.epochs):
             losses = self.alignment.halfway_losses(self._state(statistics=False))
             record["midpoint_loss"] = sum(losses) / len(losses)
@@ -329,8 +355,9 @@ class _Run:
         self.alignment.permutations = [
             Permutation.from_tensors(self.spec, tensors) for tensors in checkpoint.permutations
         ]
-        self.step, self.epoch, self.moved = checkpoint.step, Epoch(*mine[:-1]), int(mine[-1])
+        self.step, self.epoch, self.moved = checkpoint.step, Epoch(*mine[:-1]), int(checkpoint.sums[0][-1])
         self.history = [dict(record) for record in checkpoint.history]
+        self.kept = self.step
 
     def finish(self) -> FittedStar:
         """Align the sources to the final star and estimate its batch-norm statistics."""
@@ -346,8 +373,11 @@ class _Run:
         )
 
     def _save(self) -> None:
-        """Keep a checkpoint, where there is a folder for it."""
+        """Keep a checkpoint, where there is a folder for it and none of this step in it."""
         self.saved = time.monotonic()
+        if self.step == self.kept:
+            return
+        self.kept = self.step
         moved = float(self.moved)
         sums = gather([*self.epoch.sums(), moved])
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.star.values()):
@@ -427,12 +457,13 @@ class _Run:
         images: list[int] = self._loader(epoch, place).batches[number].tolist()
         return f"at step {step + 1} (epoch {epoch + 1}), source {self.names[draw.source]}, t = {draw.t:.4f}", images
 
-    def _report(self, worst: float) -> None:
-        now = time.monotonic()
-        if now - self.reported > _SECONDS_BETWEEN_REPORTS or self.step == self.steps:
-            self.reported = now
-            figures = {"path_loss": self.history[-1]["path_loss"]} if self.history else {"loss": worst}
-            self.progress("fitting the star", self.step, self.steps, **figures)
+    def _report(self, **loss: float) -> None:
+        """Tell which step was taken, with the path loss of the last epoch or what else is known."""
+        self.reported = time.monotonic()
+        figures = (
+            {name: value for name, value in self.history[-1].items() if name == "path_loss"} if self.history else loss
+        )
+        self.progress("fitting the star", self.step, self.steps, **figures)
 
     @staticmethod
     def _is_due(period: int, number: int) -> bool:

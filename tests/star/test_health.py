@@ -15,23 +15,24 @@ def test_an_epoch_that_was_interrupted_sums_up_bit_for_bit() -> None:
     losses = torch.rand(50, generator=torch.Generator().manual_seed(0))
     whole, first = Epoch(), Epoch()
     for loss in losses:
-        whole.add(loss, loss / 3)
+        whole.add(loss, own=float(loss) < 0.3)
     for loss in losses[:17]:
-        first.add(loss, loss / 3)
+        first.add(loss, own=float(loss) < 0.3)
     second = Epoch(*first.sums())
     for loss in losses[17:]:
-        second.add(loss, loss / 3)
+        second.add(loss, own=float(loss) < 0.3)
     assert second.sums() == whole.sums()
 
 
 def test_the_record_is_the_mean_over_all_processes() -> None:
     one, other = Epoch(), Epoch(spikes=2, skipped=1)
-    one.add(torch.tensor(1.0), None)
-    other.add(torch.tensor(2.0), None)
-    other.add(torch.tensor(6.0), None)
-    assert one.record([one.sums()], with_own=False) == {"path_loss": 1.0}
-    both = one.record([one.sums(), other.sums()], with_own=False)
-    assert both == {"path_loss": 3.0, "skipped_steps": 0.5, "loss_spikes": 1.0}
+    one.add(torch.tensor(1.0), own=False)
+    one.add(torch.tensor(9.0), own=True)
+    other.add(torch.tensor(2.0), own=False)
+    other.add(torch.tensor(6.0), own=False)
+    assert one.record([one.sums()]) == {"path_loss": 1.0, "own_loss": 9.0}
+    both = one.record([one.sums(), other.sums()])
+    assert both == {"path_loss": 3.0, "own_loss": 9.0, "skipped_steps": 0.5, "loss_spikes": 1.0}
 
 
 def test_a_loss_far_above_the_usual_and_above_guessing_is_a_spike() -> None:

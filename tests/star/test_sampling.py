@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -46,8 +48,22 @@ def test_two_ranks_draw_what_one_rank_with_two_draws_per_step_would() -> None:
     ],
 )
 def test_t_has_the_distribution_that_is_asked_for(t: Uniform | Beta | Constant, mean: float, variance: float) -> None:
-    sampler = SourceSampler(StarConfig(t=t), sources=3)
+    sampler = SourceSampler(StarConfig(t=t, mu=0), sources=3)
     drawn = np.array([sampler.draw(step).t for step in range(4000)])
     assert drawn.mean() == pytest.approx(mean, abs=0.02)
     assert drawn.var() == pytest.approx(variance, abs=0.005)
     assert ((drawn >= 0) & (drawn <= 1)).all()
+
+
+@pytest.mark.parametrize("draw", ["deck", "independent"])
+def test_the_star_itself_is_drawn_as_often_as_its_weight_says(draw: str) -> None:
+    sampler = SourceSampler(StarConfig(mu=0.25, draw=draw), 4)  # type: ignore[arg-type]
+    draws = [sampler.draw(step) for step in range(2000)]
+    own = [each for each in draws if each.own]
+    assert all(each.t == 0 for each in own)
+    assert all(each.t > 0 for each in draws if not each.own)
+    assert len(own) == pytest.approx(400, abs=1 if draw == "deck" else 60)
+    if draw == "deck":
+        steps = [step for step, each in enumerate(draws) if each.own]
+        assert {after - before for before, after in itertools.pairwise(steps)} == {5}
+    assert not any(SourceSampler(StarConfig(mu=0), 4).draw(step).own for step in range(100))
