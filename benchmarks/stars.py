@@ -203,8 +203,8 @@ def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     seeds = len({row["seed"] for row in rows})
     lines = [
         f"**{name}**: test images, {seeds} seeds (mean ± standard deviation), paths to {HOLDOUTS} held-outs, all "
-        f"aligned by `{AlignConfig().method}`. Regular–regular barrier {first['regular-regular barrier']:.3f}. Single members "
-        f"{first['member accuracy']:.4f} / {first['member nll']:.4f} (accuracy / NLL), ensemble of the sources "
+        f"aligned by `{AlignConfig().method}`. Regular–regular barrier {first['regular-regular barrier']:.3f}. Single "
+        f"members {first['member accuracy']:.4f} / {first['member nll']:.4f} (accuracy / NLL), ensemble of the sources "
         f"{first['ensemble accuracy']:.4f} / {first['ensemble nll']:.4f}.",
         "",
         "| variant | " + " | ".join(COLUMNS) + " |",
