@@ -20,7 +20,7 @@ from torch import Tensor
 
 from starzoo.architecture import Preprocessing
 from starzoo.config import DataConfig
-from starzoo.data import Split, load_data, open_data
+from starzoo.data import Split, load_data, open_data, read_images
 from starzoo.data.pixels import decode
 from starzoo.data.reading import ImageFile, Records, _explain
 from starzoo.data.split import _augment
@@ -314,6 +314,25 @@ def test_images_are_those_of_timm_bit_for_bit(tmp_path: Path, preprocessing: Pre
     transform = create_transform(**preprocessing.model_dump())
     expected = [transform(Image.open(tmp_path / "test" / "one" / f"{index}.png")) for index in range(5)]
     assert torch.equal(images[:5], torch.stack(expected))
+
+
+def test_named_files_are_read_as_those_of_a_data_set(folder: Path) -> None:
+    data, files = load_data(DataConfig(dataset=str(folder)), COLOUR), sorted((folder / "test").glob("*/*.png"))
+    images, _ = data.test.tensors()
+    assert torch.equal(read_images(files, COLOUR), images)
+    assert torch.equal(read_images([str(files[1])], COLOUR), images[1:2])
+
+
+def test_files_that_are_no_images_are_named(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere\.png: no such file"):
+        read_images([folder / "nowhere.png"], COLOUR)
+    with pytest.raises(UsageError, match=r"test: no such file \(name image files, not folders"):
+        read_images([folder / "test"], COLOUR)
+    with pytest.raises(UsageError, match="no image is given"):
+        read_images([], COLOUR)
+    (folder / "text.png").write_text("no image")
+    with pytest.raises(UntrustedInputError, match=r"text\.png cannot be read: it is no image of a known format"):
+        read_images([folder / "text.png"], COLOUR)
 
 
 def test_images_come_in_order_and_a_limit_draws_some(digits: Split) -> None:

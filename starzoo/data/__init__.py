@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from starzoo.architecture import Preprocessing
 from starzoo.config import DataConfig
+from starzoo.data.files import read_images
 from starzoo.data.reading import StoredData, open_data
 from starzoo.data.split import Augmentation, Loader, Split
 from starzoo.errors import IncompatibleError
 
-__all__ = ["Augmentation", "ImageData", "Loader", "Split", "StoredData", "load_data", "open_data"]
+__all__ = ["Augmentation", "ImageData", "Loader", "Split", "StoredData", "load_data", "open_data", "read_images"]
 
 
 @dataclass(frozen=True, kw_only=True)

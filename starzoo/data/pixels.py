@@ -16,7 +16,7 @@ from starzoo.architecture import Preprocessing
 from starzoo.data.reading import ImageFile, Records
 from starzoo.errors import UntrustedInputError, UsageError
 
-__all__ = ["Pixels", "decode"]
+__all__ = ["Pixels", "decode", "make_reader", "normalize"]
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # EPS, for one, would run a program
 _MODES = {1: "L", 3: "RGB"}
@@ -34,32 +34,13 @@ class Pixels:
     Args:
         records: The stored images.
         preprocessing: The size and crop; mean and standard deviation are not applied.
-
-    Raises:
-        UsageError: The model takes neither grey nor RGB images.
     """
 
     def __init__(self, records: Records, preprocessing: Preprocessing) -> None:
-        from timm.data.transforms_factory import create_transform
-
         channels, height, width = preprocessing.input_size
-        if channels not in _MODES:
-            raise UsageError(
-                f"{records.dataset}: images are grey or RGB, but the model takes {channels} channels",
-                hint="use a model with 1 or 3 input channels",
-                subject=records.dataset,
-            )
         self.records = records
         self.shape = (len(records), height, width, channels)
-        self._mode = _MODES[channels]
-        self._transform: Callable[[Image.Image], Tensor] = create_transform(
-            input_size=preprocessing.input_size,
-            interpolation=preprocessing.interpolation,
-            mean=preprocessing.mean,
-            crop_pct=preprocessing.crop_pct,
-            crop_mode=preprocessing.crop_mode,
-            normalize=False,
-        )
+        self._read = make_reader(preprocessing, records.dataset)
         keep = len(records) * height * width * channels <= _CACHE_BYTES
         self._kept = torch.empty(self.shape, dtype=torch.uint8) if keep else None
         self._known = torch.zeros(len(records), dtype=torch.bool)
@@ -78,12 +59,56 @@ class Pixels:
     def _decode(self, indices: Tensor) -> Tensor:
         files, threads = self.records.files(indices.tolist()), torch.get_num_threads()
         if threads == 1:
-            return torch.stack([self._pixels(file) for file in files])
+            return torch.stack([self._read(file) for file in files])
         with ThreadPoolExecutor(threads) as pool:
-            return torch.stack(list(pool.map(self._pixels, files)))
+            return torch.stack(list(pool.map(self._read, files)))
 
-    def _pixels(self, file: ImageFile) -> Tensor:
-        return self._transform(decode(file).convert(self._mode)).permute(1, 2, 0)
+
+def make_reader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageFile], Tensor]:
+    """How an image becomes the pixels of a model: safe decoding, then timm's evaluation resize and crop.
+
+    Args:
+        preprocessing: The size and crop; mean and standard deviation are not applied.
+        subject: What messages call the images.
+
+    Returns:
+        A function from an encoded image to its pixels, uint8 of shape (height, width, channels).
+
+    Raises:
+        UsageError: The model takes neither grey nor RGB images.
+    """
+    from timm.data.transforms_factory import create_transform
+
+    mode = _MODES.get(preprocessing.input_size[0])
+    if mode is None:
+        raise UsageError(
+            f"{subject}: images are grey or RGB, but the model takes {preprocessing.input_size[0]} channels",
+            hint="use a model with 1 or 3 input channels",
+            subject=subject,
+        )
+    transform: Callable[[Image.Image], Tensor] = create_transform(
+        input_size=preprocessing.input_size,
+        interpolation=preprocessing.interpolation,
+        mean=preprocessing.mean,
+        crop_pct=preprocessing.crop_pct,
+        crop_mode=preprocessing.crop_mode,
+        normalize=False,
+    )
+    return lambda file: transform(decode(file).convert(mode)).permute(1, 2, 0)
+
+
+def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Pixels as a model takes them: the arithmetic of timm, bit for bit.
+
+    Args:
+        pixels: uint8 of shape (batch, height, width, channels).
+        preprocessing: The mean and standard deviation of every channel.
+
+    Returns:
+        float32 of shape (batch, channels, height, width), channels last in memory.
+    """
+    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
 
 
 def decode(file: ImageFile) -> Image.Image:

@@ -33,7 +33,7 @@ from starzoo.symmetry.spec import PermutationSpec
 if TYPE_CHECKING:
     from starzoo.data import ImageData, Split
 
-__all__ = ["Zoo", "evaluate"]
+__all__ = ["Zoo", "evaluate", "measure_path"]
 
 StateDict = Mapping[str, Tensor]
 SplitName = Literal["train", "test"]
@@ -114,7 +114,7 @@ def evaluate(
 
     to_star = bring([*zoo.sources, *zoo.holdouts], "star")
     predicted["aligned mean"] = evaluator.log_probabilities(average([to_star[name] for name in zoo.sources]))
-    t = tuple(float(at) for at in np.linspace(0, 1, config.points))
+    t = _points(config)
 
     def measure(line: _Line) -> list[Path]:
         end = models[line.b]
@@ -132,12 +132,41 @@ def evaluate(
             paths.append(Path(kind=line.kind, a=line.a, b=line.b, split=split, t=t, loss=loss, accuracy=right))
         return paths
 
-    measured = share_out(lines, measure, tell=partial(progress, "measuring paths"))
+    measured = share_out(lines, partial(map, measure), tell=partial(progress, "measuring paths"))
     return Evaluation(
         paths=tuple(itertools.chain.from_iterable(measured)),
         qualities=tuple(_qualities(zoo, predicted, evaluator, config.splits)),
         images={split: len(evaluator.labels(split)) for split in config.splits},
         repaired=config.repair,
+    )
+
+
+def measure_path(
+    architecture: Architecture,
+    kind: PathKind,
+    ends: Mapping[str, StateDict],
+    data: ImageData,
+    config: EvalConfig,
+) -> tuple[Path, ...]:
+    """Measure one path, on every split.
+
+    Args:
+        architecture: What both models have in common.
+        kind: Which kinds of models they are.
+        ends: The model at t = 0 and the one at t = 1, by name; already aligned where that is wanted.
+        data: The task's images.
+        config: What is measured, and on how much data.
+
+    Returns:
+        One path per split.
+    """
+    evaluator, t = _make_evaluator(architecture, data, config), _points(config)
+    (a, start), (b, end) = ends.items()
+    with _naming(f"the path from {a} to {b}"):
+        curve = evaluator.curve(start, end, t)
+    return tuple(
+        Path(kind=kind, a=a, b=b, split=split, t=t, loss=curve.loss[split], accuracy=curve.accuracy[split])
+        for split in config.splits
     )
 
 
@@ -148,6 +177,10 @@ def _naming(what: str) -> Iterator[None]:
         yield
     except NumericalError as error:
         raise NumericalError(f"{what}: {error.message}", hint=error.hint, subject=what) from error
+
+
+def _points(config: EvalConfig) -> tuple[float, ...]:
+    return tuple(float(at) for at in np.linspace(0, 1, config.points))
 
 
 def _make_evaluator(architecture: Architecture, data: ImageData, config: EvalConfig) -> Evaluator:

@@ -11,8 +11,10 @@ from starzoo.errors import NumericalError
 __all__ = [
     "accuracy",
     "ensemble_log_probabilities",
+    "entropy",
     "expected_calibration_error",
     "luck",
+    "mutual_information",
     "negative_log_likelihood",
 ]
 
@@ -101,3 +103,29 @@ def ensemble_log_probabilities(members: Tensor) -> Tensor:
         Shape (images, classes).
     """
     return torch.logsumexp(members, dim=0) - torch.log(torch.tensor(float(len(members))))
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """How uncertain predictions are: H(p) = −Σ p·ln p, from 0 (certain) to ln(classes).
+
+    Args:
+        probabilities: Shape (..., classes).
+
+    Returns:
+        Nats, shape (...).
+    """
+    return torch.sum(torch.special.entr(probabilities), dim=-1)
+
+
+def mutual_information(members: Tensor) -> Tensor:
+    """How far members disagree: the entropy of their mean less the mean of their entropies (Houlsby et al. 2011).
+
+    This part of the uncertainty comes from not knowing the weights; the rest, from the images themselves.
+
+    Args:
+        members: Probabilities, shape (members, images, classes).
+
+    Returns:
+        Nats, shape (images,): 0 where all members say the same.
+    """
+    return (entropy(members.mean(dim=0)) - entropy(members).mean(dim=0)).clamp_min(0)

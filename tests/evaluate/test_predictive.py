@@ -13,8 +13,10 @@ from starzoo.errors import NumericalError
 from starzoo.evaluate.predictive import (
     accuracy,
     ensemble_log_probabilities,
+    entropy,
     expected_calibration_error,
     luck,
+    mutual_information,
     negative_log_likelihood,
 )
 
@@ -74,6 +76,26 @@ def test_t09_nan_is_an_error_not_a_figure(metric: object) -> None:
     predicted[3, 1] = math.nan
     with pytest.raises(NumericalError, match=r"^the predictions are not numbers"):
         metric(predicted, labels)  # type: ignore[operator]
+
+
+def test_entropy_equals_the_sum_by_the_book() -> None:
+    probabilities = predictions(1)[0].exp()
+    expected = [-sum(p * math.log(p) for p in row) for row in probabilities.double().tolist()]
+    torch.testing.assert_close(entropy(probabilities).double(), torch.tensor(expected).double())
+    certain, blind = torch.eye(3), torch.full((1, 4), 0.25)
+    assert entropy(certain).tolist() == [0, 0, 0]
+    assert entropy(blind).item() == pytest.approx(math.log(4))
+
+
+def test_mutual_information_is_what_members_disagree_about() -> None:
+    split = torch.stack([torch.eye(2)[:1], torch.eye(2)[1:]])  # two members, each certain of another class
+    assert mutual_information(split).item() == pytest.approx(math.log(2))
+    unsure = torch.full((2, 1, 2), 0.5)  # all uncertainty comes from the image
+    assert mutual_information(unsure).item() == 0
+    members = torch.stack([predictions(seed)[0].exp() for seed in range(3)])
+    mean, between = members.mean(0), mutual_information(members)
+    divergence = (members * (members / mean).log()).sum(-1).mean(0)  # the mean of KL(member ‖ mean)
+    torch.testing.assert_close(between, divergence, atol=1e-5, rtol=1e-4)
 
 
 def test_luck_is_the_tail_of_a_binomial_distribution() -> None:
