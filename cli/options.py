@@ -92,6 +92,7 @@ class StarOptions:
     batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None
     lr: Annotated[float | None, typer.Option(help="Greatest learning rate.")] = None
     mu: Annotated[float | None, typer.Option(help="Weight of the star's own loss.")] = None
+    kappa: Annotated[float | None, typer.Option(help="Weight of the sources' predictions beside the labels.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)

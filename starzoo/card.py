@@ -276,7 +276,8 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
     yield (
         f"Fit: {fit.epochs} {'epoch' if fit.epochs == 1 else 'epochs'} in batches of {fit.batch_size}, "
         f"{fit.optimizer.upper()} with learning rate {fit.lr:g} and weight decay {fit.weight_decay:g}; every step "
-        f"takes one source and one place t on the line to it, t {law}; the star's own loss has weight μ = {fit.mu:g}."
+        f"takes one source and one place t on the line to it, t {law}; the star's own loss has weight μ = {fit.mu:g}"
+        + (f", and the source's prediction weight κ = {fit.kappa:g} beside the label." if fit.kappa else ".")
     )
     often = {0: "once", 1: "every epoch"}.get(fit.realign_every, f"every {fit.realign_every} epochs")
     method = (manifest.alignment or manifest.config.align).to_one.method
@@ -285,6 +286,11 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
         f"{'group of neurons is' if manifest.groups == 1 else 'groups of neurons are'} permuted, in tensors that hold "
         f"{100 * manifest.coverage:.1f} % of the parameters."
     )
+    if manifest.changes:
+        yield (
+            f"The run was resumed with changes, so that its command does not replay it bit for bit: "
+            f"{clean('; '.join(manifest.changes))}."
+        )
 
 
 def _portable(config: RunConfig) -> RunConfig:

@@ -7,7 +7,7 @@ on one process is raised on all of them, so that none waits for an answer that w
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -99,13 +99,16 @@ def from_first(work: Callable[[], Found]) -> Found:
 
 
 def share_out(
-    items: Sequence[Item], work: Callable[[Item], Found], *, tell: Callable[[int, int], None] | None = None
+    items: Sequence[Item],
+    work: Callable[[Sequence[Item]], Iterable[Found]],
+    *,
+    tell: Callable[[int, int], None] | None = None,
 ) -> list[Found]:
     """Do something with every item, each on one process.
 
     Args:
         items: The same on all processes.
-        work: What to do; its results are pickled for the others.
+        work: Finds one result for each item of a process's share, in their order; results are pickled for the others.
         tell: Told after every item about how many of how many are done.
 
     Returns:
@@ -114,8 +117,8 @@ def share_out(
     state = _state()
     mine = list[Found]()
     with all_or_none():
-        for number in range(state.process_index, len(items), state.num_processes):
-            mine.append(work(items[number]))
+        for found in work(items[state.process_index :: state.num_processes]):
+            mine.append(found)
             if tell:
                 tell(min(len(mine) * state.num_processes, len(items)), len(items))
     parts = gather(mine)

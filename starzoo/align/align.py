@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from starzoo.ahead import map_ahead
 from starzoo.align.evidence import Evidence
 from starzoo.align.probe import Probe, required
 from starzoo.align.universe import match_all
@@ -79,15 +80,17 @@ class Aligner:
             permutees: Evidence about the models that are permuted.
             initial: Where the ascent starts, one permutation per permutee; the identity when not given.
 
-        Yields:
-            One matching per permutee.
+        Returns:
+            One matching per permutee, in their order.
         """
         matcher = WeightMatcher(self.evidence.spec, fixed, max_sweeps=self.config.max_sweeps)
         by_weight = None
         if self.config.method == "activation-weight":
             by_weight = WeightMatcher(self.spec, fixed, max_sweeps=self.config.max_sweeps)
         starts = initial or itertools.repeat(Permutation.identity(self.spec))
-        for position, (permutee, start) in enumerate(zip(permutees, starts, strict=initial is not None)):
+
+        def match(place: tuple[int, tuple[StateDict, Permutation]]) -> Matching:
+            position, (permutee, start) = place
             rng = np.random.default_rng([self.config.seed, position])
             tried = [start, *(self._random_start(start, rng) for _ in range(self.config.restarts - 1))]
             found = [matcher.match(permutee, replace(each, spec=self.evidence.spec)) for each in tried]
@@ -96,7 +99,11 @@ class Aligner:
             if by_weight:
                 best = by_weight.match(permutee, permutation)
                 permutation, sweeps = best.permutation, sweeps + best.sweeps
-            yield replace(best, permutation=permutation, sweeps=sweeps)
+            return replace(best, permutation=permutation, sweeps=sweeps)
+
+        # While one permutee's products use all cores, others are at their assignments, of which each uses one.
+        places = enumerate(zip(permutees, starts, strict=initial is not None))
+        return map_ahead(match, places, torch.get_num_threads())
 
     def _random_start(self, start: Permutation, rng: np.random.Generator) -> Permutation:
         """All groups at random; branches stay where they are, since responses do not change places with them."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from starzoo.ahead import map_ahead
 from starzoo.architecture import Preprocessing
-from starzoo.data.pixels import Pixels
+from starzoo.data.pixels import Pixels, normalize
 from starzoo.data.reading import Records
 from starzoo.errors import UsageError
 
@@ -46,8 +45,7 @@ class Split:
         self.name = records.name
         self.labels = torch.from_numpy(records.labels.copy())
         self.pixels = Pixels(records, preprocessing)
-        self._mean = torch.tensor(preprocessing.mean)
-        self._std = torch.tensor(preprocessing.std)
+        self._preprocessing = preprocessing
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -150,15 +148,8 @@ class Split:
         return Loader(self, batches, augment, torch.from_numpy(draws), workers)
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Pixels as the model takes them: the arithmetic of timm, bit for bit.
-
-        Args:
-            pixels: uint8 of shape (batch, height, width, channels).
-
-        Returns:
-            float32 of shape (batch, channels, height, width), channels last in memory.
-        """
-        return pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std).permute(0, 3, 1, 2)
+        """Pixels as the model takes them, float32 of shape (batch, channels, height, width)."""
+        return normalize(pixels, self._preprocessing)
 
 
 @dataclass(frozen=True)
@@ -184,20 +175,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images of shape (batch, channels, height, width) and labels of shape (batch,)."""
-        if not self.workers:
-            yield from map(self._batch, self.batches)
-            return
-        with ThreadPoolExecutor(self.workers) as pool:
-            begun = deque[Future[tuple[Tensor, Tensor]]]()
-            try:
-                for indices in self.batches:
-                    begun.append(pool.submit(self._batch, indices))
-                    if len(begun) > 2 * self.workers:
-                        yield begun.popleft().result()
-                while begun:
-                    yield begun.popleft().result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        return map_ahead(self._batch, self.batches, self.workers + 1 if self.workers else 0)
 
     def after(self, batches: int) -> Loader:
         """The same without the first batches: where a resumed run goes on."""

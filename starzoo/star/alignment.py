@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -86,9 +87,9 @@ class SourceAlignment:
         """
         fixed, before = self._aligner.evidence.of(star), self.permutations
 
-        def match(number: int) -> Permutation:
-            [found] = self._aligner.match(fixed, [self._seen[number]], [before[number]])
-            return found.permutation
+        def match(numbers: Sequence[int]) -> Iterator[Permutation]:
+            seen, starts = [self._seen[number] for number in numbers], [before[number] for number in numbers]
+            return (found.permutation for found in self._aligner.match(fixed, seen, starts))
 
         self.permutations = share_out(range(len(before)), match)
         return sum(new.moved(old) for new, old in zip(self.permutations, before, strict=True))
@@ -106,4 +107,4 @@ class SourceAlignment:
         def measure(number: int) -> float:
             return self._halfway.midpoint_loss(star, self.permutations[number].apply(self._sources[number]))
 
-        return share_out(range(len(self._sources)), measure)
+        return share_out(range(len(self._sources)), partial(map, measure))

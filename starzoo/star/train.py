@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     AutocastKwargs,
     DistributedDataParallelKwargs,
@@ -478,6 +479,7 @@ def _make_accelerator(config: RunConfig, folder: Path | None) -> Accelerator:
     if config.star.precision == "fp16" and runs_on_cpu():
         raise UsageError("star.precision=fp16 needs a GPU", hint="use bf16 or fp32", subject="star.precision")
     trackers = check_trackers(config.runtime.trackers)
+    AcceleratorState._reset_state()  # it would hold every later fit of this process to the precision of the first
     accelerator = Accelerator(
         cpu=runs_on_cpu(),
         mixed_precision="no" if config.star.precision == "fp32" else config.star.precision,
