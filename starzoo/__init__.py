@@ -20,15 +20,19 @@ if TYPE_CHECKING:
     from starzoo.inspection import inspect_model as inspect_model
     from starzoo.pipeline import evaluate_star as evaluate_star
     from starzoo.pipeline import fit_star as fit_star
-    from starzoo.pipeline import load_star as load_star
     from starzoo.pipeline import publish_star as publish_star
     from starzoo.pipeline import quickstart as quickstart
     from starzoo.pipeline import render_card as render_card
     from starzoo.sources import Source as Source
     from starzoo.sources import load_source as load_source
+    from starzoo.star.domain import StarDomain as StarDomain
     from starzoo.star.star import Star as Star
+    from starzoo.star.star import load_star as load_star
     from starzoo.symmetry.permutation import Permutation as Permutation
     from starzoo.symmetry.spec import PermutationSpec as PermutationSpec
+    from starzoo.using import join_star as join_star
+    from starzoo.using import predict_images as predict_images
+    from starzoo.verification import verify_star as verify_star
     from starzoo.zoo import train_zoo as train_zoo
 
 __version__ = "0.1.0"
@@ -42,19 +46,23 @@ _HOME = {
     "RunConfig": "starzoo.config",
     "Source": "starzoo.sources",
     "Star": "starzoo.star.star",
+    "StarDomain": "starzoo.star.domain",
     "StarzooError": "starzoo.errors",
     "align_models": "starzoo.alignment",
     "evaluate_star": "starzoo.pipeline",
     "fit_star": "starzoo.pipeline",
     "inspect_model": "starzoo.inspection",
+    "join_star": "starzoo.using",
     "load_config": "starzoo.config",
     "load_source": "starzoo.sources",
-    "load_star": "starzoo.pipeline",
+    "load_star": "starzoo.star.star",
+    "predict_images": "starzoo.using",
     "pull": "starzoo.hub.pull",
     "publish_star": "starzoo.pipeline",
     "quickstart": "starzoo.pipeline",
     "render_card": "starzoo.pipeline",
     "train_zoo": "starzoo.zoo",
+    "verify_star": "starzoo.verification",
 }
 
 __all__ = [
@@ -66,20 +74,24 @@ __all__ = [
     "RunConfig",
     "Source",
     "Star",
+    "StarDomain",
     "StarzooError",
     "__version__",
     "align_models",
     "evaluate_star",
     "fit_star",
     "inspect_model",
+    "join_star",
     "load_config",
     "load_source",
     "load_star",
+    "predict_images",
     "publish_star",
     "pull",
     "quickstart",
     "render_card",
     "train_zoo",
+    "verify_star",
 ]
 
 

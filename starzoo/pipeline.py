@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,21 @@ from starzoo.architecture import Architecture
 from starzoo.card import write_card
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, validate
 from starzoo.data import ImageData, load_data
-from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.errors import UsageError
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.floor import check_above_chance
 from starzoo.folder import write_text
 from starzoo.hub.names import check_repo
-from starzoo.hub.pull import pull
 from starzoo.hub.push import PushResult, push
 from starzoo.hub.ref import ModelRef
+from starzoo.origins import load_images, load_models
 from starzoo.places import RunPlaces, find_models, refuse_overwriting, without_path
 from starzoo.processes import all_or_none, from_first, is_first, join
 from starzoo.progress import Progress, silent
 from starzoo.sources import Source, check_compatible, label_names_of, load_sources, order_classes
 from starzoo.specs import infer_architecture
 from starzoo.star.manifest import MANIFEST, ModelRecord, StarManifest, read_manifest
-from starzoo.star.star import Star, load_folder, write_manifest
+from starzoo.star.star import Star, load_star, write_manifest
 from starzoo.star.stopping import ignoring_signals, obeying_signals
 from starzoo.star.train import FittedStar, fit
 from starzoo.status import Status
@@ -175,19 +175,6 @@ def quickstart(out: Path, *, seed: int = 0, progress: Progress = silent) -> Star
     )
 
 
-def load_star(ref: str | Path) -> Star:
-    """Load a star from its folder or from the Hub.
-
-    Args:
-        ref: The folder that `fit-star` wrote, or `user/repo[@revision]`.
-
-    Returns:
-        The star.
-    """
-    where = ModelRef.parse(ref)
-    return load_folder(where.folder if where.folder is not None else pull(where).folder)
-
-
 def evaluate_star(
     star: str,
     *,
@@ -212,21 +199,19 @@ def evaluate_star(
     """
     loaded, folder = load_star(star), ModelRef.parse(star).folder
     then, places = loaded.manifest, RunPlaces.read(folder)
-    known = {"dataset": places.dataset} if places.dataset else {}
-    asked = validate(DataConfig, {**then.config.data.model_dump(), **known, **(data or {})})
     measure = validate(EvalConfig, {**then.config.evaluate.model_dump(), **(evaluate or {})})
-    members = _load_again(then.sources, places.sources, progress)
+    members = load_models(then.sources, find_models(then.sources, places.sources), progress=progress)
     names = [member.name for member in members]
     if holdouts:
         unseen = load_sources(holdouts, taken=names, progress=progress)
     else:
-        unseen = _load_again(then.holdouts, places.holdouts, progress)
+        unseen = load_models(then.holdouts, find_models(then.holdouts, places.holdouts), progress=progress)
     order = then.architecture.label_names
     members = order_classes(members, order)  # which was asked for when the star was fitted, if there is anything to do
     if reorder_classes or not holdouts:
         unseen = order_classes(unseen, order)
     check_compatible([*members, *unseen])
-    images = _load_data_for(then.architecture, order, asked)
+    images = load_images(then, places, data)
     if holdouts:
         _check_unnamed(unseen, images, progress)
     manifest = then.model_copy(
@@ -279,19 +264,6 @@ def render_card(folder: Path) -> Path:
     """
     manifest = read_manifest(folder / MANIFEST)
     return write_card(folder, manifest, manifest.repo)
-
-
-def _load_again(records: Sequence[ModelRecord], places: Sequence[str], progress: Progress) -> list[Source]:
-    """Load a star's own models under their own names, and make sure that they are still the same files."""
-    models = load_sources(find_models(records, places), progress=progress)
-    for model, record in zip(models, records, strict=True):
-        if dict(model.provenance.files) != record.files:
-            raise UntrustedInputError(
-                f"{record.name}: its files are not those that the star was made with",
-                hint="bring the old files back, or fit the star again",
-                subject=record.name,
-            )
-    return [replace(model, name=record.name) for model, record in zip(models, records, strict=True)]
 
 
 def _load_data_for(architecture: Architecture, names: Sequence[str] | None, config: DataConfig) -> ImageData:

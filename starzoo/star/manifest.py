@@ -42,6 +42,7 @@ class StarManifest(Frozen):
         schema_version: Version of this format.
         name: The star's name, the title of its card.
         repo: The repository that it was last published in, or None.
+        files: SHA-256 of the star's own configuration, weights and permutations, by name.
         architecture: The timm architecture of star and sources.
         sources: The models that the star was fitted on.
         holdouts: The models that it never saw.
@@ -60,6 +61,7 @@ class StarManifest(Frozen):
     schema_version: Literal[1] = 1
     name: str
     repo: str | None = None
+    files: dict[str, str] = {}
     architecture: Architecture
     sources: tuple[ModelRecord, ...]
     holdouts: tuple[ModelRecord, ...] = ()

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from starzoo.errors import UntrustedInputError
-from starzoo.folder import load_state, save_folder, save_tensors, write_text
+from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.folder import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    file_hash,
+    load_state,
+    save_folder,
+    save_tensors,
+    write_text,
+)
+from starzoo.hub.pull import pull
+from starzoo.hub.ref import ModelRef
+from starzoo.places import RunPlaces, find_models
+from starzoo.progress import Progress, silent
+from starzoo.star.domain import StarDomain
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["PERMUTATIONS", "Star", "load_folder", "write_manifest"]
+__all__ = ["OWN_FILES", "PERMUTATIONS", "Star", "find_star", "load_folder", "load_star", "write_manifest"]
 
 PERMUTATIONS = "permutations.safetensors"
+OWN_FILES = (CONFIG_FILE, WEIGHTS_FILE, PERMUTATIONS)
+"""The files of a star whose hashes its star.json names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +45,13 @@ class Star:
         manifest: Architecture, provenance, configuration, history and evaluation.
         state: Its state dict.
         permutations: For every source, by name, one index vector per group that brings it to the star.
+        folder: Where it was loaded from: its own folder, or that of the local cache; None for a star that was not.
     """
 
     manifest: StarManifest
     state: Mapping[str, Tensor]
     permutations: Mapping[str, Mapping[str, Tensor]]
+    folder: Path | None = None
 
     def model(self) -> nn.Module:
         """The star as a timm model in evaluation mode, a drop-in for any of its sources.
@@ -46,6 +62,34 @@ class Star:
         model = self.manifest.architecture.build()
         model.load_state_dict(dict(self.state))
         return model
+
+    @property
+    def places(self) -> RunPlaces:
+        """Where the models and images of its fit lie on this machine, as far as that is known."""
+        return RunPlaces.read(self.folder)
+
+    def domain(self, folders: Sequence[str | Path] | None = None, *, progress: Progress = silent) -> StarDomain:
+        """The star domain: the sources, loaded from where they are pinned, checked, and aligned to the star.
+
+        Args:
+            folders: Local folders of the sources, in their order, instead of where the star was fitted on them.
+            progress: Told after every source.
+
+        Returns:
+            The domain.
+
+        Raises:
+            UsageError: A source cannot be found, or `folders` are not as many as the sources.
+        """
+        sources = self.manifest.sources
+        refs = find_models(sources, self.places.sources) if folders is None else folders
+        if len(refs) != len(sources):
+            raise UsageError(
+                f"{self.manifest.name}: has {len(sources)} sources, and {len(refs)} folders are given",
+                hint=f"give one for each of {', '.join(source.name for source in sources)}",
+                subject=self.manifest.name,
+            )
+        return StarDomain.load(self.manifest, self.state, self.permutations, refs, progress=progress)
 
     def save_folder(self, folder: Path) -> None:
         """Write the star in timm's folder format, with star.json and permutations.safetensors beside.
@@ -60,7 +104,7 @@ class Star:
             for group, index in self.permutations[source.name].items()
         }
         save_tensors(folder / PERMUTATIONS, indices)
-        write_manifest(folder, self.manifest)
+        write_manifest(folder, self.manifest.model_copy(update={"files": {}}))
 
 
 def write_manifest(folder: Path, manifest: StarManifest) -> None:
@@ -68,9 +112,37 @@ def write_manifest(folder: Path, manifest: StarManifest) -> None:
 
     Args:
         folder: The star's folder.
-        manifest: The manifest.
+        manifest: The manifest; where it names no file of the star yet, those that lie in the folder are hashed.
     """
+    if not manifest.files:
+        files = {name: file_hash(folder / name) for name in OWN_FILES if (folder / name).is_file()}
+        manifest = manifest.model_copy(update={"files": files})
     write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+
+
+def load_star(ref: str | Path) -> Star:
+    """Load a star from its folder or from the Hub.
+
+    Args:
+        ref: The folder that `fit-star` wrote, or `user/repo[@revision]`.
+
+    Returns:
+        The star.
+    """
+    return load_folder(find_star(ref))
+
+
+def find_star(ref: str | Path) -> Path:
+    """The folder of a star: its own, or that of the local cache, to which it is brought from the Hub.
+
+    Args:
+        ref: The folder that `fit-star` wrote, or `user/repo[@revision]`.
+
+    Returns:
+        The folder.
+    """
+    where = ModelRef.parse(ref)
+    return where.folder if where.folder is not None else pull(where).folder
 
 
 def load_folder(folder: Path) -> Star:
@@ -102,22 +174,5 @@ def load_folder(folder: Path) -> Star:
                 subject=str(file),
             )
         permutations[names[number]][group] = index
-    return Star(manifest=manifest, state=load_state(folder, manifest.architecture), permutations=permutations)
-
-
-def _check_permutations(permutations: Mapping[str, Mapping[str, Tensor]], file: Path) -> None:
-    """Every source has the groups of the first, and every row of every index vector is a permutation."""
-    first = next(iter(permutations.values()), {})
-    for source, indices in permutations.items():
-        whole = indices.keys() == first.keys() and all(
-            bool((index.long().sort(dim=-1).values == torch.arange(index.shape[-1])).all())
-            for index in indices.values()
-        )
-        if not whole:
-            raise UntrustedInputError(
-                f"{file}: holds no permutation of source {source!r}", hint="fetch the star again", subject=str(file)
-            )
-
-
-def _permutes(index: Tensor) -> bool:
-    return bool((index.long().sort(dim=-1).values == torch.arange(index.shape[-1])).all())
+    state = load_state(folder, manifest.architecture)
+    return Star(manifest=manifest, state=state, permutations=permutations, folder=folder)

@@ -1,0 +1,67 @@
+"""The models and images that a star was made with, found again: pinned, and checked to be the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from starzoo.config import DataConfig, validate
+from starzoo.data import ImageData, load_data
+from starzoo.errors import UntrustedInputError
+from starzoo.places import RunPlaces
+from starzoo.progress import Progress, silent
+from starzoo.sources import Source, load_sources
+from starzoo.star.manifest import ModelRecord, StarManifest
+
+__all__ = ["load_images", "load_models"]
+
+
+def load_models(
+    records: Sequence[ModelRecord], refs: Sequence[str | Path], *, progress: Progress = silent
+) -> list[Source]:
+    """Load a star's own models under their own names, and make sure that they are still the same files.
+
+    Args:
+        records: The models as the star's manifest names them.
+        refs: Where they are, one reference per model: `starzoo.places.find_models` knows.
+        progress: Told after every model.
+
+    Returns:
+        The models in the order of `records`.
+
+    Raises:
+        UntrustedInputError: The files of a model are others than those that the manifest names.
+    """
+    models = load_sources(refs, progress=progress)
+    for model, record in zip(models, records, strict=True):
+        if dict(model.provenance.files) != record.files:
+            raise UntrustedInputError(
+                f"{record.name}: its files are not those that the star was made with",
+                hint="bring the old files back, or fit the star again",
+                subject=record.name,
+            )
+    return [replace(model, name=record.name) for model, record in zip(models, records, strict=True)]
+
+
+def load_images(manifest: StarManifest, places: RunPlaces, changes: Mapping[str, Any] | None = None) -> ImageData:
+    """Open the data set of a star, or another one for the same classes.
+
+    Args:
+        manifest: What stands in its star.json.
+        places: Where its files lie on this machine, as far as that is known.
+        changes: Values of `DataConfig` that differ from those that it was fitted with.
+
+    Returns:
+        The task.
+    """
+    known = {"dataset": places.dataset} if places.dataset else {}
+    config = validate(DataConfig, {**manifest.config.data.model_dump(), **known, **(changes or {})})
+    architecture = manifest.architecture
+    return load_data(
+        config,
+        architecture.preprocessing,
+        class_names=architecture.label_names,
+        num_classes=architecture.num_classes,
+    )

@@ -1,0 +1,63 @@
+"""Stars that are put together in a moment, without any fit: the average of aligned members."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from starzoo.align.align import align, average
+from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig
+from starzoo.evaluate.measures import Evaluation
+from starzoo.places import RunPlaces
+from starzoo.sources import load_sources
+from starzoo.specs import infer_architecture
+from starzoo.star.manifest import ModelRecord, StarManifest
+from starzoo.star.star import Star
+from starzoo.symmetry import Permutation
+
+__all__ = ["CONFIG", "make_star"]
+
+CONFIG = RunConfig(align=AlignConfig(method="balanced"), evaluate=EvalConfig(points=3, statistics_images=200))
+
+
+def make_star(
+    folder: Path,
+    members: Sequence[str | Path],
+    *,
+    fingerprint: str = "unknown",
+    evaluation: Evaluation | None = None,
+) -> Path:
+    """Write the star of some members, every one of them permuted so that no permutation is the identity."""
+    sources = load_sources(members)
+    first, *others = sources
+    spec = infer_architecture(first.architecture)
+    shuffle = Permutation.random(spec, np.random.default_rng(0))
+    found = [each.permutation for each in align(spec, first.state, [other.state for other in others])]
+    permutations = [shuffle, *(shuffle.compose(each) for each in found)]
+    pairs = list(zip(permutations, sources, strict=True))
+    manifest = StarManifest(
+        name=folder.name,
+        architecture=first.architecture,
+        sources=tuple(
+            ModelRecord(
+                name=source.name,
+                repo=source.provenance.repo,
+                sha=source.provenance.sha,
+                files=dict(source.provenance.files),
+            )
+            for source in sources
+        ),
+        config=CONFIG,
+        data_fingerprint=fingerprint,
+        evaluation=evaluation,
+    )
+    star = Star(
+        manifest=manifest,
+        state=average([permutation.apply(source.state) for permutation, source in pairs]),
+        permutations={source.name: permutation.tensors() for permutation, source in pairs},
+    )
+    star.save_folder(folder)
+    RunPlaces.of([str(member) for member in members], [], DataConfig()).write(folder)
+    return folder
