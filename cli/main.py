@@ -18,17 +18,34 @@ from .command import command
 from .evaluate import evaluate
 from .fit_star import fit_star
 from .inspect import inspect
+from .join import join
 from .launch import launch
 from .output import Failure, Output
+from .predict import predict
 from .pull import pull
 from .push import push
 from .quickstart import quickstart
 from .train import train
+from .verify import verify
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
-for _command in (quickstart, train, pull, inspect, align, fit_star, evaluate, card, push, launch):
+for _command in (
+    quickstart,
+    train,
+    pull,
+    inspect,
+    align,
+    fit_star,
+    evaluate,
+    predict,
+    join,
+    verify,
+    card,
+    push,
+    launch,
+):
     app.command()(command(_command))
 
 

@@ -1,7 +1,8 @@
-"""What sums up a star, how it is connected and how it predicts, and what sums up an alignment."""
+"""What sums up a star, how it is connected and how it predicts, and what sums up a model that is aligned to another."""
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from .output import Output, Table
@@ -11,12 +12,14 @@ if TYPE_CHECKING:
 
     from starzoo.alignment import AlignmentReport
     from starzoo.evaluate.measures import Evaluation, Quality
+    from starzoo.evaluate.measures import Path as MeasuredPath
     from starzoo.pipeline import StarReport
+    from starzoo.star.joining import Joined
 
     Split = Literal["train", "test"]
     Measure = Literal["barrier", "excess", "highest_loss", "accuracy_barrier", "worst_accuracy"]
 
-__all__ = ["show_alignment", "show_star", "summarise"]
+__all__ = ["show_alignment", "show_joined", "show_star", "summarise"]
 
 _MEASURES: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "accuracy_barrier", "worst_accuracy")
 _SHOWN: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "worst_accuracy")  # as wide as a terminal
@@ -81,6 +84,43 @@ def show_alignment(
         brief=[report.folder for report in reports],
         human=[Table(title, columns, rows), *notes],
     )
+
+
+def show_joined(out: Output, joined: Joined) -> None:
+    """Show how a new model is connected to a star, beside the held-outs that the star was published with.
+
+    Args:
+        out: The output.
+        joined: The model.
+    """
+    rows = []
+    for path in joined.paths:
+        rows.append((f"star to {joined.name}", path.split, *_measures([path])))
+        known = [other for other in joined.known if other.split == path.split]
+        if known:
+            rows.append(("star to its held-outs, mean", path.split, *_measures(known)))
+    columns = "path", "split", "n", "loss barrier", "excess", "highest\nloss", "lowest\naccuracy"
+    distance = f"distance {joined.distance_before:.4f}, {joined.distance_after:.4f} after alignment"
+    out.result(
+        {
+            "name": joined.name,
+            "method": joined.method,
+            "distance_before": joined.distance_before,
+            "distance_after": joined.distance_after,
+            "paths": [path.model_dump(mode="json") for path in joined.paths],
+        },
+        brief=[f"{path.barrier:.4f}" for path in joined.paths],
+        human=[
+            Table(f"Connectivity of {joined.name}: losses in nats", columns, rows),
+            f"{joined.name}: {distance} by {joined.method}",
+        ],
+    )
+
+
+def _measures(paths: list[MeasuredPath]) -> list[str]:
+    """How many paths there are, and the mean of each of the four measures."""
+    barrier, excess, highest, worst = (fmean(getattr(path, measure) for path in paths) for measure in _SHOWN)
+    return [str(len(paths)), f"{barrier:.4f}", f"{excess:.4f}", f"{highest:.4f}", _percent(worst)]
 
 
 def summarise(evaluation: Evaluation) -> dict[str, Any]:

@@ -49,3 +49,26 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options: Sequence[str] = ["--seeds", "0-3", "--epochs", "2", "--jobs", "1", "--quiet", *TINY, *FEW_IMAGES]
     assert main(["train", "resnet18", "--out", str(folder), *options]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def star(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A star of three members, with the fourth held out; made by the command."""
+    folder = tmp_path_factory.mktemp("star") / "tiny-star"
+    members = [str(zoo / f"seed-{seed}") for seed in range(3)]
+    quick = [
+        "--epochs",
+        "1",
+        "--points",
+        "3",
+        "--pairs",
+        "1",
+        "--seed",
+        "3",
+        "--set",
+        "star.batch_size=50",
+        *FEW_IMAGES,
+    ]
+    arguments = ["fit-star", *members, "--holdout", str(zoo / "seed-3"), "--out", str(folder), "--name", "Tiny", *quick]
+    assert main([*arguments, "--quiet"]) == 0
+    return folder

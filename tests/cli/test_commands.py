@@ -18,31 +18,6 @@ from starzoo.symmetry.spec import Pinned
 from tests.cli.conftest import FEW_IMAGES, TINY
 
 
-@pytest.fixture(scope="module")
-def star(zoo, tmp_path_factory):
-    """A star of three members, with the fourth held out."""
-    from starzoo.cli.main import main
-
-    folder = tmp_path_factory.mktemp("star") / "tiny-star"
-    members = [str(zoo / f"seed-{seed}") for seed in range(3)]
-    quick = [
-        "--epochs",
-        "1",
-        "--points",
-        "3",
-        "--pairs",
-        "1",
-        "--seed",
-        "3",
-        "--set",
-        "star.batch_size=50",
-        *FEW_IMAGES,
-    ]
-    arguments = ["fit-star", *members, "--holdout", str(zoo / "seed-3"), "--out", str(folder), "--name", "Tiny", *quick]
-    assert main([*arguments, "--quiet"]) == 0
-    return folder
-
-
 def test_train_makes_members_that_plain_timm_loads(zoo):
     model = timm.create_model(f"local-dir:{zoo / 'seed-0'}", pretrained=True).eval()
     with torch.inference_mode():

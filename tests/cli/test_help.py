@@ -12,7 +12,21 @@ import typer
 import starzoo
 from starzoo.cli.main import app
 
-COMMANDS = ["quickstart", "train", "pull", "inspect", "align", "fit-star", "evaluate", "card", "push", "launch"]
+COMMANDS = [
+    "quickstart",
+    "train",
+    "pull",
+    "inspect",
+    "align",
+    "fit-star",
+    "evaluate",
+    "predict",
+    "join",
+    "verify",
+    "card",
+    "push",
+    "launch",
+]
 HEAVY = ["torch", "timm", "numpy", "datasets", "huggingface_hub", "accelerate", "matplotlib", "scipy"]
 LIST_HEAVY_MODULES = f"""
 import sys

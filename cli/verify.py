@@ -1,0 +1,45 @@
+"""`starzoo verify`."""
+
+from typing import Annotated
+
+import typer
+
+from starzoo.errors import UntrustedInputError
+
+from .output import Output, Table
+
+_RESULTS = {True: "passed", False: "FAILED", None: "not checked"}
+
+
+def verify(
+    out: Output,
+    star: Annotated[str, typer.Argument(metavar="STAR", help="A star: a folder or user/repo.")],
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Send no request: use what is on this machine and in the local cache.")
+    ] = False,
+) -> None:
+    """Check a star again: its files, its permutations, its sources, and that plain timm loads the same model.
+
+    Sources that cannot be had are not checked. Where a check fails, the exit code is 3.
+
+    Example:
+        starzoo verify star
+    """
+    from starzoo.verification import verify_star
+
+    checks = verify_star(star, offline=offline, progress=out.progress)
+    failed = [check for check in checks if check.passed is False]
+    rows = [[f"{check.subject}: {check.what}", _RESULTS[check.passed], check.detail] for check in checks]
+    out.result(
+        {"passed": not failed, "checks": [vars(check) for check in checks]},
+        brief=[f"{check.subject}: {check.what}: {_RESULTS[check.passed]}" for check in failed],
+        human=[Table(f"Checks of {star}", ["check", "result", "detail"], rows)],
+    )
+    if failed:
+        first = failed[0]
+        raise UntrustedInputError(
+            f"{star}: {len(failed)} of {len(checks)} checks failed, the first one: {first.subject} {first.what}: "
+            f"{first.detail}",
+            hint="fetch the star again, or do not use it",
+            subject=star,
+        )
