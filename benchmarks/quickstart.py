@@ -33,7 +33,6 @@ from starzoo.evaluate.measures import Evaluation
 from starzoo.pipeline import (
     QUICKSTART_ARGS,
     QUICKSTART_HOLDOUTS,
-    QUICKSTART_RATE,
     QUICKSTART_SOURCES,
 )
 from starzoo.sources import load_sources
@@ -49,7 +48,7 @@ ZOOS = {"the zoo of the quickstart": 0, "another zoo, on which nothing was chose
 
 def variants(seed: int) -> Mapping[str, RunConfig]:
     """The quickstart, the paper's algorithm at equal epochs, and two controls from the same start."""
-    ours = StarConfig(lr=QUICKSTART_RATE, seed=seed)
+    ours = StarConfig(seed=seed)
     paper = load_config(Path(__file__).parents[1] / "configs" / "paper.yaml")
     same = {"seed": seed, "epochs": ours.epochs, "batch_size": ours.batch_size}  # at its own rate
     return {

@@ -44,7 +44,7 @@ from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.path import reestimate_batch_norm
 from starzoo.layout import channels_last
 from starzoo.optimization import make_optimizer
-from starzoo.pipeline import QUICKSTART_ARGS, QUICKSTART_RATE
+from starzoo.pipeline import QUICKSTART_ARGS
 from starzoo.sources import Source, load_sources
 from starzoo.specs import infer_architecture
 from starzoo.star.train import fit
@@ -70,8 +70,8 @@ class Study:
 def studies(dataset: str) -> dict[str, Study]:
     cifar = DataConfig(dataset=dataset, train_size=RECIPES["resnet"].train_size, test_size=2000)
     return {
-        "digits": Study(DIGITS, 12, {"lr": QUICKSTART_RATE}, TrainConfig().lr),
-        "cifar": Study(cifar, 8, {"epochs": 20, "batch_size": 128}, RECIPES["resnet"].train.lr),
+        "digits": Study(DIGITS, 12, {}, TrainConfig().lr),
+        "cifar": Study(cifar, 8, {"epochs": 10, "batch_size": 128}, RECIPES["resnet"].train.lr),
     }
 
 

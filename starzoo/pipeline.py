@@ -49,7 +49,6 @@ __all__ = [
 CONFIG_FILE = "run.yaml"  # the resolved configuration, as `--config` reads it
 QUICKSTART_ARGS = {"layers": [1, 1, 0, 0], "channels": [32, 64, 64, 64], "zero_init_last": False}
 QUICKSTART_SOURCES, QUICKSTART_HOLDOUTS = 12, 4
-QUICKSTART_RATE = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +163,7 @@ def quickstart(out: Path, *, seed: int = 0, progress: Progress = silent) -> Star
         What `fit_star` returns for the star.
     """
     data = DataConfig(dataset="digits")
-    star = validate(StarConfig, {"lr": QUICKSTART_RATE, "seed": seed})
+    star = validate(StarConfig, {"seed": seed})
     architecture = architecture_for("resnet18", data, model_args=QUICKSTART_ARGS, image_size=16)
     members = range(QUICKSTART_SOURCES + QUICKSTART_HOLDOUTS)
     zoo = from_first(lambda: train_zoo(architecture, data, TrainConfig(), members, out / "zoo", progress=progress))
