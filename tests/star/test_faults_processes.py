@@ -221,7 +221,9 @@ def refuse_data(victim: int, rank: int) -> None:
     from starzoo.errors import UntrustedInputError
 
     def load_data(*_: object, **__: object) -> None:
-        raise UntrustedInputError("digits: 7.png cannot be read", hint="fetch it again", subject="7.png")
+        raise UntrustedInputError(
+            "digits: 7.png cannot be read: the disk timed out", hint="fetch it again", subject="7.png"
+        )
 
     if rank == victim:
         starzoo.pipeline.load_data = load_data  # type: ignore[assignment]
@@ -236,7 +238,9 @@ def refuse_batch(victim: int, rank: int) -> None:
 
     def read(self: Loader, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if next(number) == 5:
-            raise UntrustedInputError("digits: 7.png cannot be read", hint="fetch it again", subject="7.png")
+            raise UntrustedInputError(
+                "digits: 7.png cannot be read: the disk timed out", hint="fetch it again", subject="7.png"
+            )
         return batch(self, indices)
 
     if rank == victim:
@@ -253,11 +257,11 @@ def test_d08_when_one_rank_cannot_read_its_data_all_end_with_3(
     ended = fit_star(members, out, ranks=2, fault=functools.partial(fault, victim)).wait()
     assert time.monotonic() - begun < 60
     assert [each.code for each in ended] == [3, 3], ended
-    assert "error: digits: 7.png cannot be read (hint: fetch it again)" in ended[victim].text
-    assert f"error: process {victim}: digits: 7.png cannot be read" in ended[1 - victim].text
+    assert "error: digits: 7.png cannot be read: the disk timed out (hint: fetch it again)" in ended[victim].text
+    assert f"error: process {victim}: digits: 7.png cannot be read: the disk timed out" in ended[1 - victim].text
     assert all("Traceback" not in each.text for each in ended)
     assert status(out)["exit_code"] == 3
-    assert "digits: 7.png cannot be read" in status(out)["message"]
+    assert "digits: 7.png cannot be read: the disk timed out" in status(out)["message"]
 
 
 def test_d09_another_number_of_processes_than_asked_for_is_refused(members: list[Path], tmp_path: Path) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import math
 import signal
+from collections.abc import Container
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +19,9 @@ from starzoo.errors import NumericalError, PreemptedError
 from starzoo.inspection import infer_architecture
 from starzoo.progress import Progress, silent
 from starzoo.sources import Source, load_sources
-from starzoo.star.train import FittedStar, fit
+from starzoo.star.alignment import SourceAlignment
+from starzoo.star.objective import StarlightLoss
+from starzoo.star.train import FittedStar, _make_accelerator, fit
 from starzoo.symmetry import PermutationSpec
 
 
@@ -134,6 +141,104 @@ def test_t01_divergence_stops_the_run_and_names_step_source_and_images(
     assert "--override" in caught.value.hint
     [line] = (tmp_path / "training.log").read_text().splitlines()
     assert len(line.partition("images ")[2].split(", ")) == 128
+
+
+class Spoiled:
+    """Spoils what some steps, from 1, find: their loss, or their gradients."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: Container[int], *, loss: float = 1, gradient: float = 1):
+        accumulate, number = StarlightLoss.accumulate, itertools.count(1)
+
+        def spoil(self: StarlightLoss, *arguments: Any, **options: Any) -> torch.Tensor:
+            found = accumulate(self, *arguments, **options)
+            if next(number) not in steps:
+                return found
+            assert self.star[0].grad is not None
+            self.star[0].grad.mul_(gradient)
+            return found * loss
+
+        monkeypatch.setattr(StarlightLoss, "accumulate", spoil)
+
+
+def test_t02_spikes_of_the_loss_are_counted_and_reported(
+    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Spoiled(monkeypatch, {7, 11}, loss=1000)  # the last step of the epoch is one of them
+    star = run(sources, spec, data, tmp_path, epochs=2)
+    assert star.history[0]["loss_spikes"] == 2
+    assert "loss_spikes" not in star.history[1]
+    first, second = (tmp_path / "training.log").read_text().splitlines()
+    assert "loss spikes 2" in first
+    assert "loss spikes" not in second
+
+
+def test_t02_a_run_that_begins_with_losses_above_guessing_has_no_spikes(
+    sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Spoiled(monkeypatch, range(99), loss=2)
+    history = run(sources, spec, data, epochs=3, start="random", lr=1e-9, t=Constant(value=0.0)).history
+    assert all(record["path_loss"] > math.log(10) for record in history)
+    assert not any("loss_spikes" in record for record in history)
+
+
+def test_t02_more_than_twenty_spikes_in_a_row_end_the_run(
+    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Spoiled(monkeypatch, range(15, 99), loss=1000)
+    with pytest.raises(NumericalError, match="21 steps in a row lost more than 4 times the usual") as caught:
+        run(sources, spec, data, tmp_path, epochs=4)
+    assert "--override" in caught.value.hint
+    assert max(path.name for path in (tmp_path / "checkpoints").iterdir()) == "step-000000033"
+
+
+@pytest.fixture
+def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses are scaled as in half precision, which Accelerate does on a GPU only."""
+
+    def make_accelerator(*arguments: Any) -> Any:
+        accelerator = _make_accelerator(*arguments)
+        accelerator.scaler = torch.amp.GradScaler("cpu")  # type: ignore[assignment]
+        return accelerator
+
+    monkeypatch.setattr("starzoo.star.train._make_accelerator", make_accelerator)
+
+
+@pytest.mark.usefixtures("scaled")
+def test_t02_steps_that_overflow_are_left_out_counted_and_reported(
+    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Spoiled(monkeypatch, {3, 7}, gradient=math.inf)
+    star = run(sources, spec, data, tmp_path, epochs=2)
+    assert [record.get("skipped_steps") for record in star.history] == [2.0, None]
+    assert "skipped steps 2" in (tmp_path / "training.log").read_text().splitlines()[0]
+    assert all(torch.isfinite(tensor).all() for tensor in star.state.values())
+    state = json.loads((tmp_path / "checkpoints" / "step-000000022" / "state.json").read_text())
+    assert state["scale"] == 2.0**14  # halved twice
+
+
+@pytest.mark.usefixtures("scaled")
+def test_t02_more_than_twenty_overflows_in_a_row_end_the_run(
+    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Spoiled(monkeypatch, range(5, 99), gradient=math.inf)
+    with pytest.raises(NumericalError, match="21 steps in a row overflowed in half precision") as caught:
+        run(sources, spec, data, tmp_path, epochs=4)
+    assert "star.precision=bf16 and add --override" in caught.value.hint
+
+
+def test_a_signal_after_the_last_step_is_obeyed(
+    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = SourceAlignment.halfway_losses
+
+    def measure_and_stop(self: SourceAlignment, star: dict[str, torch.Tensor]) -> list[float]:
+        signal.raise_signal(signal.SIGTERM)
+        return measure(self, star)
+
+    monkeypatch.setattr(SourceAlignment, "halfway_losses", measure_and_stop)
+    with pytest.raises(PreemptedError, match="stopped by SIGTERM; step 11 of 11 is kept"):
+        run(sources, spec, data, tmp_path, epochs=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000011"]
 
 
 def test_without_epochs_the_star_is_the_aligned_average(
