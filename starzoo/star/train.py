@@ -130,7 +130,7 @@ def fit(
     join(config.runtime)
     warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)  # of 1 × 1 weights, which have no order
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # Accelerate knows no other
-    identity = {**(identity or {}), "config": config.model_dump(mode="json", exclude={"evaluate", "runtime"})}
+    identity = {**(identity or {}), "config": _deciding(config)}
     checkpoints = folder / CHECKPOINTS if folder else None
     # A stranger's checkpoint is refused before any work.
     found = load_newest(checkpoints, identity, override=override) if checkpoints else None
@@ -473,6 +473,13 @@ class _Run:
     def _to_device(self, images: Tensor) -> Tensor:
         layout = torch.channels_last if self.config.star.channels_last else torch.contiguous_format
         return images.to(self.device, memory_format=layout, non_blocking=True)
+
+
+def _deciding(config: RunConfig) -> dict[str, Any]:
+    """What of a configuration decides which star is found: not how it is measured, but how its statistics are."""
+    values = config.model_dump(mode="json", exclude={"evaluate", "runtime"})
+    values["evaluate"] = config.evaluate.model_dump(include={"batch_size", "statistics_images", "seed"})
+    return values
 
 
 def _make_accelerator(config: RunConfig, folder: Path | None) -> Accelerator:
