@@ -1,22 +1,36 @@
-"""The quality of predicted probabilities: accuracy, negative log-likelihood and calibration."""
+"""The quality of predicted probabilities: accuracy, proper scores, calibration, and what confidence is worth."""
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
-from scipy.stats import binom
+from scipy.optimize import minimize_scalar
+from scipy.stats import binom, rankdata
 from torch import Tensor
 
 from starzoo.errors import NumericalError
 
 __all__ = [
+    "UncertaintyScore",
     "accuracy",
+    "auroc",
+    "brier_score",
     "ensemble_log_probabilities",
     "entropy",
     "expected_calibration_error",
+    "fit_temperature",
     "luck",
+    "misclassification_auroc",
     "mutual_information",
     "negative_log_likelihood",
+    "ood_auroc",
+    "tempered",
 ]
+
+UncertaintyScore = Literal["confidence", "entropy"]
+_TEMPERATURES = (1 / 20, 20.0)  # beyond which no sane model lies
 
 
 def accuracy(log_probabilities: Tensor, labels: Tensor) -> float:
@@ -41,12 +55,8 @@ def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor) -> float:
 
     Returns:
         Nats per image.
-
-    Raises:
-        NumericalError: A prediction is not a number.
     """
-    if torch.isnan(log_probabilities).any():
-        raise NumericalError("the predictions are not numbers", hint="check its weights with `starzoo inspect`")
+    _refuse_nan(log_probabilities)
     return float(-log_probabilities.double().gather(1, labels[:, None]).mean())
 
 
@@ -60,18 +70,116 @@ def expected_calibration_error(log_probabilities: Tensor, labels: Tensor, *, bin
 
     Returns:
         A share from 0 to 1.
-
-    Raises:
-        NumericalError: A prediction is not a number.
     """
-    if torch.isnan(log_probabilities).any():
-        raise NumericalError("the predictions are not numbers", hint="check its weights with `starzoo inspect`")
+    _refuse_nan(log_probabilities)
     confidence, answer = log_probabilities.double().exp().max(dim=1)
     right = (answer == labels).double()
     # Bins are (low, high], as in the paper; the epsilon-free ceiling puts a confidence of exactly 1 into the last.
     number = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
     gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, number, right - confidence)
     return float(gap.abs().sum() / len(labels))
+
+
+def brier_score(log_probabilities: Tensor, labels: Tensor) -> float:
+    """The Brier score (1950): the mean over images of Σ over classes of (p − [class is the label])².
+
+    Args:
+        log_probabilities: Normalised, shape (images, classes).
+        labels: Class indices, shape (images,).
+
+    Returns:
+        From 0 (certain and right) to 2 (certain and wrong).
+    """
+    _refuse_nan(log_probabilities)
+    probabilities = log_probabilities.double().exp()
+    right = torch.nn.functional.one_hot(labels, probabilities.shape[1])
+    return float((probabilities - right).square().sum(1).mean())
+
+
+def auroc(scores: Tensor, positive: Tensor) -> float | None:
+    """The area under the ROC curve: how likely a positive scores above a negative, ties counted half.
+
+    It goes by ranks alone (Mann and Whitney 1947), so scores may be any numbers and no threshold is chosen.
+
+    Args:
+        scores: Shape (images,); infinities are numbers.
+        positive: Whether each is a positive, boolean of shape (images,).
+
+    Returns:
+        A share from 0 to 1; None where there are only positives or only negatives.
+    """
+    _refuse_nan(scores)
+    positives = int(positive.sum())
+    negatives = len(positive) - positives
+    if not positives or not negatives:
+        return None
+    ranks = torch.from_numpy(rankdata(scores.double().numpy()))  # ties share their mean rank
+    above = float(ranks[positive].sum()) - positives * (positives + 1) / 2
+    return above / (positives * negatives)
+
+
+def misclassification_auroc(log_probabilities: Tensor, labels: Tensor) -> float | None:
+    """How well the confidence of an answer tells right ones from wrong ones (Hendrycks and Gimpel 2017).
+
+    Args:
+        log_probabilities: Normalised, shape (images, classes).
+        labels: Class indices, shape (images,).
+
+    Returns:
+        The AUROC, right answers being the positives; None where all answers are right, or all wrong.
+    """
+    confidence, answers = log_probabilities.max(dim=1)
+    return auroc(confidence, answers == labels)
+
+
+def ood_auroc(inside: Tensor, outside: Tensor, score: UncertaintyScore = "confidence") -> float | None:
+    """How well uncertainty tells images of another data set (out of distribution) from those of the task.
+
+    Args:
+        inside: Log-probabilities on the task's images, shape (images, classes).
+        outside: The same on images of another data set, shape (other images, classes).
+        score: What tells them apart: the greatest probability, or the entropy of all.
+
+    Returns:
+        The AUROC, the other images being the positives; None where there is no image on one side.
+    """
+    both = torch.cat([inside, outside])
+    _refuse_nan(both)
+    uncertain = -both.max(dim=1).values if score == "confidence" else entropy(both.double().exp())
+    return auroc(uncertain, torch.arange(len(both)) >= len(inside))
+
+
+def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
+    """The temperature that gives the least negative log-likelihood (Guo et al. 2017).
+
+    Args:
+        log_probabilities: On validation images that no model was fitted on, shape (images, classes).
+        labels: Class indices, shape (images,).
+
+    Returns:
+        The temperature T for `tempered`, from 0.05 to 20: above 1 where the model is overconfident.
+    """
+    _refuse_nan(log_probabilities)
+    predicted = log_probabilities.double()
+
+    def loss(log_temperature: float) -> float:
+        return negative_log_likelihood(tempered(predicted, math.exp(log_temperature)), labels)
+
+    low, high = map(math.log, _TEMPERATURES)  # the loss is convex in 1/T, so that it has one valley
+    return math.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x)
+
+
+def tempered(log_probabilities: Tensor, temperature: float) -> Tensor:
+    """Predictions made less certain, or more: softmax(log p / T). The order of the classes stays.
+
+    Args:
+        log_probabilities: Shape (images, classes).
+        temperature: T; more than 1 makes less certain.
+
+    Returns:
+        Log-probabilities of the same shape.
+    """
+    return (log_probabilities / temperature).log_softmax(dim=1)
 
 
 def luck(answers: Tensor, labels: Tensor) -> float:
@@ -129,3 +237,8 @@ def mutual_information(members: Tensor) -> Tensor:
         Nats, shape (images,): 0 where all members say the same.
     """
     return (entropy(members.mean(dim=0)) - entropy(members).mean(dim=0)).clamp_min(0)
+
+
+def _refuse_nan(values: Tensor) -> None:
+    if torch.isnan(values).any():
+        raise NumericalError("the predictions are not numbers", hint="check its weights with `starzoo inspect`")

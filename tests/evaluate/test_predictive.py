@@ -7,17 +7,24 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, log_loss
+from scipy.optimize import minimize
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from starzoo.errors import NumericalError
 from starzoo.evaluate.predictive import (
     accuracy,
+    auroc,
+    brier_score,
     ensemble_log_probabilities,
     entropy,
     expected_calibration_error,
+    fit_temperature,
     luck,
+    misclassification_auroc,
     mutual_information,
     negative_log_likelihood,
+    ood_auroc,
+    tempered,
 )
 
 
@@ -70,7 +77,17 @@ def test_ensemble_averages_probabilities_not_logits() -> None:
     assert mean[0, 0] == pytest.approx(math.log(0.7))
 
 
-@pytest.mark.parametrize("metric", [negative_log_likelihood, expected_calibration_error])
+METRICS = [
+    negative_log_likelihood,
+    expected_calibration_error,
+    brier_score,
+    misclassification_auroc,
+    fit_temperature,
+    lambda predicted, labels: ood_auroc(predicted, predicted),
+]
+
+
+@pytest.mark.parametrize("metric", METRICS)
 def test_t09_nan_is_an_error_not_a_figure(metric: object) -> None:
     predicted, labels = predictions(0)
     predicted[3, 1] = math.nan
@@ -119,3 +136,72 @@ def test_blind_answers_are_seldom_lucky() -> None:
     draws = torch.randint(0, 10, (2, 400, 1024), generator=generator)
     lucky = sum(luck(answers, labels) < 0.01 for answers, labels in draws.unbind(1))
     assert lucky <= 12  # 4 of 400 are to be expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_brier_score_equals_a_loop(seed: int) -> None:
+    predicted, labels = predictions(seed)
+    rows = zip(predicted.double().exp().tolist(), labels.tolist(), strict=True)
+    expected = np.mean([sum((p - (k == label)) ** 2 for k, p in enumerate(row)) for row, label in rows])
+    assert brier_score(predicted, labels) == pytest.approx(expected, abs=1e-6)
+    assert brier_score(torch.eye(4).log(), torch.arange(4)) == 0
+    assert brier_score(torch.eye(4).log(), torch.arange(4).roll(1)) == 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("levels", [2, 7, 1000])
+def test_t10_auroc_of_any_scores_equals_scikit_learn_with_ties(seed: int, levels: int) -> None:
+    rng = np.random.default_rng(seed)
+    positive = rng.random(300) < 0.3
+    scores = 1e3 * np.round(levels * rng.normal(positive, 2.0)) / levels - 50  # far outside of [0, 1]
+    ties = len(scores) - len(np.unique(scores))
+    assert ties > 0
+    assert auroc(torch.from_numpy(scores), torch.from_numpy(positive)) == pytest.approx(
+        roc_auc_score(positive, scores), abs=1e-6
+    )
+
+
+def test_auroc_of_known_cases() -> None:
+    positive = torch.tensor([False, False, True, True])
+    assert auroc(torch.tensor([0.0, 1.0, 2.0, math.inf]), positive) == 1
+    assert auroc(torch.tensor([3.0, 2.0, 1.0, -math.inf]), positive) == 0
+    assert auroc(torch.ones(4), positive) == 0.5
+    assert auroc(torch.ones(4), torch.ones(4, dtype=torch.bool)) is None
+    assert auroc(torch.ones(4), torch.zeros(4, dtype=torch.bool)) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_misclassification_and_ood_auroc_equal_scikit_learn(seed: int) -> None:
+    (predicted, labels), (outside, _) = predictions(seed), predictions(seed + 50, images=90)
+    outside = tempered(outside, 2.0)
+    right = (predicted.argmax(1) == labels).numpy()
+    assert misclassification_auroc(predicted, labels) == pytest.approx(
+        roc_auc_score(right, predicted.max(1).values.numpy()), abs=1e-6
+    )
+    both = torch.cat([predicted, outside]).double().exp().numpy()
+    other = np.arange(len(both)) >= len(predicted)
+    assert ood_auroc(predicted, outside) == pytest.approx(roc_auc_score(other, -both.max(1)), abs=1e-6)
+    entropies = [-sum(p * math.log(p) for p in row) for row in both]
+    assert ood_auroc(predicted, outside, "entropy") == pytest.approx(roc_auc_score(other, entropies), abs=1e-6)
+    assert ood_auroc(predicted, outside) != pytest.approx(ood_auroc(predicted, outside, "entropy"), abs=1e-6)
+
+
+def test_the_temperature_equals_another_optimiser_and_helps() -> None:
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.randn(500, 4, generator=generator).log_softmax(1)
+    labels = torch.multinomial(truth.exp(), 1, generator=generator)[:, 0]
+    predicted = (3 * truth).log_softmax(1)  # three times too sure
+    found = fit_temperature(predicted, labels)
+    rows = predicted.double().numpy()
+
+    def loss(beta: np.ndarray) -> float:
+        logits = beta[0] * rows
+        return float(np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(500), labels.numpy()]))
+
+    assert found == pytest.approx(1 / minimize(loss, [1.0], tol=1e-12).x[0], rel=1e-4)
+    assert 2.5 < found < 3.6
+    cooled = tempered(predicted, found)
+    assert negative_log_likelihood(cooled, labels) < negative_log_likelihood(predicted, labels) - 0.1
+    assert torch.equal(cooled.argmax(1), predicted.argmax(1))
+    torch.testing.assert_close(tempered(predicted, 1.0), predicted)
+    assert fit_temperature(tempered(predicted, found), labels) == pytest.approx(1, abs=1e-3)
