@@ -1,7 +1,7 @@
 """Stars beside the paper's algorithm at equal steps, and beside what else stands for an ensemble at equal compute.
 
     python -m benchmarks.stars digits
-    python -m benchmarks.stars cifar --dataset uoft-cs/cifar10 --seeds 3
+    python -m benchmarks.stars cifar --dataset uoft-cs/cifar10 --seeds 0 1 2
 
 fits stars on one zoo of converged networks (8 sources of CIFAR-10, 12 of the digits; 5 held-outs) and evaluates all
 under the same matching. Every row is kept in benchmarks/results/stars-ZOO.json as soon as it is measured, so that the
@@ -59,19 +59,20 @@ OTHERS = ("distilled student", "SWA of one member")
 
 @dataclass(frozen=True)
 class Study:
-    """A zoo, and the settings of its stars that are not the defaults."""
+    """A zoo, the settings of its stars that are not the defaults, and at how many points a path is measured."""
 
     data: DataConfig
     sources: int
     star: Mapping[str, Any]
     member_rate: float
+    points: int
 
 
 def studies(dataset: str) -> dict[str, Study]:
     cifar = DataConfig(dataset=dataset, train_size=RECIPES["resnet"].train_size, test_size=2000)
     return {
-        "digits": Study(DIGITS, 12, {}, TrainConfig().lr),
-        "cifar": Study(cifar, 8, {"epochs": 10, "batch_size": 128}, RECIPES["resnet"].train.lr),
+        "digits": Study(DIGITS, 12, {}, TrainConfig().lr, 11),
+        "cifar": Study(cifar, 8, {"epochs": 10, "batch_size": 128}, RECIPES["resnet"].train.lr, 5),
     }
 
 
@@ -122,7 +123,7 @@ def average_weights(
 
 
 def measure(
-    name: str, study: Study, out: Path, seeds: int, done: Sequence[Mapping[str, Any]]
+    name: str, study: Study, out: Path, seeds: Sequence[int], done: Sequence[Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """One row per seed and variant that is not done yet."""
     models = members(name, study, out)
@@ -131,23 +132,27 @@ def measure(
     data, spec = load_data(study.data, architecture.preprocessing), infer_architecture(architecture)
     states = [source.state for source in sources]
     known = {(row["variant"], row["seed"]) for row in done}
-    pairs = 0 if done else 6  # between regular models, once
-    for seed in range(seeds):
-        for variant, config in configs(study, seed).items():
+
+    def config(pairs: int) -> EvalConfig:
+        return EvalConfig(pairs=pairs, sources=0, points=study.points)
+
+    pairs = 0 if done or 0 not in seeds else 6  # between regular models, once
+    for seed in seeds:
+        for variant, run in configs(study, seed).items():
             if (variant, seed) not in known:
-                star = fit(architecture, spec, states, data, config).state
+                star = fit(architecture, spec, states, data, run).state
                 tested = holdouts if variant in STARS else []
                 yield {
                     "variant": variant,
                     "seed": seed,
-                    **figures(architecture, spec, data, star, sources, tested, pairs),
+                    **figures(architecture, spec, data, star, sources, tested, config(pairs)),
                 }
                 pairs = 0
         if (OTHERS[1], seed) not in known:
             star_config = StarConfig(**{**study.star, "seed": seed})
             epochs = round(star_config.epochs * 4 / 3)
             swa = average_weights(architecture, states[seed], data, star_config, epochs)
-            yield {"variant": OTHERS[1], "seed": seed, **figures(architecture, spec, data, swa, sources, [], 0)}
+            yield {"variant": OTHERS[1], "seed": seed, **figures(architecture, spec, data, swa, sources, [], config(0))}
 
 
 def figures(
@@ -157,7 +162,7 @@ def figures(
     state: Mapping[str, Tensor],
     sources: Sequence[Source],
     holdouts: Sequence[Source],
-    pairs: int,
+    config: EvalConfig,
 ) -> dict[str, Any]:
     """The four measures of its paths to held-outs, and how well it and the ensemble predict."""
     zoo = Zoo(
@@ -165,7 +170,7 @@ def figures(
         sources={source.name: source.state for source in sources},
         holdouts={holdout.name: holdout.state for holdout in holdouts},
     )
-    found = evaluate(architecture, spec, zoo, data, EvalConfig(pairs=pairs, sources=0), AlignConfig())
+    found = evaluate(architecture, spec, zoo, data, config, AlignConfig())
     row: dict[str, Any] = {}
     for kind in ("star-held-out", "regular-regular"):
         paths = [path for path in found.paths if path.kind == kind]
@@ -199,7 +204,8 @@ COLUMNS = {
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Means and standard deviations over the seeds, one line per variant."""
-    first = rows[0]
+    rows = sorted(rows, key=lambda row: row["seed"])
+    first = next(row for row in rows if "regular-regular barrier" in row)
     seeds = len({row["seed"] for row in rows})
     lines = [
         f"**{name}**: test images, {seeds} seeds (mean ± standard deviation), paths to {HOLDOUTS} held-outs, all "
@@ -227,13 +233,12 @@ def main() -> None:
     parser.add_argument("zoo", choices=studies(DATASET))
     parser.add_argument("--dataset", default=DATASET, help="CIFAR-10: a Hub data set or a local folder")
     parser.add_argument("--out", type=Path, default=OUT, help="the folder of all zoos")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     file = RESULTS / f"stars-{options.zoo}.json"
-    rows = json.loads(file.read_text()) if file.is_file() else []
-    for row in measure(options.zoo, studies(options.dataset)[options.zoo], options.out, options.seeds, rows):
-        rows.append(row)
-        file.write_text(json.dumps(rows, indent=1) + "\n")
+    read = lambda: json.loads(file.read_text()) if file.is_file() else []  # noqa: E731 - seeds may run side by side
+    for row in measure(options.zoo, studies(options.dataset)[options.zoo], options.out, options.seeds, read()):
+        file.write_text(json.dumps([*read(), row], indent=1) + "\n")
         print(json.dumps(row), flush=True)
     found = {name: RESULTS / f"stars-{name}.json" for name in studies(DATASET)}
     tables = [table(name, json.loads(path.read_text())) for name, path in found.items() if path.is_file()]
