@@ -117,6 +117,22 @@ def test_subset_is_balanced_seeded_and_part_of_the_fingerprint() -> None:
     assert len({first.fingerprint, other.fingerprint, open_data(DataConfig()).fingerprint}) == 3
 
 
+def test_validation_images_are_those_that_a_subset_leaves() -> None:
+    assert load_data(DataConfig(), GREY).validation is None  # all were trained on
+    part = open_data(DataConfig(train_size=1400))
+    whole, rest = open_data(DataConfig()).train, part.validation
+    assert rest is not None
+    assert len(rest) == len(whole) - 1400 == 37
+    assert sorted([*part.train.numbers, *rest.numbers]) == list(range(len(whole)))
+    assert [file.content for file in rest.files([0, 36])] == [
+        file.content for file in whole.files(rest.numbers[[0, 36]].tolist())
+    ]
+    assert np.array_equal(rest.labels, whole.labels[rest.numbers])
+    split = load_data(DataConfig(train_size=1400), GREY).validation
+    assert split is not None
+    assert split.tensors()[0].shape == (37, 1, 8, 8)
+
+
 def test_k13_fingerprint_notices_one_changed_image(folder: Path) -> None:
     config = DataConfig(dataset=str(folder))
     before = open_data(config).fingerprint

@@ -25,6 +25,8 @@ class ImageData:
         train: The training split.
         test: The test split.
         fingerprint: SHA-256 over class names, labels and image files, so that a changed data set is noticed.
+        validation: The training images that `train_size` leaves out, which nothing was fitted on; None where it leaves
+            none. The fingerprint is not about them.
     """
 
     config: DataConfig
@@ -32,6 +34,7 @@ class ImageData:
     train: Split
     test: Split
     fingerprint: str
+    validation: Split | None = None
 
 
 def load_data(
@@ -65,6 +68,7 @@ def load_data(
         train=Split(stored.train, preprocessing),
         test=Split(stored.test, preprocessing),
         fingerprint=stored.fingerprint,
+        validation=stored.validation and Split(stored.validation, preprocessing),
     )
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -111,11 +111,13 @@ class StoredData:
         class_names: The name of every class, in the order of the labels.
         train: The training split, or its subset.
         test: The test split, or its subset.
+        validation: What a subset leaves of the training split; None where it leaves nothing.
     """
 
     class_names: tuple[str, ...]
     train: Records
     test: Records
+    validation: Records | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -155,24 +157,29 @@ def open_data(config: DataConfig, *, seed: int = 0) -> StoredData:
             hint="name two splits; parts of one are written train[:80%] and train[80%:]",
             subject=config.dataset,
         )
-    splits = []
+    splits, rest = [], None
     for name, (split, size) in rows.items():
         labels = _read_labels(split, label_column, f"{config.dataset}: split {name!r}")
-        chosen, numbers = split.select_columns([image_column]), np.arange(len(labels))
-        if size is not None:
-            numbers = _balanced_subset(labels, size, seed, f"{config.dataset}: split {name!r}")
-            chosen = chosen.select(numbers)
-        splits.append(
-            Records(
-                dataset=config.dataset,
-                name=name,
-                rows=_undecoded(chosen, image_column),
-                image_column=image_column,
-                labels=labels[numbers],
-                numbers=numbers,
-            )
-        )
-    return StoredData(class_names=tuple(train.features[label_column].names), train=splits[0], test=splits[1])
+        images = _undecoded(split.select_columns([image_column]), image_column)
+        select = partial(_select, images, labels, dataset=config.dataset, name=name, image_column=image_column)
+        every = np.arange(len(labels))
+        numbers = every if size is None else _balanced_subset(labels, size, seed, f"{config.dataset}: split {name!r}")
+        splits.append(select(numbers))
+        if name == config.train_split and len(numbers) < len(every):
+            rest = select(np.setdiff1d(every, numbers))
+    names = tuple(train.features[label_column].names)
+    return StoredData(class_names=names, train=splits[0], test=splits[1], validation=rest)
+
+
+def _select(images: Any, labels: Integers, numbers: Integers, *, dataset: str, name: str, image_column: str) -> Records:
+    return Records(
+        dataset=dataset,
+        name=name,
+        rows=images.select(numbers),
+        image_column=image_column,
+        labels=labels[numbers],
+        numbers=numbers,
+    )
 
 
 def _read_digits(config: DataConfig) -> tuple[Any, Any]:
