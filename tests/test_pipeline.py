@@ -45,6 +45,11 @@ def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+def contents_of(folder: Path) -> dict[str, bytes]:
+    """Every file but the one that tells of the last call."""
+    return {name: (folder / name).read_bytes() for name in files_in(folder) - {"status.json"}}
+
+
 def predict(star: starzoo.Star, images: int) -> torch.Tensor:
     model = star.model()
     torch.manual_seed(0)
@@ -60,7 +65,7 @@ def report(digits_zoo: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_a_star_folder_holds_what_the_house_says(report: StarReport) -> None:
     private = {name for name in files_in(report.folder) if name.startswith("checkpoints/")}
-    assert files_in(report.folder) - private == PUBLISHED | {"run.yaml", "run-places.json"}
+    assert files_in(report.folder) - private == PUBLISHED | {"run.yaml", "run-places.json", "status.json", "training.log"}
     manifest = json.loads((report.folder / "star.json").read_text())
     assert manifest["schema_version"] == 1
     assert [source["name"] for source in manifest["sources"]] == ["seed-0", "seed-1", "seed-2"]
@@ -109,7 +114,7 @@ def test_permutations_bring_every_source_to_where_it_was_when_the_star_was_fitte
 
 
 def test_running_again_computes_nothing_and_changes_nothing(report: StarReport, digits_zoo: list[Path]) -> None:
-    before = {name: (report.folder / name).read_bytes() for name in files_in(report.folder)}
+    before = contents_of(report.folder)
     stages: list[str] = []
     refs = [str(folder) for folder in digits_zoo]
     again = fit_star(
@@ -117,18 +122,18 @@ def test_running_again_computes_nothing_and_changes_nothing(report: StarReport, 
     )
     assert again.manifest == report.manifest
     assert set(stages) == {"loading models"}
-    assert before == {name: (report.folder / name).read_bytes() for name in files_in(report.folder)}
+    assert before == contents_of(report.folder)
 
 
 def test_another_configuration_in_the_same_folder_is_refused(report: StarReport, digits_zoo: list[Path]) -> None:
     refs = [str(folder) for folder in digits_zoo]
-    before = {name: (report.folder / name).read_bytes() for name in files_in(report.folder)}
+    before = contents_of(report.folder)
     other = CONFIG.model_copy(update={"star": StarConfig(epochs=2, batch_size=128, mu=0.25)})
     with pytest.raises(UsageError, match=r"config\.star\.mu was 0\.5, now 0\.25"):
         fit_star(refs[:3], refs[3:], other, report.folder)
     with pytest.raises(UsageError, match=r"sources\.0\..* was .*, now"):
         fit_star([refs[1], refs[0], refs[2]], refs[3:], CONFIG, report.folder)
-    assert before == {name: (report.folder / name).read_bytes() for name in files_in(report.folder)}
+    assert before == contents_of(report.folder)
 
 
 def test_a_model_is_never_overwritten(digits_zoo: list[Path], tmp_path: Path) -> None:
