@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from tests.star.runs import before_step, digest, fit_star, hold, kept, kill, launch, status, torchrun, until
 
+UNREADABLE = "digits: 7.png cannot be read: the disk timed out"
 EVERY_STEP = ("--set", "runtime.checkpoint_minutes=0.00001")
 
 
@@ -138,7 +139,8 @@ def test_d05_a_rank_that_is_killed_is_named_and_the_run_goes_on(
 ) -> None:
     out = tmp_path / "star"
     run = fit_star(members, out, *EVERY_STEP, ranks=2, fault=functools.partial(kill, 1, 13))
-    until(lambda: (out / "processes").exists() and mark_of(out, 0)["state"] == "left alone", "the first rank")
+    until((out / "processes" / "0.json").exists, "the first rank")
+    until(lambda: mark_of(out, 0)["state"] != "running", "the first rank to miss the other")
     run.send(signal.SIGTERM, 0)  # as torchrun does when one of its processes has ended
     ended = run.wait()
     assert [each.code for each in ended] == [75, -signal.SIGKILL], ended
@@ -221,9 +223,7 @@ def refuse_data(victim: int, rank: int) -> None:
     from starzoo.errors import UntrustedInputError
 
     def load_data(*_: object, **__: object) -> None:
-        raise UntrustedInputError(
-            "digits: 7.png cannot be read: the disk timed out", hint="fetch it again", subject="7.png"
-        )
+        raise UntrustedInputError(UNREADABLE, hint="fetch it again")
 
     if rank == victim:
         starzoo.pipeline.load_data = load_data  # type: ignore[assignment]
@@ -238,9 +238,7 @@ def refuse_batch(victim: int, rank: int) -> None:
 
     def read(self: Loader, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if next(number) == 5:
-            raise UntrustedInputError(
-                "digits: 7.png cannot be read: the disk timed out", hint="fetch it again", subject="7.png"
-            )
+            raise UntrustedInputError(UNREADABLE, hint="fetch it again")
         return batch(self, indices)
 
     if rank == victim:
@@ -257,11 +255,11 @@ def test_d08_when_one_rank_cannot_read_its_data_all_end_with_3(
     ended = fit_star(members, out, ranks=2, fault=functools.partial(fault, victim)).wait()
     assert time.monotonic() - begun < 60
     assert [each.code for each in ended] == [3, 3], ended
-    assert "error: digits: 7.png cannot be read: the disk timed out (hint: fetch it again)" in ended[victim].text
-    assert f"error: process {victim}: digits: 7.png cannot be read: the disk timed out" in ended[1 - victim].text
+    assert f"error: {UNREADABLE} (hint: fetch it again)" in ended[victim].text
+    assert f"error: process {victim}: {UNREADABLE}" in ended[1 - victim].text
     assert all("Traceback" not in each.text for each in ended)
     assert status(out)["exit_code"] == 3
-    assert "digits: 7.png cannot be read: the disk timed out" in status(out)["message"]
+    assert UNREADABLE in status(out)["message"]
 
 
 def test_d09_another_number_of_processes_than_asked_for_is_refused(members: list[Path], tmp_path: Path) -> None:
