@@ -7,6 +7,8 @@ fits stars on one zoo of converged networks (8 sources of CIFAR-10, 12 of the di
 under the same matching. Every row is kept in benchmarks/results/stars-ZOO.json as soon as it is measured, so that the
 same command goes on where it was cut off; stars.md is written from these files.
 
+The controls tell what Starlight itself is worth: the average that it starts from, and ordinary training from there.
+
 Costs are counted in forward passes of a mini-batch, a backward pass as two: a step of the paper's takes 3, one with
 distillation 4, as a step of a distilled student does; stochastic weight averaging (SWA) gets as many steps as that
 makes. The training of the members is nobody's cost, since all need at least one of them, and the ensemble all.
@@ -26,7 +28,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from benchmarks.quickstart import DATA as DIGITS
 from benchmarks.zoos import DATASET, OUT, RECIPES, train
 from starzoo.architecture import Architecture
 from starzoo.config import (
@@ -51,9 +52,16 @@ from starzoo.star.train import fit
 from starzoo.zoo import architecture_for, train_zoo
 
 RESULTS = Path(__file__).parent / "results"
+DIGITS = DataConfig(dataset="digits")
 PAPER = Path(__file__).parents[1] / "configs" / "paper.yaml"
 HOLDOUTS = 5
-STARS = ("starzoo", "starzoo, without distillation", "the paper's algorithm")
+STARS = (
+    "starzoo",
+    "starzoo, without distillation",
+    "the paper's algorithm",
+    "aligned average, no training",
+    "aligned average, plain SGD",
+)
 OTHERS = ("distilled student", "SWA of one member")
 
 
@@ -82,13 +90,13 @@ def members(name: str, study: Study, out: Path) -> list[Source]:
     if name == "cifar":
         return load_sources(train("resnet", range(count), study.data.dataset, out))
     architecture = architecture_for("resnet18", study.data, model_args=QUICKSTART_ARGS, image_size=16)
-    # The second zoo of benchmarks/quickstart.py, on whose test images nothing was chosen.
-    zoo = train_zoo(architecture, study.data, TrainConfig(), range(100, 100 + count), out.parent / "quickstart" / "zoo")
+    # Not the zoo of the quickstart, on whose test images its recipe was chosen.
+    zoo = train_zoo(architecture, study.data, TrainConfig(), range(100, 100 + count), out / "digits")
     return load_sources([member.folder for member in zoo])
 
 
 def configs(study: Study, seed: int) -> dict[str, RunConfig]:
-    """How each star, and the student, is fitted; all under the same matching."""
+    """How each star is fitted, two controls from the same start, and the student; all under the same matching."""
     ours = StarConfig(**{**study.star, "seed": seed})
     same = {"seed": seed, "epochs": ours.epochs, "batch_size": ours.batch_size}  # at its own rate
     student = {"start": "random", "t": Constant(value=0), "mu": 0.0, "lr": study.member_rate}
@@ -96,6 +104,8 @@ def configs(study: Study, seed: int) -> dict[str, RunConfig]:
         "starzoo": ours,
         "starzoo, without distillation": ours.model_copy(update={"kappa": 0.0}),
         "the paper's algorithm": load_config(PAPER).star.model_copy(update=same),
+        "aligned average, no training": ours.model_copy(update={"epochs": 0}),
+        "aligned average, plain SGD": ours.model_copy(update={"t": Constant(value=0), "mu": 0.0, "kappa": 0.0}),
         "distilled student": ours.model_copy(update=student),
     }
     return {name: RunConfig(data=study.data, star=star) for name, star in stars.items()}
@@ -217,6 +227,8 @@ def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
         "|---|" + "--:|" * len(COLUMNS),
     ]
     for variant in (*STARS, *OTHERS):
+        if all(row["variant"] != variant for row in rows):
+            continue
         cells = []
         for title, column in COLUMNS.items():
             values = [column(row) for row in rows if row["variant"] == variant]
