@@ -8,13 +8,13 @@ import typer
 from . import options
 from .options import AlignOptions, ConfigOptions, DataOptions, EvaluateOptions, ReorderClasses, StarOptions, given
 from .output import Output
-from .parsing import with_members
+from .parsing import read_zoo
 from .tables import show_star
 
 
 def fit_star(
     out: Output,
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Models, or a folder of members.")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Models, folders of members, or a zoo file.")],
     folder: Annotated[Path, typer.Option("--out", help="Folder of the star; a run that was cut off goes on here.")],
     data: DataOptions,
     star: StarOptions,
@@ -46,8 +46,7 @@ def fit_star(
     from starzoo.pipeline import fit_star as run_fit_star
 
     report = run_fit_star(
-        with_members(sources),
-        with_members(holdout or []),
+        *read_zoo(sources, holdout),
         run,
         folder,
         name=title,

@@ -21,6 +21,7 @@ __all__ = [
     "FileOptions",
     "ImageSize",
     "ModelArgs",
+    "Offline",
     "ReorderClasses",
     "StarOptions",
     "TrainOptions",
@@ -34,6 +35,9 @@ ModelArgs = Annotated[
 ]
 ReorderClasses = Annotated[
     bool, typer.Option("--reorder-classes", help="Bring models with the same classes in another order into one order.")
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Send no request: use what is on this machine and in the local cache.")
 ]
 ImageSize = Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the model's input.")]
 
@@ -104,6 +108,15 @@ class EvaluateOptions:
     pairs: Annotated[int | None, typer.Option(help="How many pairs of regular models to connect.")] = None
     splits: Annotated[
         list[str] | None, typer.Option("--split", metavar="train|test", help="Measure on this split; repeatable.")
+    ] = None
+    ood: Annotated[
+        str | None, typer.Option(metavar="DATASET", help="Other images, which uncertainty should tell from the task's.")
+    ] = None
+    samples: Annotated[int | None, typer.Option(help="Average at most so many points of the star domain; 0: none.")] = (
+        None
+    )
+    plane: Annotated[
+        int | None, typer.Option(metavar="POINTS", help="Draw the loss around the star, at so many points a side.")
     ] = None
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -15,7 +15,7 @@ from starzoo.errors import UsageError
 if TYPE_CHECKING:
     from starzoo.launch import Command
 
-__all__ = ["parse_command", "parse_model_args", "parse_seeds", "with_members"]
+__all__ = ["parse_command", "parse_model_args", "parse_seeds", "read_zoo", "with_members"]
 
 _MOST_SEEDS = 10_000
 
@@ -97,19 +97,42 @@ def parse_model_args(text: str | None) -> dict[str, Any]:
     return value
 
 
-def with_members(refs: Sequence[str]) -> list[str]:
-    """Replace every folder of members, as `starzoo train` writes it, by its members; a star among them is none.
+def read_zoo(sources: Sequence[str], holdouts: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """The models of a star: a zoo file among the sources also names held-outs.
 
     Args:
-        refs: References of models, or folders that hold models in sub-folders.
+        sources: References of models, folders of members, or zoo files.
+        holdouts: The same for the held-outs.
+
+    Returns:
+        References of the sources, and of the held-outs.
+    """
+    from starzoo.zoo_file import is_zoo_file
+
+    named = [*filter(is_zoo_file, sources), *(holdouts or ())]
+    return with_members(sources, of="sources"), with_members(named, of="holdouts")
+
+
+def with_members(refs: Sequence[str], *, of: Literal["sources", "holdouts", "all"] = "all") -> list[str]:
+    """Replace zoo files, and folders of members as `starzoo train` writes them, by their models; a star is none.
+
+    Args:
+        refs: References of models, folders that hold models in sub-folders, or zoo files (.yaml).
+        of: Which models of a zoo file.
 
     Returns:
         References of models; members in the order of the numbers in their names.
     """
     from starzoo.star.manifest import MANIFEST
+    from starzoo.zoo_file import is_zoo_file, read_zoo_file
 
     models: list[str] = []
     for ref in refs:
+        if is_zoo_file(ref) and not Path(ref).is_dir():
+            zoo = read_zoo_file(Path(ref))
+            named = {"sources": zoo.sources, "holdouts": zoo.holdouts, "all": (*zoo.sources, *zoo.holdouts)}[of]
+            models += with_members([name for name in named if not is_zoo_file(name)])
+            continue
         folder = Path(ref)
         is_zoo = folder.is_dir() and not (folder / "config.json").exists()
         inside = [config.parent for config in folder.glob("*/config.json")] if is_zoo else []

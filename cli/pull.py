@@ -4,25 +4,36 @@ from typing import Annotated
 
 import typer
 
+from .options import Offline
 from .output import Output
+from .parsing import with_members
 
 
 def pull(
     out: Output,
-    refs: Annotated[list[str], typer.Argument(metavar="REF", help="user/repo or user/repo@revision.")],
+    refs: Annotated[
+        list[str], typer.Argument(metavar="REF", help="user/repo[/folder][@revision], or a zoo file (.yaml).")
+    ],
+    allow_pickle: Annotated[
+        bool,
+        typer.Option("--allow-pickle", help="Convert weights that are only a pickle, once, in a process of their own."),
+    ] = False,
+    offline: Offline = False,
 ) -> None:
     """Download models from the Hub, each pinned to one commit and checked against its hashes.
 
-    Headers are checked before any weight is downloaded; nothing is unpickled.
+    Headers are checked before any weight is downloaded; nothing is unpickled unless that is asked for.
 
     Example:
         starzoo pull timm/resnet18.a1_in1k timm/resnet18.tv_in1k
     """
-    from starzoo.hub.pull import pull as pull_model
+    from starzoo.hub.offline import working_offline
+    from starzoo.hub.pull import pull_all
 
-    snapshots = [pull_model(ref, progress=out.progress) for ref in refs]
+    with working_offline(offline):
+        snapshots = pull_all(with_members(refs), allow_pickle=allow_pickle, progress=out.progress)
     out.result(
         {"models": [vars(snapshot) for snapshot in snapshots]},
         brief=[snapshot.folder for snapshot in snapshots],
-        human=[f"{snapshot.repo}@{snapshot.sha}: {snapshot.folder}" for snapshot in snapshots],
+        human=[f"{snapshot.place}@{snapshot.sha}: {snapshot.folder}" for snapshot in snapshots],
     )

@@ -21,7 +21,7 @@ from starzoo.config import Beta, Constant, DataConfig, Method, RunConfig, Unifor
 from starzoo.errors import UsageError
 from starzoo.evaluate.findings import connections, predictors, sentences
 from starzoo.evaluate.measures import Evaluation, PathKind, Role
-from starzoo.hub.names import is_repo
+from starzoo.hub.names import is_repo, split_repo
 from starzoo.markdown import clean, escape, load_template
 from starzoo.star.manifest import ModelRecord, StarManifest
 
@@ -164,7 +164,8 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
 
 def _front_matter(manifest: StarManifest) -> dict[str, Any]:
     """The card's metadata, in the words of the Hub's specification of model cards."""
-    bases = dict.fromkeys(source.repo for source in manifest.sources if source.repo and is_repo(source.repo))
+    places = [split_repo(source.repo) for source in manifest.sources if source.repo]
+    bases = dict.fromkeys(place[0] for place in places if place)
     data = manifest.config.data
     entries: dict[str, Any] = {
         "library_name": "timm",
@@ -248,12 +249,16 @@ def _repository(model: ModelRecord) -> Markup | str:
     """A link to the commit, if the manifest names one."""
     if model.repo is None:
         return "local folder"
-    if not is_repo(model.repo):
+    place = split_repo(model.repo)
+    if place is None:
         return model.repo
+    repo, folder = place
+    name = escape(model.repo)
     if model.sha is None or not _COMMIT.fullmatch(model.sha):
-        return Markup("[{0}](https://huggingface.co/{0}), no commit recorded").format(escape(model.repo))
-    return Markup("[{0} at {1}](https://huggingface.co/{0}/tree/{2})").format(
-        escape(model.repo), model.sha[:12], model.sha
+        return Markup("[{0}](https://huggingface.co/{1}), no commit recorded").format(name, escape(repo))
+    tree = f"{model.sha}/{folder}" if folder else model.sha
+    return Markup("[{0} at {1}](https://huggingface.co/{2}/tree/{3})").format(
+        name, model.sha[:12], escape(repo), escape(tree)
     )
 
 
@@ -310,7 +315,7 @@ def _command(manifest: StarManifest) -> str:
 
 def _reference(model: ModelRecord) -> str:
     """How the command line names a model."""
-    if model.repo and is_repo(model.repo):
+    if model.repo and split_repo(model.repo):
         return shlex.quote(f"{model.repo}@{clean(model.sha)}" if model.sha else model.repo)
     return shlex.quote(f"path/to/{clean(model.name)}")
 

@@ -17,7 +17,8 @@ from starzoo.architecture import Architecture
 from starzoo.classes import are_reordered, permute_classes
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, file_hash, load_state, read_architecture
-from starzoo.hub.pull import pull
+from starzoo.hub.listing import CARD
+from starzoo.hub.pull import Snapshot, pull_all
 from starzoo.hub.ref import ModelRef
 from starzoo.progress import Progress, silent
 
@@ -40,7 +41,7 @@ class Provenance:
 
     Attributes:
         ref: The reference as the user wrote it; of a local folder only its name, because paths tell about the user.
-        repo: The repository on the Hub, or None for a local folder.
+        repo: The repository on the Hub, with the folder in it that holds the model; None for a local folder.
         sha: The commit, or None for a local folder.
         files: The SHA-256 of config.json and model.safetensors, by file name.
         licence: What the model's card says, or None.
@@ -97,13 +98,8 @@ def load_source(ref: str | Path, *, progress: Progress = silent) -> Source:
     Returns:
         The model.
     """
-    where = ModelRef.parse(ref)
-    if where.folder is not None:
-        name = where.folder.resolve().name
-        return _read_source(where.folder, name, Provenance(name, None, None, {}), str(ref))
-    snapshot = pull(where, progress=progress)
-    provenance = Provenance(str(where), snapshot.repo, snapshot.sha, {})
-    return _read_source(snapshot.folder, snapshot.repo.rpartition("/")[2], provenance, str(where))
+    [source] = _load_all([ref], progress)
+    return source
 
 
 def load_sources(
@@ -121,13 +117,30 @@ def load_sources(
     """
     sources: list[Source] = []
     used = {*_RESERVED, *taken}
-    for index, ref in enumerate(refs):
-        source = load_source(ref, progress=progress)
+    for index, source in enumerate(_load_all(refs, progress)):
         name = next(name for name in _numbered(source.name) if name not in used)
         used.add(name)
         sources.append(replace(source, name=name))
         progress("loading models", index + 1, len(refs))
     return sources
+
+
+def _load_all(refs: Sequence[str | Path], progress: Progress) -> Iterator[Source]:
+    """Download what is on the Hub, all of it at the same time, and read the models one after another."""
+    wheres = [ModelRef.parse(ref) for ref in refs]
+    remote = [where for where in wheres if where.folder is None]
+    snapshots = dict(zip(remote, pull_all(remote, progress=progress) if remote else (), strict=True))
+    for where, ref in zip(wheres, refs, strict=True):
+        if where.folder is None:
+            yield _read_snapshot(where, snapshots[where])
+        else:
+            name = where.folder.resolve().name
+            yield _read_source(where.folder, name, Provenance(name, None, None, {}), str(ref), where.folder / CARD)
+
+
+def _read_snapshot(where: ModelRef, snapshot: Snapshot) -> Source:
+    provenance = Provenance(str(where), where.place, snapshot.sha, {})
+    return _read_source(snapshot.folder, where.place.rpartition("/")[2], provenance, str(where), snapshot.card)
 
 
 def check_compatible(sources: Sequence[Source]) -> None:
@@ -225,7 +238,7 @@ def _differences(first: Architecture, second: Architecture) -> list[tuple[str, o
     return [(what, a, b) for what, a, b in pairs if a != b]
 
 
-def _read_source(folder: Path, name: str, provenance: Provenance, subject: str) -> Source:
+def _read_source(folder: Path, name: str, provenance: Provenance, subject: str, card: Path | None) -> Source:
     _check_files(folder, subject)
     architecture = read_architecture(folder, subject)
     stored = load_state(folder, architecture, subject)
@@ -237,7 +250,7 @@ def _read_source(folder: Path, name: str, provenance: Provenance, subject: str) 
         name=name,
         architecture=architecture,
         state={key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in stored.items()},
-        provenance=replace(provenance, files=files, licence=_licence(folder)),
+        provenance=replace(provenance, files=files, licence=licence_of(card)),
         dtype=floats.most_common(1)[0][0],
     )
 
@@ -256,10 +269,9 @@ def _check_files(folder: Path, subject: str) -> None:
         raise UntrustedInputError(f"{subject}: {what}", hint=hint, subject=subject)
 
 
-def _licence(folder: Path) -> str | None:
-    """The licence in the front matter of the model's card, where there is one."""
-    card = folder / "README.md"
-    if not card.is_file() or card.stat().st_size > 1_000_000:
+def licence_of(card: Path | None) -> str | None:
+    """The licence in the front matter of a model's card, where there is one."""
+    if card is None or not card.is_file() or card.stat().st_size > 1_000_000:
         return None
     text = card.read_text(encoding="utf-8", errors="replace")
     if not text.startswith("---\n"):

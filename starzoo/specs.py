@@ -2,14 +2,13 @@
 
 A specification depends on the architecture with its arguments and input size, on timm and torch, and on the rules that
 found it. All of them make up the name of its file: nothing in the cache is ever out of date, and it may be deleted at
-any time. It lies in `$STARZOO_CACHE`, else in `starzoo` in the user's cache folder.
+any time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import starzoo.symmetry
 from starzoo.architecture import Architecture
+from starzoo.cache import cache_folder
 from starzoo.errors import StarzooError
 from starzoo.folder import write_text
 from starzoo.symmetry import PermutationSpec, infer
@@ -34,7 +34,7 @@ def infer_architecture(architecture: Architecture, *, pin_output: bool = True) -
     Returns:
         Its specification.
     """
-    path = _cache_folder() / f"{architecture.name}-{_key(architecture, pin_output)}.json"
+    path = cache_folder("specs") / f"{architecture.name}-{_key(architecture, pin_output)}.json"
     try:
         return PermutationSpec.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, StarzooError):
@@ -43,12 +43,6 @@ def infer_architecture(architecture: Architecture, *, pin_output: bool = True) -
     with suppress(StarzooError):  # a home that cannot be written costs a trace each time, and nothing else
         write_text(path, json.dumps(spec.to_json(), separators=(",", ":")))
     return spec
-
-
-def _cache_folder() -> Path:
-    if chosen := os.environ.get("STARZOO_CACHE"):
-        return Path(chosen) / "specs"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "starzoo" / "specs"
 
 
 def _key(architecture: Architecture, pin_output: bool) -> str:

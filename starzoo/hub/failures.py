@@ -8,7 +8,21 @@ from contextlib import contextmanager
 
 from starzoo.errors import HubError, ResourceError, StarzooError
 
-__all__ = ["hub_failures"]
+__all__ = ["HubBusyError", "hub_failures"]
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class HubBusyError(HubError):
+    """The Hub did not answer, or said that it cannot now: the same request may succeed in a moment.
+
+    Attributes:
+        wait: Seconds after which to ask again, where the Hub states them.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", subject: str = "", wait: float | None = None) -> None:
+        super().__init__(message, hint=hint, subject=subject)
+        self.wait = wait
 
 
 @contextmanager
@@ -23,18 +37,20 @@ def hub_failures(repo: str, revision: str | None = None) -> Iterator[None]:
         Nothing.
 
     Raises:
-        HubError: The Hub refused, failed, or could not be reached.
+        HubError: The Hub refused or failed.
+        HubBusyError: The Hub could not be reached.
         ResourceError: The disk is full.
     """
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if isinstance(error, OSError) and error.errno in _FULL:
             raise ResourceError(f"{repo}: the disk is full", hint="free space, or set HF_HOME", subject=repo) from error
-        if isinstance(error, StarzooError) or not (isinstance(error, OSError) or _is_of_the_client(error)):
+        of_the_network = isinstance(error, OSError) and not error.filename
+        if isinstance(error, StarzooError) or not (of_the_network or _is_of_the_client(error)):
             raise
-        what, hint = _explain(error, repo, revision)
-        raise HubError(f"{repo}: {what}", hint=hint, subject=repo) from error
+        kind, what, hint = _explain(error, repo, revision)
+        raise kind(f"{repo}: {what}", hint=hint, subject=repo) from error
 
 
 def _is_of_the_client(error: BaseException) -> bool:
@@ -42,18 +58,19 @@ def _is_of_the_client(error: BaseException) -> bool:
     modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     wrapped = error.__cause__
     return any(name == "huggingface_hub" or name.startswith("httpx") for name in modules) or (
-        isinstance(error, RuntimeError) and wrapped is not None and _is_of_the_client(wrapped)
+        (isinstance(error, RuntimeError) or type(error) is ValueError)
+        and wrapped is not None
+        and _is_of_the_client(wrapped)
     )
 
 
-def _explain(error: BaseException, repo: str, revision: str | None) -> tuple[str, str]:
-    """What is wrong, and what to do next."""
+def _explain(error: BaseException, repo: str, revision: str | None) -> tuple[type[HubError], str, str]:
+    """What is wrong, whether it may pass, and what to do next."""
     from huggingface_hub import constants, errors
 
     cause = error
-    while isinstance(cause, RuntimeError | errors.LocalEntryNotFoundError | errors.RevisionResolutionError):
-        if cause.__cause__ is None:
-            break
+    wrappers = RuntimeError | errors.LocalEntryNotFoundError | errors.RevisionResolutionError
+    while (isinstance(cause, wrappers) or type(cause) is ValueError) and cause.__cause__ is not None:
         cause = cause.__cause__
     status = cause.response.status_code if isinstance(cause, errors.HfHubHTTPError) else None
     page = f"{constants.ENDPOINT}/{repo}"
@@ -81,8 +98,6 @@ def _explain(error: BaseException, repo: str, revision: str | None) -> tuple[str
         case errors.HfHubHTTPError():
             what, hint = f"the Hub answered HTTP {status}", "try again later, or see https://status.huggingface.co"
         case _:
-            what, hint = (
-                f"the Hub cannot be reached ({type(cause).__name__})",
-                "check the network; HF_HUB_OFFLINE=1 uses the cache",
-            )
-    return what, hint
+            what = f"the Hub cannot be reached ({type(cause).__name__})"
+            return HubBusyError, what, "check the network; HF_HUB_OFFLINE=1 uses the cache"
+    return HubError, what, hint

@@ -6,14 +6,32 @@ import re
 
 from starzoo.errors import UsageError
 
-__all__ = ["check_repo", "is_repo"]
+__all__ = ["check_repo", "is_repo", "split_repo"]
 
+_FOLDER = re.compile(r"[A-Za-z0-9_][\w.+=-]{0,95}", re.ASCII)
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 def is_repo(name: str) -> bool:
     """Whether `name` has the form `user/name` of a repository."""
     return bool(_REPO.fullmatch(name)) and ".." not in name and "--" not in name
+
+
+def split_repo(name: str) -> tuple[str, str] | None:
+    """Tell a repository from the folder in it.
+
+    Args:
+        name: `user/name`, or `user/name/sub/folder` for one of several models in a repository.
+
+    Returns:
+        The repository and the folder, which is empty for the root; None where `name` has neither form.
+    """
+    user, _, rest = name.partition("/")
+    short, _, folder = rest.partition("/")
+    repo, parts = f"{user}/{short}", folder.split("/") if folder else []
+    if not is_repo(repo) or name.endswith("/") or ".." in folder or len(parts) > 8:
+        return None
+    return (repo, folder) if all(map(_FOLDER.fullmatch, parts)) else None
 
 
 def check_repo(name: str) -> None:

@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from starzoo.errors import UsageError
+from starzoo.errors import HubError, UsageError
 from starzoo.hub.failures import hub_failures
-from starzoo.hub.names import is_repo
+from starzoo.hub.names import split_repo
+from starzoo.hub.patience import patiently
 
-__all__ = ["ModelRef"]
+__all__ = ["TIMEOUT", "ModelRef"]
 
-_REVISION = re.compile(r"[\w./-]{1,200}")
-_FORMS = "write user/repo, user/repo@revision, or the path of a folder with config.json and model.safetensors"
+TIMEOUT = 10.0
+"""Seconds to wait for an answer of the Hub."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REVISION = re.compile(r"\w[\w./-]{0,199}")
+_FORMS = (
+    "write user/repo, user/repo@revision, user/repo/folder@revision, "
+    "or the path of a folder with config.json and model.safetensors"
+)
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Which model: either `folder`, or `repo` with an optional `revision`.
+    """Which model: either `folder`, or `repo` with an optional `revision` and an optional folder inside of it.
 
     Attributes:
         folder: An existing local folder, or None.
         repo: A repository id `user/name` on the Hub, or None.
         revision: A branch, tag or commit of `repo`; None stands for its main branch.
+        inside: The folder of `repo` that holds the model, as `sub/folder`; empty for the root.
     """
 
     folder: Path | None = None
     repo: str | None = None
     revision: str | None = None
+    inside: str = ""
 
     @classmethod
     def parse(cls, text: str | Path) -> ModelRef:
-        """Read `user/repo[@revision]`, `hf-hub:user/repo[@revision]`, or the path of a folder.
+        """Read `user/repo[/folder][@revision]`, the same after `hf-hub:`, or the path of a folder.
 
         An existing folder wins over a repository of the same name.
 
@@ -54,16 +65,25 @@ class ModelRef:
                 return cls(folder=path)
             if path.exists():
                 raise UsageError(f"{name}: is a file, not a folder", hint="give the folder that holds it", subject=name)
-            if isinstance(text, Path) or name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 1:
+            if isinstance(text, Path) or name.startswith((".", "/", "~")):
                 raise UsageError(f"{name}: there is no such folder", hint=_FORMS, subject=name)
-            if path.parent != Path() and path.parent.is_dir():
+            near = next((parent for parent in path.parents if parent != Path() and parent.is_dir()), None)
+            if near is not None:
                 # `zoo/seed-9` beside a folder zoo is a slip of the pen, not a repository of a user called zoo.
                 hint = f"write hf-hub:{name} if the repository is meant"
-                raise UsageError(f"{name}: there is no such folder in {path.parent}", hint=hint, subject=name)
-        repo, at, revision = (rest if forced else name).partition("@")
-        if not is_repo(repo) or (at and not _REVISION.fullmatch(revision)) or ".." in name:
+                raise UsageError(f"{name}: there is no such folder in {near}", hint=hint, subject=name)
+        place, at, revision = (rest if forced else name).partition("@")
+        found = split_repo(place)
+        if found is None or (at and not _REVISION.fullmatch(revision)) or ".." in name:
             raise UsageError(f"{name!r}: neither a folder nor a repository", hint=_FORMS, subject=name)
-        return cls(repo=repo, revision=revision or None)
+        return cls(repo=found[0], revision=revision or None, inside=found[1])
+
+    @property
+    def place(self) -> str:
+        """The model without its revision: `user/repo`, `user/repo/folder`, or the path of a local folder."""
+        if self.repo is None:
+            return str(self.folder)
+        return f"{self.repo}/{self.inside}" if self.inside else self.repo
 
     def resolve(self) -> str:
         """Ask the Hub, once, which commit the revision is at; offline, what the cache remembers.
@@ -73,15 +93,35 @@ class ModelRef:
 
         Raises:
             UsageError: This is a local folder.
+            HubError: The Hub does not say.
         """
         if self.repo is None:
             raise UsageError(f"{self}: a local folder has no commit", hint="give a repository", subject=str(self))
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, constants
 
-        with hub_failures(self.repo, self.revision):
-            return HfApi().resolve_revision(self.repo, revision=self.revision).resolved
+        repo, revision = self.repo, self.revision
+        if revision and _COMMIT.fullmatch(revision):
+            return revision
+        if constants.is_offline_mode():
+            with hub_failures(repo, revision):
+                return HfApi().resolve_revision(repo, revision=revision).resolved
+        # Not `resolve_revision`: where the Hub does not answer, it takes what the cache remembers and says nothing.
+        sha = patiently(lambda: HfApi().model_info(repo, revision=revision, timeout=TIMEOUT).sha, repo, revision)
+        if sha is None:
+            raise HubError(f"{repo}: the Hub names no commit", hint="is HF_ENDPOINT a Hub?", subject=repo)
+        _remember(repo, revision, sha)
+        return sha
 
     def __str__(self) -> str:
-        if self.repo is None:
-            return str(self.folder)
-        return f"{self.repo}@{self.revision}" if self.revision else self.repo
+        return f"{self.place}@{self.revision}" if self.revision else self.place
+
+
+def _remember(repo: str, revision: str | None, sha: str) -> None:
+    """Note in the client's cache, where it looks when it is offline, at which commit a branch or tag is."""
+    from huggingface_hub import constants
+
+    note = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "refs" / (revision or "main")
+    with suppress(OSError):  # a cache that cannot be written serves no offline run
+        if not note.is_file() or note.read_text(encoding="utf-8") != sha:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(sha, encoding="utf-8")

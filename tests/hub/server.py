@@ -1,18 +1,21 @@
 """A Hugging Face Hub on loopback: enough of its HTTP interface for the real client, with repositories in memory.
 
 Tests put files in with `commit`, look at `requests` to see what a client asked for, and use `intercept` to let a
-request fail or to let something happen just before it is answered.
+request fail or to let something happen just before it is answered. Answers may come late, slowly or cut off, and large
+files may lie on a second host (`storage`), to which the first one redirects.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -20,6 +23,7 @@ import yaml
 
 LARGE_SUFFIXES = (".safetensors", ".bin", ".pth", ".ckpt", ".npz", ".parquet")
 FIRST_FILES = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
+PIECE = 50_000
 DATE = "2026-01-01T00:00:00.000Z"
 
 
@@ -40,9 +44,14 @@ class Request:
 
 @dataclass
 class Response:
+    """An answer: `late` seconds before its first byte, `slow` seconds between its pieces, `cut` where it breaks off."""
+
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
+    late: float = 0
+    slow: float = 0
+    cut: int | None = None
 
 
 @dataclass
@@ -93,26 +102,38 @@ class FakeHub:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 request = Request(self.command, unquote(parts.path), parse_qs(parts.query), headers, body)
                 response = hub.answer(request)
+                if response.late:
+                    time.sleep(response.late)
+                with contextlib.suppress(ConnectionError):  # a client that was killed, or had no patience
+                    self.send(response)
+
+            def send(self, response: Response) -> None:
                 self.send_response(response.status)
                 for name, value in {"Content-Length": str(len(response.body)), **response.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(response.body)
+                body = b"" if self.command == "HEAD" else response.body[: response.cut]
+                for start in range(0, len(body), PIECE if response.slow else max(len(body), 1)):
+                    if response.slow:
+                        time.sleep(response.slow)
+                    self.wfile.write(body[start : start + PIECE] if response.slow else body)
+                self.close_connection = self.close_connection or response.cut is not None
 
             do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
 
             def log_message(self, format: str, *args: object) -> None:
                 """Tests read `requests` instead."""
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        self.servers = [ThreadingHTTPServer(("127.0.0.1", 0), Handler) for _ in range(2)]
+        self.endpoint, self.storage = (f"http://127.0.0.1:{server.server_port}" for server in self.servers)
+        for server in self.servers:
+            server.daemon_threads = True
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        for server in self.servers:
+            server.shutdown()
+            server.server_close()
 
     # What tests arrange and look at.
 
@@ -123,6 +144,7 @@ class FakeHub:
             self.large: dict[str, bytes] = {}
             self.requests: list[Request] = []
             self.interceptions: list[list] = []
+            self.large_files_elsewhere = False
 
     def commit(self, name: str, files: Mapping[str, bytes], **settings: bool) -> str:
         """Add files to a repository, made when it does not exist, and return the new commit."""
@@ -146,6 +168,10 @@ class FakeHub:
         response = Response(status, b"{}", {name.replace("_", "-"): value for name, value in headers.items()})
         self.intercept(pattern, lambda request: response, times)
 
+    def spoil(self, pattern: str, times: int = 1 << 30, **how: float) -> None:
+        """Send what the next matching requests ask for, but `late`, `slow` or `cut`, as `Response` has them."""
+        self.intercept(pattern, lambda request: replace(self.route(request), **how), times)
+
     def asked(self, pattern: str) -> list[str]:
         """The requests so far, as `METHOD /path`, that match a pattern."""
         return [str(request) for request in self.requests if re.search(pattern, str(request))]
@@ -162,6 +188,11 @@ class FakeHub:
                     response = respond(request)
                     if response is not None:
                         return response
+            return self.route(request)
+
+    def route(self, request: Request) -> Response:
+        """The answer of a Hub that works."""
+        with self.lock:
             for method, pattern, handle in ROUTES:
                 match = re.fullmatch(pattern, request.path)
                 if match and request.method in method:
@@ -277,6 +308,9 @@ class FakeHub:
         if path not in repo.commits[sha]:
             return error(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": sha})
         data = repo.commits[sha][path]
+        if is_large(path) and self.large_files_elsewhere:
+            linked = {"X-Linked-Etag": f'"{sha256(data)}"', "X-Linked-Size": str(len(data)), "X-Repo-Commit": sha}
+            return Response(302, b"", {"Location": f"{self.storage}/large/{sha256(data)}", **linked})
         headers = {"X-Repo-Commit": sha, "ETag": f'"{git_oid(data)}"', "Accept-Ranges": "bytes"}
         if is_large(path):
             headers |= {"X-Linked-Etag": f'"{sha256(data)}"', "X-Linked-Size": str(len(data))}
@@ -304,6 +338,9 @@ class FakeHub:
             actions = {"upload": {"href": f"{self.endpoint}/large/{wanted['oid']}", "header": {}}}
             objects.append({**wanted, **({} if wanted["oid"] in self.large else {"actions": actions})})
         return as_json({"transfer": "basic", "objects": objects})
+
+    def large_download(self, request: Request, oid: str) -> Response:
+        return ranged(request, self.large[oid], {"Accept-Ranges": "bytes"})
 
     def large_upload(self, request: Request, oid: str) -> Response:
         if sha256(request.body) != oid:
@@ -408,5 +445,6 @@ ROUTES: list[tuple[tuple[str, ...], str, Callable[..., Response]]] = [
     (("POST",), f"/api/models/{NAME}/commit/{REVISION}", FakeHub.create_commit),
     (("POST",), rf"/{NAME}\.git/info/lfs/objects/batch", FakeHub.large_batch),
     (("PUT",), "/large/(?P<oid>[0-9a-f]{64})", FakeHub.large_upload),
+    (("GET", "HEAD"), "/large/(?P<oid>[0-9a-f]{64})", FakeHub.large_download),
     (("GET", "HEAD"), f"/{NAME}/resolve/{REVISION}/(?P<path>.+)", FakeHub.resolve),
 ]

@@ -173,13 +173,15 @@ def test_what_cannot_be_pushed(star: Path, tmp_path: Path, fake_hub: FakeHub) ->
     [
         ("timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k", None),
         ("timm/resnet18@v1.0", "timm/resnet18", "v1.0"),
+        ("ann/zoo/cifar10/seed-0@v1.0", "ann/zoo", "v1.0"),
         ("hf-hub:timm/resnet18@refs/pr/1", "timm/resnet18", "refs/pr/1"),
         ("HF_HUB:a/b", "a/b", None),
     ],
 )
 def test_references_to_the_hub(text: str, repo: str, revision: str | None) -> None:
     ref = ModelRef.parse(text)
-    assert ref == ModelRef(repo=repo, revision=revision)
+    inside = "cifar10/seed-0" if repo == "ann/zoo" else ""
+    assert ref == ModelRef(repo=repo, revision=revision, inside=inside)
     assert ModelRef.parse(str(ref)) == ref
 
 
@@ -195,7 +197,24 @@ def test_an_existing_folder_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "text", ["./a/b", "/a", "~/nowhere/x", "a/b/c", "..", "", "net", "a/b@", "a/b@c d", "a/..b", "a--b/c", "x:y/z"]
+    "text",
+    [
+        "./a/b",
+        "/a",
+        "~/nowhere/x",
+        "a/b/c/",
+        "a/b//c",
+        "a/b/../c",
+        "a/b/.c",
+        "..",
+        "",
+        "net",
+        "a/b@",
+        "a/b@c d",
+        "a/..b",
+        "a--b/c",
+        "x:y/z",
+    ],
 )
 def test_references_to_nothing(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sub").mkdir()

@@ -1,0 +1,226 @@
+"""Which files a model has at one commit, as the Hub says before any is downloaded, or offline the local cache."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from starzoo.errors import HubError, ResourceError, UntrustedInputError, UsageError
+from starzoo.hub.patience import patiently
+from starzoo.hub.ref import TIMEOUT, ModelRef
+
+__all__ = [
+    "CARD",
+    "CONFIG",
+    "WEIGHTS",
+    "HubFile",
+    "Listing",
+    "bytes_to_download",
+    "cached",
+    "check_space",
+    "free_bytes",
+    "is_offline",
+    "look_up",
+]
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+_FILES = (CONFIG, WEIGHTS, "star.json", "permutations.safetensors", CARD)
+_PICKLES = (".bin", ".pth", ".pt", ".ckpt")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a commit.
+
+    Attributes:
+        path: Its path in the repository.
+        size: Bytes.
+        digest: Its SHA-256, or for a small file its git object id.
+    """
+
+    path: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A model at one commit.
+
+    Attributes:
+        ref: The reference that led here.
+        repo: The repository.
+        sha: The commit.
+        files: The files of a model that are there, by name; of one in a sub-folder, the repository's card if need be.
+        pickle: The file that holds the weights where there is no model.safetensors, or None.
+    """
+
+    ref: ModelRef
+    repo: str
+    sha: str
+    files: Mapping[str, HubFile]
+    pickle: HubFile | None = None
+
+    @property
+    def everything(self) -> tuple[HubFile, ...]:
+        """All files that a pull downloads."""
+        return (*self.files.values(), *([self.pickle] if self.pickle else ()))
+
+
+def look_up(ref: ModelRef | str) -> Listing:
+    """Resolve a reference to a commit, once, and list the files of the model.
+
+    Args:
+        ref: A repository, or a folder in one.
+
+    Returns:
+        The model's files.
+
+    Raises:
+        UsageError: `ref` is a local folder.
+    """
+    where = ModelRef.parse(ref) if isinstance(ref, str) else ref
+    if where.repo is None:
+        raise UsageError(f"{where}: is a local folder already", hint="give a repository", subject=str(where))
+    sha = where.resolve()
+    files = _cached_files(where, where.repo, sha) if is_offline() else _listed_files(where, where.repo, sha)
+    prefix = _prefix(where)
+    found = {name: files[prefix + name] for name in _FILES if prefix + name in files}
+    if CARD in files:
+        found.setdefault(CARD, files[CARD])
+    complete = CONFIG in found and WEIGHTS in found
+    return Listing(where, where.repo, sha, found, pickle=None if complete else _pickle_instead(where, files))
+
+
+def is_offline() -> bool:
+    """Whether no request may be sent."""
+    from huggingface_hub import constants
+
+    return constants.is_offline_mode()
+
+
+def cached(listing: Listing, file: HubFile) -> Path | None:
+    """Where a file lies in the local cache.
+
+    Args:
+        listing: The model.
+        file: One of its files.
+
+    Returns:
+        Its path in the snapshot of the commit; None where it would have to be downloaded.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    found = try_to_load_from_cache(listing.repo, file.path, revision=listing.sha)
+    if isinstance(found, str):
+        return Path(found)
+    blob = Path(constants.HF_HUB_CACHE) / f"models--{listing.repo.replace('/', '--')}" / "blobs" / file.digest
+    return blob if blob.is_file() else None  # the same file in another commit
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes on the disk where a folder is, or will be."""
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+
+
+def bytes_to_download(listings: Iterable[Listing]) -> int:
+    """Bytes that are not in the local cache yet; what several models of a repository share counts once."""
+    files = {(listing.repo, file.digest): (listing, file) for listing in listings for file in listing.everything}
+    return sum(file.size for listing, file in files.values() if cached(listing, file) is None)
+
+
+def check_space(listings: Iterable[Listing]) -> None:
+    """Make sure that what is to be downloaded fits on the disk.
+
+    Args:
+        listings: The models.
+
+    Raises:
+        ResourceError: It does not.
+    """
+    from huggingface_hub import constants
+
+    needed = bytes_to_download(listings)
+    free = free_bytes(Path(constants.HF_HUB_CACHE))
+    if needed > free:
+        raise ResourceError(
+            f"{needed:,} bytes are to be downloaded, but only {free:,} are free in the cache",
+            hint="free space, or set HF_HOME to a folder on another disk",
+            subject="HF_HOME",
+        )
+
+
+def _listed_files(where: ModelRef, repo: str, sha: str) -> dict[str, HubFile]:
+    """The files of a commit, as the Hub tells them."""
+    from huggingface_hub import HfApi
+
+    subject = str(where)
+    info = patiently(lambda: HfApi().model_info(repo, revision=sha, files_metadata=True, timeout=TIMEOUT), repo, sha)
+    files = [
+        HubFile(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id or "")
+        for file in info.siblings or []
+    ]
+    for file in files:
+        if file.path.startswith("/") or "\\" in file.path or ".." in file.path.split("/"):
+            raise UntrustedInputError(
+                f"{subject}: lists a file {file.path[:60]!r}, which lies outside of the repository",
+                hint="do not use it, and report it to the Hub",
+                subject=subject,
+            )
+        if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", file.digest):
+            raise UntrustedInputError(
+                f"{subject}: states no hash of {file.path[:60]!r}", hint="is HF_ENDPOINT a Hub?", subject=subject
+            )
+    return {file.path: file for file in files}
+
+
+def _cached_files(where: ModelRef, repo: str, sha: str) -> dict[str, HubFile]:
+    """The files of a commit that the local cache holds; their blobs are named by the hash that the Hub stated."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = _prefix(where) + CONFIG
+    found = try_to_load_from_cache(repo, config, revision=sha)
+    if not isinstance(found, str):
+        raise _not_cached(where, CONFIG)
+    root = Path(found).parents[config.count("/")]
+    paths = {path.relative_to(root).as_posix(): path for path in (*root.iterdir(), *Path(found).parent.iterdir())}
+    return {
+        name: HubFile(name, path.stat().st_size, path.resolve().name) for name, path in paths.items() if path.is_file()
+    }
+
+
+def _pickle_instead(where: ModelRef, files: Mapping[str, HubFile]) -> HubFile:
+    """The pickle that stands for weights which are not there; where there is none, say what is missing of a model."""
+    subject, prefix = str(where), _prefix(where)
+    here = [path for path in files if path.startswith(prefix) and "/" not in path.removeprefix(prefix)]
+    pickles = sorted(path for path in here if path.endswith(_PICKLES))
+    hint = "a model in timm format holds config.json and model.safetensors"
+    if prefix + CONFIG not in files:
+        what = f"has no {CONFIG}"
+        inside = [path.removesuffix(f"/{CONFIG}") for path in sorted(files) if path.endswith(f"/{CONFIG}")]
+        if below := [f"{where.repo}/{folder}" for folder in inside if folder.startswith(prefix)]:
+            what += f", but {len(below)} of its folders have one"
+            hint = f"name the folder: {', '.join(below[:_SHOWN])}"
+    elif f"{prefix}{WEIGHTS}.index.json" in files:
+        what = "holds its weights in several files"
+    elif pickles:
+        best = f"{prefix}pytorch_model.bin"
+        return files[best if best in pickles else pickles[0]]
+    elif is_offline():
+        raise _not_cached(where, WEIGHTS)
+    else:
+        what = f"has no {WEIGHTS}"
+    raise UntrustedInputError(f"{subject}: {what}", hint=hint, subject=subject)
+
+
+def _prefix(where: ModelRef) -> str:
+    return f"{where.inside}/" if where.inside else ""
+
+
+def _not_cached(where: ModelRef, name: str) -> HubError:
+    hint = "unset HF_HUB_OFFLINE and pull it once"
+    return HubError(f"{where.place}: {name} is not in the local cache, and offline", hint=hint, subject=str(where))

@@ -1,0 +1,82 @@
+"""Weights that are there only as a pickle: opened once, on request, by a process that has no token."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from starzoo.cache import cache_folder
+from starzoo.errors import UntrustedInputError
+
+__all__ = ["converted", "is_converted"]
+
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_SECONDS = 600
+
+Digests = tuple[str, str]
+
+
+def is_converted(pickle: str, config: str) -> bool:
+    """Whether weights were converted before.
+
+    Args:
+        pickle: The hash of the pickle.
+        config: The hash of the config.json beside it.
+
+    Returns:
+        Whether a folder in timm format is there.
+    """
+    return (_folder((pickle, config)) / _CONFIG).is_file()
+
+
+def converted(config: Path, fetch_pickle: Callable[[], Path], digests: Digests, subject: str) -> Path:
+    """A folder in timm format with the weights of a pickle, made when it is first asked for.
+
+    Args:
+        config: The config.json beside the pickle.
+        fetch_pickle: Brings the pickle.
+        digests: The hashes of both, which name the folder.
+        subject: The repository, for messages.
+
+    Returns:
+        The folder.
+    """
+    folder = _folder(digests)
+    if not is_converted(*digests):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder.parent) as scratch:
+            _convert(fetch_pickle(), Path(scratch) / _WEIGHTS, subject)
+            shutil.copyfile(config, Path(scratch) / _CONFIG)
+            folder.mkdir(exist_ok=True)
+            for name in (_WEIGHTS, _CONFIG):
+                (Path(scratch) / name).replace(folder / name)
+    return folder
+
+
+def _folder(digests: Digests) -> Path:
+    return cache_folder("converted") / "-".join(digest[:32] for digest in digests)
+
+
+def _convert(pickle: Path, weights: Path, subject: str) -> None:
+    """Let `starzoo.hub.unpickle` open the file."""
+    secret = ("TOKEN", "SECRET", "PASSWORD", "KEY")
+    environment = {name: value for name, value in os.environ.items() if not any(word in name for word in secret)}
+    command = [sys.executable, "-m", "starzoo.hub.unpickle", str(pickle.resolve()), str(weights)]
+    try:
+        ended = subprocess.run(
+            command, env=environment, cwd=weights.parent, timeout=_SECONDS, capture_output=True, text=True, check=False
+        )
+        problem = (ended.stderr.strip() or f"exit code {ended.returncode}").splitlines()[-1] if ended.returncode else ""
+    except subprocess.TimeoutExpired:
+        problem = f"it took more than {_SECONDS} s"
+    if problem:
+        raise UntrustedInputError(
+            f"{subject}: {pickle.name} cannot be converted: {problem[:300]}",
+            hint="ask its author for model.safetensors",
+            subject=subject,
+        )

@@ -1,0 +1,71 @@
+"""A zoo in a file: which models are sources, and which are held out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, ValidationError
+
+from starzoo.config import Frozen
+from starzoo.errors import UsageError
+
+__all__ = ["ZooFile", "is_zoo_file", "read_zoo_file"]
+
+_LIMIT = 1_000_000
+
+Ref = Annotated[str, Field(min_length=1)]
+
+
+class ZooFile(Frozen):
+    """References of models.
+
+    Attributes:
+        sources: The models that a star is fitted on.
+        holdouts: The models that it never sees.
+    """
+
+    sources: tuple[Ref, ...] = ()
+    holdouts: tuple[Ref, ...] = ()
+
+
+def is_zoo_file(ref: str) -> bool:
+    """Whether a reference means a zoo file rather than a model."""
+    return ref.endswith((".yaml", ".yml"))
+
+
+def read_zoo_file(file: Path) -> ZooFile:
+    """Read a YAML file with the lists `sources` and `holdouts`.
+
+    Args:
+        file: The file; folders that it names with `./` or `../` are looked for from where it lies.
+
+    Returns:
+        The references.
+
+    Raises:
+        UsageError: There is no such file, or it holds something else.
+    """
+    hint = "write `sources:` and `holdouts:`, each a list of user/repo@revision or ./folder"
+    try:
+        if file.stat().st_size > _LIMIT:
+            raise UsageError(f"{file}: is too large for a zoo file", hint=hint, subject=str(file))
+        zoo = ZooFile.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (OSError, UnicodeError, yaml.YAMLError, ValidationError) as error:
+        match error:
+            case OSError():
+                reason = error.strerror
+            case ValidationError():
+                first = error.errors()[0]
+                reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+            case _:
+                reason = "no YAML"
+        raise UsageError(f"{file}: is no zoo file: {reason}", hint=hint, subject=str(file)) from error
+    if not zoo.sources and not zoo.holdouts:
+        raise UsageError(f"{file}: names no model", hint=hint, subject=str(file))
+    near = [
+        tuple(str(file.parent / ref) if ref.startswith(("./", "../")) else ref for ref in refs)
+        for refs in (zoo.sources, zoo.holdouts)
+    ]
+    return ZooFile(sources=near[0], holdouts=near[1])

@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+import pytest
+
+from starzoo.hub import patience
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses between two tries, which no test wants to sit out."""
+    monkeypatch.setattr(patience, "_PAUSES", (0.01, 0.02, 0.04, 0.08))

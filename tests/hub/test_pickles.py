@@ -1,0 +1,102 @@
+"""Weights that are there only as a pickle: refused, and converted once where that is asked for."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from starzoo.cli.main import main
+from starzoo.errors import UntrustedInputError
+from starzoo.hub.pickles import converted
+from starzoo.hub.pull import pull
+from starzoo.hub.unpickle import main as unpickle
+from starzoo.sources import load_source
+from tests.conftest import MakeMember
+from tests.hub.server import FakeHub
+from tests.hub.test_faults_hub import Evil
+
+Files = dict[str, bytes]
+
+
+def saved(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def files(make_member: MakeMember) -> Files:
+    """A model whose weights are a pickle; their metadata make every test's own."""
+    folder = make_member(seed=7)
+    state = load((folder / "model.safetensors").read_bytes())
+    config = (folder / "config.json").read_bytes()
+    return {"config.json": config, "pytorch_model.bin": saved({"state_dict": state, "note": str(folder)})}
+
+
+def test_w03_a_pickle_is_converted_once_and_then_found(
+    files: Files, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_hub.commit("ann/net", files)
+    with pytest.raises(UntrustedInputError, match=r"which could run .*`starzoo pull --allow-pickle ann/net`") as caught:
+        load_source("ann/net")
+    assert caught.value.exit_code == 3
+    assert not fake_hub.asked("/resolve/")
+    folder = pull("ann/net", allow_pickle=True).folder
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    monkeypatch.setattr("starzoo.hub.pickles.subprocess.run", lambda *a, **b: pytest.fail("opened a second time"))
+    source = load_source("ann/net")
+    expected = torch.load(io.BytesIO(files["pytorch_model.bin"]), weights_only=True)["state_dict"]
+    assert all(torch.equal(source.state[name], tensor.to(source.state[name])) for name, tensor in expected.items())
+    assert source.provenance.repo == "ann/net"
+
+
+@pytest.mark.parametrize("save", [saved, pickle.dumps], ids=["w01", "w02"])
+def test_w01_w02_a_pickle_that_runs_code_is_not_converted(
+    files: Files, fake_hub: FakeHub, tmp_path: Path, save: object, capfd: pytest.CaptureFixture[str]
+) -> None:
+    canary = tmp_path / "canary"
+    fake_hub.commit("ann/net", {**files, "pytorch_model.bin": save(Evil(canary))})
+    assert main(["pull", "--allow-pickle", "ann/net"]) == 3
+    assert not canary.exists()
+    error = capfd.readouterr().err
+    assert "error: ann/net: " in error
+    assert "cannot be converted: " in error
+    assert "Traceback" not in error
+
+
+def test_the_process_that_opens_it_has_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def look(command: list[str], *, env: dict[str, str], **more: object) -> None:
+        seen.update(env)
+        raise OSError("enough")
+
+    monkeypatch.setattr("starzoo.hub.pickles.subprocess.run", look)
+    with pytest.raises(OSError, match="enough"):
+        converted(
+            tmp_path / "config.json",
+            lambda: tmp_path / "x.bin",
+            ("0" * 40, str(tmp_path)[-20:].replace("/", "-")),
+            "a/b",
+        )
+    assert "PATH" in seen
+    assert not [name for name in seen if "TOKEN" in name]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"fc.bias": 1.0}, "something else than named tensors"),
+        ([torch.ones(3)], "something else than named tensors"),
+        ({"a": torch.ones(1).expand(1_000_000, 100)}, "its tensors take 400,000,000 bytes, but the file has"),
+    ],
+)
+def test_what_is_no_table_of_tensors(tmp_path: Path, value: object, reason: str) -> None:
+    (tmp_path / "x.bin").write_bytes(saved(value))
+    assert reason in (unpickle(tmp_path / "x.bin", tmp_path / "out") or "")
+    assert not (tmp_path / "out").exists()

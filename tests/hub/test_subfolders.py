@@ -1,0 +1,102 @@
+"""Several members in one repository, and zoos that a file lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from starzoo.card import render
+from starzoo.cli.parsing import read_zoo, with_members
+from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.hub.offline import working_offline
+from starzoo.hub.pull import pull
+from starzoo.places import find_models
+from starzoo.sources import load_source, load_sources
+from starzoo.star.manifest import ModelRecord
+from starzoo.zoo_file import read_zoo_file
+from tests.conftest import MakeMember
+from tests.hub.server import FakeHub
+from tests.test_card import make_manifest
+
+
+@pytest.fixture
+def zoo(make_member: MakeMember, fake_hub: FakeHub) -> str:
+    """A repository of two members with one card; returns its commit."""
+    files: dict[str, bytes] = {"README.md": b"---\nlicense: mit\n---\n", "a/README.md": b"---\nlicense: cc0-1.0\n---\n"}
+    for seed, name in enumerate("ab"):
+        folder = make_member(name, seed=seed)
+        files |= {f"{name}/{path.name}": path.read_bytes() for path in folder.iterdir()}
+    return fake_hub.commit("ann/zoo", files)
+
+
+def test_a_member_of_a_repository_is_a_model(zoo: str, fake_hub: FakeHub) -> None:
+    first, second = load_sources(["ann/zoo/a", f"ann/zoo/b@{zoo}"])
+    assert [source.name for source in (first, second)] == ["a", "b"]
+    assert (first.provenance.repo, second.provenance.repo) == ("ann/zoo/a", "ann/zoo/b")
+    assert (first.provenance.licence, second.provenance.licence) == ("cc0-1.0", "mit")
+    assert first.provenance.sha == second.provenance.sha == zoo
+    assert set(fake_hub.asked("GET .*/resolve/.*safetensors")) == {
+        f"GET /ann/zoo/resolve/{zoo}/{name}/model.safetensors" for name in "ab"
+    }
+
+
+def test_a_member_is_found_again_by_its_record_and_offline(zoo: str, fake_hub: FakeHub) -> None:
+    source = load_source("ann/zoo/b")
+    record = ModelRecord(name="b", repo=source.provenance.repo, sha=source.provenance.sha)
+    [ref] = find_models([record], [])
+    assert ref == f"ann/zoo/b@{zoo}"
+    with working_offline():
+        assert load_source(ref).provenance.files == source.provenance.files
+        assert pull("ann/zoo/b").place == "ann/zoo/b"
+
+
+def test_the_root_of_such_a_repository_names_its_members(zoo: str, fake_hub: FakeHub) -> None:
+    words = "ann/zoo: has no config.json, but 2 of its folders have one .*: ann/zoo/a, ann/zoo/b"
+    with pytest.raises(UntrustedInputError, match=words):
+        pull("ann/zoo")
+    with pytest.raises(UntrustedInputError, match=r"ann/zoo/c: has no config.json \(a model in timm format"):
+        pull("ann/zoo/c")
+
+
+def test_the_card_links_the_folder_and_names_the_repository_once() -> None:
+    sources = tuple(ModelRecord(name=name, repo=f"ann/zoo/{name}", sha="c" * 40) for name in "ab")
+    card = render(make_manifest(sources=sources))
+    assert f"https://huggingface.co/ann/zoo/tree/{'c' * 40}/a" in card
+    assert "base_model:\n- ann/zoo\nbase_model_relation: merge\n" in card
+    assert f"ann/zoo/b@{'c' * 40}" in card
+
+
+def test_a_zoo_file_names_sources_and_held_outs(tmp_path: Path, make_member: MakeMember) -> None:
+    make_member("m/seed-10")
+    make_member("m/seed-9")
+    file = tmp_path / "zoo.yaml"
+    file.write_text("sources:\n- ./m\n- ann/zoo/a@v1\nholdouts: [bob/net]\n")
+    sources, holdouts = read_zoo([str(file), "cy/net"], ["di/net"])
+    assert [Path(ref).name for ref in sources] == ["seed-9", "seed-10", "a@v1", "net"]
+    assert holdouts == ["bob/net", "di/net"]
+    assert with_members([str(file)])[-2:] == ["ann/zoo/a@v1", "bob/net"]
+    assert with_members([str(file)], of="holdouts") == ["bob/net"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "No such file or directory"),
+        ("[a", "no YAML"),
+        ("- a/b", "Input should be"),
+        ("models: [a/b]", "models: Extra inputs"),
+        ("sources: a/b", "sources: Input should be a valid tuple"),
+        ("sources: [1]", r"sources\.0: Input should be a valid string"),
+        ("sources: ['']", r"sources\.0: String should have at least 1"),
+    ],
+)
+def test_what_is_no_zoo_file(tmp_path: Path, text: str | None, reason: str) -> None:
+    file = tmp_path / "zoo.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UsageError, match=rf"zoo.yaml: is no zoo file: {reason}.*\(write `sources:`"):
+        read_zoo_file(file)
+    file.write_text("sources: []")
+    with pytest.raises(UsageError, match=r"zoo.yaml: names no model"):
+        read_zoo_file(file)
