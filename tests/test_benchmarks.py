@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,39 @@ def test_matching_takes_no_longer_than_what_is_claimed():
         assert found[name]["match"] <= 1.3 * sweep * found[name]["sweeps"]
         assert found[name]["again"] <= 1.3 * sweep
     assert found["many"]["peak_gib"] < 8
+
+
+def test_stars_are_better_connected_than_those_of_the_paper_at_equal_steps():
+    script = importlib.import_module("benchmarks.stars")
+    found = {name: results(f"stars-{name}") for name in script.studies("")}
+    assert (RESULTS / "stars.md").read_text() == "\n".join(script.table(name, rows) for name, rows in found.items())
+    for rows in found.values():
+
+        def mean(variant, score, rows=rows):
+            values = [row[f"star-held-out {score}"] for row in rows if row["variant"] == variant]
+            assert len(values) >= 3
+            return statistics.fmean(values)
+
+        for variant in ("starzoo", "starzoo, without distillation"):
+            for score in ("barrier", "highest_loss", "excess"):
+                assert mean(variant, score) < mean("the paper's algorithm", score)
+            assert mean(variant, "worst_accuracy") > mean("the paper's algorithm", "worst_accuracy")
+
+
+def test_a_star_keeps_three_quarters_of_the_gain_of_an_ensemble():
+    script = importlib.import_module("benchmarks.stars")
+    stars = [row for row in results("stars-cifar") if row["variant"] == "starzoo"]
+    assert len(stars) >= 3
+    assert all(script.kept(row, "nll") >= 75 for row in stars)
+
+
+def test_a_step_costs_what_is_claimed():
+    script, found = importlib.import_module("benchmarks.step"), results("step-cpu")
+    assert (RESULTS / "step-cpu.md").read_text() == script.table(found)
+    plain = found["variants"][script.PLAIN]
+    for variant in ("Starlight (κ = 0)", "the same, the source permuted for each draw"):
+        assert found["variants"][variant]["seconds"] <= 1.05 * plain["seconds"]
+        assert found["variants"][variant]["peak_mb"] <= plain["peak_mb"] + 2.1 * found["parameters_mb"]
 
 
 def test_every_architecture_is_traced_and_everything_checked_is_proved():
