@@ -22,6 +22,7 @@ from starzoo.errors import UsageError
 from starzoo.evaluate.findings import connections, predictors, sentences
 from starzoo.evaluate.measures import Evaluation, PathKind, Role
 from starzoo.hub.names import is_repo, split_repo
+from starzoo.licences import combine
 from starzoo.markdown import clean, escape, load_template
 from starzoo.star.manifest import ModelRecord, StarManifest
 
@@ -216,8 +217,8 @@ def _model_index(manifest: StarManifest) -> list[dict[str, Any]]:
 
 
 def _shared_licence(manifest: StarManifest) -> str | None:
-    """The licence that all sources state, if it is an identifier as the Hub writes them."""
-    licence = manifest.licence
+    """The most restrictive licence of the sources, if it is an identifier as the Hub writes them."""
+    licence = combine([source.licence for source in manifest.sources]).licence
     return licence if licence and _LICENCE.fullmatch(licence) else None
 
 

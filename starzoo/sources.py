@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from torch import Tensor, nn
 
-from starzoo.architecture import Architecture
+from starzoo.architecture import Architecture, Preprocessing
 from starzoo.classes import are_reordered, permute_classes
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, file_hash, load_state, read_architecture
@@ -27,6 +27,7 @@ __all__ = [
     "Source",
     "check_compatible",
     "label_names_of",
+    "licence_of",
     "load_source",
     "load_sources",
     "order_classes",
@@ -45,6 +46,7 @@ class Provenance:
         sha: The commit, or None for a local folder.
         files: The SHA-256 of config.json and model.safetensors, by file name.
         licence: What the model's card says, or None.
+        preprocessing: The transform that config.json states, where the models loaded together share another.
     """
 
     ref: str
@@ -52,6 +54,7 @@ class Provenance:
     sha: str | None
     files: Mapping[str, str]
     licence: str | None = None
+    preprocessing: Preprocessing | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Source:
         return model.eval()
 
 
+_SEEN = ("input_size", "mean", "std")  # what of the preprocessing the network sees
 _RESERVED = {"star", "aligned mean"}  # what an evaluation calls its own models
 
 
@@ -105,7 +109,12 @@ def load_source(ref: str | Path, *, progress: Progress = silent) -> Source:
 def load_sources(
     refs: Sequence[str | Path], *, taken: Collection[str] = (), progress: Progress = silent
 ) -> list[Source]:
-    """Load several models under names that tell them apart.
+    """Load several models under names that tell them apart, with one evaluation transform.
+
+    What a network sees is a tensor of some size and scale: `input_size`, `mean` and `std` belong to its weights, and
+    models in which they differ are not compatible. How a picture is brought to that size (`interpolation`, `crop_pct`,
+    `crop_mode`) changes the picture a little, not its meaning to the network: there the models take what most of them
+    state, or else the first of them, and a warning says so.
 
     Args:
         refs: References as `load_source` takes them.
@@ -122,7 +131,32 @@ def load_sources(
         used.add(name)
         sources.append(replace(source, name=name))
         progress("loading models", index + 1, len(refs))
-    return sources
+    return _with_one_transform(sources)
+
+
+def _with_one_transform(sources: Sequence[Source]) -> list[Source]:
+    """Let models that differ only in how a picture is cut and resized do it in one way."""
+    stated = [source.architecture.preprocessing for source in sources]
+    if len({tuple(getattr(each, field) for field in _SEEN) for each in stated}) != 1 or len(set(stated)) == 1:
+        return list(sources)
+    [(chosen, count)] = Counter(stated).most_common(1)
+    _logger.warning(
+        "the models cut and resize images differently; all are evaluated with interpolation %s, crop_pct %g and "
+        "crop_mode %s, as %d of %d state",
+        chosen.interpolation,
+        chosen.crop_pct,
+        chosen.crop_mode,
+        count,
+        len(sources),
+    )
+    return [
+        replace(
+            source,
+            architecture=source.architecture.model_copy(update={"preprocessing": chosen}),
+            provenance=replace(source.provenance, preprocessing=own),
+        )
+        for source, own in zip(sources, stated, strict=True)
+    ]
 
 
 def _load_all(refs: Sequence[str | Path], progress: Progress) -> Iterator[Source]:
@@ -225,10 +259,7 @@ def _differences(first: Architecture, second: Architecture) -> list[tuple[str, o
         ("the architectures are", first.name, second.name),
         ("the class counts are", first.num_classes, second.num_classes),
         ("the model arguments are", first.model_args, second.model_args),
-        *(
-            (f"{field} of the preprocessing is", getattr(ours, field), getattr(theirs, field))
-            for field in type(ours).model_fields
-        ),
+        *((f"{field} of the preprocessing is", getattr(ours, field), getattr(theirs, field)) for field in _SEEN),
     ]
     if first.label_names and second.label_names:
         pairs += [
@@ -270,7 +301,14 @@ def _check_files(folder: Path, subject: str) -> None:
 
 
 def licence_of(card: Path | None) -> str | None:
-    """The licence in the front matter of a model's card, where there is one."""
+    """Read the licence in the front matter of a model's card.
+
+    Args:
+        card: The README.md, or None.
+
+    Returns:
+        The identifier; None where the card states none.
+    """
     if card is None or not card.is_file() or card.stat().st_size > 1_000_000:
         return None
     text = card.read_text(encoding="utf-8", errors="replace")

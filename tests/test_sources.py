@@ -226,3 +226,35 @@ def test_a_missing_member_of_a_local_zoo_is_no_repository(tmp_path: Path, monkey
     with pytest.raises(UsageError, match=r"zoo/seed-9: there is no such folder in zoo \(write hf-hub:zoo/seed-9"):
         load_source("zoo/seed-9")
     assert str(ModelRef.parse("hf-hub:zoo/seed-9")) == "zoo/seed-9"
+
+
+PICTURES = [{"interpolation": "bilinear", "crop_pct": 0.875}, {"interpolation": "bicubic", "crop_pct": 0.95}]
+
+
+def test_other_ways_to_cut_a_picture_are_brought_into_one_and_recorded(
+    make_member: MakeMember, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = [GREY.model_copy(update=PICTURES[index]) for index in (0, 1, 1)]
+    folders = [make_member(f"m{seed}", seed=seed, preprocessing=each) for seed, each in enumerate(own)]
+    sources = load_sources(folders)
+    check_compatible(sources)
+    assert {source.architecture.preprocessing for source in sources} == {own[1]}
+    assert [source.provenance.preprocessing for source in sources] == own
+    assert "all are evaluated with interpolation bicubic, crop_pct 0.95 and crop_mode center, as 2 of 3" in caplog.text
+    check_compatible([load_source(folder) for folder in folders])
+    caplog.clear()
+    assert {source.architecture.preprocessing for source in load_sources(folders[:2])} == {own[0]}
+    assert load_sources(folders[1:])[0].provenance.preprocessing is None
+    assert "1 of 2" in caplog.text
+
+
+def test_a_head_with_another_name_is_refused_with_what_to_rename(make_member: MakeMember) -> None:
+    folder = make_member()
+    state = load_file(folder / "model.safetensors")
+    renamed = {name.replace("fc.", "linear."): tensor for name, tensor in state.items()}
+    save_file(renamed, folder / "model.safetensors")
+    with pytest.raises(
+        UntrustedInputError, match=r"missing tensors \(2\): fc.* \('linear.weight' looks like 'fc.we"
+    ) as e:
+        load_source(folder)
+    assert e.value.exit_code == 3

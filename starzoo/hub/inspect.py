@@ -203,14 +203,32 @@ def check_tensors(
             f"{name} {info.dtype}" for name, info in header.items() if (info.dtype in _FLOATS) == (name in integers)
         ],
     }
+    alike = _alike(header, shapes)
+    hint = (
+        f"{alike[0]!r} looks like {alike[1]!r}: rename it"
+        if alike
+        else "config.json and weights do not belong together"
+    )
     for what, names in differences.items():
         if names:
             shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
             raise UntrustedInputError(
                 f"{subject}: {what} ({len(names)}): {shown}",
-                hint="config.json and weights do not belong together",
+                hint=hint,
                 subject=subject,
             )
+
+
+def _alike(header: Mapping[str, TensorInfo], shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | None:
+    """A tensor of the file that is probably one of the architecture under another name, as a head `linear` for `fc`."""
+    unknown = {name: info.shape for name, info in header.items() if name not in shapes}
+    for name, shape in shapes.items():
+        if name not in header:
+            kind = name.rpartition(".")[2]
+            same = [other for other in unknown if unknown[other] == tuple(shape) and other.rpartition(".")[2] == kind]
+            if len(same) == 1:
+                return same[0], name
+    return None
 
 
 def _tensor_info(name: str, entry: Any, subject: str) -> TensorInfo:

@@ -1,0 +1,71 @@
+"""Which licence a star may have: the most restrictive one of its sources. A help for a person, no legal advice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Licensing", "combine"]
+
+_ORDER = (
+    ("cc0-1.0", "unlicense", "pddl", "wtfpl"),
+    ("mit", "isc", "zlib", "ms-pl", "bsd", "bsd-2-clause", "bsd-3-clause", "bsl-1.0", "cc-by-2.0", "cc-by-3.0"),
+    ("cc-by-4.0", "cdla-permissive-2.0", "apache-2.0"),
+    ("lgpl-3.0", "mpl-2.0", "epl-2.0", "odbl", "cc-by-sa-3.0", "cc-by-sa-4.0", "gpl-2.0", "gpl-3.0", "agpl-3.0"),
+    ("cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0"),
+    ("cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0"),
+)
+"""From the freest to the most restrictive: public domain, permissive, with patents, copyleft, non-commercial, both."""
+
+_COPYLEFT, _NON_COMMERCIAL, _BOTH = 3, 4, 5
+_RANKS = {licence: rank for rank, licences in enumerate(_ORDER) for licence in licences}
+
+
+@dataclass(frozen=True)
+class Licensing:
+    """What follows from the licences of some sources.
+
+    Attributes:
+        licence: The most restrictive one, which the star may have; None where a source states none, or an unknown one.
+        question: Why a person must decide before the star is published; empty where nothing stands against it.
+        conflict: Why no star of these sources may be published at all; empty where one may.
+    """
+
+    licence: str | None
+    question: str = ""
+    conflict: str = ""
+
+    @property
+    def rank(self) -> int:
+        """How restrictive the licence is; -1 where it is not known."""
+        return _RANKS.get(self.licence or "", -1)
+
+
+def combine(licences: Sequence[str | None]) -> Licensing:
+    """Find the licence of something that is made of several others.
+
+    Args:
+        licences: Identifiers as the Hub writes them; None for a source that states none.
+
+    Returns:
+        The licence, or why there is none.
+    """
+    known = {licence.lower() for licence in licences if licence}
+    if forbidding := sorted(licence for licence in known if "-nd" in licence):
+        return Licensing(None, conflict=f"{forbidding[0]} allows no changed versions, and a star is one")
+    strict = [licence for licence in sorted(known) if _RANKS.get(licence) in {_COPYLEFT, _BOTH}]
+    if len(strict) > 1:
+        return Licensing(None, conflict=f"{strict[0]} and {strict[1]} each demand that the whole has their own terms")
+    limiting = [licence for licence in sorted(known) if _RANKS.get(licence) == _NON_COMMERCIAL]
+    if limiting and strict and _RANKS[strict[0]] == _COPYLEFT:
+        return Licensing(None, conflict=f"{strict[0]} allows commercial use to all, {limiting[0]} to none")
+    if strange := sorted(licence for licence in known if licence not in _RANKS):
+        return Licensing(None, question=f"a source has the licence {strange[0]!r}, which is not known here")
+    missing = sum(licence is None for licence in licences)
+    if missing:
+        return Licensing(None, question=f"{missing} of {len(licences)} sources state no licence")
+    strictest = max(sorted(known), key=_RANKS.__getitem__, default=None)
+    found = Licensing(strictest)
+    if found.rank >= _NON_COMMERCIAL:
+        return Licensing(strictest, question=f"the sources forbid commercial use ({strictest})")
+    return found

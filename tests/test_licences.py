@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from starzoo.licences import combine
+
+
+@pytest.mark.parametrize(
+    ("licences", "licence"),
+    [
+        (["mit", "mit"], "mit"),
+        (["mit", "Apache-2.0", "cc0-1.0"], "apache-2.0"),
+        (["bsd-3-clause", "gpl-3.0"], "gpl-3.0"),
+        (["apache-2.0"], "apache-2.0"),
+    ],
+)
+def test_the_most_restrictive_licence_of_the_sources(licences: list[str], licence: str) -> None:
+    found = combine(licences)
+    assert (found.licence, found.question, found.conflict) == (licence, "", "")
+
+
+@pytest.mark.parametrize(
+    ("licences", "licence", "question"),
+    [
+        (["mit", None, None], None, "2 of 3 sources state no licence"),
+        (["mit", "other"], None, "a source has the licence 'other', which is not known here"),
+        (["mit", "cc-by-nc-4.0"], "cc-by-nc-4.0", "the sources forbid commercial use (cc-by-nc-4.0)"),
+        (["cc-by-nc-4.0", "cc-by-nc-sa-4.0"], "cc-by-nc-sa-4.0", "the sources forbid commercial use (cc-by-nc-sa-4.0)"),
+    ],
+)
+def test_c18_what_a_person_must_decide(licences: list[str | None], licence: str | None, question: str) -> None:
+    found = combine(licences)
+    assert (found.licence, found.question, found.conflict) == (licence, question, "")
+
+
+@pytest.mark.parametrize(
+    "licences",
+    [
+        ["mit", "cc-by-nd-4.0"],
+        ["cc-by-nc-nd-4.0"],
+        ["gpl-3.0", "cc-by-sa-4.0"],
+        ["gpl-3.0", "cc-by-nc-4.0"],
+        ["cc-by-sa-4.0", "cc-by-nc-sa-4.0", None],
+    ],
+)
+def test_c18_licences_that_exclude_each_other(licences: list[str | None]) -> None:
+    found = combine(licences)
+    assert found.conflict
+    assert found.licence is None
