@@ -24,6 +24,7 @@ __all__ = ["show_alignment", "show_joined", "show_star", "summarise"]
 _MEASURES: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "accuracy_barrier", "worst_accuracy")
 _SHOWN: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "worst_accuracy")  # as wide as a terminal
 _SCORES = ("accuracy", "nll", "ece")
+_LATER = ("brier", "auroc", "ood_auroc", "ood_auroc_entropy")  # which a star of an earlier version has not
 
 
 def show_star(out: Output, report: StarReport) -> None:
@@ -135,12 +136,18 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
     return {
         split: {
             "connectivity": {
-                kind: {measure: evaluation.spread(kind, measure, split).model_dump() for measure in _MEASURES}
+                kind: {
+                    measure: {
+                        **evaluation.spread(kind, measure, split).model_dump(),
+                        "interval": evaluation.interval(kind, measure, split),
+                    }
+                    for measure in _MEASURES
+                }
                 for kind in evaluation.kinds
                 if evaluation.paths_of(kind, split)
             },
             "predictions": {
-                role: {score: _spread(group, score).model_dump() for score in _SCORES}
+                role: {score: _spread(group, score).model_dump() for score in (*_SCORES, *_measured(group))}
                 for role, group in _by_role(evaluation, split).items()
             },
         }
@@ -154,16 +161,18 @@ def _connectivity(evaluation: Evaluation, split: Split) -> Table:
         if not evaluation.paths_of(kind, split):
             continue
         barrier, excess, highest, worst = (evaluation.spread(kind, measure, split) for measure in _SHOWN)
+        interval = evaluation.interval(kind, "barrier", split)
         rows.append((
             kind,
             str(barrier.count),
-            f"{barrier.mean:.4f} ± {barrier.std:.4f}" if barrier.count > 1 else f"{barrier.mean:.4f}",
+            f"{barrier.mean:.4f}",
+            f"{interval[0]:.3f}–{interval[1]:.3f}" if interval else "",
             f"{barrier.worst:.4f}",
             f"{excess.mean:.4f}",
             f"{highest.mean:.4f}",
             _percent(worst.mean),
         ))
-    columns = "path", "n", "loss barrier", "greatest", "excess", "highest\nloss", "lowest\naccuracy"
+    columns = "path", "n", "loss\nbarrier", "95 %", "greatest", "excess", "highest\nloss", "lowest\naccuracy"
     paths = "repaired paths" if evaluation.repaired else "paths"
     return Table(f"Connectivity on the {split} split: losses in nats, means over n {paths}", columns, rows)
 
@@ -183,14 +192,21 @@ def _by_role(evaluation: Evaluation, split: Split) -> dict[str, list[Quality]]:
     groups: dict[str, list[Quality]] = {}
     for quality in evaluation.qualities:
         if quality.split == split:
-            groups.setdefault(quality.role, []).append(quality)
+            role = quality.name if quality.role == "part-ensemble" else quality.role
+            groups.setdefault(role, []).append(quality)
     return groups
+
+
+def _measured(group: list[Quality]) -> list[str]:
+    return [score for score in _LATER if all(getattr(quality, score) is not None for quality in group)]
 
 
 def _spread(group: list[Quality], score: str) -> Any:
     from starzoo.evaluate.measures import Spread
 
-    return Spread.of([getattr(quality, score) for quality in group], more_is_better=score == "accuracy")
+    return Spread.of(
+        [getattr(quality, score) for quality in group], more_is_better=score not in {"nll", "ece", "brier"}
+    )
 
 
 def _percent(share: float) -> str:

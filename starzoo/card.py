@@ -7,6 +7,7 @@ because the template escapes all that is not marked as ours. Imports neither tor
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 import shlex
 from collections import Counter
@@ -19,7 +20,7 @@ from markupsafe import Markup
 
 from starzoo.config import Beta, Constant, DataConfig, Method, RunConfig, Uniform
 from starzoo.errors import UsageError
-from starzoo.evaluate.findings import connections, predictors, sentences
+from starzoo.evaluate.findings import connections, has_costs, predictors, sentences
 from starzoo.evaluate.measures import Evaluation, PathKind, Role
 from starzoo.hub.names import is_repo, split_repo
 from starzoo.licences import combine
@@ -33,6 +34,7 @@ _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _KIND_NAMES: dict[PathKind, str] = {
     "star-source": "star to source",
     "star-held-out": "star to held-out",
+    "star-star": "star to another star",
     "regular-regular": "two ordinary models, aligned",
     "regular-regular-raw": "two ordinary models, not aligned",
 }
@@ -41,6 +43,7 @@ _ROLE_NAMES: dict[Role, str] = {
     "held-out": "single held-outs",
     "aligned-mean": "the aligned mean",
     "star": "the star",
+    "domain": "the average over the star domain",
     "ensemble": "the ensemble",
 }
 _MATCHED_BY: dict[Method, str] = {
@@ -52,6 +55,8 @@ _MATCHED_BY: dict[Method, str] = {
     "activation-weight": "matching activations, and then the weights with layers of norm 1",
     "auto": "the method with the lowest loss half-way between two sources",
 }
+_ON_REQUEST = ("star-star",)  # not missed where they were not measured
+_SCORES = ("accuracy", "nll", "ece", "brier", "auroc", "ood_auroc", "ood_auroc_entropy")
 _MEASURES = ("barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess")
 
 
@@ -79,11 +84,15 @@ def render(manifest: StarManifest, repo: str | None = None) -> str:
         evaluation=evaluation,
         splits=splits,
         findings=Markup(" ".join(sentences(evaluation, splits[0]) if splits else ())),
+        costs={split: has_costs(evaluation, split) for split in splits},
         connections={split: connections(evaluation, split) for split in splits},
         predictors={split: predictors(evaluation, split) for split in splits},
         kind_names=_KIND_NAMES,
         role_names=_ROLE_NAMES,
+        on_request=_ON_REQUEST,
+        shown=lambda row: row.role != "part-ensemble" or row.passes & (row.passes - 1) == 0,
         data=_describe_data(manifest.config.data),
+        ood_data=_describe_data(manifest.config.evaluate.ood or manifest.config.data),
         shared_licence=_shared_licence(manifest),
         licences=Counter(source.licence for source in manifest.sources),
         measured={
@@ -114,7 +123,7 @@ def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) ->
     """
     readme = folder / "README.md"
     text = render(manifest, repo)
-    _remove_plots(folder / "plots", manifest.evaluation)
+    _remove_plots(folder / "plots")
     if manifest.evaluation is not None:
         _write_plots(folder / "plots", manifest.evaluation)
         _write_metrics(folder / "metrics", manifest.evaluation)
@@ -122,26 +131,31 @@ def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) ->
     return readme
 
 
-def _remove_plots(folder: Path, evaluation: Evaluation | None) -> None:
-    """Take away the plots of splits that are no longer evaluated: they would be published."""
-    for split in {"train", "test"} - set(evaluation.splits if evaluation else ()):
-        for file in folder.glob(f"*-{split}.*"):
+def _remove_plots(folder: Path) -> None:
+    """Take away the plots of an evaluation before, some of which may be made no more: they would be published."""
+    for name, split in itertools.product(("paths", "quality", "cost", "plane"), ("train", "test")):
+        for file in folder.glob(f"{name}-{split}.*"):
             file.unlink()
 
 
 def _write_plots(folder: Path, evaluation: Evaluation) -> None:
-    from starzoo.evaluate.plots import plot_paths, plot_quality, save
+    from starzoo.evaluate.plots import plot_cost, plot_paths, plot_plane, plot_quality, save
 
     for split in evaluation.splits:
         if any(path.split == split for path in evaluation.paths):
             save(plot_paths(evaluation, split), folder / f"paths-{split}")
         if any(quality.split == split for quality in evaluation.qualities):
             save(plot_quality(evaluation, split), folder / f"quality-{split}")
+        if has_costs(evaluation, split):
+            save(plot_cost(evaluation, split), folder / f"cost-{split}")
+    for plane in evaluation.planes:
+        save(plot_plane(plane), folder / f"plane-{plane.split}")
 
 
 def _write_metrics(folder: Path, evaluation: Evaluation) -> None:
     ends = ("kind", "a", "b", "split")
-    scores = ("name", "role", "split", "accuracy", "nll", "ece", "passes")
+    scores = ("name", "role", "split", *_SCORES, "passes", "bytes")
+    scaled = ("temperature", *(score for score in _SCORES if score != "accuracy"))
     paths = [[getattr(path, column) for column in (*ends, *_MEASURES)] for path in evaluation.paths]
     curves = [
         [*(getattr(path, column) for column in ends), *point]
@@ -151,9 +165,11 @@ def _write_metrics(folder: Path, evaluation: Evaluation) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(folder / "paths.csv", (*ends, *_MEASURES), paths)
     _write_csv(folder / "curves.csv", (*ends, "t", "loss", "accuracy"), curves)
-    _write_csv(
-        folder / "qualities.csv", scores, [[getattr(row, score) for score in scores] for row in evaluation.qualities]
-    )
+    rows = [
+        [*(getattr(row, score) for score in scores), *(getattr(row.tempered, score, None) for score in scaled)]
+        for row in evaluation.qualities
+    ]
+    _write_csv(folder / "qualities.csv", (*scores, *(f"{score}_scaled" for score in scaled)), rows)
 
 
 def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

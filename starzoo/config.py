@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from starzoo.errors import UsageError
 from starzoo.methods import Method
@@ -39,6 +39,10 @@ Value = TypeVar("Value", bound=BaseModel)
 
 def _without_repeats(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))  # a split that is named twice is measured once
+
+
+def _as_dataset(value: object) -> object:
+    return {"dataset": value} if isinstance(value, str) else value
 
 
 class Frozen(BaseModel):
@@ -220,6 +224,16 @@ class EvalConfig(Frozen):
     repair: bool = Field(
         False, description="give every point between two ends the channel statistics of the ends (REPAIR), on all paths"
     )
+    samples: int = Field(
+        8, ge=0, description="points of the star domain that are averaged (BMA), at most; 0: not measured"
+    )
+    validation_images: int = Field(
+        2000, ge=2, description="training images that nothing was fitted on, which temperatures and t are chosen by"
+    )
+    ood: Annotated[DataConfig, BeforeValidator(_as_dataset)] | None = Field(
+        None, description="another data set, whose images uncertainty should tell from those of the task"
+    )
+    plane: int = Field(0, ge=0, description="points along each side of a picture of the loss around the star; 0: none")
     seed: Seed = 0
 
 

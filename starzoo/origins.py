@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from starzoo.architecture import Architecture
 from starzoo.config import DataConfig, validate
-from starzoo.data import ImageData, load_data
+from starzoo.data import ImageData, Split, load_data
 from starzoo.errors import UntrustedInputError
 from starzoo.places import RunPlaces
 from starzoo.progress import Progress, silent
 from starzoo.sources import Source, load_sources
 from starzoo.star.manifest import ModelRecord, StarManifest
 
-__all__ = ["load_images", "load_models"]
+__all__ = ["load_images", "load_models", "load_other_images"]
 
 
 def load_models(
@@ -65,3 +66,16 @@ def load_images(manifest: StarManifest, places: RunPlaces, changes: Mapping[str,
         class_names=architecture.label_names,
         num_classes=architecture.num_classes,
     )
+
+
+def load_other_images(config: DataConfig | None, architecture: Architecture) -> Split | None:
+    """Open the test images of another data set, whatever its classes, through the preprocessing of a star.
+
+    Args:
+        config: The data set, or None.
+        architecture: The star's architecture.
+
+    Returns:
+        Its test split, or None.
+    """
+    return load_data(config, architecture.preprocessing).test if config else None

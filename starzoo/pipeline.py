@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,17 @@ from torch import Tensor
 from starzoo.architecture import Architecture
 from starzoo.card import write_card
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, validate
-from starzoo.data import ImageData, load_data
+from starzoo.data import ImageData, Split, load_data
 from starzoo.errors import UsageError
-from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.evaluate.cache import ResultCache
+from starzoo.evaluate.evaluate import Shard, Zoo, evaluate, evaluate_shard
 from starzoo.evaluate.floor import check_above_chance
 from starzoo.folder import write_text
 from starzoo.hub.names import check_repo
 from starzoo.hub.push import PushResult, push
 from starzoo.hub.ref import ModelRef
-from starzoo.origins import load_images, load_models
-from starzoo.places import RunPlaces, find_models, refuse_overwriting, without_path
+from starzoo.origins import load_images, load_models, load_other_images
+from starzoo.places import RunPlaces, find_models, refuse_overwriting, without_path, without_paths
 from starzoo.processes import all_or_none, from_first, is_first, join
 from starzoo.progress import Progress, silent
 from starzoo.sources import Source, check_compatible, label_names_of, load_sources, order_classes
@@ -119,6 +120,7 @@ def fit_star(
             check_compatible(models)
             members, unseen = models[: len(sources)], models[len(sources) :]
             data = _load_data_for(members[0].architecture, label_names_of(models), config.data)
+            outside = load_other_images(config.evaluate.ood, members[0].architecture)
             manifest = _describe(name or out.resolve().name, members, unseen, config, data)
         if not from_first(lambda: _is_finished(out, manifest)):
             with all_or_none():
@@ -137,10 +139,10 @@ def fit_star(
                 allow_world_size_change=allow_world_size_change,
                 progress=status,
             )
-            _save(out, manifest, spec, fitted, members, unseen, data, status)
+            _save(out, manifest, spec, fitted, members, unseen, data, outside, status)
 
         def publish() -> str | None:
-            RunPlaces.of(sources, holdouts, config.data).write(out)
+            RunPlaces.of(sources, holdouts, config.data, config.evaluate.ood).write(out)
             if push_to:
                 return publish_star(out, push_to, private=private).url
             render_card(out)
@@ -178,24 +180,37 @@ def evaluate_star(
     star: str,
     *,
     holdouts: Sequence[str] = (),
+    other_stars: Sequence[str] = (),
     data: Mapping[str, Any] | None = None,
     evaluate: Mapping[str, Any] | None = None,
     reorder_classes: bool = False,
+    use_cache: bool = True,
+    shard: Shard | None = None,
     progress: Progress = silent,
 ) -> StarReport:
     """Measure a star again: on other data, more points, or held-outs that it was not published with.
 
+    What was measured before, by an evaluation that was cut off or by the jobs of an array, is taken from the cache.
+
     Args:
         star: The star's folder, or its repository.
         holdouts: References of models to test against instead of the star's own held-outs.
+        other_stars: References of other stars of the same models, whose paths to this one are measured.
         data: Values of `DataConfig` that differ from those of the star.
         evaluate: Values of `EvalConfig` that differ.
         reorder_classes: Bring new held-outs that know the star's classes in another order into that of the star.
+        use_cache: Whether results are kept, and taken from those that were.
+        shard: Which share of the items to measure, for a job of an array; nothing but the cache is written then.
         progress: Told about every stage.
 
     Returns:
         The manifest with the new evaluation; a local star's folder is written anew, its card too.
+
+    Raises:
+        UsageError: A shard was asked for without the cache, where its results would be lost.
     """
+    if shard and not use_cache:
+        raise UsageError("a shard leaves its results in the cache", hint="leave --no-cache out", subject="--shard")
     loaded, folder = load_star(star), ModelRef.parse(star).folder
     then, places = loaded.manifest, RunPlaces.read(folder)
     measure = validate(EvalConfig, {**then.config.evaluate.model_dump(), **(evaluate or {})})
@@ -209,22 +224,33 @@ def evaluate_star(
     members = order_classes(members, order)  # which was asked for when the star was fitted, if there is anything to do
     if reorder_classes or not holdouts:
         unseen = order_classes(unseen, order)
-    check_compatible([*members, *unseen])
+    taken = [*names, *(model.name for model in unseen)]
+    stars = order_classes(load_sources(other_stars, taken=taken, progress=progress) if other_stars else [], order)
+    check_compatible([*members, *unseen, *stars])
     images = load_images(then, places, data)
+    if _is_other_part(without_path(images.config), then.config.data):
+        images = replace(images, validation=None)
+    outside = load_other_images(places.other_images(measure.ood), then.architecture)
     if holdouts:
         _check_unnamed(unseen, images, progress)
     manifest = then.model_copy(
         update={
-            "config": then.config.model_copy(update={"evaluate": measure}),
+            "config": without_paths(then.config.model_copy(update={"evaluate": measure})),
             "holdouts": tuple(map(_record, unseen)),
         }
     )
     spec = infer_architecture(then.architecture)
-    manifest = _evaluate(manifest, spec, loaded.state, members, unseen, images, progress)
+    zoo = _zoo(loaded.state, members, unseen, stars)
+    cache = ResultCache.of_user() if use_cache else ResultCache(None)
+    if shard:
+        align = then.alignment or then.config.align
+        arguments = (then.architecture, spec, zoo, images, measure, align, shard)
+        evaluate_shard(*arguments, outside=outside, cache=cache, progress=progress)
+        return StarReport(folder=folder or Path(star), manifest=then)
+    manifest = _evaluate(manifest, spec, zoo, images, outside, cache, progress)
     if folder is not None and is_first():
         write_manifest(folder, manifest)
-        if holdouts:
-            places.with_holdouts(holdouts).write(folder)
+        places.with_changes(holdouts, measure.ood).write(folder)
         render_card(folder)
     return StarReport(folder=folder or Path(star), manifest=manifest)
 
@@ -289,7 +315,7 @@ def _describe(
         architecture=architecture,
         sources=tuple(map(_record, members)),
         holdouts=tuple(map(_record, unseen)),
-        config=config.model_copy(update={"data": without_path(config.data)}),
+        config=without_paths(config),
         data_fingerprint=data.fingerprint,
         software={package: metadata.version(package) for package in ("starzoo", "torch", "timm")},
     )
@@ -332,6 +358,7 @@ def _save(
     members: Sequence[Source],
     unseen: Sequence[Source],
     data: ImageData,
+    outside: Split | None,
     progress: Progress,
 ) -> None:
     """Save a fitted star and its configuration, then measure it on all processes and save what was measured."""
@@ -357,24 +384,33 @@ def _save(
         star.save_folder(out)
 
     from_first(save)
-    measured = _evaluate(manifest, spec, fitted.state, members, unseen, data, progress)
+    zoo = _zoo(fitted.state, members, unseen)
+    measured = _evaluate(manifest, spec, zoo, data, outside, ResultCache.of_user(), progress)
     from_first(lambda: write_manifest(out, measured))
+
+
+def _zoo(
+    state: Mapping[str, Tensor], members: Sequence[Source], unseen: Sequence[Source], stars: Sequence[Source] = ()
+) -> Zoo:
+    named = ({model.name: model.state for model in models} for models in (members, unseen, stars))
+    return Zoo(star=state, **dict(zip(("sources", "holdouts", "others"), named, strict=True)))
+
+
+def _is_other_part(data: DataConfig, of: DataConfig) -> bool:
+    """Whether the images that `train_size` leaves out are others than when the star was fitted on the rest."""
+    same = data.dataset == of.dataset
+    return same and (data.train_split, data.train_size) != (of.train_split, of.train_size)
 
 
 def _evaluate(
     manifest: StarManifest,
     spec: PermutationSpec,
-    state: Mapping[str, Tensor],
-    members: Sequence[Source],
-    unseen: Sequence[Source],
+    zoo: Zoo,
     data: ImageData,
+    outside: Split | None,
+    cache: ResultCache,
     progress: Progress,
 ) -> StarManifest:
-    zoo = Zoo(
-        star=state,
-        sources={member.name: member.state for member in members},
-        holdouts={holdout.name: holdout.state for holdout in unseen},
-    )
     measured = evaluate(
         manifest.architecture,
         spec,
@@ -382,6 +418,8 @@ def _evaluate(
         data,
         manifest.config.evaluate,
         manifest.alignment or manifest.config.align,
+        outside=outside,
+        cache=cache,
         progress=progress,
     )
     other = without_path(data.config)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from starzoo.config import DataConfig, Frozen
+from starzoo.config import DataConfig, Frozen, RunConfig
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.folder import write_text
 from starzoo.hub.ref import ModelRef
 from starzoo.star.manifest import ModelRecord
 
-__all__ = ["RunPlaces", "find_models", "refuse_overwriting", "without_path"]
+__all__ = ["RunPlaces", "find_models", "refuse_overwriting", "without_path", "without_paths"]
 
 _FILE = "run-places.json"
 
@@ -25,20 +25,25 @@ class RunPlaces(Frozen):
         sources: One reference per source; a local folder by its absolute path.
         holdouts: The same for the held-outs.
         dataset: The data set; a local folder by its absolute path.
+        ood: The same for the other data set that it was evaluated on, if there was one.
     """
 
     sources: tuple[str, ...] = ()
     holdouts: tuple[str, ...] = ()
     dataset: str | None = None
+    ood: str | None = None
 
     @classmethod
-    def of(cls, sources: Sequence[str], holdouts: Sequence[str], data: DataConfig) -> RunPlaces:
+    def of(
+        cls, sources: Sequence[str], holdouts: Sequence[str], data: DataConfig, ood: DataConfig | None = None
+    ) -> RunPlaces:
         """Note where a run finds its files.
 
         Args:
             sources: References of the sources.
             holdouts: References of the held-outs.
             data: The data set.
+            ood: The other data set that it is evaluated on, if any.
 
         Returns:
             The places.
@@ -46,7 +51,8 @@ class RunPlaces(Frozen):
         return cls(
             sources=tuple(map(_absolute, sources)),
             holdouts=tuple(map(_absolute, holdouts)),
-            dataset=str(Path(data.dataset).expanduser().resolve()) if _is_folder(data) else data.dataset,
+            dataset=_place(data),
+            ood=ood and _place(ood),
         )
 
     @classmethod
@@ -70,16 +76,32 @@ class RunPlaces(Frozen):
         except ValidationError as error:
             raise UntrustedInputError(f"{file}: is damaged", hint="remove it", subject=str(file)) from error
 
-    def with_holdouts(self, holdouts: Sequence[str]) -> RunPlaces:
-        """The same run, with other held-outs.
+    def with_changes(self, holdouts: Sequence[str], ood: DataConfig | None) -> RunPlaces:
+        """The same run, evaluated again.
 
         Args:
-            holdouts: References of the held-outs.
+            holdouts: References of other held-outs, if there are any.
+            ood: The other data set that it was evaluated on; the one before where its folder is not known any more.
 
         Returns:
             New places.
         """
-        return self.model_copy(update={"holdouts": tuple(map(_absolute, holdouts))})
+        changes: dict[str, object] = {"holdouts": tuple(map(_absolute, holdouts))} if holdouts else {}
+        if ood and not ood.dataset.startswith("./"):
+            changes["ood"] = _place(ood)
+        return self.model_copy(update=changes)
+
+    def other_images(self, ood: DataConfig | None) -> DataConfig | None:
+        """The other data set of an evaluation, by where it lies on this machine.
+
+        Args:
+            ood: As a user names it, or as a star's manifest does, which knows no paths.
+
+        Returns:
+            The data set.
+        """
+        known = ood and self.ood and ood.dataset == f"./{Path(self.ood).name}"
+        return ood.model_copy(update={"dataset": self.ood}) if ood and known else ood
 
     def write(self, folder: Path) -> None:
         """Keep the places beside a star.
@@ -150,6 +172,24 @@ def without_path(data: DataConfig) -> DataConfig:
     if not _is_folder(data):
         return data
     return data.model_copy(update={"dataset": f"./{Path(data.dataset).expanduser().resolve().name}"})
+
+
+def without_paths(config: RunConfig) -> RunConfig:
+    """A run's configuration as it may be published.
+
+    Args:
+        config: The configuration as the run was given it.
+
+    Returns:
+        The same, its data sets `without_path`.
+    """
+    ood = config.evaluate.ood and without_path(config.evaluate.ood)
+    changes = {"data": without_path(config.data), "evaluate": config.evaluate.model_copy(update={"ood": ood})}
+    return config.model_copy(update=changes)
+
+
+def _place(data: DataConfig) -> str:
+    return str(Path(data.dataset).expanduser().resolve()) if _is_folder(data) else data.dataset
 
 
 def _is_folder(data: DataConfig) -> bool:

@@ -176,6 +176,7 @@ def test_the_connectivity_table_holds_the_measured_values():
     assert [cell for cell, _ in table[2][1:]] == [
         "3",
         "0.044 ± 0.004",
+        "0.040 to 0.048",
         "0.098",
         "97.02",
         "0.044 ± 0.004",
@@ -339,7 +340,7 @@ def test_p04_no_control_byte_reaches_a_file(tmp_path):
         content = file.read_text(encoding="utf-8")
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028]", content)
     with (tmp_path / "metrics" / "qualities.csv").open(encoding="utf-8", newline="") as stream:
-        assert [len(row) for row in csv.reader(stream)] == [7] * 8
+        assert [len(row) for row in csv.reader(stream)] == [19] * 8
 
 
 @given(st.text() | st.text(alphabet="\\`*_[]()!|~$@:<>&#;{}.w \n\t'\"-+=0a/"))
@@ -410,7 +411,7 @@ def test_the_configuration_in_the_card_replays_the_run():
     config = RunConfig(data=DataConfig(dataset="me/pictures", test_size=9), star=StarConfig(t=Beta(a=3), mu=0.5))
     card = render(make_manifest(config=config))
     assert RunConfig.model_validate(yaml.safe_load(blocks(card, "yaml")[0])) == config
-    [command] = blocks(card, "bash")
+    _, command = blocks(card, "bash")
     words = command.replace("\\\n", " ").split()
     assert words[:2] == ["starzoo", "fit-star"]
     assert words[2:5] == [f"me/net_{number}@{COMMIT}" for number in range(3)]

@@ -50,6 +50,7 @@ ROOMS: Mapping[str, set[str]] = {
     "evaluate.plots": {"errors", "evaluate.measures"},
     "evaluate.path": {"errors"},
     "evaluate.predictive": {"errors"},
+    "evaluate.baselines": {"config", "evaluate.measures", "evaluate.path"},
     "star.manifest": {"errors", "config", "architecture", "evaluate.measures"},
     "star": {
         *LOW,
@@ -67,6 +68,8 @@ ROOMS: Mapping[str, set[str]] = {
     },
     "evaluate": {
         *LOW,
+        "cache",
+        "folder",
         "processes",
         "layout",
         "architecture",
@@ -75,6 +78,7 @@ ROOMS: Mapping[str, set[str]] = {
         "align",
         "star",
         "star.manifest",
+        "evaluate.baselines",
         "evaluate.measures",
         "evaluate.path",
         "evaluate.predictive",
@@ -105,7 +109,7 @@ ROOMS: Mapping[str, set[str]] = {
     "places": {*LOW, "folder", "hub", "star.manifest"},
     "specs": {"errors", "cache", "architecture", "folder", "symmetry"},
     "inspection": {*LOW, "architecture", "folder", "sources", "hub", "symmetry", "specs"},
-    "origins": {*LOW, "data", "sources", "places", "star.manifest"},
+    "origins": {*LOW, "architecture", "data", "sources", "places", "star.manifest"},
     "star.joining": {
         *LOW,
         "data",
@@ -126,6 +130,7 @@ ROOMS: Mapping[str, set[str]] = {
         "specs",
         "symmetry",
         "origins",
+        "evaluate.baselines",
         "evaluate.path",
         "star.manifest",
         "star.joining",

@@ -68,7 +68,7 @@ def load_data(
         train=Split(stored.train, preprocessing),
         test=Split(stored.test, preprocessing),
         fingerprint=stored.fingerprint,
-        validation=stored.validation and Split(stored.validation, preprocessing),
+        validation=None if stored.validation is None else Split(stored.validation, preprocessing),
     )
 
 

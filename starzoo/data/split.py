@@ -72,7 +72,7 @@ class Split:
         Yields:
             Images of shape (batch, channels, height, width).
         """
-        for indices in torch.split(self._draw(limit, seed), batch_size):
+        for indices in torch.split(self.draw(limit, seed), batch_size):
             yield self.normalize(self.pixels[indices])
 
     def labelled_images(self, *, limit: int, seed: int = 0) -> tuple[list[Tensor], Tensor]:
@@ -85,12 +85,13 @@ class Split:
         Returns:
             The batches, and the labels of all of them, shape (images,).
         """
-        chosen = self._draw(limit, seed)
+        chosen = self.draw(limit, seed)
         height, width = self.pixels[chosen[:1]].shape[1:3]
         batch_size = max(4, min(100, _PIXELS_PER_BATCH // (height * width)))
         return list(self.images(batch_size, limit=limit, seed=seed)), self.labels[chosen]
 
-    def _draw(self, limit: int | None, seed: int) -> Tensor:
+    def draw(self, limit: int | None, seed: int = 0) -> Tensor:
+        """Which images a limit leaves: their row numbers, shape (images,); all in order where there are not more."""
         if limit is None or limit >= len(self):
             return torch.arange(len(self))
         return torch.from_numpy(np.random.default_rng([_SUBSET, seed]).permutation(len(self))[:limit])

@@ -1,31 +1,32 @@
-"""The plan of an evaluation: which paths and which models, measured once each."""
+"""The plan of an evaluation: which paths and which models, measured once each.
+
+Every model, path, average and row of a plane is one item. The items are shared out among the processes of a run, and
+among the jobs of an array; each is kept in the cache as soon as it is measured.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from starzoo.align.align import Aligner, average
-from starzoo.align.probe import Probe
 from starzoo.architecture import Architecture
 from starzoo.config import AlignConfig, EvalConfig
-from starzoo.errors import NumericalError
+from starzoo.errors import UsageError
 from starzoo.evaluate.barrier import Evaluator
-from starzoo.evaluate.measures import Evaluation, Path, PathKind, Quality, Role
-from starzoo.evaluate.predictive import (
-    accuracy,
-    ensemble_log_probabilities,
-    expected_calibration_error,
-    negative_log_likelihood,
-)
+from starzoo.evaluate.baselines import FULL_RANGE, NEAR_THE_STAR, choose, ranges
+from starzoo.evaluate.cache import ResultCache
+from starzoo.evaluate.measurement import OUTSIDE, VALIDATION, Line, Measurement, Zoo, naming, points
+from starzoo.evaluate.measures import DomainChoice, Evaluation, Path, PathKind, Plane, Role
+from starzoo.evaluate.predictive import accuracy, negative_log_likelihood
+from starzoo.evaluate.qualities import measure_qualities
 from starzoo.processes import share_out
 from starzoo.progress import Progress, silent
 from starzoo.symmetry.spec import PermutationSpec
@@ -33,34 +34,48 @@ from starzoo.symmetry.spec import PermutationSpec
 if TYPE_CHECKING:
     from starzoo.data import ImageData, Split
 
-__all__ = ["Zoo", "evaluate", "measure_path"]
+__all__ = ["Shard", "Zoo", "evaluate", "evaluate_shard", "measure_path"]
 
 StateDict = Mapping[str, Tensor]
-SplitName = Literal["train", "test"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Zoo:
-    """The models of an evaluation, by name; batch-norm statistics are estimated anew for all of them.
-
-    Attributes:
-        star: The star's state dict.
-        sources: The models that the star was fitted on.
-        holdouts: The models that it never saw.
-    """
-
-    star: StateDict
-    sources: Mapping[str, StateDict]
-    holdouts: Mapping[str, StateDict]
+Curves = Mapping[
+    Literal["train", "test"], tuple[tuple[float, ...], tuple[float, ...]]
+]  # losses and accuracies by split
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class _Line:
-    """One path to measure: a function of two models, aligned or not."""
+class Shard:
+    """One of several jobs, which measures each `of`-th item.
 
-    kind: PathKind
-    a: str
-    b: str
+    Attributes:
+        number: Which one, from 1.
+        of: How many there are.
+    """
+
+    number: int = 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a share such as `2/8`.
+
+        Args:
+            text: Its number, from 1, and how many there are.
+
+        Returns:
+            The share.
+
+        Raises:
+            UsageError: The text is no share.
+        """
+        parts = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+        number, of = (int(parts[1]), int(parts[2])) if parts else (0, 0)
+        if not 1 <= number <= of:
+            raise UsageError(
+                f"--shard {text!r} is no share", hint="write --shard 1/8 to --shard 8/8", subject="--shard"
+            )
+        return cls(number, of)
 
 
 def evaluate(
@@ -71,12 +86,15 @@ def evaluate(
     config: EvalConfig,
     align_config: AlignConfig,
     *,
+    outside: Split | None = None,
+    cache: ResultCache | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Measure a star: the paths between models, and the quality of every way to predict.
 
-    Star–source, star–held-out and regular–regular paths are aligned by the same method, the star (or the first model)
-    staying fixed; regular–regular pairs are measured raw as well. Several processes share the paths out among them.
+    Star–source, star–held-out, star–star and regular–regular paths are aligned by the same method, the star (or the
+    first model) staying fixed; regular–regular pairs are measured raw as well. Temperatures, and which points of the
+    star domain are averaged, are chosen on validation images: those of the training split that nothing was fitted on.
 
     Args:
         architecture: What all models have in common.
@@ -85,60 +103,78 @@ def evaluate(
         data: The task's images.
         config: What is measured, and on how much data.
         align_config: How models are aligned before a path is drawn.
-        progress: Told after every model and path.
+        outside: Images of another data set, which uncertainty should tell from those of the task.
+        cache: Where results are kept, and looked up first; None to measure everything.
+        progress: Told after every item.
 
     Returns:
         The evaluation.
     """
-    evaluator = _make_evaluator(architecture, data, config)
-    lines = list(_plan(zoo, config))
-    probe = None
-    if align_config.needs_images:
-        some = data.train.labelled_images(limit=align_config.images, seed=align_config.seed)
-        probe = Probe(architecture.build(), *some)
-    models = {**zoo.sources, **zoo.holdouts, "star": zoo.star}
-    predicted: dict[str, dict[str, Tensor]] = {}
-    for done, (name, state) in enumerate(models.items(), start=1):
-        with _naming(name):
-            predicted[name] = evaluator.log_probabilities(state)
-        progress("evaluating models", done, len(models))
-    aligner = Aligner(spec, align_config.to_one, probe)
-
-    def bring(names: Sequence[str], fixed: str) -> dict[str, dict[str, Tensor]]:
-        """Some models, aligned to another one."""
-        seen = map(aligner.evidence.of, map(models.__getitem__, (fixed, *names)))
-        return {
-            name: found.permutation.apply(models[name])
-            for name, found in zip(names, aligner.match(next(seen), seen), strict=True)
-        }
-
-    to_star = bring([*zoo.sources, *zoo.holdouts], "star")
-    predicted["aligned mean"] = evaluator.log_probabilities(average([to_star[name] for name in zoo.sources]))
-    t = _points(config)
-
-    def measure(line: _Line) -> list[Path]:
-        end = models[line.b]
-        if line.kind == "regular-regular":
-            end = bring([line.b], line.a)[line.b]
-        elif line.kind != "regular-regular-raw":
-            end = to_star[line.b]
-        with _naming(f"the path from {line.a} to {line.b}"):
-            inner = evaluator.curve(models[line.a], end, t[1:-1])
-        paths = []
-        for split in config.splits:
-            ends = [_measure(predicted[name][split], evaluator.labels(split)) for name in (line.a, line.b)]
-            loss = (ends[0][0], *inner.loss[split], ends[1][0])
-            right = (ends[0][1], *inner.accuracy[split], ends[1][1])
-            paths.append(Path(kind=line.kind, a=line.a, b=line.b, split=split, t=t, loss=loss, accuracy=right))
-        return paths
-
-    measured = share_out(lines, partial(map, measure), tell=partial(progress, "measuring paths"))
+    measurement = Measurement(architecture, spec, zoo, data, config, align_config, outside=outside, cache=cache)
+    share, lines = _Sharing(Shard(), progress), list(_plan(zoo, config))
+    names = measurement.names
+    predicted = dict(zip(names, share("evaluating models", names, measurement.predict), strict=True))
+    choice = _choose_domain(measurement, share) if config.samples else None
+    averages = _averages(choice)
+    means = share("averaging over the star domain", [each for _, each in averages], measurement.domain)
+    found = share("measuring paths", lines, measurement.path)
     return Evaluation(
-        paths=tuple(itertools.chain.from_iterable(measured)),
-        qualities=tuple(_qualities(zoo, predicted, evaluator, config.splits)),
-        images={split: len(evaluator.labels(split)) for split in config.splits},
+        paths=tuple(itertools.chain.from_iterable(map(partial(_paths, measurement, predicted), lines, found))),
+        qualities=tuple(
+            measure_qualities(
+                measurement, predicted, [(*each, mean) for each, mean in zip(averages, means, strict=True)]
+            )
+        ),
+        images={split: len(measurement.labels(split)) for split in config.splits},
+        validation_images=len(measurement.labels(VALIDATION)) if VALIDATION in measurement.splits else 0,
+        domain=choice,
+        ood_images=len(measurement.labels(OUTSIDE)) if outside else 0,
+        planes=tuple(_plane(measurement, pair, share) for pair in _triangles(zoo, config)),
         repaired=config.repair,
     )
+
+
+def evaluate_shard(
+    architecture: Architecture,
+    spec: PermutationSpec,
+    zoo: Zoo,
+    data: ImageData,
+    config: EvalConfig,
+    align_config: AlignConfig,
+    shard: Shard,
+    *,
+    outside: Split | None = None,
+    cache: ResultCache,
+    progress: Progress = silent,
+) -> int:
+    """Measure the share of one job and keep it in the cache, where `evaluate` finds it.
+
+    What depends on the results of other jobs, the average over the star domain, is left to `evaluate`.
+
+    Args:
+        architecture: As for `evaluate`.
+        spec: As for `evaluate`.
+        zoo: As for `evaluate`.
+        data: As for `evaluate`.
+        config: As for `evaluate`.
+        align_config: As for `evaluate`.
+        shard: Which job this is.
+        outside: As for `evaluate`.
+        cache: The same for all jobs.
+        progress: Told after every item.
+
+    Returns:
+        How many items it measured, or found measured.
+    """
+    measurement = Measurement(architecture, spec, zoo, data, config, align_config, outside=outside, cache=cache)
+    share = _Sharing(shard, progress)
+    done = len(share("evaluating models", measurement.names, measurement.predict))
+    if config.samples and VALIDATION in measurement.splits:
+        done += len(share("choosing points of the star domain", ranges(tuned=True), measurement.tune))
+    done += len(share("measuring paths", list(_plan(zoo, config)), measurement.path))
+    for pair in _triangles(zoo, config):
+        done += len(share("measuring a plane", range(config.plane), partial(measurement.plane_row, pair)))
+    return done
 
 
 def measure_path(
@@ -160,9 +196,9 @@ def measure_path(
     Returns:
         One path per split.
     """
-    evaluator, t = _make_evaluator(architecture, data, config), _points(config)
     (a, start), (b, end) = ends.items()
-    with _naming(f"the path from {a} to {b}"):
+    evaluator, t = _make_evaluator(architecture, data, config), points(config)
+    with naming(f"the path from {a} to {b}"):
         curve = evaluator.curve(start, end, t)
     return tuple(
         Path(kind=kind, a=a, b=b, split=split, t=t, loss=curve.loss[split], accuracy=curve.accuracy[split])
@@ -170,17 +206,87 @@ def measure_path(
     )
 
 
-@contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Say which model or path a numerical error belongs to."""
-    try:
-        yield
-    except NumericalError as error:
-        raise NumericalError(f"{what}: {error.message}", hint=error.hint, subject=what) from error
+@dataclass(frozen=True)
+class _Sharing:
+    """Measures items: those of one job, shared out among its processes."""
+
+    shard: Shard
+    progress: Progress
+
+    def __call__(self, what: str, items: Sequence[Item], work: Callable[[Item], Found]) -> list[Found]:
+        mine = items[self.shard.number - 1 :: self.shard.of]
+        return share_out(mine, partial(map, work), tell=partial(self.progress, what))
 
 
-def _points(config: EvalConfig) -> tuple[float, ...]:
-    return tuple(float(at) for at in np.linspace(0, 1, config.points))
+def _plan(zoo: Zoo, config: EvalConfig) -> Iterator[Line]:
+    rng = np.random.default_rng(config.seed)
+    for name in list(zoo.sources)[: config.sources]:
+        yield Line("star-source", "star", name)
+    for name in zoo.holdouts:
+        yield Line("star-held-out", "star", name)
+    for name in zoo.others:
+        yield Line("star-star", "star", name)
+    pairs = list(itertools.combinations([*zoo.sources, *zoo.holdouts], 2))
+    chosen = sorted(rng.permutation(len(pairs))[: config.pairs])
+    kinds: Sequence[PathKind] = ("regular-regular", "regular-regular-raw")
+    for kind in kinds:
+        for number in chosen:
+            yield Line(kind, *pairs[number])
+
+
+def _paths(
+    measurement: Measurement, predicted: Mapping[str, Mapping[str, Tensor]], line: Line, inner: Curves
+) -> Iterator[Path]:
+    """A path on every split: the ends are models that predict, and between them lies what `inner` says."""
+    for split, (losses, shares) in inner.items():
+        labels = measurement.labels(split)
+        start, end = (predicted[name][split] for name in (line.a, line.b))
+        yield Path(
+            kind=line.kind,
+            a=line.a,
+            b=line.b,
+            split=split,
+            t=points(measurement.config),
+            loss=(negative_log_likelihood(start, labels), *losses, negative_log_likelihood(end, labels)),
+            accuracy=(accuracy(start, labels), *shares, accuracy(end, labels)),
+        )
+
+
+def _choose_domain(measurement: Measurement, share: _Sharing) -> DomainChoice:
+    """Which points of the star domain to average: chosen on validation images, or by default where there are none."""
+    if VALIDATION not in measurement.splits:
+        return DomainChoice(t=NEAR_THE_STAR, samples=measurement.config.samples)
+    tried = ranges(tuned=True)
+    return choose(dict(zip(tried, share("choosing points of the star domain", tried, measurement.tune), strict=True)))
+
+
+def _averages(choice: DomainChoice | None) -> list[tuple[Role, DomainChoice]]:
+    """The average over the star domain, and for comparison as many points from whole lines."""
+    if choice is None:
+        return []
+    found: list[tuple[Role, DomainChoice]] = [("domain", choice)]
+    if choice.t != FULL_RANGE:
+        found.append(("domain-untuned", DomainChoice(t=FULL_RANGE, samples=choice.samples)))
+    return found
+
+
+def _triangles(zoo: Zoo, config: EvalConfig) -> list[tuple[str, str]]:
+    """The source and the held-out that lie in a plane with the star; none where no plane is wanted."""
+    pairs = zip(zoo.sources, zoo.holdouts, strict=False)
+    return list(itertools.islice(pairs, 1)) if config.plane else []
+
+
+def _plane(measurement: Measurement, names: tuple[str, str], share: _Sharing) -> Plane:
+    rows = share("measuring a plane", range(measurement.config.plane), partial(measurement.plane_row, names))
+    x, y = measurement.plane_grid(names)
+    return Plane(
+        names=("star", *names),
+        corners=((0.0, 0.0), *measurement.corners(names)),
+        split=measurement.config.splits[-1],
+        x=tuple(x),
+        y=tuple(y),
+        loss=tuple(map(tuple, rows)),
+    )
 
 
 def _make_evaluator(architecture: Architecture, data: ImageData, config: EvalConfig) -> Evaluator:
@@ -191,42 +297,3 @@ def _make_evaluator(architecture: Architecture, data: ImageData, config: EvalCon
         partial(data.train.images, config.batch_size, limit=config.statistics_images, seed=config.seed),
         repairs=config.repair,
     )
-
-
-def _plan(zoo: Zoo, config: EvalConfig) -> Iterator[_Line]:
-    rng = np.random.default_rng(config.seed)
-    for name in list(zoo.sources)[: config.sources]:
-        yield _Line("star-source", "star", name)
-    for name in zoo.holdouts:
-        yield _Line("star-held-out", "star", name)
-    pairs = list(itertools.combinations([*zoo.sources, *zoo.holdouts], 2))
-    chosen = sorted(rng.permutation(len(pairs))[: config.pairs])
-    kinds: Sequence[PathKind] = ("regular-regular", "regular-regular-raw")
-    for kind in kinds:
-        for number in chosen:
-            yield _Line(kind, *pairs[number])
-
-
-def _qualities(
-    zoo: Zoo, predicted: Mapping[str, Mapping[str, Tensor]], evaluator: Evaluator, splits: Sequence[SplitName]
-) -> Iterator[Quality]:
-    roles: dict[str, Role] = dict.fromkeys(zoo.sources, "member")
-    roles |= dict.fromkeys(zoo.holdouts, "held-out")
-    roles |= {"aligned mean": "aligned-mean", "star": "star"}
-    for split in splits:
-        labels = evaluator.labels(split)
-        for name, role in roles.items():
-            yield _quality(name, role, split, predicted[name][split], labels)
-        votes = torch.stack([predicted[name][split] for name in zoo.sources])
-        ensemble = f"ensemble of {len(votes)}"
-        yield _quality(ensemble, "ensemble", split, ensemble_log_probabilities(votes), labels, passes=len(votes))
-
-
-def _quality(name: str, role: Role, split: SplitName, predicted: Tensor, labels: Tensor, *, passes: int = 1) -> Quality:
-    nll, right = _measure(predicted, labels)
-    ece = expected_calibration_error(predicted, labels)
-    return Quality(name=name, role=role, split=split, accuracy=right, nll=nll, ece=ece, passes=passes)
-
-
-def _measure(predicted: Tensor, labels: Tensor) -> tuple[float, float]:
-    return negative_log_likelihood(predicted, labels), accuracy(predicted, labels)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from starzoo.evaluate.measures import Evaluation, PathKind, Quality, Role, Spread
+from starzoo.evaluate.measures import Evaluation, PathKind, Quality, Role, Scores, Spread, Tempered
 
-__all__ = ["Connection", "Predictor", "connections", "predictors", "sentences"]
+__all__ = ["Connection", "Predictor", "Scaled", "connections", "has_costs", "predictors", "sentences"]
 
 Split = Literal["train", "test"]
-Score = Literal["accuracy", "nll", "ece"]
+Score = Literal["accuracy", "nll", "brier", "ece", "auroc"]
+_MORE_IS_BETTER: frozenset[Score] = frozenset({"accuracy", "auroc"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class Connection:
         worst_accuracy: Least accuracy on any of the paths, as a share.
         excess: Rise above the worse end over the paths, in nats.
         drop: Accuracy barrier over the paths, as a share.
+        interval: The 95 % bootstrap interval of the mean barrier over models; None where there are too few.
     """
 
     kind: PathKind
@@ -33,11 +35,12 @@ class Connection:
     worst_accuracy: float
     excess: Spread
     drop: Spread
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """One way to predict: a single model, a mean over several single models, or an ensemble.
+    """One way to predict: a single model, a mean over several single models, an average of weights or predictions.
 
     Attributes:
         role: What it is.
@@ -47,6 +50,11 @@ class Predictor:
         nll: Negative log-likelihood, in nats.
         ece: Expected calibration error, as a share.
         passes: Forward passes per image.
+        brier: Brier score, where it was measured.
+        auroc: How well confidence tells right answers from wrong ones, where it was measured.
+        bytes: Size of the weights that a prediction takes, where it was measured.
+        scaled: The one model's scores after temperature scaling, where there were validation images.
+        ood: AUROC of OOD detection of the one model, by confidence and by entropy, where it was measured.
         best: The scores in which no other row is better.
     """
 
@@ -57,7 +65,33 @@ class Predictor:
     nll: Spread
     ece: Spread
     passes: int
+    brier: Spread | None = None
+    auroc: Spread | None = None
+    bytes: int | None = None
+    scaled: Scaled | None = None
+    ood: tuple[Spread, Spread] | None = None
     best: frozenset[Score] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled:
+    """The scores of a predictor after temperature scaling.
+
+    Attributes:
+        temperature: The temperature.
+        nll: Negative log-likelihood, in nats.
+        ece: Expected calibration error, as a share.
+        brier: Brier score.
+        auroc: How well confidence tells right answers from wrong ones.
+        ood: AUROC of OOD detection by confidence and by entropy.
+    """
+
+    temperature: Spread
+    nll: Spread
+    ece: Spread
+    brier: Spread | None
+    auroc: Spread | None
+    ood: tuple[Spread, Spread] | None
 
 
 def connections(evaluation: Evaluation, split: Split) -> list[Connection]:
@@ -78,6 +112,7 @@ def connections(evaluation: Evaluation, split: Split) -> list[Connection]:
             worst_accuracy=evaluation.spread(kind, "worst_accuracy", split).worst,
             excess=evaluation.spread(kind, "excess", split),
             drop=evaluation.spread(kind, "accuracy_barrier", split),
+            interval=evaluation.interval(kind, "barrier", split),
         )
         for kind in get_args(PathKind)
         if evaluation.paths_of(kind, split)
@@ -97,18 +132,23 @@ def predictors(evaluation: Evaluation, split: Split) -> list[Predictor]:
     rows: list[Predictor] = []
     for role in get_args(Role):
         group = evaluation.qualities_of(role, split)
-        if group:
+        if role == "part-ensemble":
+            rows += [_sum_up([quality]) for quality in group]
+        elif group:
             rows.append(_sum_up(group))
         if role == "member" and len(group) > 1:
             rows.append(_sum_up([max(group, key=lambda quality: quality.accuracy)], "most accurate source"))
     tops: dict[Score, float] = {}
-    if rows:
-        tops = {
-            "accuracy": max(row.accuracy.mean for row in rows),
-            "nll": min(row.nll.mean for row in rows),
-            "ece": min(row.ece.mean for row in rows),
-        }
+    for score in get_args(Score):
+        values = [spread.mean for row in rows if (spread := getattr(row, score))]
+        if values:
+            tops[score] = max(values) if score in _MORE_IS_BETTER else min(values)
     return [_mark(row, tops) for row in rows]
+
+
+def has_costs(evaluation: Evaluation, split: Split) -> bool:
+    """Whether several ways to predict at several forward passes were measured, so that their costs can be drawn."""
+    return bool(evaluation.qualities_of("part-ensemble", split) or evaluation.qualities_of("domain", split))
 
 
 def sentences(evaluation: Evaluation, split: Split) -> list[str]:
@@ -121,7 +161,12 @@ def sentences(evaluation: Evaluation, split: Split) -> list[str]:
     Returns:
         Sentences of fixed words and measured numbers; no model's name occurs in them.
     """
-    return [*_on_connections(evaluation, split), *_on_predictions(evaluation, split)]
+    return [
+        *_on_connections(evaluation, split),
+        *_on_predictions(evaluation, split),
+        *_on_domain(evaluation, split),
+        *_on_winners(evaluation, split),
+    ]
 
 
 def _sum_up(group: Sequence[Quality], label: str = "") -> Predictor:
@@ -129,10 +174,15 @@ def _sum_up(group: Sequence[Quality], label: str = "") -> Predictor:
     labels: dict[Role, str] = {
         "member": f"{several}sources" if several else "single source",
         "held-out": f"{several}held-outs" if several else "single held-out",
+        "naive-mean": "mean of the sources' weights, not aligned",
         "aligned-mean": "aligned mean of the sources",
         "star": "star",
+        "domain": f"star domain, {group[0].passes} points",
+        "domain-untuned": f"star domain, {group[0].passes} points of whole lines",
+        "part-ensemble": f"ensemble of {group[0].passes} sources",
         "ensemble": f"ensemble of {group[0].passes} sources",
     }
+    scaled = [quality.tempered for quality in group if quality.tempered]
     return Predictor(
         role=role,
         label=label or labels[role],
@@ -141,11 +191,42 @@ def _sum_up(group: Sequence[Quality], label: str = "") -> Predictor:
         nll=Spread.of([quality.nll for quality in group]),
         ece=Spread.of([quality.ece for quality in group]),
         passes=max(quality.passes for quality in group),
+        brier=_spread([quality.brier for quality in group]),
+        auroc=_spread([quality.auroc for quality in group]),
+        bytes=group[0].bytes,
+        ood=_ood(group),
+        scaled=_scale(scaled) if len(scaled) == len(group) else None,
     )
 
 
+def _scale(group: Sequence[Tempered]) -> Scaled:
+    return Scaled(
+        temperature=Spread.of([scores.temperature for scores in group]),
+        nll=Spread.of([scores.nll for scores in group]),
+        ece=Spread.of([scores.ece for scores in group]),
+        brier=_spread([scores.brier for scores in group]),
+        auroc=_spread([scores.auroc for scores in group]),
+        ood=_ood(group),
+    )
+
+
+def _ood(group: Sequence[Scores]) -> tuple[Spread, Spread] | None:
+    confidence, entropy = (
+        _spread([scores.ood_auroc for scores in group]),
+        _spread([scores.ood_auroc_entropy for scores in group]),
+    )
+    return (confidence, entropy) if confidence and entropy else None
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    """Their spread, if all of them were measured."""
+    known = [value for value in values if value is not None]
+    return Spread.of(known) if len(known) == len(values) else None
+
+
 def _mark(row: Predictor, tops: dict[Score, float]) -> Predictor:
-    best = frozenset(score for score, top in tops.items() if getattr(row, score).mean == top)
+    spreads = {score: getattr(row, score) for score in tops}
+    best = frozenset(score for score, spread in spreads.items() if spread and spread.mean == tops[score])
     return Predictor(**{**vars(row), "best": best})
 
 
@@ -200,6 +281,44 @@ def _on_predictions(evaluation: Evaluation, split: Split) -> Iterator[str]:
             "A star that predicts worse has lower barriers for that reason alone: read them together with the worst "
             f"accuracy on its paths, {100 * min(row.worst_accuracy for row in own_paths):.2f} %."
         )
+
+
+def _on_domain(evaluation: Evaluation, split: Split) -> Iterator[str]:
+    rows = {row.role: row for row in predictors(evaluation, split)}
+    star, domain, choice = rows.get("star"), rows.get("domain"), evaluation.domain
+    if not star or not domain or not choice:
+        return
+    chosen = (
+        f"chosen on {evaluation.validation_images:,} validation images"
+        if choice.nll is not None
+        else "not chosen by anything, as there are no validation images"
+    )
+    ours, theirs = _loss(domain.nll), _loss(star.nll)
+    order = "level with" if ours == theirs else "better than" if domain.nll.mean < star.nll.mean else "worse than"
+    yield (
+        f"The average of {domain.passes} points of the star domain (t from 0 to {choice.t.high:g}, {chosen}) has an "
+        f"accuracy of {_percent(domain.accuracy)} and a negative log-likelihood of {ours} nats, {order} the star's own."
+    )
+
+
+def _on_winners(evaluation: Evaluation, split: Split) -> Iterator[str]:
+    rows = predictors(evaluation, split)
+    if len(rows) < 2:
+        return
+    right = next(row for row in rows if "accuracy" in row.best)
+    nll = next(row for row in rows if "nll" in row.best)
+    single = max((row for row in rows if row.passes == 1), key=lambda row: row.accuracy.mean, default=right)
+    yield (
+        f"Of all that was measured, highest in accuracy: {right.label} ({_percent(right.accuracy)}, {_cost(right)}); "
+        f"lowest in negative log-likelihood: {nll.label} ({_loss(nll.nll)}, {_cost(nll)})."
+    )
+    if right.passes > 1:
+        yield f"Highest in accuracy at one forward pass: {single.label} ({_percent(single.accuracy)})."
+
+
+def _cost(row: Predictor) -> str:
+    passes = f"{row.passes} forward {'pass' if row.passes == 1 else 'passes'} per image"
+    return passes if row.bytes is None else f"{passes}, {row.bytes / 1e6:,.1f} MB of weights"
 
 
 def _ranked(star: Predictor, others: Sequence[Predictor], score: Score, show: Callable[[Spread], str]) -> str:

@@ -5,20 +5,36 @@ This file imports neither torch nor numpy, so that a card can be rendered anywhe
 
 from __future__ import annotations
 
+import math
+import operator
+import random
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import computed_field, model_validator
 
-from starzoo.config import DataConfig, Frozen
+from starzoo.config import DataConfig, Frozen, Uniform
 from starzoo.errors import UsageError
 
-__all__ = ["Evaluation", "Path", "PathKind", "Quality", "Role", "Spread"]
+__all__ = ["DomainChoice", "Evaluation", "Path", "PathKind", "Plane", "Quality", "Role", "Scores", "Spread", "Tempered"]
 
-PathKind = Literal["star-source", "star-held-out", "regular-regular", "regular-regular-raw"]
-Role = Literal["member", "held-out", "aligned-mean", "star", "ensemble"]
+PathKind = Literal["star-source", "star-held-out", "star-star", "regular-regular", "regular-regular-raw"]
+Role = Literal[
+    "member",
+    "held-out",
+    "naive-mean",
+    "aligned-mean",
+    "star",
+    "domain",
+    "domain-untuned",
+    "part-ensemble",
+    "ensemble",
+]
 Split = Literal["train", "test"]
+Measure = Literal["barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess"]
+_RESAMPLES = 1000
 
 
 class Path(Frozen):
@@ -88,26 +104,96 @@ class Path(Frozen):
         return max(self.loss) - max(self.loss[0], self.loss[-1])
 
 
-class Quality(Frozen):
+class Scores(Frozen):
+    """What predicted probabilities are worth. Of an old star, only the first two were measured.
+
+    Attributes:
+        nll: Mean negative log-likelihood of the labels, in nats.
+        ece: Expected calibration error over 15 bins of equal width, as a share.
+        brier: Brier score, from 0 to 2.
+        auroc: How well confidence tells right answers from wrong ones; None where there is only one kind.
+        ood_auroc: How well confidence tells the images of another data set from those of the task.
+        ood_auroc_entropy: The same by the entropy of the prediction.
+    """
+
+    nll: float
+    ece: float
+    brier: float | None = None
+    auroc: float | None = None
+    ood_auroc: float | None = None
+    ood_auroc_entropy: float | None = None
+
+
+class Tempered(Scores):
+    """The scores after temperature scaling.
+
+    Attributes:
+        temperature: The temperature, fitted on validation images.
+    """
+
+    temperature: float
+
+
+class Quality(Scores):
     """How well one model, or a set of models that vote, predicts.
 
     Attributes:
         name: The model's name.
-        role: What it is.
+        role: What it is; a `part-ensemble` has fewer than all sources.
         split: The data on which it was measured.
         accuracy: Share of right answers.
-        nll: Mean negative log-likelihood of the labels, in nats.
-        ece: Expected calibration error over 15 bins of equal width, as a share.
         passes: Forward passes per image.
+        bytes: Size of all weights that a prediction takes.
+        tempered: The scores after temperature scaling; None where there were no validation images.
     """
 
     name: str
     role: Role
     split: Split
     accuracy: float
-    nll: float
-    ece: float
     passes: int = 1
+    bytes: int | None = None
+    tempered: Tempered | None = None
+
+
+class DomainChoice(Frozen):
+    """Which points of the star domain are averaged.
+
+    Attributes:
+        t: Where on the lines from the star (0) to the sources (1) they lie.
+        samples: How many there are.
+        nll: Their negative log-likelihood on the validation images, which chose them; None where there were none.
+    """
+
+    t: Uniform
+    samples: int
+    nll: float | None = None
+
+
+class Plane(Frozen):
+    """The loss in the plane through a star, a source and a held-out, both aligned.
+
+    Attributes:
+        names: The three models.
+        corners: Where they lie, in units of the Euclidean distance between weights; the star at (0, 0).
+        split: The data.
+        x: The first coordinates of the grid.
+        y: The second ones.
+        loss: Mean cross-entropy in nats, one row for every y.
+    """
+
+    names: tuple[str, str, str]
+    corners: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+    split: Split
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    loss: tuple[tuple[float, ...], ...]
+
+    @model_validator(mode="after")
+    def _check_grid(self) -> Plane:
+        if len(self.loss) != len(self.y) or any(len(row) != len(self.x) for row in self.loss):
+            raise ValueError("a plane needs a loss at every point of its grid")
+        return self
 
 
 class Spread(Frozen):
@@ -154,8 +240,12 @@ class Evaluation(Frozen):
 
     Attributes:
         paths: All paths.
-        qualities: Predictive quality of members, held-outs, their mean, the star and the ensemble.
+        qualities: Predictive quality of members, held-outs, means of weights, the star, its domain and ensembles.
         images: Number of images that were evaluated, by split.
+        validation_images: Number of images that temperatures and the domain's points were chosen by.
+        domain: Which points of the star domain were averaged.
+        ood_images: Number of images of another data set, for the AUROC of OOD detection.
+        planes: The loss around the star.
         data: The images that it was measured on, where they are not those that the star was fitted on.
         repaired: Whether the points between the ends of every path have the channel statistics of the ends (REPAIR);
             such a path is no straight line.
@@ -164,6 +254,10 @@ class Evaluation(Frozen):
     paths: tuple[Path, ...]
     qualities: tuple[Quality, ...]
     images: dict[Split, int] = {}
+    validation_images: int = 0
+    domain: DomainChoice | None = None
+    ood_images: int = 0
+    planes: tuple[Plane, ...] = ()
     data: DataConfig | None = None
     repaired: bool = False
 
@@ -188,7 +282,7 @@ class Evaluation(Frozen):
     def spread(
         self,
         kind: PathKind,
-        measure: Literal["barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess"] = "barrier",
+        measure: Measure = "barrier",
         split: Split = "test",
     ) -> Spread:
         """One measure of all paths of one kind.
@@ -203,6 +297,38 @@ class Evaluation(Frozen):
         """
         values = [getattr(path, measure) for path in self.paths_of(kind, split)]
         return Spread.of(values, more_is_better=measure == "worst_accuracy")
+
+    def interval(
+        self, kind: PathKind, measure: Measure = "barrier", split: Split = "test"
+    ) -> tuple[float, float] | None:
+        """The 95 % bootstrap interval of a measure's mean over paths.
+
+        Models are drawn with replacement, not paths: paths that share an end are no independent ones. A path counts as
+        often as both of its ends were drawn, an end that all paths have in common, as the star, as often as the other.
+
+        Args:
+            kind: The kind of path.
+            measure: The measure.
+            split: The data.
+
+        Returns:
+            The 2.5th and the 97.5th percentile over 1,000 draws; None where there are fewer than three models to draw.
+        """
+        paths = self.paths_of(kind, split)
+        values = [getattr(path, measure) for path in paths]
+        shared = set.intersection(*({path.a, path.b} for path in paths)) if len(paths) > 1 else set[str]()
+        ends = [sorted({path.a, path.b} - shared) for path in paths]
+        models = sorted({name for pair in ends for name in pair})
+        if len(models) < 3:
+            return None
+        rng, means = random.Random(0), list[float]()
+        while len(means) < _RESAMPLES:
+            drawn = Counter(rng.choices(models, k=len(models)))
+            weights = [math.prod(drawn[name] for name in pair) for pair in ends]
+            if total := sum(weights):
+                means.append(sum(map(operator.mul, weights, values)) / total)
+        means.sort()
+        return means[round(0.025 * (_RESAMPLES - 1))], means[round(0.975 * (_RESAMPLES - 1))]
 
 
 def _chord(t: Sequence[float], values: Sequence[float]) -> list[float]:

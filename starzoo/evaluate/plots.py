@@ -12,14 +12,15 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from starzoo.errors import UsageError
-from starzoo.evaluate.measures import Evaluation, Path, PathKind, Quality, Role
+from starzoo.evaluate.measures import Evaluation, Path, PathKind, Plane, Quality, Role
 
-__all__ = ["plot_paths", "plot_quality", "save"]
+__all__ = ["plot_cost", "plot_paths", "plot_plane", "plot_quality", "save"]
 
 Split = Literal["train", "test"]
 Values = NDArray[np.float64]
@@ -38,14 +39,17 @@ class _Look:
 _PATHS: dict[PathKind, _Look] = {
     "star-source": _Look("star to source", "#0072B2", "-"),
     "star-held-out": _Look("star to held-out", "#D55E00", (0, (5, 1.5))),
+    "star-star": _Look("star to another star", "#000000", (0, (3, 1, 1, 1, 1, 1))),
     "regular-regular": _Look("two ordinary models, aligned", "#009E73", (0, (6, 1.5, 1, 1.5))),
     "regular-regular-raw": _Look("two ordinary models, not aligned", "#777777", (0, (1, 1.2))),
 }
 _ROLES: dict[Role, _Look] = {
     "member": _Look("single models\n(sources)", "#0072B2"),
     "held-out": _Look("single models\n(held-out)", "#D55E00"),
+    "naive-mean": _Look("mean, not aligned", "#777777", marker="s"),
     "aligned-mean": _Look("aligned mean", "#009E73", marker="s"),
     "star": _Look("star", "#000000", marker="*"),
+    "domain": _Look("star domain", "#E69F00", marker="P"),
     "ensemble": _Look("ensemble", "#AA4499", marker="D"),
 }
 _ACCURACY_TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 100)
@@ -95,7 +99,7 @@ def plot_paths(evaluation: Evaluation, split: Split = "test") -> Figure:
 
 
 def plot_quality(evaluation: Evaluation, split: Split = "test") -> Figure:
-    """Accuracy and negative log-likelihood of single models, their aligned mean, the star and the ensemble.
+    """Accuracy and negative log-likelihood of single models, means of weights, the star, its domain and the ensemble.
 
     Args:
         evaluation: What was measured.
@@ -120,6 +124,86 @@ def plot_quality(evaluation: Evaluation, split: Split = "test") -> Figure:
         nll.set_xlabel(f"{split} NLL (nats), less is better")
         right.set_yticks(range(len(roles)), [_label(role, row) for role, row in zip(roles, rows, strict=True)])
         right.set_ylim(len(roles) - 0.5, -0.5)
+    return figure
+
+
+def plot_cost(evaluation: Evaluation, split: Split = "test") -> Figure:
+    """Accuracy and negative log-likelihood against the forward passes that a prediction takes.
+
+    Args:
+        evaluation: What was measured.
+        split: The data.
+
+    Returns:
+        A figure of two panels: ensembles of the first 1, 2, 4, … sources as a line, the star and its domain as marks.
+
+    Raises:
+        UsageError: No ensemble was measured on this split.
+    """
+    ensembles = [*evaluation.qualities_of("part-ensemble", split), *evaluation.qualities_of("ensemble", split)]
+    first = evaluation.qualities_of("member", split)[:1]
+    if not ensembles or not first:
+        raise UsageError(f"no ensemble was measured on the {split} split", hint="evaluate the star first")
+    marks: dict[Role, str] = {"star": "star", "domain": "star domain", "domain-untuned": "star domain, whole lines"}
+    with _house_style():
+        figure = Figure(figsize=(7.6, 3.4), layout="constrained")
+        for axes, score, factor in zip(figure.subplots(1, 2), ("accuracy", "nll"), (100, 1), strict=True):
+            line, look = [*first, *ensembles], _ROLES["ensemble"]
+            values = [factor * getattr(each, score) for each in line]
+            passes = [each.passes for each in line]
+            axes.plot(passes, values, color=look.colour, marker="D", ms=5, label="ensembles of the first sources")
+            for role, label in marks.items():
+                look = _ROLES.get(role, _Look(label, "#009E73", marker="X"))
+                for each in evaluation.qualities_of(role, split):
+                    value = factor * getattr(each, score)
+                    axes.plot(each.passes, value, look.marker, color=look.colour, ms=11, mew=0, label=label)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(sorted({each.passes for each in line}))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xlabel("forward passes per image")
+        axes.set_ylabel(f"{split} NLL (nats), less is better")
+        figure.axes[0].set_ylabel(f"{split} accuracy (%), more is better")
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def plot_plane(plane: Plane) -> Figure:
+    """The loss in the plane through a star, a source and a held-out.
+
+    Args:
+        plane: What was measured.
+
+    Returns:
+        A figure with filled contours of equal loss, and the three models.
+    """
+    with _house_style():
+        figure = Figure(figsize=(6.0, 4.6), layout="constrained")
+        axes = figure.subplots()
+        losses = np.array(plane.loss)
+        low, high = float(losses.min()), float(losses.max())
+        wide = 0 < low < high / _SPREAD
+        levels = np.geomspace(low, high, 15) if wide else np.linspace(low, max(high, low + 1e-9), 15)
+        norm = LogNorm(low, high) if wide else None
+        filled = axes.contourf(plane.x, plane.y, losses, levels=levels, cmap="cividis_r", norm=norm)
+        bar = figure.colorbar(filled, ax=axes, label=f"{plane.split} loss (nats)", format="%.3g")
+        bar.ax.minorticks_off()
+        roles: tuple[Role, ...] = ("star", "member", "held-out")
+        for role, word, (x, y) in zip(roles, ("star", "source", "held-out"), plane.corners, strict=True):
+            look = _ROLES[role]
+            axes.plot(x, y, look.marker, ms=14 if role == "star" else 9, color=look.colour, mec="white", mew=1.2)
+            axes.annotate(
+                word,
+                (x, y),
+                (8, 8),
+                textcoords="offset points",
+                bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 1.5},
+            )
+        axes.set_xlabel("distance of weights from the star")
+        axes.set_ylabel("distance of weights from the star–source line")
+        axes.set_aspect("equal")
+        axes.grid(visible=False)
     return figure
 
 
@@ -211,7 +295,8 @@ def _unstretch(height: Values) -> Values:
 
 
 def _label(role: Role, row: Sequence[Quality]) -> str:
-    return f"{_ROLES[role].label} of {row[0].passes}" if role == "ensemble" else _ROLES[role].label
+    numbers = {"ensemble": f" of {row[0].passes}", "domain": f",\n{row[0].passes} points"}
+    return f"{_ROLES[role].label}{numbers.get(role, '')}"
 
 
 def _draw_rows(axes: Axes, roles: Sequence[Role], rows: Sequence[Sequence[float]], number: str) -> None:
@@ -240,9 +325,9 @@ def _draw_rows(axes: Axes, roles: Sequence[Role], rows: Sequence[Sequence[float]
 
 
 def _window(roles: Sequence[Role], rows: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """The range to show: everything, but an aligned mean only where it does not squeeze the others together."""
+    """The range to show: everything, but means of weights only where they do not squeeze the others together."""
     everything = [value for row in rows for value in row]
-    others = [value for role, row in zip(roles, rows, strict=True) if role != "aligned-mean" for value in row]
+    others = [value for role, row in zip(roles, rows, strict=True) if not role.endswith("-mean") for value in row]
     low, high = min(others or everything), max(others or everything)
     if max(everything) - min(everything) <= 2 * (high - low):
         low, high = min(everything), max(everything)

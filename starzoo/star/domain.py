@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from starzoo.config import Uniform
 from starzoo.data import ImageData
 from starzoo.errors import NumericalError, UsageError
+from starzoo.evaluate.baselines import NEAR_THE_STAR, Point, draw_points
 from starzoo.evaluate.path import has_batch_norm, interpolate, reestimate_batch_norm
 from starzoo.layout import as_channels_last, channels_last
 from starzoo.origins import load_models
@@ -33,15 +34,7 @@ __all__ = ["NEAR_THE_STAR", "Point", "StarDomain", "probabilities"]
 
 StateDict = Mapping[str, Tensor]
 
-NEAR_THE_STAR = Uniform(low=0.0, high=0.5)
 _BATCH = 64  # images
-
-
-class Point(NamedTuple):
-    """A point of a star domain: at t on the line from the star (t = 0) to a source (t = 1)."""
-
-    source: str
-    t: float
 
 
 class StarDomain:
@@ -156,8 +149,7 @@ class StarDomain:
         """
         if samples < 1:
             raise UsageError(f"{samples} samples of the star domain", hint="take one or more", subject="samples")
-        rng, names = np.random.default_rng(seed), list(self.sources)
-        return [Point(names[rng.integers(len(names))], float(rng.uniform(t.low, t.high))) for _ in range(samples)]
+        return draw_points(list(self.sources), samples, seed, t)
 
     def predict_each(
         self,

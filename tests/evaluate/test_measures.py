@@ -148,3 +148,44 @@ def test_an_evaluation_picks_kind_role_and_split():
     assert evaluation.spread("star-source", "worst_accuracy").worst == 0.3
     with pytest.raises(UsageError, match="no such path"):
         evaluation.spread("regular-regular")
+
+
+def slow_interval(paths, draws):
+    """The bootstrap by the book, with numpy's random numbers instead."""
+    import numpy as np
+
+    rng, means = np.random.default_rng(5), []
+    names = sorted({path.b for path in paths})
+    for _ in range(draws):
+        drawn = rng.choice(names, size=len(names))
+        means.append(np.mean([path.barrier for name in drawn for path in paths if path.b == name]))
+    return np.quantile(means, [0.025, 0.975])
+
+
+def test_an_interval_draws_models_and_not_paths():
+    paths = tuple(make_path([0, bump, 0], b=f"m{number}") for number, bump in enumerate((0.1, 0.3, 0.2, 0.6)))
+    evaluation = Evaluation(paths=paths, qualities=())
+    low, high = evaluation.interval("star-source")
+    assert (low, high) == pytest.approx(slow_interval(paths, 4000), abs=0.03)
+    assert low < evaluation.spread("star-source").mean < high
+    # All pairs of three models: only one pair can be drawn without the third model.
+    pairs = [
+        Path(kind="regular-regular", a=a, b=b, split="test", t=(0, 0.5, 1), loss=(0, bump, 0), accuracy=(1, 1, 1))
+        for a, b, bump in (("x", "y", 0.1), ("x", "z", 0.5), ("y", "z", 0.9))
+    ]
+    assert Evaluation(paths=tuple(pairs), qualities=()).interval("regular-regular") == (0.1, 0.9)
+    assert Evaluation(paths=paths[:2], qualities=()).interval("star-source") is None
+
+
+def test_a_star_of_an_earlier_version_can_still_be_read():
+    old = {
+        "paths": [],
+        "qualities": [
+            {"name": "s", "role": "star", "split": "test", "accuracy": 0.9, "nll": 0.3, "ece": 0.1, "passes": 1}
+        ],
+        "images": {"test": 10},
+        "data": None,
+        "repaired": False,
+    }
+    [quality] = Evaluation.model_validate(old).qualities
+    assert (quality.nll, quality.brier, quality.tempered, quality.bytes) == (0.3, None, None, None)

@@ -1,0 +1,165 @@
+"""Every way to predict against a slow reference: single models, means, ensembles, the star domain, other images."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+
+from starzoo.align.align import align, average
+from starzoo.config import AlignConfig, DataConfig, EvalConfig
+from starzoo.data import ImageData, load_data
+from starzoo.evaluate.baselines import choose, draw_points, ensemble_sizes, ranges
+from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.evaluate.measures import Evaluation
+from starzoo.evaluate.path import interpolate, reestimate_batch_norm
+from starzoo.sources import Source, load_sources
+from starzoo.specs import infer_architecture
+
+CONFIG = EvalConfig(points=3, pairs=0, sources=0, samples=3, validation_images=150, seed=1)
+ALIGN = AlignConfig(method="balanced")
+
+
+@pytest.fixture(scope="module")
+def models(untrained: list[Path]) -> list[Source]:
+    return load_sources(untrained)
+
+
+@pytest.fixture(scope="module")
+def data(models: list[Source]) -> ImageData:
+    return load_data(DataConfig(train_size=200, test_size=80), models[0].architecture.preprocessing)
+
+
+@pytest.fixture(scope="module")
+def measured(models: list[Source], data: ImageData) -> Evaluation:
+    star, *sources = models
+    zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
+    spec = infer_architecture(star.architecture)
+    return evaluate(star.architecture, spec, zoo, data, CONFIG, ALIGN, outside=data.train)
+
+
+class Reference:
+    """Predicts with one state after the other, without any cache."""
+
+    def __init__(self, models: list[Source], data: ImageData) -> None:
+        self.models, self.data = models, data
+        assert data.validation is not None
+        rows = data.validation.draw(CONFIG.validation_images, CONFIG.seed)
+        outside = data.train.draw(len(data.test), CONFIG.seed)
+        self.images = {
+            "test": data.test.tensors()[0],
+            "validation": data.validation.tensors()[0][rows],
+            "outside": data.train.tensors()[0][outside],
+        }
+        self.labels = {"test": data.test.labels, "validation": data.validation.labels[rows]}
+
+    def predict(self, state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        model = self.models[0].architecture.build()
+        model.load_state_dict(state)
+        reestimate_batch_norm(model, self.data.train.images(CONFIG.batch_size, limit=2000, seed=1))
+        with torch.no_grad():
+            return {split: model(images).double().softmax(1).numpy() for split, images in self.images.items()}
+
+    def mean(self, states: list[dict[str, torch.Tensor]]) -> dict[str, np.ndarray]:
+        found = [self.predict(state) for state in states]
+        return {split: np.mean([each[split] for each in found], axis=0) for split in self.images}
+
+    def scores(self, predicted: dict[str, np.ndarray]) -> dict[str, float]:
+        probabilities, labels = predicted["test"], self.labels["test"].numpy()
+        both = np.concatenate([probabilities, predicted["outside"]])
+        other = np.arange(len(both)) >= len(labels)
+        return {
+            "accuracy": float(np.mean(probabilities.argmax(1) == labels)),
+            "nll": log_loss(labels, probabilities, labels=range(10)),
+            "brier": float(np.mean(((probabilities - np.eye(10)[labels]) ** 2).sum(1))),
+            "auroc": roc_auc_score(probabilities.argmax(1) == labels, probabilities.max(1)),
+            "ood_auroc": roc_auc_score(other, -both.max(1)),
+            "ood_auroc_entropy": roc_auc_score(other, -(both * np.log(both)).sum(1)),
+        }
+
+
+def test_every_way_to_predict_equals_a_slow_reference(
+    measured: Evaluation, models: list[Source], data: ImageData
+) -> None:
+    reference = Reference(models, data)
+    star, *sources = [model.state for model in models]
+    aligned = [each.state for each in align(infer_architecture(models[0].architecture), star, sources, ALIGN)]
+    names = [model.name for model in models[1:]]
+    choice = measured.domain
+    assert choice is not None
+    points = draw_points(names, choice.samples, CONFIG.seed, choice.t)
+    ways = {
+        "star": [star],
+        "naive-mean": [average(sources)],
+        "aligned-mean": [average(aligned)],
+        "domain": [interpolate(star, aligned[names.index(point.source)], point.t) for point in points],
+        "part-ensemble": sources[:2],
+        "ensemble": sources,
+    }
+    size = sum(tensor.numel() * tensor.element_size() for tensor in star.values())
+    for role, states in ways.items():
+        [quality] = measured.qualities_of(role)  # type: ignore[arg-type]
+        predicted = reference.mean(states)
+        for score, value in reference.scores(predicted).items():
+            assert getattr(quality, score) == pytest.approx(value, abs=2e-6), (role, score)
+        assert (quality.passes, quality.bytes) == (len(states), len(states) * size)
+        assert quality.tempered is not None
+        grid = np.exp(np.linspace(math.log(0.05), math.log(20), 1000))
+        losses = [tempered_loss(predicted["validation"], reference.labels["validation"].numpy(), t) for t in grid]
+        assert quality.tempered.temperature == pytest.approx(grid[np.argmin(losses)], rel=0.01)
+        expected = tempered_loss(predicted["test"], reference.labels["test"].numpy(), quality.tempered.temperature)
+        assert quality.tempered.nll == pytest.approx(expected, abs=1e-6)
+    assert measured.validation_images == 150
+    assert measured.ood_images == 80
+
+
+def tempered_loss(probabilities: np.ndarray, labels: np.ndarray, temperature: float) -> float:
+    powers = probabilities ** (1 / temperature)
+    return float(-np.log(powers[np.arange(len(labels)), labels] / powers.sum(1)).mean())
+
+
+def test_points_of_the_domain_are_chosen_on_validation_images_alone(
+    measured: Evaluation, models: list[Source], data: ImageData
+) -> None:
+    reference = Reference(models, data)
+    star, *sources = [model.state for model in models]
+    aligned = [each.state for each in align(infer_architecture(models[0].architecture), star, sources, ALIGN)]
+    names = [model.name for model in models[1:]]
+    losses = {}
+    for t in ranges(tuned=True):
+        points = draw_points(names, CONFIG.samples, CONFIG.seed, t)
+        found = [
+            reference.predict(interpolate(star, aligned[names.index(point.source)], point.t))["validation"]
+            for point in points
+        ]
+        for samples in range(1, CONFIG.samples + 1):
+            mean = np.mean(found[:samples], axis=0)
+            losses[t.high, samples] = log_loss(reference.labels["validation"].numpy(), mean, labels=range(10))
+    assert measured.domain is not None
+    assert measured.domain.nll == pytest.approx(min(losses.values()), abs=1e-6)
+    assert losses[measured.domain.t.high, measured.domain.samples] == pytest.approx(min(losses.values()), abs=1e-9)
+
+
+def test_without_validation_images_nothing_is_tuned(models: list[Source]) -> None:
+    everything = load_data(DataConfig(test_size=50), models[0].architecture.preprocessing)
+    star, *sources = models
+    zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
+    spec = infer_architecture(star.architecture)
+    few = CONFIG.model_copy(update={"statistics_images": 100})
+    found = evaluate(star.architecture, spec, zoo, everything, few, ALIGN)
+    assert found.domain is not None
+    assert (found.domain.nll, found.domain.t.high, found.domain.samples) == (None, 0.5, 3)
+    assert all(quality.tempered is None and quality.ood_auroc is None for quality in found.qualities)
+    assert found.validation_images == 0
+
+
+def test_choices_and_sizes() -> None:
+    near, far = ranges(tuned=True)[:2]
+    assert choose({far: [0.3, 0.1], near: [0.2, 0.1]}).t == near  # equal: the nearer one
+    assert choose({near: [0.1, 0.1, 0.2]}).samples == 1  # equal: fewer
+    assert choose({near: [0.3], far: [0.2]}).nll == 0.2
+    assert [ensemble_sizes(most) for most in (1, 2, 3, 8, 12)] == [[], [2], [2, 3], [2, 4, 8], [2, 4, 8, 12]]
