@@ -34,6 +34,8 @@ PUBLISHED = {
     "metrics/curves.csv",
     "metrics/paths.csv",
     "metrics/qualities.csv",
+    "plots/cost-test.png",
+    "plots/cost-test.svg",
     "plots/paths-test.png",
     "plots/paths-test.svg",
     "plots/quality-test.png",

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from starzoo.errors import UsageError
-from starzoo.evaluate.measures import Evaluation, Path, Quality
-from starzoo.evaluate.plots import plot_paths, plot_quality, save
+from starzoo.evaluate.measures import Evaluation, Path, Plane, Quality
+from starzoo.evaluate.plots import plot_cost, plot_paths, plot_plane, plot_quality, save
 
 T = tuple(number / 10 for number in range(11))
 BUMPS = {"star-source": 0.0, "star-held-out": 0.02, "regular-regular": 0.3, "regular-regular-raw": 2.0}
@@ -137,6 +137,30 @@ def test_nothing_to_draw_is_an_error():
         plot_paths(make_evaluation(), "train")
     with pytest.raises(UsageError, match="no model was measured on the train split"):
         plot_quality(make_evaluation(), "train")
+
+
+def test_costs_are_drawn_against_forward_passes():
+    evaluation = make_evaluation()
+    some = (make_quality("part-ensemble", 0.98, passes=2), make_quality("domain", 0.981, passes=3))
+    evaluation = evaluation.model_copy(update={"qualities": (*evaluation.qualities, *some)})
+    right, nll = plot_cost(evaluation).axes
+    assert lines(right)["ensembles of the first sources"] == pytest.approx([97, 98, 98.5])
+    assert lines(nll)["star domain"] == pytest.approx([2 * 0.019])
+    assert [axes.get_xlabel() for axes in (right, nll)] == ["forward passes per image"] * 2
+    with pytest.raises(UsageError, match="no ensemble was measured on the train split"):
+        plot_cost(evaluation, "train")
+
+
+@pytest.mark.parametrize("loss", [((0.1, 0.2), (0.3, 0.4)), ((0.01, 2.0), (3.0, 4.0)), ((1.0, 1.0), (1.0, 1.0))])
+def test_a_plane_shows_its_three_models(loss):
+    corners = ((0.0, 0.0), (2.0, 0.0), (0.5, 1.5))
+    names = ("star", "a", "b")
+    plane = Plane(names=names, corners=corners, split="test", x=(-1, 3), y=(-1, 2), loss=loss)
+    axes, bar = plot_plane(plane).axes
+    assert [text.get_text() for text in axes.texts] == ["star", "source", "held-out"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines()] == list(corners)
+    assert bar.get_ylabel() == "test loss (nats)"
+    assert axes.get_xlabel() == "distance of weights from the star"
 
 
 def test_plots_need_neither_torch_nor_pyplot():
