@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError, model_validator
 
@@ -75,6 +75,16 @@ class StarManifest(Frozen):
     changes: tuple[str, ...] = ()
     evaluation: Evaluation | None = None
     software: dict[str, str] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_first_version(cls, value: Any) -> Any:
+        """Before there was distillation a star had none, and its checkpoints were part of what it is."""
+        star = value.get("config", {}).get("star", {}) if isinstance(value, dict) else {}
+        if isinstance(star, dict) and "checkpoint_every" in star:
+            then = {key: entry for key, entry in star.items() if key != "checkpoint_every"}
+            return {**value, "config": {**value["config"], "star": {"kappa": 0.0, **then}}}
+        return value
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> StarManifest:

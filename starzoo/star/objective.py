@@ -71,8 +71,9 @@ class StarlightLoss:
         self.precision = precision
 
     def clear(self) -> None:
-        """Forget the gradients of the step before."""
-        self.working.zero_grad(set_to_none=True)
+        """Forget the gradients of the step before, and free their memory."""
+        for parameter in (*self.copy, *self.star):
+            parameter.grad = None
 
     def accumulate(
         self,
