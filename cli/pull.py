@@ -12,7 +12,7 @@ from .parsing import with_members
 def pull(
     out: Output,
     refs: Annotated[
-        list[str], typer.Argument(metavar="REF", help="user/repo[/folder][@revision], or a zoo file (.yaml).")
+        list[str], typer.Argument(metavar="REF", help="user/repo or user/repo/folder, perhaps with @revision, or a zoo file.")
     ],
     allow_pickle: Annotated[
         bool,

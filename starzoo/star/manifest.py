@@ -80,10 +80,10 @@ class StarManifest(Frozen):
     @classmethod
     def _read_first_version(cls, value: Any) -> Any:
         """Before there was distillation a star had none, and its checkpoints were part of what it is."""
-        star = value.get("config", {}).get("star", {}) if isinstance(value, dict) else {}
-        if isinstance(star, dict) and "checkpoint_every" in star:
-            then = {key: entry for key, entry in star.items() if key != "checkpoint_every"}
-            return {**value, "config": {**value["config"], "star": {"kappa": 0.0, **then}}}
+        config = value.get("config") if isinstance(value, dict) else None
+        if isinstance(config, dict) and isinstance(config.get("star"), dict) and "checkpoint_every" in config["star"]:
+            then = {key: entry for key, entry in config["star"].items() if key != "checkpoint_every"}
+            return {**value, "config": {**config, "star": {"kappa": 0.0, **then}}}
         return value
 
     @model_validator(mode="after")
