@@ -15,12 +15,15 @@ from starzoo.errors import InterruptedRunError, as_starzoo_error
 from .align import align
 from .card import card
 from .command import command
+from .doctor import doctor
 from .evaluate import evaluate
 from .fit_star import fit_star
 from .inspect import inspect
 from .join import join
 from .launch import launch
+from .list import list as list_stars
 from .output import Failure, Output
+from .plan import plan
 from .predict import predict
 from .pull import pull
 from .push import push
@@ -35,6 +38,7 @@ for _command in (
     quickstart,
     train,
     pull,
+    plan,
     inspect,
     align,
     fit_star,
@@ -44,6 +48,8 @@ for _command in (
     verify,
     card,
     push,
+    list_stars,
+    doctor,
     launch,
 ):
     app.command()(command(_command))

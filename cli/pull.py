@@ -11,9 +11,7 @@ from .parsing import with_members
 
 def pull(
     out: Output,
-    refs: Annotated[
-        list[str], typer.Argument(metavar="REF", help="user/repo or user/repo/folder, perhaps with @revision, or a zoo file.")
-    ],
+    refs: Annotated[list[str], typer.Argument(metavar="REF", help="user/repo or user/repo/folder, or a zoo file.")],
     allow_pickle: Annotated[
         bool,
         typer.Option("--allow-pickle", help="Convert weights that are only a pickle, once, in a process of their own."),

@@ -15,14 +15,31 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     tag: Annotated[str | None, typer.Option(help="A git tag for the commit.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    accept_license: Annotated[
+        str | None, typer.Option(metavar="LICENCE", help="The star's licence, where its sources leave that open.")
+    ] = None,
+    collection: Annotated[
+        str | None, typer.Option(metavar="TITLE", help="Put the star and its sources into this collection of yours.")
+    ] = None,
 ) -> None:
     """Publish a folder on the Hub in one commit; the same content again changes nothing.
+
+    The star has the most restrictive licence of its sources; where that is not clear, or forbids commercial use, you
+    say with --accept-license that you looked at them.
 
     Example:
         starzoo push star me/star-resnet18 --private
     """
-    from starzoo.pipeline import publish_star
+    from starzoo.publishing import publish_star
 
-    pushed = publish_star(folder, repo, private=private, tag=tag, create_pr=create_pr)
+    pushed = publish_star(
+        folder,
+        repo,
+        private=private,
+        tag=tag,
+        create_pr=create_pr,
+        accept_licence=accept_license,
+        collection=collection,
+    )
     what = "published" if pushed.changed else "nothing to change"
     out.result(vars(pushed), brief=[pushed.url], human=[f"{what}: {pushed.url}"])

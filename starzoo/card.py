@@ -60,12 +60,13 @@ _SCORES = ("accuracy", "nll", "ece", "brier", "auroc", "ood_auroc", "ood_auroc_e
 _MEASURES = ("barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess")
 
 
-def render(manifest: StarManifest, repo: str | None = None) -> str:
+def render(manifest: StarManifest, repo: str | None = None, *, licence: str | None = None) -> str:
     """Write the card of a star.
 
     Args:
         manifest: The star's manifest; everything that the card says stands in it.
         repo: The repository `user/name` where the star is published, or None for a star in a folder.
+        licence: The star's licence, where its publisher decided; else that of its sources.
 
     Returns:
         The README.md: YAML front matter as the Hub reads it, and Markdown.
@@ -78,7 +79,7 @@ def render(manifest: StarManifest, repo: str | None = None) -> str:
     evaluation = manifest.evaluation or Evaluation(paths=(), qualities=())
     splits = sorted(evaluation.splits, key=lambda split: split != "test")
     text = load_template("star.md.jinja").render(
-        front_matter=Markup(_dump_yaml(_front_matter(manifest))),
+        front_matter=Markup(_dump_yaml(_front_matter(manifest, licence))),
         manifest=manifest,
         config=manifest.config,
         evaluation=evaluation,
@@ -94,6 +95,7 @@ def render(manifest: StarManifest, repo: str | None = None) -> str:
         data=_describe_data(manifest.config.data),
         ood_data=_describe_data(manifest.config.evaluate.ood or manifest.config.data),
         shared_licence=_shared_licence(manifest),
+        chosen_licence=licence,
         licences=Counter(source.licence for source in manifest.sources),
         measured={
             split: _describe_split(split, evaluation.data or manifest.config.data, evaluation.images.get(split))
@@ -110,19 +112,20 @@ def render(manifest: StarManifest, repo: str | None = None) -> str:
     return re.sub(r"\n{3,}", "\n\n", text)  # what parts that are not there leave behind
 
 
-def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) -> Path:
+def write_card(folder: Path, manifest: StarManifest, repo: str | None = None, *, licence: str | None = None) -> Path:
     """Write README.md, plots/ and metrics/ into the folder of a star; the same manifest gives the same bytes.
 
     Args:
         folder: The star's folder.
         manifest: The star's manifest.
         repo: The repository `user/name` where the star is published, or None.
+        licence: The star's licence, where its publisher decided; else that of its sources.
 
     Returns:
         The path of README.md.
     """
     readme = folder / "README.md"
-    text = render(manifest, repo)
+    text = render(manifest, repo, licence=licence)
     _remove_plots(folder / "plots")
     if manifest.evaluation is not None:
         _write_plots(folder / "plots", manifest.evaluation)
@@ -179,7 +182,7 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
         writer.writerows([clean(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
 
 
-def _front_matter(manifest: StarManifest) -> dict[str, Any]:
+def _front_matter(manifest: StarManifest, licence: str | None) -> dict[str, Any]:
     """The card's metadata, in the words of the Hub's specification of model cards."""
     places = [split_repo(source.repo) for source in manifest.sources if source.repo]
     bases = dict.fromkeys(place[0] for place in places if place)
@@ -188,7 +191,7 @@ def _front_matter(manifest: StarManifest) -> dict[str, Any]:
         "library_name": "timm",
         "pipeline_tag": "image-classification",
         "tags": ["timm", "starzoo", "star-model", "linear-mode-connectivity"],
-        "license": _shared_licence(manifest),
+        "license": licence or _shared_licence(manifest),
         "base_model": list(bases),
         "base_model_relation": "merge" if bases else None,
         "datasets": [data.dataset] if _is_hub_data(data) else None,

@@ -21,12 +21,12 @@ from starzoo.evaluate.evaluate import Shard, Zoo, evaluate, evaluate_shard
 from starzoo.evaluate.floor import check_above_chance
 from starzoo.folder import write_text
 from starzoo.hub.names import check_repo
-from starzoo.hub.push import PushResult, push
 from starzoo.hub.ref import ModelRef
 from starzoo.origins import load_images, load_models, load_other_images
 from starzoo.places import RunPlaces, find_models, refuse_overwriting, without_path, without_paths
 from starzoo.processes import all_or_none, from_first, is_first, join
 from starzoo.progress import Progress, silent
+from starzoo.publishing import check_licence, publish_star
 from starzoo.sources import Source, check_compatible, label_names_of, load_sources, order_classes
 from starzoo.specs import infer_architecture
 from starzoo.star.manifest import MANIFEST, ModelRecord, StarManifest, read_manifest
@@ -122,6 +122,8 @@ def fit_star(
             data = _load_data_for(members[0].architecture, label_names_of(models), config.data)
             outside = load_other_images(config.evaluate.ood, members[0].architecture)
             manifest = _describe(name or out.resolve().name, members, unseen, config, data)
+            if push_to:
+                check_licence(manifest, None)  # before anything is spent
         if not from_first(lambda: _is_finished(out, manifest)):
             with all_or_none():
                 _check_unnamed(models, data, status)
@@ -253,29 +255,6 @@ def evaluate_star(
         places.with_changes(holdouts, measure.ood).write(folder)
         render_card(folder)
     return StarReport(folder=folder or Path(star), manifest=manifest)
-
-
-def publish_star(
-    folder: Path, repo: str, *, private: bool = False, tag: str | None = None, create_pr: bool = False
-) -> PushResult:
-    """Publish a folder; a star's card is rendered first, so that its snippets name the repository.
-
-    Args:
-        folder: The folder of a star, or of any model in timm's format.
-        repo: `user/name`; made when it does not exist.
-        private: Whether a new repository is private.
-        tag: A git tag to put on the commit.
-        create_pr: Open a pull request instead of changing the main branch.
-
-    Returns:
-        The commit.
-    """
-    check_repo(repo)
-    if (folder / MANIFEST).is_file():
-        manifest = read_manifest(folder / MANIFEST).model_copy(update={"repo": repo})
-        write_manifest(folder, manifest)
-        write_card(folder, manifest, repo)
-    return push(folder, repo, private=private, tag=tag, create_pr=create_pr)
 
 
 def render_card(folder: Path) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Protocol
 
 import yaml
 from torch import Tensor, nn
@@ -23,8 +24,10 @@ from starzoo.hub.ref import ModelRef
 from starzoo.progress import Progress, silent
 
 __all__ = [
+    "Named",
     "Provenance",
     "Source",
+    "check_architectures",
     "check_compatible",
     "label_names_of",
     "licence_of",
@@ -55,6 +58,18 @@ class Provenance:
     files: Mapping[str, str]
     licence: str | None = None
     preprocessing: Preprocessing | None = None
+
+
+class Named(Protocol):
+    """A model whose name and architecture are known."""
+
+    @property
+    def name(self) -> str:
+        """Its name in messages."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """Its architecture."""
 
 
 @dataclass(frozen=True)
@@ -184,16 +199,9 @@ def check_compatible(sources: Sequence[Source]) -> None:
         sources: The models.
 
     Raises:
-        IncompatibleError: Two of them differ in architecture, classes, label order or preprocessing.
         UsageError: Two of them are the same weights.
     """
-    for first, second in _pairs(sources):
-        for what, ours, theirs in _differences(first.architecture, second.architecture):
-            raise IncompatibleError(
-                f"{first.name} and {second.name} cannot be combined: {what} {ours} and {theirs}",
-                hint=_advice(first.architecture, second.architecture),
-                subject=second.name,
-            )
+    check_architectures(sources)
     seen: dict[str, Source] = {}
     for source in sources:
         digest = source.provenance.files[WEIGHTS_FILE]
@@ -204,6 +212,24 @@ def check_compatible(sources: Sequence[Source]) -> None:
                 subject=source.name,
             )
         seen[digest] = source
+
+
+def check_architectures(models: Sequence[Named]) -> None:
+    """Make sure that models are of one architecture, for the same classes and preprocessing.
+
+    Args:
+        models: The models, whose weights are not needed.
+
+    Raises:
+        IncompatibleError: They are not.
+    """
+    for first, second in _pairs(models):
+        for what, ours, theirs in _differences(first.architecture, second.architecture):
+            raise IncompatibleError(
+                f"{first.name} and {second.name} cannot be combined: {what} {ours} and {theirs}",
+                hint=_advice(first.architecture, second.architecture),
+                subject=second.name,
+            )
 
 
 def label_names_of(sources: Sequence[Source]) -> tuple[str, ...] | None:
@@ -239,7 +265,7 @@ def order_classes(sources: Sequence[Source], names: Sequence[str] | None) -> lis
     return ordered
 
 
-def _pairs(sources: Sequence[Source]) -> Iterator[tuple[Source, Source]]:
+def _pairs(sources: Sequence[Named]) -> Iterator[tuple[Named, Named]]:
     """Every model with the first one, and with the first one whose classes are named."""
     named = [source for source in sources if source.architecture.label_names]
     for source in sources[1:]:

@@ -19,7 +19,7 @@ from starzoo.hub.ref import TIMEOUT, ModelRef
 from starzoo.hub.strict_json import read_json
 from starzoo.progress import Progress, silent
 
-__all__ = ["Snapshot", "check_header", "fetch", "pull", "pull_all"]
+__all__ = ["Snapshot", "check_header", "check_pickle", "fetch", "pull", "pull_all"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def pull_all(
     different = list(dict.fromkeys(wheres))
     listings = in_threads(look_up, different)
     for listing in listings:
-        _check_pickle(listing, allow_pickle)
+        check_pickle(listing, allow_pickle)
     check_space(listings)
     total, done, lock = sum(len(listing.files) for listing in listings), 0, Lock()
     progress("downloading", 0, total)
@@ -160,8 +160,16 @@ def check_header(listing: Listing, architecture: Architecture) -> dict[str, Tens
     return header
 
 
-def _check_pickle(listing: Listing, allowed: bool) -> None:
-    """Refuse weights that are there only as a pickle, unless they are converted already, or may be."""
+def check_pickle(listing: Listing, allowed: bool = False) -> None:
+    """Refuse weights that are there only as a pickle, unless they are converted already, or may be.
+
+    Args:
+        listing: The model.
+        allowed: Whether they may be.
+
+    Raises:
+        UntrustedInputError: They are such a pickle.
+    """
     pickle = listing.pickle
     if pickle is None or allowed or is_converted(pickle.digest, listing.files[CONFIG].digest):
         return

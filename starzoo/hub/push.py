@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from starzoo.hub.inspect import read_header
 from starzoo.hub.names import check_repo
 from starzoo.hub.strict_json import read_json
 
-__all__ = ["STAR_TAG", "PublishedStar", "PushResult", "list_stars", "published_files", "push"]
+__all__ = ["STAR_TAG", "PublishedStar", "PushResult", "add_to_collection", "list_stars", "published_files", "push"]
 
 STAR_TAG = "starzoo"
 """The Hub tag that every star's card carries."""
@@ -129,6 +130,29 @@ def push(
             subject=repo_id,
         )
     return PushResult(commit.pr_url or commit.commit_url, commit.oid, names, changed=commit.oid != head)
+
+
+def add_to_collection(title: str, repos: Sequence[str], *, private: bool = False) -> str:
+    """Put repositories into a collection of the user's; the same call again changes nothing.
+
+    Args:
+        title: The collection's title; it is made when there is none of that name.
+        repos: The repositories.
+        private: Whether a new collection is private.
+
+    Returns:
+        The collection's page.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(library_name="starzoo")
+    with hub_failures(f"the collection {title!r}"):
+        collection = api.create_collection(title, private=private, exists_ok=True)
+        held = {item.item_id for item in collection.items}
+        for repo in repos:
+            if repo not in held:
+                api.add_collection_item(collection.slug, repo, "model", exists_ok=True)
+    return collection.url
 
 
 def list_stars(author: str | None = None) -> list[PublishedStar]:

@@ -16,6 +16,7 @@ COMMANDS = [
     "quickstart",
     "train",
     "pull",
+    "plan",
     "inspect",
     "align",
     "fit-star",
@@ -25,6 +26,8 @@ COMMANDS = [
     "verify",
     "card",
     "push",
+    "list",
+    "doctor",
     "launch",
 ]
 HEAVY = ["torch", "timm", "numpy", "datasets", "huggingface_hub", "accelerate", "matplotlib", "scipy"]

@@ -143,6 +143,7 @@ class FakeHub:
             self.repos: dict[str, Repo] = {}
             self.large: dict[str, bytes] = {}
             self.requests: list[Request] = []
+            self.collections: dict[str, dict] = {}
             self.interceptions: list[list] = []
             self.large_files_elsewhere = False
 
@@ -220,7 +221,14 @@ class FakeHub:
     def whoami(self, request: Request) -> Response:
         if "authorization" not in request.headers:
             return error(401, "", "Invalid username or password.")
-        return as_json({"type": "user", "id": "1", "name": "tester", "fullname": "Tester", "orgs": []})
+        return as_json({
+            "type": "user",
+            "id": "1",
+            "name": "tester",
+            "fullname": "Tester",
+            "orgs": [],
+            "auth": {"type": "access_token", "accessToken": {"displayName": "tests", "role": "write"}},
+        })
 
     def list_models(self, request: Request) -> Response:
         wanted, authors = set(request.query.get("filter", [])), request.query.get("author", [])
@@ -378,6 +386,36 @@ class FakeHub:
         url = f"{self.endpoint}/{name}/commit/{sha}"
         return as_json({"success": True, "commitOid": sha, "commitUrl": url, "pullRequestUrl": page})
 
+    def create_collection(self, request: Request) -> Response:
+        if "authorization" not in request.headers:
+            return error(401, "", "Invalid username or password.")
+        body = request.json()
+        slug = f"{body['namespace']}/{re.sub('[^a-z0-9]+', '-', body['title'].lower())}-{'0' * 24}"
+        status = 409 if slug in self.collections else 200
+        self.collections.setdefault(slug, {**body, "items": []})
+        return as_json(self.describe_collection(slug), status)
+
+    def get_collection(self, request: Request, slug: str) -> Response:
+        return as_json(self.describe_collection(slug)) if slug in self.collections else error(404, "", "Not found")
+
+    def add_to_collection(self, request: Request, slug: str) -> Response:
+        item = request.json()["item"]
+        if item["id"] not in self.repos:
+            return error(404, "RepoNotFound", "Repository not found")
+        self.collections[slug]["items"].append(item)
+        return as_json(self.describe_collection(slug))
+
+    def describe_collection(self, slug: str) -> dict:
+        held = self.collections[slug]
+        items = [
+            {"_id": f"{place:024x}", "id": item["id"], "type": item["type"], "position": place}
+            for place, item in enumerate(held["items"])
+        ]
+        return {
+            "slug": slug, "title": held["title"], "owner": {"name": held["namespace"]}, "items": items,
+            "lastUpdated": DATE, "position": 0, "private": held["private"], "theme": "blue", "upvotes": 0,
+        }  # fmt: skip
+
     def run_job(self, request: Request, namespace: str) -> Response:
         if "authorization" not in request.headers:
             return error(401, "", "Invalid username or password.")
@@ -433,6 +471,9 @@ ROUTES: list[tuple[tuple[str, ...], str, Callable[..., Response]]] = [
     (("POST",), "/api/repos/create", FakeHub.create),
     (("GET",), "/api/whoami-v2", FakeHub.whoami),
     (("POST",), "/api/jobs/(?P<namespace>[^/]+)", FakeHub.run_job),
+    (("POST",), "/api/collections", FakeHub.create_collection),
+    (("GET",), "/api/collections/(?P<slug>[^/]+/[^/]+)", FakeHub.get_collection),
+    (("POST",), "/api/collections/(?P<slug>[^/]+/[^/]+)/items", FakeHub.add_to_collection),
     (("POST",), "/api/validate-yaml", FakeHub.validate_card),
     (("GET",), "/api/models", FakeHub.list_models),
     (("GET",), f"/api/models/{NAME}", FakeHub.model_info),

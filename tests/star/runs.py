@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -222,22 +221,27 @@ def kill(victim: int, step: int, rank: int) -> None:
         before_step(step, functools.partial(os.kill, os.getpid(), signal.SIGKILL))
 
 
-def hold(step: int, mark: str, rank: int) -> None:
-    """A fault: a process waits within a step until a signal comes, and makes the file `mark`.RANK meanwhile."""
+def hold(step: int, signals: int, mark: str, rank: int) -> None:
+    """A fault: a process waits within a step until so many signals have come.
+
+    It makes the file `mark`.RANK when it begins, and `mark`-NUMBER.RANK at every signal: two that are sent at once may
+    be taken in another order, or for one.
+    """
     from starzoo.star.stopping import StopRequest
 
-    come, note = threading.Event(), StopRequest._note
+    note, come = StopRequest._note, list[int]()
 
-    def note_and_go_on(self: StopRequest, number: int, frame: FrameType | None) -> None:
+    def note_and_tell(self: StopRequest, number: int, frame: FrameType | None) -> None:
         note(self, number, frame)
-        come.set()
+        come.append(number)
+        Path(f"{mark}-{len(come)}.{rank}").touch()
 
-    def wait_for_signal() -> None:
+    def wait_for_signals() -> None:
         Path(f"{mark}.{rank}").touch()
-        until(come.is_set, "a signal")
+        until(lambda: len(come) >= signals, "the signals")
 
-    StopRequest._note = note_and_go_on  # type: ignore[method-assign]
-    before_step(step, wait_for_signal)
+    StopRequest._note = note_and_tell  # type: ignore[method-assign]
+    before_step(step, wait_for_signals)
 
 
 def digest(file: Path) -> str:

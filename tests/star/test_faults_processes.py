@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.star.runs import before_step, digest, fit_star, hold, kept, kill, launch, status, torchrun, until
+from tests.star.runs import digest, fit_star, hold, kept, kill, launch, status, torchrun, until
 
 UNREADABLE = "digits: 7.png cannot be read: the disk timed out"
 EVERY_STEP = ("--set", "runtime.checkpoint_minutes=0.00001")
@@ -41,7 +41,7 @@ def test_d01_sigterm_to_torchrun_ends_the_run_with_a_checkpoint_and_75(
     members: list[Path], whole_of_two: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "star"
-    process = torchrun(["hold", 13, str(tmp_path / "held")], members, out)
+    process = torchrun(["hold", 13, 1, str(tmp_path / "held")], members, out)
     until(lambda: len(list(tmp_path.glob("held.*"))) == 2, "both ranks")
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
@@ -85,15 +85,16 @@ def test_d02_d03_a_signal_to_some_ranks_ends_all_of_them_at_one_step(
 
 def hold_some(ranks: list[int], step: int, mark: str, rank: int) -> None:
     if rank in ranks:
-        hold(step, mark, rank)
+        hold(step, 1, mark, rank)
 
 
 def test_d04_one_interrupt_ends_the_run_with_a_checkpoint_and_130(members: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "star"
-    run = fit_star(members, out, fault=functools.partial(hold, 13, str(tmp_path / "held")))
+    run = fit_star(members, out, fault=functools.partial(hold, 13, 2, str(tmp_path / "held")))
     until((tmp_path / "held.0").exists, "the step")
-    for _ in range(2):  # a terminal and torchrun both send it
+    for number in (1, 2):  # a terminal and torchrun both send it
         run.send(signal.SIGINT, 0)
+        until((tmp_path / f"held-{number}.0").exists, "the signal")
     [ended] = run.wait()
     assert ended.code == 130, ended.text
     assert ended.text == "error: interrupted; step 14 of 22 is kept (hint: the same command goes on from there)\n"
@@ -105,12 +106,13 @@ def test_d04_one_interrupt_ends_the_run_with_a_checkpoint_and_130(members: list[
 def test_d04_the_second_interrupt_ends_the_run_at_once(
     first: signal.Signals, members: list[Path], tmp_path: Path
 ) -> None:
-    out, mark = tmp_path / "star", tmp_path / "hangs"
-    run = fit_star(members, out, fault=functools.partial(wait_forever, 0, 13, str(mark)))
-    until(mark.exists, "the step")
-    run.send(first, 0)
-    if first != signal.SIGINT:
-        run.send(signal.SIGINT, 0)
+    out = tmp_path / "star"
+    run = fit_star(members, out, fault=functools.partial(hold, 13, 99, str(tmp_path / "held")))
+    until((tmp_path / "held.0").exists, "the step")
+    signals = [first] if first == signal.SIGINT else [first, signal.SIGINT]
+    for place, number in enumerate(signals, start=1):
+        run.send(number, 0)
+        until((tmp_path / f"held-{place}.0").exists, "the signal")
     time.sleep(1.1)
     begun = time.monotonic()
     run.send(signal.SIGINT, 0)
@@ -120,18 +122,6 @@ def test_d04_the_second_interrupt_ends_the_run_at_once(
     assert ended.text == "error: interrupted (hint: the same command starts it again)\n"
     assert not (out / "checkpoints").exists()
     assert status(out)["exit_code"] == 130
-
-
-def wait_forever(victim: int, step: int, mark: str, rank: int) -> None:
-    """One process hangs within a step, and makes a file meanwhile."""
-
-    def wait() -> None:
-        Path(mark).touch()
-        while True:
-            time.sleep(0.05)
-
-    if rank == victim:
-        before_step(step, wait)
 
 
 def test_d05_a_rank_that_is_killed_is_named_and_the_run_goes_on(
@@ -152,17 +142,20 @@ def test_d05_a_rank_that_is_killed_is_named_and_the_run_goes_on(
     assert_goes_on(members, out, max(kept(out)), whole_of_two)
 
 
+def hang(mark: str, rank: int) -> None:
+    """The second process hangs within a step; the first one tells its progress late."""
+    import starzoo.star.train
+
+    starzoo.star.train._SECONDS_BETWEEN_REPORTS = 99
+    if rank == 1:
+        hold(13, 99, mark, rank)
+
+
 def test_d06_a_rank_that_hangs_is_noticed_after_the_timeout(members: list[Path], tmp_path: Path) -> None:
-    out, mark = tmp_path / "star", tmp_path / "hangs"
-    seconds = 6
-    run = fit_star(
-        members,
-        out,
-        *("--set", f"runtime.timeout_minutes={seconds / 60}"),
-        ranks=2,
-        fault=functools.partial(wait_forever, 1, 13, str(mark)),
-    )
-    until(mark.exists, "the step")
+    out, seconds = tmp_path / "star", 6
+    timeout = ("--set", f"runtime.timeout_minutes={seconds / 60}")
+    run = fit_star(members, out, *timeout, ranks=2, fault=functools.partial(hang, str(tmp_path / "held")))
+    until((tmp_path / "held.1").exists, "the step")
     begun = time.monotonic()
     run.processes[0].join(60)
     assert seconds - 1 < time.monotonic() - begun < seconds + 10

@@ -1,0 +1,73 @@
+"""How a plan, a list of stars and the state of this machine are shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .output import Output, Table
+
+if TYPE_CHECKING:
+    from starzoo.planning import Plan
+
+__all__ = ["human_bytes", "show_plan"]
+
+
+def show_plan(out: Output, plan: Plan) -> None:
+    """Show what a star will take.
+
+    Args:
+        out: The output.
+        plan: What was found.
+    """
+    rows = [
+        [
+            model.name,
+            model.role,
+            human_bytes(model.to_download),
+            human_bytes(model.size - model.to_download),
+            model.dtype,
+            model.licence or "not stated",
+            f"{model.architecture.preprocessing.interpolation} {model.architecture.preprocessing.crop_pct:g}",
+        ]
+        for model in plan.models
+    ]
+    columns = ["model", "used as", "to download", "here", "type", "licence", "resize, crop"]
+    licensing = plan.licensing
+    notes = [
+        f"to download: {human_bytes(plan.to_download)}, free: {human_bytes(plan.free)}",
+        f"memory for weights: {human_bytes(plan.memory)}; activations come on top, and depend on the batch",
+        f"steps: {plan.steps:,}" if plan.steps else "steps: not known before the data set is read; give --train-size",
+        f"licence of the star: {licensing.licence or 'open'}",
+        *([f"{licensing.question}: push will ask for --accept-license"] if licensing.question else []),
+        *([f"cannot be published: {licensing.conflict}"] if licensing.conflict else []),
+    ]
+    out.result(
+        document(plan),
+        brief=[plan.to_download],
+        human=[Table(f"{plan.models[0].architecture.name}, {plan.parameters:,} numbers", columns, rows), *notes],
+    )
+
+
+def document(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON.
+
+    Args:
+        plan: What was found.
+
+    Returns:
+        A JSON value.
+    """
+    models = [
+        {**vars(model), "architecture": model.architecture.model_dump(mode="json", exclude={"label_names"})}
+        for model in plan.models
+    ]
+    return {**vars(plan), "models": models, "licensing": vars(plan.licensing)}
+
+
+def human_bytes(count: int) -> str:
+    """A number of bytes in a unit that a person reads."""
+    size, units = float(count), ["bytes", "kB", "MB", "GB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:.3g} {units[0]}" if units[0] != "bytes" else f"{count} bytes"
