@@ -45,8 +45,9 @@ def test_d01_sigterm_to_torchrun_ends_the_run_with_a_checkpoint_and_75(
     until(lambda: len(list(tmp_path.glob("held.*"))) == 2, "both ranks")
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    text, _ = process.communicate(timeout=60)
+    until(lambda: status(out)["state"] == "failed", "the end of the run")
     assert time.monotonic() - begun < 25
+    text, _ = process.communicate(timeout=60)
     assert process.returncode == 1, text  # whatever its processes end with
     assert status(out)["exit_code"] == 75
     assert status(out)["message"].startswith("stopped by SIGTERM; step 14 of 22 is kept")
