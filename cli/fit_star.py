@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from . import options
-from .options import AlignOptions, ConfigOptions, DataOptions, EvaluateOptions, ReorderClasses, StarOptions, given
 from .output import Output
 from .parsing import read_zoo
+from .plan_tables import show_plan
 from .tables import show_star
 
 
@@ -16,24 +16,20 @@ def fit_star(
     out: Output,
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Models, folders of members, or a zoo file.")],
     folder: Annotated[Path, typer.Option("--out", help="Folder of the star; a run that was cut off goes on here.")],
-    data: DataOptions,
-    star: StarOptions,
-    align: AlignOptions,
-    measure: EvaluateOptions,
-    config: ConfigOptions,
+    data: options.DataOptions,
+    star: options.StarOptions,
+    align: options.AlignOptions,
+    measure: options.EvaluateOptions,
+    config: options.ConfigOptions,
+    resume: options.ResumeOptions,
     holdout: Annotated[
         list[str] | None, typer.Option(metavar="REF", help="A model to test on, or a folder of them; repeatable.")
     ] = None,
     title: Annotated[str | None, typer.Option("--name", help="Title of the star's card.")] = None,
     push_to: Annotated[str | None, typer.Option(metavar="REPO", help="Publish the star here, as user/name.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    reorder_classes: ReorderClasses = False,
-    override: Annotated[
-        bool, typer.Option("--override", help="Go on from checkpoints of another configuration, which is noted.")
-    ] = False,
-    allow_world_size_change: Annotated[
-        bool, typer.Option("--allow-world-size-change", help="Go on with another number of processes, which is noted.")
-    ] = False,
+    reorder_classes: options.ReorderClasses = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take, as `plan` does.")] = False,
 ) -> None:
     """Find the star of several models, test it on held-out models, and write it with its card.
 
@@ -42,7 +38,12 @@ def fit_star(
     Example:
         starzoo fit-star zoo/seed-{0..7} --holdout zoo/seed-8 --out star
     """
-    run = options.load_run(config, data=given(data), align=given(align), star=given(star), evaluate=given(measure))
+    sections = {"data": data, "align": align, "star": star, "evaluate": measure}
+    run = options.load_run(config, **{name: options.given(section) for name, section in sections.items()})
+    if dry_run:
+        from starzoo.planning import plan_star
+
+        return show_plan(out, plan_star(*read_zoo(sources, holdout), run))
     from starzoo.pipeline import fit_star as run_fit_star
 
     report = run_fit_star(
@@ -53,8 +54,7 @@ def fit_star(
         push_to=push_to,
         private=private,
         reorder_classes=reorder_classes,
-        override=override,
-        allow_world_size_change=allow_world_size_change,
+        **vars(resume),
         progress=out.progress,
     )
-    show_star(out, report)
+    return show_star(out, report)

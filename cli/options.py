@@ -23,6 +23,7 @@ __all__ = [
     "ModelArgs",
     "Offline",
     "ReorderClasses",
+    "ResumeOptions",
     "StarOptions",
     "TrainOptions",
     "given",
@@ -97,6 +98,19 @@ class StarOptions:
     lr: Annotated[float | None, typer.Option(help="Greatest learning rate.")] = None
     mu: Annotated[float | None, typer.Option(help="Weight of the star's own loss.")] = None
     kappa: Annotated[float | None, typer.Option(help="Weight of the sources' predictions beside the labels.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeOptions:
+    """What may differ from the run that is resumed."""
+
+    title: ClassVar = "Resuming"
+    override: Annotated[
+        bool, typer.Option("--override", help="Go on from checkpoints of another configuration, which is noted.")
+    ] = False
+    allow_world_size_change: Annotated[
+        bool, typer.Option("--allow-world-size-change", help="Go on with another number of processes, which is noted.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,9 @@ def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig
         )
     numbers = sum(math.prod(shape) for shape in models[0].architecture.shapes.values())
     images = config.data.train_size or (_DIGITS if config.data.dataset == "digits" else None)
-    steps = config.star.epochs * math.ceil(images / config.star.batch_size) if images else None
+    steps = (
+        config.star.epochs * (images // config.star.batch_size) if images else None
+    )  # incomplete batches are left out
     return Plan(
         models=tuple(models),
         to_download=needed,

@@ -268,11 +268,6 @@ def test_the_run_would_not_hear_the_warning(cluster):
     assert warn(cluster, deaf, signal.SIGUSR1) == 0
 
 
-def test_torchrun_would_die_of_the_warning(cluster):
-    script = script_of(requeue=True).replace("status=star/", "status=elsewhere/")
-    assert warn(cluster, script.replace('trap "" USR1 && ', ""), signal.SIGUSR1, everyone=True) == 128 + signal.SIGUSR1
-
-
 def test_a_torchrun_that_is_killed_ends_the_job(cluster):
     cluster.install("torchrun", "\n    import os\n    os.kill(os.getpid(), 9)\n")
     assert cluster.run(script_of(requeue=True)) == 128 + signal.SIGKILL

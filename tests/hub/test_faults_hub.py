@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,29 @@ def test_w19_weights_in_several_files_are_not_followed(files: Files, fake_hub: F
     fake_hub.commit("ann/net", {"config.json": files["config.json"], "model.safetensors.index.json": index})
     with pytest.raises(UntrustedInputError, match=r"ann/net: holds its weights in several files"):
         load_source("ann/net")
+    assert not fake_hub.asked("resolve")
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"fc.weight": "model-00001.safetensors", "fc.bias": "../../other/model.safetensors"},
+        {"fc.weight": "model-00001.safetensors", "fc.bias": "model-00009.safetensors"},
+        {"fc.weight": "pytorch_model.bin"},
+    ],
+    ids=["outside", "missing", "pickle"],
+)
+@pytest.mark.parametrize("twice", [False, True])
+def test_w20_an_index_that_lies_is_not_followed(files: Files, fake_hub: FakeHub, index: dict, twice: bool) -> None:
+    text = json.dumps({"weight_map": index})
+    if twice:
+        text = text.replace('"fc.weight"', '"fc.weight": "model-00002.safetensors", "fc.weight"')
+    shard = files["model.safetensors"]
+    held = {"model.safetensors.index.json": text.encode(), "model-00001.safetensors": shard}
+    fake_hub.commit("ann/net", {"config.json": files["config.json"], **held})
+    with pytest.raises(UntrustedInputError, match=r"ann/net: holds its weights in several files") as caught:
+        load_source("ann/net")
+    assert caught.value.exit_code == 3
     assert not fake_hub.asked("resolve")
 
 
