@@ -218,6 +218,13 @@ class FakeHub:
         self.commit(name, {}, private=body.get("visibility") == "private")
         return as_json(answer)
 
+    def delete(self, request: Request) -> Response:
+        body = request.json()
+        name = f"{body.get('organization') or 'tester'}/{body['name']}"
+        if "authorization" not in request.headers:
+            return error(401, "", "Invalid username or password.")
+        return as_json({}) if self.repos.pop(name, None) else error(404, "RepoNotFound", "Repository not found")
+
     def whoami(self, request: Request) -> Response:
         if "authorization" not in request.headers:
             return error(401, "", "Invalid username or password.")
@@ -469,6 +476,7 @@ def git_oid(data: bytes) -> str:
 NAME, REVISION = r"(?P<name>[^/]+/[^/]+)", r"(?P<revision>refs/pr/\d+|[^/]+)"
 ROUTES: list[tuple[tuple[str, ...], str, Callable[..., Response]]] = [
     (("POST",), "/api/repos/create", FakeHub.create),
+    (("DELETE",), "/api/repos/delete", FakeHub.delete),
     (("GET",), "/api/whoami-v2", FakeHub.whoami),
     (("POST",), "/api/jobs/(?P<namespace>[^/]+)", FakeHub.run_job),
     (("POST",), "/api/collections", FakeHub.create_collection),
