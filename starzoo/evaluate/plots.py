@@ -73,7 +73,7 @@ def plot_paths(evaluation: Evaluation, split: Split = "test") -> Figure:
     kinds = [kind for kind in _PATHS if evaluation.paths_of(kind, split)]
     if not kinds:
         raise UsageError(f"no path was measured on the {split} split", hint="evaluate the star first")
-    with _house_style():
+    with house_style():
         figure = Figure(figsize=(7.6, 4.0), layout="constrained")
         losses, accuracies = figure.subplots(1, 2)
         for order, kind in enumerate(reversed(kinds)):  # the star's own paths lie on top
@@ -115,7 +115,7 @@ def plot_quality(evaluation: Evaluation, split: Split = "test") -> Figure:
     if not roles:
         raise UsageError(f"no model was measured on the {split} split", hint="evaluate the star first")
     rows = [evaluation.qualities_of(role, split) for role in roles]
-    with _house_style():
+    with house_style():
         figure = Figure(figsize=(7.6, 1.2 + 0.42 * len(roles)), layout="constrained")
         right, nll = figure.subplots(1, 2, sharey=True)
         _draw_rows(right, roles, [[100 * model.accuracy for model in row] for row in rows], "{:.2f}")
@@ -145,7 +145,7 @@ def plot_cost(evaluation: Evaluation, split: Split = "test") -> Figure:
     if not ensembles or not first:
         raise UsageError(f"no ensemble was measured on the {split} split", hint="evaluate the star first")
     marks: dict[Role, str] = {"star": "star", "domain": "star domain", "domain-untuned": "star domain, whole lines"}
-    with _house_style():
+    with house_style():
         figure = Figure(figsize=(7.6, 3.4), layout="constrained")
         for axes, score, factor in zip(figure.subplots(1, 2), ("accuracy", "nll"), (100, 1), strict=True):
             line, look = [*first, *ensembles], _ROLES["ensemble"]
@@ -178,7 +178,7 @@ def plot_plane(plane: Plane) -> Figure:
     Returns:
         A figure with filled contours of equal loss, and the three models.
     """
-    with _house_style():
+    with house_style():
         figure = Figure(figsize=(6.0, 4.6), layout="constrained")
         axes = figure.subplots()
         losses = np.array(plane.loss)
@@ -219,14 +219,14 @@ def save(figure: Figure, stem: FilePath) -> tuple[FilePath, FilePath]:
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
-    with _house_style():
+    with house_style():
         figure.savefig(png, dpi=200, metadata={"Software": None})
         figure.savefig(svg, metadata={"Date": None, "Creator": None})
     return png, svg
 
 
 @contextmanager
-def _house_style() -> Iterator[None]:
+def house_style() -> Iterator[None]:
     """Our look, whatever the user's matplotlibrc says: that file belongs to a machine, the card to everyone."""
     with (
         style.context("default"),
