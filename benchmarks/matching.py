@@ -23,10 +23,10 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from benchmarks.zoos import DATASET, OUT, RECIPES, train
+from benchmarks.zoos import DATASET, FAMILIES, OUT, RECIPES, train
 from starzoo.align.align import Aligner, align, choose_method
 from starzoo.align.probe import Probe
-from starzoo.config import AlignConfig, DataConfig, Method
+from starzoo.config import AlignConfig, Method
 from starzoo.data import load_data
 from starzoo.evaluate.barrier import Evaluator
 from starzoo.sources import load_sources
@@ -41,12 +41,12 @@ Row = dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("zoos", nargs="*", choices=[[], *RECIPES])
+    parser.add_argument("zoos", nargs="*", choices=[[], *FAMILIES])
     parser.add_argument("--dataset", default=DATASET, help="a Hub data set or a local folder")
     parser.add_argument("--out", type=Path, default=OUT, help="the folder of all zoos")
     parser.add_argument("--table-only", action="store_true", help="write the table again from the committed results")
     options = parser.parse_args()
-    files = {name: RESULTS / f"matching-{name}.json" for name in RECIPES}
+    files = {name: RESULTS / f"matching-{name}.json" for name in FAMILIES}
     wanted = options.zoos or [name for name, file in files.items() if not file.is_file()]
     for name in [] if options.table_only else wanted:
         files[name].write_text(json.dumps(measure(name, options.dataset, options.out), indent=1) + "\n")
@@ -60,7 +60,7 @@ def measure(name: str, dataset: str, out: Path) -> list[Row]:
     states = [model.state for model in models]
     architecture = models[0].architecture
     spec = infer_architecture(architecture)
-    data_config = DataConfig(dataset=dataset, train_size=RECIPES[name].train_size, test_size=2000)
+    data_config = RECIPES[name].on(dataset)
     data = load_data(data_config, architecture.preprocessing)
     probe = Probe(architecture.build(), *data.train.labelled_images(limit=AlignConfig().images))
     train_images, train_labels = data.train.labelled_images(limit=1000, seed=1)  # others than those that are matched on

@@ -77,7 +77,7 @@ class Study:
 
 
 def studies(dataset: str) -> dict[str, Study]:
-    cifar = DataConfig(dataset=dataset, train_size=RECIPES["resnet"].train_size, test_size=2000)
+    cifar = DataConfig(dataset=dataset, train_size=RECIPES["resnet"].data.train_size, test_size=2000)
     return {
         "digits": Study(DIGITS, 12, {}, TrainConfig().lr, 11),
         "cifar": Study(cifar, 8, {"epochs": 10, "batch_size": 128}, RECIPES["resnet"].train.lr, 5),

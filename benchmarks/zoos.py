@@ -1,4 +1,4 @@
-"""Five zoos of small converged networks on a subset of CIFAR-10, one per family of architectures.
+"""Zoos of small converged networks: one per family of architectures on a subset of CIFAR-10, and one of the digits.
 
     python -m benchmarks.zoos vit --members 6
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from starzoo.config import DataConfig, TrainConfig
+from starzoo.pipeline import QUICKSTART_ARGS
 from starzoo.zoo import architecture_for, train_zoo
 
 DATASET = "uoft-cs/cifar10"
@@ -24,18 +25,43 @@ OUT = Path("runs/zoos")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What the members of one zoo have in common: a timm network at 32 × 32 pixels, and how it is trained."""
+    """What the members of one zoo have in common: a timm network, its data, and how it is trained.
+
+    Attributes:
+        model: The name in timm.
+        model_args: Its arguments.
+        train: How a member is trained.
+        data: The images; those of CIFAR-10 are found where the caller says.
+        image_size: Height and width of the images in pixels.
+        first: The first member's seed.
+        members: How many members `main` trains.
+    """
 
     model: str
     model_args: Mapping[str, Any]
     train: TrainConfig
-    train_size: int = 10_000
+    data: DataConfig = DataConfig(dataset=DATASET, train_size=10_000, test_size=2000)
+    image_size: int = 32
+    first: int = 0
+    members: int = 6
+
+    def on(self, dataset: str) -> DataConfig:
+        """The images, with those of CIFAR-10 from this data set on the Hub or in a folder."""
+        return self.data.model_copy(update={"dataset": dataset}) if self.data.dataset == DATASET else self.data
+
+    def seeds(self, count: int) -> range:
+        """The seeds of so many members."""
+        return range(self.first, self.first + count)
 
 
-RECIPES = {
+HALF = DataConfig(dataset=DATASET, train_size=5000, test_size=2000)
+RESNET = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256], "zero_init_last": False}
+
+
+RECIPES: dict[str, Recipe] = {
     "resnet": Recipe(
         model="resnet18",
-        model_args={"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256], "zero_init_last": False},
+        model_args=RESNET,
         train=TrainConfig(epochs=8, batch_size=128),
     ),
     # timm's VGG takes no narrower convolutions: a member takes ten times as long as one of the other zoos.
@@ -43,7 +69,7 @@ RECIPES = {
         model="vgg11_bn",
         model_args={"mlp_ratio": 0.0625},
         train=TrainConfig(epochs=12, batch_size=64),
-        train_size=5000,
+        data=HALF,
     ),
     # The same in small: a chain of convolutions with batch norm. Every block changes the width, so that without a
     # `downsample` there is no shortcut.
@@ -67,7 +93,7 @@ RECIPES = {
         model="convnext_atto",
         model_args={"depths": [1, 1, 1, 1], "dims": [32, 64, 128, 256], "patch_size": 2},
         train=TrainConfig(epochs=20, optimizer="adamw", lr=0.004, weight_decay=0.01),
-        train_size=5000,
+        data=HALF,
     ),
     "vit": Recipe(
         model="vit_tiny_patch16_224",
@@ -81,7 +107,42 @@ RECIPES = {
             "global_pool": "avg",
         },
         train=TrainConfig(epochs=32, batch_size=32, optimizer="adamw", lr=0.0005, weight_decay=0.01),
-        train_size=5000,
+        data=HALF,
+    ),
+}
+
+
+FAMILIES = tuple(RECIPES)
+RECIPES |= {
+    # The same network as `resnet`, trained otherwise.
+    "resnet-adamw": Recipe(
+        model="resnet18",
+        model_args=RESNET,
+        train=TrainConfig(epochs=10, batch_size=128, optimizer="adamw", lr=0.002, weight_decay=0.01),
+        members=3,
+    ),
+    "resnet-flip": Recipe(
+        model="resnet18",
+        model_args=RESNET,
+        train=TrainConfig(epochs=16, batch_size=128),
+        data=DataConfig(dataset=DATASET, train_size=10_000, test_size=2000, augment="flip"),
+        members=3,
+    ),
+    "resnet-low-rate": Recipe(
+        model="resnet18",
+        model_args=RESNET,
+        train=TrainConfig(epochs=12, batch_size=128, lr=0.01),
+        members=3,
+    ),
+    # Not the zoo of the quickstart; the rate and κ of the defaults were chosen on this one.
+    "digits": Recipe(
+        model="resnet18",
+        model_args=QUICKSTART_ARGS,
+        train=TrainConfig(),
+        data=DataConfig(dataset="digits"),
+        image_size=16,
+        first=100,
+        members=17,
     ),
 }
 
@@ -99,19 +160,20 @@ def train(name: str, seeds: Sequence[int], dataset: str = DATASET, out: Path = O
         The members' folders, in the order of the seeds.
     """
     recipe = RECIPES[name]
-    data = DataConfig(dataset=dataset, train_size=recipe.train_size, test_size=2000)
-    architecture = architecture_for(recipe.model, data, model_args=recipe.model_args, image_size=32)
+    data = recipe.on(dataset)
+    architecture = architecture_for(recipe.model, data, model_args=recipe.model_args, image_size=recipe.image_size)
     return [member.folder for member in train_zoo(architecture, data, recipe.train, seeds, out / name)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=RECIPES)
-    parser.add_argument("--members", type=int, default=6)
+    parser.add_argument("--members", type=int)
     parser.add_argument("--dataset", default=DATASET, help="a Hub data set or a local folder")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    for folder in train(options.name, range(options.members), options.dataset, options.out):
+    recipe = RECIPES[options.name]
+    for folder in train(options.name, recipe.seeds(options.members or recipe.members), options.dataset, options.out):
         print(folder, json.loads((folder / "training.json").read_text())["result"])
 
 

@@ -28,7 +28,7 @@ def test_the_table_is_made_from_the_results(name):
 def test_the_table_of_methods_is_made_from_the_results():
     script = importlib.import_module("benchmarks.matching")
     found = {
-        name: results(f"matching-{name}") for name in script.RECIPES if (RESULTS / f"matching-{name}.json").exists()
+        name: results(f"matching-{name}") for name in script.FAMILIES if (RESULTS / f"matching-{name}.json").exists()
     }
     assert len(found) >= 5
     assert (RESULTS / "matching.md").read_text() == script.table(found)

@@ -1,0 +1,152 @@
+"""From an experiment to its rows: one per seed and variant, each kept as soon as it is measured."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from benchmarks.study.experiment import Experiment
+from benchmarks.zoos import RECIPES, train
+from starzoo.architecture import Architecture
+from starzoo.config import AlignConfig, RunConfig, StarConfig, TrainConfig
+from starzoo.data import ImageData, load_data
+from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.evaluate.measures import Evaluation
+from starzoo.evaluate.path import reestimate_batch_norm
+from starzoo.layout import channels_last
+from starzoo.optimization import make_optimizer
+from starzoo.sources import Source, load_sources
+from starzoo.specs import infer_architecture
+from starzoo.star.train import fit
+
+Row = dict[str, Any]
+MEASURES = ("barrier", "accuracy_barrier", "highest_loss", "excess", "worst_accuracy")
+SCORES = ("accuracy", "nll", "ece", "brier", "auroc")
+ROLES = ("star", "member", "held-out", "aligned-mean", "part-ensemble", "ensemble")
+
+
+def rows(
+    experiment: Experiment, dataset: str, zoos: Path, seeds: Sequence[int], done: Collection[Row]
+) -> Iterator[Row]:
+    """Measure what is not done yet.
+
+    Args:
+        experiment: What is compared.
+        dataset: CIFAR-10, on the Hub or in a folder.
+        zoos: The folder of all zoos; members that it lacks are trained.
+        seeds: Which of the experiment's.
+        done: The rows that there are.
+
+    Yields:
+        One row for each seed and variant: paths by kind, predictions by role, seconds of the fit on one core.
+    """
+    known = {(row["variant"], row["seed"]) for row in done}
+    paired = {row["zoo"] for row in done if "regular-regular" in row["paths"]}
+    for seed in seeds:
+        for variant in experiment.variants:
+            if (variant, seed) in known:
+                continue
+            zoo = experiment.zoo_of(variant)
+            yield measure(experiment, variant, seed, dataset, zoos, pairs=0 if zoo in paired else 6)
+            paired.add(zoo)
+
+
+def measure(experiment: Experiment, variant: str, seed: int, dataset: str, zoos: Path, *, pairs: int) -> Row:
+    """Make one variant's model and measure it."""
+    name, chosen = experiment.zoo_of(variant), experiment.variants[variant]
+    recipe, used = RECIPES[name], experiment.sources_of(variant)
+    models = members(name, experiment.sources + experiment.holdouts, dataset, zoos)
+    sources, holdouts = models[:used], models[experiment.sources :] if not chosen.rival else []
+    labels = dict.fromkeys((model.name for model in holdouts), "star-held-out")
+    for label, other in experiment.strangers.items() if not chosen.rival else ():
+        strangers = members(other, RECIPES[other].members, dataset, zoos)
+        holdouts = [*holdouts, *strangers]
+        labels |= dict.fromkeys((model.name for model in strangers), label)
+    architecture = models[0].architecture
+    data, spec = load_data(recipe.on(dataset), architecture.preprocessing), infer_architecture(architecture)
+    star, before = experiment.star_of(variant, seed), time.process_time()
+    if chosen.rival == "swa":
+        state = average_weights(architecture, sources[seed].state, data, star, round(star.epochs * 4 / 3))
+    else:
+        run = RunConfig(data=recipe.on(dataset), align=AlignConfig.model_validate(chosen.align), star=star)
+        state = fit(architecture, spec, [source.state for source in sources], data, run).state
+    seconds = time.process_time() - before
+    zoo = Zoo(
+        star=state,
+        sources={source.name: source.state for source in sources},
+        holdouts={holdout.name: holdout.state for holdout in holdouts},
+    )
+    found = evaluate(architecture, spec, zoo, data, experiment.evaluation(pairs), AlignConfig())
+    paths, qualities = paths_of(found, labels), qualities_of(found)
+    return {"variant": variant, "seed": seed, "zoo": name, "seconds": seconds, "paths": paths, "qualities": qualities}
+
+
+@cache
+def members(name: str, count: int, dataset: str, zoos: Path) -> list[Source]:
+    """The first members of a zoo."""
+    return load_sources(train(name, RECIPES[name].seeds(count), dataset, zoos))
+
+
+def paths_of(found: Evaluation, labels: Mapping[str, str]) -> dict[str, Any]:
+    """Each measure's mean over the paths of a kind, and the mean curves; held-outs by what they are called."""
+    groups: dict[str, list[Any]] = {}
+    for path in found.paths:
+        groups.setdefault(labels[path.b] if path.kind == "star-held-out" else path.kind, []).append(path)
+    return {
+        kind: {
+            "count": len(paths),
+            **{measure: statistics.fmean(getattr(path, measure) for path in paths) for measure in MEASURES},
+            "t": list(paths[0].t),
+            "loss": [statistics.fmean(values) for values in zip(*(path.loss for path in paths), strict=True)],
+            "accuracy": [statistics.fmean(values) for values in zip(*(path.accuracy for path in paths), strict=True)],
+        }
+        for kind, paths in groups.items()
+    }
+
+
+def qualities_of(found: Evaluation) -> dict[str, Any]:
+    """The mean scores of each role, also after temperature scaling; an ensemble of n sources is its own role."""
+    groups: dict[str, list[Any]] = {}
+    for quality in found.qualities:
+        if quality.role in ROLES and quality.split == "test":
+            role = f"ensemble of {quality.passes}" if quality.role.endswith("ensemble") else quality.role
+            groups.setdefault(role, []).append(quality)
+
+    def scores(each: Sequence[Any]) -> dict[str, float]:
+        found = {score: [getattr(one, score, None) for one in each] for score in SCORES}
+        return {score: statistics.fmean(values) for score, values in found.items() if None not in values}
+
+    return {
+        role: scores(each)
+        | ({"tempered": scores([one.tempered for one in each])} if all(one.tempered for one in each) else {})
+        for role, each in groups.items()
+    }
+
+
+def average_weights(
+    architecture: Architecture, state: Mapping[str, Tensor], data: ImageData, star: StarConfig, epochs: int
+) -> dict[str, Tensor]:
+    """SWA (Izmailov et al. 2018): go on from a member at the constant rate 0.05, and average the ends of the epochs."""
+    torch.manual_seed(star.seed)
+    model = channels_last(architecture.build())
+    model.load_state_dict(dict(state))
+    rate = TrainConfig(lr=0.05)
+    optimizer = make_optimizer(model.parameters(), rate)
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    for epoch in range(epochs):
+        model.train()
+        for images, labels in data.train.loader(star.batch_size, epoch=epoch, seed=star.seed):
+            optimizer.zero_grad()
+            cross_entropy(model(images), labels).backward()
+            optimizer.step()
+        averaged.update_parameters(model)
+    reestimate_batch_norm(averaged.module, data.train.images(250))
+    return {name: tensor.contiguous() for name, tensor in averaged.module.state_dict().items()}
