@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import statistics
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -72,13 +76,7 @@ def measure(experiment: Experiment, variant: str, seed: int, dataset: str, zoos:
         labels |= dict.fromkeys((model.name for model in strangers), label)
     architecture = models[0].architecture
     data, spec = load_data(recipe.on(dataset), architecture.preprocessing), infer_architecture(architecture)
-    star, before = experiment.star_of(variant, seed), time.process_time()
-    if chosen.rival == "swa":
-        state = average_weights(architecture, sources[seed].state, data, star, round(star.epochs * 4 / 3))
-    else:
-        run = RunConfig(data=recipe.on(dataset), align=AlignConfig.model_validate(chosen.align), star=star)
-        state = fit(architecture, spec, [source.state for source in sources], data, run).state
-    seconds = time.process_time() - before
+    state, seconds = make(experiment, variant, seed, sources, dataset, zoos.parent / "study")
     zoo = Zoo(
         star=state,
         sources={source.name: source.state for source in sources},
@@ -87,6 +85,36 @@ def measure(experiment: Experiment, variant: str, seed: int, dataset: str, zoos:
     found = evaluate(architecture, spec, zoo, data, experiment.evaluation(pairs), AlignConfig())
     paths, qualities = paths_of(found, labels), qualities_of(found)
     return {"variant": variant, "seed": seed, "zoo": name, "seconds": seconds, "paths": paths, "qualities": qualities}
+
+
+def make(
+    experiment: Experiment, variant: str, seed: int, sources: Sequence[Source], dataset: str, folder: Path
+) -> tuple[dict[str, Tensor], float]:
+    """One variant's model, and the seconds that it took on one core; what was made before is read from the folder."""
+    chosen, star = experiment.variants[variant], experiment.star_of(variant, seed)
+    recipe, architecture = RECIPES[experiment.zoo_of(variant)], sources[0].architecture
+    align = AlignConfig.model_validate(chosen.align)
+    deciding = [
+        [source.provenance.files["model.safetensors"] for source in sources],
+        chosen.rival == "swa",
+        star.model_dump(mode="json"),
+        align.model_dump(mode="json"),
+    ]
+    kept = folder / f"{hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
+    if kept.is_file():
+        with safe_open(kept, framework="pt") as opened:
+            return load_file(kept), float(opened.metadata()["seconds"])
+    data, spec = load_data(recipe.on(dataset), architecture.preprocessing), infer_architecture(architecture)
+    before = time.process_time()
+    if chosen.rival == "swa":
+        state = average_weights(architecture, sources[seed].state, data, star, round(star.epochs * 4 / 3))
+    else:
+        run = RunConfig(data=recipe.on(dataset), align=align, star=star)
+        state = fit(architecture, spec, [source.state for source in sources], data, run).state
+    seconds = time.process_time() - before
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, kept, metadata={"seconds": str(seconds)})
+    return state, seconds
 
 
 @cache
