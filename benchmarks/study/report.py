@@ -17,6 +17,7 @@ Row = Mapping[str, Any]
 PAGE = ROOT / "docs" / "RESULTS.md"
 PLOTS = ROOT / "docs" / "results"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
+ORDER = ("cifar", "digits", "sources", "architectures", "strangers", "ablations")
 OTHERS = {  # tables of other benchmarks, by the command that makes them
     "Matching two networks": ("matching", "python -m benchmarks.matching"),
     "Averaging over the star domain": ("bma", "python -m benchmarks.bma"),
@@ -177,16 +178,12 @@ def draw_numbers(experiment: Experiment, rows: Sequence[Row]) -> Figure:
 
 
 def section(file: Path) -> str:
-    """What the page says of one experiment; empty while nothing is measured."""
-    experiment, kept_in = load_experiment(file), results_file(file)
-    if not kept_in.is_file():
-        return ""
-    content = json.loads(kept_in.read_text(encoding="utf-8"))
+    """What the page says of one experiment."""
+    experiment = load_experiment(file)
+    content = json.loads(results_file(file).read_text(encoding="utf-8"))
     rows = sorted(content["rows"], key=lambda row: row["seed"])
     parts = [f"## {experiment.title}", experiment.question.strip()]
     if experiment.plot:
-        draw = draw_paths if experiment.plot == "paths" else draw_numbers
-        save(draw(experiment, rows), PLOTS / file.stem)
         parts.append(f"![{experiment.title}](results/{file.stem}.png)")
     parts += [table(experiment, rows).strip()]
     if experiment.reading:
@@ -210,7 +207,7 @@ def page() -> str:
         "far the loss rises above the straight line between the losses of the ends, an *excess* how far above the "
         "worse end.",
     ]
-    parts += filter(None, map(section, sorted(HERE.glob("*.yaml"), key=lambda file: (_place(file), file.name))))
+    parts += map(section, measured())
     for title, (name, command) in OTHERS.items():
         made = HERE.parent / "results" / f"{name}.md"
         if made.is_file():
@@ -218,11 +215,17 @@ def page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _place(file: Path) -> int:
-    order = ["cifar", "digits", "sources", "architectures", "strangers", "ablations"]
-    return order.index(file.stem) if file.stem in order else len(order)
+def measured() -> list[Path]:
+    """The experiments that have results, in the order of the page."""
+    files = [HERE / f"{name}.yaml" for name in ORDER]
+    return [file for file in files if results_file(file).is_file()]
 
 
 def write_page() -> None:
     """Write docs/RESULTS.md and its plots."""
+    for file in measured():
+        experiment, rows = load_experiment(file), json.loads(results_file(file).read_text(encoding="utf-8"))["rows"]
+        if experiment.plot:
+            draw = draw_paths if experiment.plot == "paths" else draw_numbers
+            save(draw(experiment, rows), PLOTS / file.stem)
     PAGE.write_text(page(), encoding="utf-8")
