@@ -19,7 +19,7 @@ import timm
 import torch
 
 from benchmarks.study.experiment import load_experiment, results_file
-from benchmarks.study.measure import rows
+from benchmarks.study.measure import Row, rows
 from benchmarks.study.report import write_page
 from benchmarks.zoos import DATASET, OUT
 
@@ -28,12 +28,14 @@ def run(file: Path, dataset: str, zoos: Path, seeds: list[int] | None) -> None:
     """Measure what an experiment lacks."""
     experiment, kept = load_experiment(file), results_file(file)
     kept.parent.mkdir(exist_ok=True)
-    done = json.loads(kept.read_text())["rows"] if kept.is_file() else []
-    for row in rows(experiment, dataset, zoos, seeds or experiment.seeds, done):
-        done.append(row)
+
+    def done() -> list[Row]:  # read each time, since seeds may run side by side
+        return json.loads(kept.read_text(encoding="utf-8"))["rows"] if kept.is_file() else []
+
+    for row in rows(experiment, dataset, zoos, seeds or experiment.seeds, done()):
         machine = f"{torch.get_num_threads()} thread of a CPU ({platform.machine()})"
         versions = {"torch": torch.__version__.partition("+")[0], "timm": timm.__version__}
-        content = {"machine": machine, "versions": versions, "rows": done}
+        content = {"machine": machine, "versions": versions, "rows": [*done(), row]}
         kept.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(file.stem, row["variant"], row["seed"], json.dumps(row["qualities"]["star"]), flush=True)
 
