@@ -80,7 +80,7 @@ def studies(dataset: str) -> dict[str, Study]:
     cifar = DataConfig(dataset=dataset, train_size=RECIPES["resnet"].data.train_size, test_size=2000)
     return {
         "digits": Study(DIGITS, 12, {}, TrainConfig().lr, 11),
-        "cifar": Study(cifar, 8, {"epochs": 10, "batch_size": 128}, RECIPES["resnet"].train.lr, 5),
+        "cifar": Study(cifar, 8, {"epochs": 10, "batch_size": 128, "lr": 0.8}, RECIPES["resnet"].train.lr, 5),
     }
 
 
