@@ -150,7 +150,8 @@ def qualities_of(found: Evaluation) -> dict[str, Any]:
 
     def scores(each: Sequence[Any]) -> dict[str, float]:
         found = {score: [getattr(one, score, None) for one in each] for score in SCORES}
-        return {score: statistics.fmean(values) for score, values in found.items() if None not in values}
+        known = {score: [value for value in values if value is not None] for score, values in found.items()}
+        return {score: statistics.fmean(values) for score, values in known.items() if len(values) == len(each)}
 
     return {
         role: scores(each)
@@ -173,7 +174,7 @@ def average_weights(
         model.train()
         for images, labels in data.train.loader(star.batch_size, epoch=epoch, seed=star.seed):
             optimizer.zero_grad()
-            cross_entropy(model(images), labels).backward()
+            cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         averaged.update_parameters(model)
     reestimate_batch_norm(averaged.module, data.train.images(250))
