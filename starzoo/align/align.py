@@ -89,9 +89,9 @@ class Aligner:
             by_weight = WeightMatcher(self.spec, fixed, max_sweeps=self.config.max_sweeps)
         starts = initial or itertools.repeat(Permutation.identity(self.spec))
 
-        def match(place: tuple[int, tuple[StateDict, Permutation]]) -> Matching:
-            position, (permutee, start) = place
-            rng = np.random.default_rng([self.config.seed, position])
+        def match(pair: tuple[StateDict, Permutation]) -> Matching:
+            permutee, start = pair
+            rng = np.random.default_rng(self.config.seed)  # the same for all: it must not matter which come together
             tried = [start, *(self._random_start(start, rng) for _ in range(self.config.restarts - 1))]
             found = [matcher.match(permutee, replace(each, spec=self.evidence.spec)) for each in tried]
             best = max(found, key=lambda matching: matching.objective[-1])
@@ -102,8 +102,8 @@ class Aligner:
             return replace(best, permutation=permutation, sweeps=sweeps)
 
         # While one permutee's products use all cores, others are at their assignments, of which each uses one.
-        places = enumerate(zip(permutees, starts, strict=initial is not None))
-        return map_ahead(match, places, torch.get_num_threads())
+        pairs = zip(permutees, starts, strict=initial is not None)
+        return map_ahead(match, pairs, torch.get_num_threads())
 
     def _random_start(self, start: Permutation, rng: np.random.Generator) -> Permutation:
         """All groups at random; branches stay where they are, since responses do not change places with them."""
