@@ -9,7 +9,9 @@ from torch.nn import functional
 
 from starzoo.errors import IncompatibleError
 from starzoo.symmetry import infer, verify
+from starzoo.symmetry.rules import registry, rule
 from starzoo.symmetry.spec import Concat, Leaf, Pinned, Product
+from starzoo.symmetry.terms import pin, unify
 
 
 def check(model, *shape, **options):
@@ -445,3 +447,48 @@ def test_blocks_of_a_strided_slice_change_places():
     spec = check(model, 3, 4)
     assert sizes(spec) == [4]
     assert spec.axes["head.weight"][1] == Product((Leaf("stem.weight:0"), Pinned(2, "stack")))
+
+
+@torch.library.custom_op("invented::leaky_scan", mutates_args=())
+def leaky_scan(x: torch.Tensor, decay: torch.Tensor) -> torch.Tensor:
+    """The operator of docs/add-an-operator.md: out[:, t] = x[:, t] + decay · out[:, t − 1]."""
+    out = x.clone()
+    for t in range(1, x.shape[1]):
+        out[:, t] += decay * out[:, t - 1]
+    return out
+
+
+@leaky_scan.register_fake
+def _(x, decay):
+    return torch.empty_like(x)
+
+
+def scan_rule(x, decay):
+    pin(x[1], "order of steps")
+    return x.replace(2, unify(x[2], decay[0]))
+
+
+def scan_rule_without_order(x, decay):
+    return x.replace(2, unify(x[2], decay[0]))
+
+
+def scan_rule_without_decay(x):
+    return x
+
+
+def test_an_operator_of_another_library_gets_a_rule_which_the_verifier_proves_or_refutes(monkeypatch):
+    model = Network(
+        lambda m, x: m.down(leaky_scan(torch.relu(m.mix(m.up(x).mT).mT), m.decay).mean(1)),
+        up=nn.Linear(4, 8), mix=nn.Linear(5, 6), decay=nn.Parameter(torch.rand(8)), down=nn.Linear(8, 3),
+    )  # fmt: skip
+    assert infer(model, torch.zeros(1, 5, 4)).unsupported_operators == ("invented::leaky_scan",)
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+    rule("invented::leaky_scan")(scan_rule)
+    spec = check(model, 5, 4)
+    assert (sizes(spec), spec.unsupported_operators) == ([8], ())
+    for wrong in (scan_rule_without_order, scan_rule_without_decay):
+        rule("invented::leaky_scan")(wrong)
+        spec = infer(model, torch.zeros(1, 5, 4))
+        found = verify(model, torch.zeros(2, 5, 4), spec)
+        assert not found.passed
+        assert found.guilty

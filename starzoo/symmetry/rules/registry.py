@@ -1,4 +1,4 @@
-"""The table of rules: what each ATen operator means for the axes of its arguments and results.
+"""The table of rules: what each operator means for the axes of its arguments and results.
 
 A rule is a function that names, in any order, what it needs:
 
@@ -51,7 +51,8 @@ def rule(*names: str) -> Callable[[R], R]:
     """Register a rule.
 
     Args:
-        *names: ATen operators without overload, such as ``"mm"``; a name that this torch does not have is harmless.
+        *names: Operators without overload: those of ATen such as ``"mm"``, others as ``"library::operator"``; a name
+            that this torch does not have is harmless.
 
     Returns:
         A decorator that registers the function and returns it.
@@ -59,7 +60,7 @@ def rule(*names: str) -> Callable[[R], R]:
 
     def register(function: R) -> R:
         for name in names:
-            _RULES[f"aten::{name}"] = function
+            _RULES[name if "::" in name else f"aten::{name}"] = function
         return function
 
     return register
@@ -94,7 +95,7 @@ def apply_rule(function: Rule, arguments: Mapping[str, Any], **context: Any) -> 
         The axes of each result; empty where the rule cannot tell.
     """
     first = arguments.get("self", arguments.get("input"))
-    known = {**arguments, **context, "x": first, "tensors": list(_tensors(arguments.values()))}
+    known = {"x": first, **arguments, **context, "tensors": list(_tensors(arguments.values()))}
     result = function(**{name: known.get(name) for name in _wanted(function)})
     return [result] if isinstance(result, Axes) else list(result or ())
 
