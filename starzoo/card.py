@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from starzoo.config import Beta, Constant, DataConfig, Method, RunConfig, Uniform
 from starzoo.errors import UsageError
-from starzoo.evaluate.findings import connections, has_costs, predictors, sentences
+from starzoo.evaluate.findings import connections, has_costs, predictors, summary
 from starzoo.evaluate.measures import Evaluation, PathKind, Role
 from starzoo.hub.names import is_repo, split_repo
 from starzoo.licences import combine
@@ -84,7 +84,7 @@ def render(manifest: StarManifest, repo: str | None = None, *, licence: str | No
         config=manifest.config,
         evaluation=evaluation,
         splits=splits,
-        findings=Markup(" ".join(sentences(evaluation, splits[0]) if splits else ())),
+        summary={what: Markup(said) for what, said in (summary(evaluation, splits[0]) if splits else {}).items()},
         costs={split: has_costs(evaluation, split) for split in splits},
         connections={split: connections(evaluation, split) for split in splits},
         predictors={split: predictors(evaluation, split) for split in splits},
@@ -142,17 +142,10 @@ def _remove_plots(folder: Path) -> None:
 
 
 def _write_plots(folder: Path, evaluation: Evaluation) -> None:
-    from starzoo.evaluate.plots import plot_cost, plot_paths, plot_plane, plot_quality, save
+    from starzoo.evaluate.plots import draw_all, save
 
-    for split in evaluation.splits:
-        if any(path.split == split for path in evaluation.paths):
-            save(plot_paths(evaluation, split), folder / f"paths-{split}")
-        if any(quality.split == split for quality in evaluation.qualities):
-            save(plot_quality(evaluation, split), folder / f"quality-{split}")
-        if has_costs(evaluation, split):
-            save(plot_cost(evaluation, split), folder / f"cost-{split}")
-    for plane in evaluation.planes:
-        save(plot_plane(plane), folder / f"plane-{plane.split}")
+    for name, figure in draw_all(evaluation):
+        save(figure, folder / name)
 
 
 def _write_metrics(folder: Path, evaluation: Evaluation) -> None:

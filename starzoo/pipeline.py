@@ -27,6 +27,7 @@ from starzoo.places import RunPlaces, find_models, refuse_overwriting, without_p
 from starzoo.processes import all_or_none, from_first, is_first, join
 from starzoo.progress import Progress, silent
 from starzoo.publishing import check_licence, publish_star
+from starzoo.report import write_report
 from starzoo.sources import Source, check_compatible, label_names_of, load_sources, order_classes
 from starzoo.specs import infer_architecture
 from starzoo.star.manifest import MANIFEST, ModelRecord, StarManifest, read_manifest
@@ -45,6 +46,7 @@ __all__ = [
     "publish_star",
     "quickstart",
     "render_card",
+    "render_html",
 ]
 
 CONFIG_FILE = "run.yaml"  # the resolved configuration, as `--config` reads it
@@ -268,6 +270,19 @@ def render_card(folder: Path) -> Path:
     """
     manifest = read_manifest(folder / MANIFEST)
     return write_card(folder, manifest, manifest.repo)
+
+
+def render_html(folder: Path) -> Path:
+    """Write a star's card as one HTML page that needs nothing else, from its star.json.
+
+    Args:
+        folder: The star's folder.
+
+    Returns:
+        The page.
+    """
+    manifest = read_manifest(folder / MANIFEST)
+    return write_report(folder, manifest, manifest.repo)
 
 
 def _load_data_for(architecture: Architecture, names: Sequence[str] | None, config: DataConfig) -> ImageData:

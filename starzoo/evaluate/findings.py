@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from starzoo.evaluate.measures import Evaluation, PathKind, Quality, Role, Scores, Spread, Tempered
 
-__all__ = ["Connection", "Predictor", "Scaled", "connections", "has_costs", "predictors", "sentences"]
+__all__ = ["Connection", "Predictor", "Scaled", "connections", "has_costs", "predictors", "summary"]
 
 Split = Literal["train", "test"]
 Score = Literal["accuracy", "nll", "brier", "ece", "auroc"]
@@ -151,7 +151,7 @@ def has_costs(evaluation: Evaluation, split: Split) -> bool:
     return bool(evaluation.qualities_of("part-ensemble", split) or evaluation.qualities_of("domain", split))
 
 
-def sentences(evaluation: Evaluation, split: Split) -> list[str]:
+def summary(evaluation: Evaluation, split: Split) -> dict[str, str]:
     """Say in words what the two tables show, whoever wins.
 
     Args:
@@ -159,14 +159,16 @@ def sentences(evaluation: Evaluation, split: Split) -> list[str]:
         split: The data.
 
     Returns:
-        Sentences of fixed words and measured numbers; no model's name occurs in them.
+        For each question its answer, in sentences of fixed words and measured numbers; no model's name occurs in them.
     """
-    return [
-        *_on_connections(evaluation, split),
-        *_on_predictions(evaluation, split),
-        *_on_domain(evaluation, split),
-        *_on_winners(evaluation, split),
-    ]
+    parts = {
+        "Connected": _on_connections(evaluation, split),
+        "By itself": _on_predictions(evaluation, split),
+        "Its domain": _on_domain(evaluation, split),
+        "Who wins": _on_winners(evaluation, split),
+    }
+    found = {question: " ".join(answer) for question, answer in parts.items()}
+    return {question: answer for question, answer in found.items() if answer}
 
 
 def _sum_up(group: Sequence[Quality], label: str = "") -> Predictor:
@@ -273,7 +275,7 @@ def _on_predictions(evaluation: Evaluation, split: Split) -> Iterator[str]:
         return
     star, others = stars[0], [row for row in rows if row.role in {"member", "ensemble"}]
     accuracy, nll = _ranked(star, others, "accuracy", _percent), _ranked(star, others, "nll", _loss)
-    yield f"By itself the star has an accuracy of {_percent(star.accuracy)}{accuracy}."
+    yield f"The star has an accuracy of {_percent(star.accuracy)}{accuracy}."
     yield f"Its negative log-likelihood is {_loss(star.nll)} nats{nll}."
     own_paths = [row for row in connections(evaluation, split) if row.kind in {"star-source", "star-held-out"}]
     if own_paths and others and others[0].role == "member" and others[0].accuracy.mean > star.accuracy.mean:

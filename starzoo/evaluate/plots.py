@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib import style
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -18,9 +20,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from numpy.typing import NDArray
 
 from starzoo.errors import UsageError
+from starzoo.evaluate.findings import has_costs
 from starzoo.evaluate.measures import Evaluation, Path, PathKind, Plane, Quality, Role
 
-__all__ = ["plot_cost", "plot_paths", "plot_plane", "plot_quality", "save"]
+__all__ = ["draw_all", "plot_cost", "plot_paths", "plot_plane", "plot_quality", "save", "to_png"]
 
 Split = Literal["train", "test"]
 Values = NDArray[np.float64]
@@ -54,15 +57,38 @@ _ROLES: dict[Role, _Look] = {
 }
 _ACCURACY_TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 100)
 _FLOOR = 0.1  # points of error below which the stretched accuracy axis turns linear, so that 100 % has a place on it
+_WIDE, _NARROW = 7.6, 3.8  # inches, for a page and for a telephone
 _SPREAD = 4.0  # a range of values wider than this factor is drawn on a logarithmic axis
 
 
-def plot_paths(evaluation: Evaluation, split: Split = "test") -> Figure:
+def draw_all(evaluation: Evaluation, *, narrow: bool = False) -> Iterator[tuple[str, Figure]]:
+    """Every figure that can be drawn of an evaluation.
+
+    Args:
+        evaluation: What was measured.
+        narrow: Whether a telephone shows them: panels stand one below the other.
+
+    Yields:
+        The figure's name and the figure.
+    """
+    for split in evaluation.splits:
+        if any(path.split == split for path in evaluation.paths):
+            yield f"paths-{split}", plot_paths(evaluation, split, narrow=narrow)
+        if any(quality.split == split for quality in evaluation.qualities):
+            yield f"quality-{split}", plot_quality(evaluation, split, narrow=narrow)
+        if has_costs(evaluation, split):
+            yield f"cost-{split}", plot_cost(evaluation, split, narrow=narrow)
+    for plane in evaluation.planes:
+        yield f"plane-{plane.split}", plot_plane(plane, narrow=narrow)
+
+
+def plot_paths(evaluation: Evaluation, split: Split = "test", *, narrow: bool = False) -> Figure:
     """Loss and accuracy along the paths: for each kind the mean over its paths, in a band from least to greatest.
 
     Args:
         evaluation: What was measured.
         split: The data.
+        narrow: Whether a telephone shows it.
 
     Returns:
         A figure of two panels.
@@ -74,8 +100,7 @@ def plot_paths(evaluation: Evaluation, split: Split = "test") -> Figure:
     if not kinds:
         raise UsageError(f"no path was measured on the {split} split", hint="evaluate the star first")
     with house_style():
-        figure = Figure(figsize=(7.6, 4.0), layout="constrained")
-        losses, accuracies = figure.subplots(1, 2)
+        figure, (losses, accuracies) = _two_panels(4.0, narrow)
         for order, kind in enumerate(reversed(kinds)):  # the star's own paths lie on top
             paths, look = evaluation.paths_of(kind, split), _PATHS[kind]
             t = np.asarray(paths[0].t)
@@ -92,18 +117,20 @@ def plot_paths(evaluation: Evaluation, split: Split = "test") -> Figure:
         for axes in (losses, accuracies):
             axes.set_xlim(0, 1)
         place = "position on the repaired path" if evaluation.repaired else "position on the path"
-        figure.supxlabel(f"{place} t:  0 = star or first model,  1 = other model", fontsize="medium")
+        gap = "\n" if narrow else "  "
+        figure.supxlabel(f"{place} t:{gap}0 = star or first model,  1 = other model", fontsize="medium")
         handles, labels = losses.get_legend_handles_labels()
-        figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=2, frameon=False, handlelength=3)
+        _add_legend(figure, handles[::-1], labels[::-1], narrow)
     return figure
 
 
-def plot_quality(evaluation: Evaluation, split: Split = "test") -> Figure:
+def plot_quality(evaluation: Evaluation, split: Split = "test", *, narrow: bool = False) -> Figure:
     """Accuracy and negative log-likelihood of single models, means of weights, the star, its domain and the ensemble.
 
     Args:
         evaluation: What was measured.
         split: The data.
+        narrow: Whether a telephone shows it.
 
     Returns:
         A figure of two panels with one row per role; numbers at the right of a row are its mean.
@@ -116,8 +143,7 @@ def plot_quality(evaluation: Evaluation, split: Split = "test") -> Figure:
         raise UsageError(f"no model was measured on the {split} split", hint="evaluate the star first")
     rows = [evaluation.qualities_of(role, split) for role in roles]
     with house_style():
-        figure = Figure(figsize=(7.6, 1.2 + 0.42 * len(roles)), layout="constrained")
-        right, nll = figure.subplots(1, 2, sharey=True)
+        figure, (right, nll) = _two_panels(1.2 + 0.42 * len(roles), narrow, sharey=True)
         _draw_rows(right, roles, [[100 * model.accuracy for model in row] for row in rows], "{:.2f}")
         _draw_rows(nll, roles, [[model.nll for model in row] for row in rows], "{:#.3g}")
         right.set_xlabel(f"{split} accuracy (%), more is better")
@@ -127,12 +153,13 @@ def plot_quality(evaluation: Evaluation, split: Split = "test") -> Figure:
     return figure
 
 
-def plot_cost(evaluation: Evaluation, split: Split = "test") -> Figure:
+def plot_cost(evaluation: Evaluation, split: Split = "test", *, narrow: bool = False) -> Figure:
     """Accuracy and negative log-likelihood against the forward passes that a prediction takes.
 
     Args:
         evaluation: What was measured.
         split: The data.
+        narrow: Whether a telephone shows it.
 
     Returns:
         A figure of two panels: ensembles of the first 1, 2, 4, … sources as a line, the star and its domain as marks.
@@ -146,8 +173,8 @@ def plot_cost(evaluation: Evaluation, split: Split = "test") -> Figure:
         raise UsageError(f"no ensemble was measured on the {split} split", hint="evaluate the star first")
     marks: dict[Role, str] = {"star": "star", "domain": "star domain", "domain-untuned": "star domain, whole lines"}
     with house_style():
-        figure = Figure(figsize=(7.6, 3.4), layout="constrained")
-        for axes, score, factor in zip(figure.subplots(1, 2), ("accuracy", "nll"), (100, 1), strict=True):
+        figure, panels = _two_panels(3.4, narrow)
+        for axes, score, factor in zip(panels, ("accuracy", "nll"), (100, 1), strict=True):
             line, look = [*first, *ensembles], _ROLES["ensemble"]
             values = [factor * getattr(each, score) for each in line]
             passes = [each.passes for each in line]
@@ -165,21 +192,22 @@ def plot_cost(evaluation: Evaluation, split: Split = "test") -> Figure:
         axes.set_ylabel(f"{split} NLL (nats), less is better")
         figure.axes[0].set_ylabel(f"{split} accuracy (%), more is better")
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+        _add_legend(figure, handles, labels, narrow)
     return figure
 
 
-def plot_plane(plane: Plane) -> Figure:
+def plot_plane(plane: Plane, *, narrow: bool = False) -> Figure:
     """The loss in the plane through a star, a source and a held-out.
 
     Args:
         plane: What was measured.
+        narrow: Whether a telephone shows it.
 
     Returns:
         A figure with filled contours of equal loss, and the three models.
     """
     with house_style():
-        figure = Figure(figsize=(6.0, 4.6), layout="constrained")
+        figure = Figure(figsize=(_NARROW, 4.6) if narrow else (6.4, 4.8), layout="constrained")
         axes = figure.subplots()
         losses = np.array(plane.loss)
         low, high = float(losses.min()), float(losses.max())
@@ -187,24 +215,42 @@ def plot_plane(plane: Plane) -> Figure:
         levels = np.geomspace(low, high, 15) if wide else np.linspace(low, max(high, low + 1e-9), 15)
         norm = LogNorm(low, high) if wide else None
         filled = axes.contourf(plane.x, plane.y, losses, levels=levels, cmap="cividis_r", norm=norm)
-        bar = figure.colorbar(filled, ax=axes, label=f"{plane.split} loss (nats)", format="%.3g")
+        where = {"location": "bottom", "ticks": levels[::3]} if narrow else {"location": "right"}
+        bar = figure.colorbar(filled, ax=axes, label=f"{plane.split} loss (nats)", format="%.3g", **where)
         bar.ax.minorticks_off()
         roles: tuple[Role, ...] = ("star", "member", "held-out")
         for role, word, (x, y) in zip(roles, ("star", "source", "held-out"), plane.corners, strict=True):
             look = _ROLES[role]
             axes.plot(x, y, look.marker, ms=14 if role == "star" else 9, color=look.colour, mec="white", mew=1.2)
+            right = x > (plane.x[0] + plane.x[-1]) / 2  # there the word stands on the left
             axes.annotate(
                 word,
                 (x, y),
-                (8, 8),
+                (-8 if right else 8, 8),
                 textcoords="offset points",
+                ha="right" if right else "left",
                 bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 1.5},
             )
-        axes.set_xlabel("distance of weights from the star")
-        axes.set_ylabel("distance of weights from the star–source line")
+        axes.set_xlabel("Euclidean distance of weights from the star")
+        axes.set_ylabel("distance from the star–source line")
         axes.set_aspect("equal")
         axes.grid(visible=False)
     return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """A figure as a PNG, byte for byte the same each time.
+
+    Args:
+        figure: The figure.
+
+    Returns:
+        The file's content.
+    """
+    content = io.BytesIO()
+    with house_style():
+        figure.savefig(content, format="png", dpi=200, metadata={"Software": None})
+    return content.getvalue()
 
 
 def save(figure: Figure, stem: FilePath) -> tuple[FilePath, FilePath]:
@@ -219,8 +265,8 @@ def save(figure: Figure, stem: FilePath) -> tuple[FilePath, FilePath]:
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    png.write_bytes(to_png(figure))
     with house_style():
-        figure.savefig(png, dpi=200, metadata={"Software": None})
         figure.savefig(svg, metadata={"Date": None, "Creator": None})
     return png, svg
 
@@ -242,6 +288,20 @@ def house_style() -> Iterator[None]:
         }),
     ):
         yield
+
+
+def _two_panels(height: float, narrow: bool, **options: Any) -> tuple[Figure, tuple[Axes, Axes]]:
+    """Two panels beside each other, so high; or, for a telephone, one below the other."""
+    size = (_NARROW, 1.8 * height) if narrow else (_WIDE, height)
+    figure = Figure(figsize=size)
+    figure.set_layout_engine("constrained", hspace=0.08)
+    first, second = figure.subplots(*((2, 1) if narrow else (1, 2)), **options)
+    return figure, (first, second)
+
+
+def _add_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], narrow: bool) -> None:
+    columns = 1 if narrow else 2
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, handlelength=3)
 
 
 def _curves(paths: Sequence[Path], t: Values) -> tuple[Values, Values]:

@@ -268,6 +268,20 @@ def test_card_is_written_again(run, star):
     assert (star / "README.md").read_text() == before
 
 
+def test_the_card_is_a_page_too_on_request(run, star):
+    ended = run("card", star, "--html", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json == {"card": str(star / "README.md"), "report": str(star / "report.html")}
+    assert "data:image/png" in (star / "report.html").read_text(encoding="utf-8")
+    (star / "report.html").unlink()
+
+
+def test_a_card_of_no_star_is_refused(run, tmp_path):
+    ended = run("card", tmp_path, "--html")
+    assert ended.code == 3, ended.err
+    assert "star.json" in ended.err
+
+
 def test_push_then_pull(run, fake_hub, star):
     pushed = run("push", star, "me/tiny-star", "--json")
     assert pushed.code == 0, pushed.err

@@ -160,7 +160,7 @@ def test_a_plane_shows_its_three_models(loss):
     assert [text.get_text() for text in axes.texts] == ["star", "source", "held-out"]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines()] == list(corners)
     assert bar.get_ylabel() == "test loss (nats)"
-    assert axes.get_xlabel() == "distance of weights from the star"
+    assert axes.get_xlabel() == "Euclidean distance of weights from the star"
 
 
 def test_plots_need_neither_torch_nor_pyplot():
