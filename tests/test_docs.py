@@ -15,24 +15,28 @@ from starzoo.pipeline import quickstart
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def commands() -> list[list[str]]:
-    """Every `starzoo …` line of the README, as words."""
-    lines = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
+    """Every `starzoo …` line of the README and of docs/, as words."""
+    shell = [block for text in (README, *PAGES) for block in blocks("bash", text) if not block.startswith("#!")]
+    lines = [line for block in shell for line in block.replace("\\\n", " ").splitlines()]
     parts = [part.strip() for line in lines for part in line.split("&&")]
-    return [shlex.split(part) for part in parts if part.startswith("starzoo ")]
+    found = [tuple(shlex.split(part)) for part in parts if part.startswith("starzoo ")]
+    return [list(words) for words in dict.fromkeys(found)]
 
 
 @pytest.mark.parametrize("words", commands(), ids=lambda words: " ".join(words)[:60])
-def test_every_option_of_the_readme_exists(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_option_of_the_readme_and_the_pages_exists(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([words[1], "--help"]) == 0
     text = capsys.readouterr().out
-    for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+    own = words[: words.index("--")] if "--" in words else words  # after -- stands another command
+    for option in (word.partition("=")[0] for word in own if word.startswith("--")):
         assert option in text
 
 
@@ -61,13 +65,6 @@ def test_python_snippets_compile() -> None:
     assert blocks("python")
     for block in blocks("python"):
         compile(block, "README.md", "exec")
-
-
-def test_every_link_and_picture_of_the_readme_is_there() -> None:
-    targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("https://")]
-    assert targets
-    for target in targets:
-        assert (ROOT / target).is_file(), target
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda file: file.name)

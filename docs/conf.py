@@ -1,0 +1,23 @@
+"""How Sphinx builds these pages: `sphinx-build -W docs build/docs`."""
+
+import starzoo
+
+project = "starzoo"
+author = "the starzoo authors"
+copyright = "the starzoo authors, Apache-2.0"
+release = version = starzoo.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["build"]
+myst_heading_anchors = 3  # the anchors that links in Markdown name, as on GitHub
+
+default_role = "code"  # docstrings quote code with single backticks
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True, "exclude-members": "model_config"}
+napoleon_use_rtype = False
+
+html_theme = "furo"  # its own fonts and scripts: a page asks no other server for anything
+html_title = f"starzoo {release}"
+html_copy_source = False
