@@ -11,10 +11,12 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["build"]
 myst_heading_anchors = 3  # the anchors that links in Markdown name, as on GitHub
 
+highlight_language = "text"  # what commands print
 default_role = "code"  # docstrings quote code with single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True, "exclude-members": "model_config"}
 napoleon_use_rtype = False
 
