@@ -235,10 +235,16 @@ def test_the_most_accurate_source_has_its_own_row():
         (make_evaluation(bumps=KINDS | {"star-held-out": 0.31}), "no better than they are to each other"),
         (make_evaluation(bumps=KINDS | {"star-held-out": 0.28}), "though the two ranges overlap"),
         (make_evaluation(bumps={"star-source": 0.01}), "No held-out model was measured"),
+        (make_evaluation(), "highest in accuracy: ensemble of 3 sources (97.00 %, 3 forward passes per image); lowest"),
+        (make_evaluation(), "Highest in accuracy at one forward pass: most accurate source (96.00 %)"),
+        (
+            make_evaluation(star=0.97),
+            "highest in accuracy: star and ensemble of 3 sources (97.00 %, from 1 forward pass",
+        ),
         (None, "It has not been evaluated"),
     ],
 )
-def test_the_first_paragraph_says_who_wins(evaluation, said):
+def test_the_card_begins_with_who_wins(evaluation, said):
     assert said in render(make_manifest(evaluation))
 
 

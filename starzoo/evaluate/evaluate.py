@@ -23,8 +23,10 @@ from starzoo.errors import UsageError
 from starzoo.evaluate.barrier import Evaluator
 from starzoo.evaluate.baselines import FULL_RANGE, NEAR_THE_STAR, choose, ranges
 from starzoo.evaluate.cache import ResultCache
-from starzoo.evaluate.measurement import OUTSIDE, VALIDATION, Line, Measurement, Zoo, naming, points
+from starzoo.evaluate.measurement import OUTSIDE, VALIDATION, Measurement, naming, points
 from starzoo.evaluate.measures import DomainChoice, Evaluation, Path, PathKind, Plane, Role
+from starzoo.evaluate.models import Line, Zoo
+from starzoo.evaluate.plane import Triangle
 from starzoo.evaluate.predictive import accuracy, negative_log_likelihood
 from starzoo.evaluate.qualities import measure_qualities
 from starzoo.processes import share_out
@@ -112,7 +114,7 @@ def evaluate(
     """
     measurement = Measurement(architecture, spec, zoo, data, config, align_config, outside=outside, cache=cache)
     share, lines = _Sharing(Shard(), progress), list(_plan(zoo, config))
-    names = measurement.names
+    names = measurement.models.names
     predicted = dict(zip(names, share("evaluating models", names, measurement.predict), strict=True))
     choice = _choose_domain(measurement, share) if config.samples else None
     averages = _averages(choice)
@@ -168,12 +170,12 @@ def evaluate_shard(
     """
     measurement = Measurement(architecture, spec, zoo, data, config, align_config, outside=outside, cache=cache)
     share = _Sharing(shard, progress)
-    done = len(share("evaluating models", measurement.names, measurement.predict))
+    done = len(share("evaluating models", measurement.models.names, measurement.predict))
     if config.samples and VALIDATION in measurement.splits:
         done += len(share("choosing points of the star domain", ranges(tuned=True), measurement.tune))
     done += len(share("measuring paths", list(_plan(zoo, config)), measurement.path))
     for pair in _triangles(zoo, config):
-        done += len(share("measuring a plane", range(config.plane), partial(measurement.plane_row, pair)))
+        done += len(share("measuring a plane", range(config.plane), Triangle(measurement, pair).row))
     return done
 
 
@@ -277,11 +279,12 @@ def _triangles(zoo: Zoo, config: EvalConfig) -> list[tuple[str, str]]:
 
 
 def _plane(measurement: Measurement, names: tuple[str, str], share: _Sharing) -> Plane:
-    rows = share("measuring a plane", range(measurement.config.plane), partial(measurement.plane_row, names))
-    x, y = measurement.plane_grid(names)
+    triangle = Triangle(measurement, names)
+    rows = share("measuring a plane", range(measurement.config.plane), triangle.row)
+    x, y = triangle.grid
     return Plane(
         names=("star", *names),
-        corners=((0.0, 0.0), *measurement.corners(names)),
+        corners=((0.0, 0.0), *triangle.corners),
         split=measurement.config.splits[-1],
         x=tuple(x),
         y=tuple(y),

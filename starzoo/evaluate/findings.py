@@ -307,15 +307,25 @@ def _on_winners(evaluation: Evaluation, split: Split) -> Iterator[str]:
     rows = predictors(evaluation, split)
     if len(rows) < 2:
         return
-    right = next(row for row in rows if "accuracy" in row.best)
-    nll = next(row for row in rows if "nll" in row.best)
-    single = max((row for row in rows if row.passes == 1), key=lambda row: row.accuracy.mean, default=right)
+    right, nll = ([row for row in rows if score in row.best] for score in ("accuracy", "nll"))
     yield (
-        f"Of all that was measured, highest in accuracy: {right.label} ({_percent(right.accuracy)}, {_cost(right)}); "
-        f"lowest in negative log-likelihood: {nll.label} ({_loss(nll.nll)}, {_cost(nll)})."
+        f"Of all that was measured, highest in accuracy: {_name(right)} ({_percent(right[0].accuracy)}, "
+        f"{_cheapest(right)}); lowest in negative log-likelihood: {_name(nll)} ({_loss(nll[0].nll)}, {_cheapest(nll)})."
     )
-    if right.passes > 1:
+    once = [row for row in rows if row.passes == 1]
+    if once and all(row.passes > 1 for row in right):
+        single = max(once, key=lambda row: row.accuracy.mean)
         yield f"Highest in accuracy at one forward pass: {single.label} ({_percent(single.accuracy)})."
+
+
+def _name(level: Sequence[Predictor]) -> str:
+    """All of those that are level."""
+    *others, last = [row.label for row in level]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _cheapest(level: Sequence[Predictor]) -> str:
+    return f"{'from ' if len(level) > 1 else ''}{_cost(min(level, key=lambda row: row.passes))}"
 
 
 def _cost(row: Predictor) -> str:

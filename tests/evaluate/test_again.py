@@ -1,0 +1,75 @@
+"""A star is measured again: beside other stars, and on other images, where they were found before."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import cross_entropy
+
+from starzoo.align.align import align
+from starzoo.config import DataConfig
+from starzoo.data import load_data
+from starzoo.errors import StarzooError
+from starzoo.evaluate.path import interpolate, reestimate_batch_norm
+from starzoo.pipeline import evaluate_star, load_star
+from starzoo.specs import infer_architecture
+from tests.stars import CONFIG, make_star
+
+DATA = {"train_size": 300, "test_size": 60}
+FEW = {"points": 3, "pairs": 0, "sources": 0, "samples": 0}
+
+
+@pytest.fixture
+def star(untrained: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STARZOO_CACHE", str(tmp_path / "cache"))
+    return make_star(tmp_path / "star", untrained[:2])
+
+
+def test_the_path_to_another_star_equals_a_slow_reference(star: Path, untrained: list[Path], tmp_path: Path) -> None:
+    other = make_star(tmp_path / "other", untrained[2:])
+    report = evaluate_star(str(star), other_stars=[str(other)], data=DATA, evaluate=FEW)
+    assert report.manifest.evaluation is not None
+    [path] = report.manifest.evaluation.paths
+    assert (path.kind, path.a, path.b) == ("star-star", "star", "other")
+    first, second = load_star(str(star)), load_star(str(other))
+    architecture = first.manifest.architecture
+    data = load_data(DataConfig(**DATA), architecture.preprocessing)
+    config = CONFIG.align.to_one
+    [aligned] = align(infer_architecture(architecture), first.state, [second.state], config)
+    images, labels = data.test.tensors()
+    for t, loss in zip(path.t, path.loss, strict=True):
+        model = architecture.build()
+        model.load_state_dict(interpolate(first.state, aligned.state, t))
+        reestimate_batch_norm(model, data.train.images(256, limit=CONFIG.evaluate.statistics_images))
+        with torch.no_grad():
+            assert loss == pytest.approx(float(cross_entropy(model(images), labels)), abs=1e-5)
+    assert "star to another star" in (star / "README.md").read_text(encoding="utf-8")
+
+
+def test_other_images_are_found_again_and_their_folder_is_not_published(star: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = tmp_path / "noise"
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (noise / split / name).mkdir(parents=True)
+            for number in range(5):
+                pixels = rng.integers(0, 256, (16, 16), dtype=np.uint8)
+                Image.fromarray(pixels).save(noise / split / name / f"{number}.png")
+    first = evaluate_star(str(star), data=DATA, evaluate={**FEW, "ood": str(noise)}).manifest
+    assert first.evaluation is not None
+    assert first.evaluation.ood_images == 10
+    scores = [quality.ood_auroc for quality in first.evaluation.qualities]
+    assert all(score is not None for score in scores)
+    for file in ("star.json", "README.md"):
+        assert str(tmp_path) not in (star / file).read_text(encoding="utf-8")
+    again = evaluate_star(str(star), data=DATA, use_cache=False).manifest.evaluation
+    assert again is not None
+    assert [quality.ood_auroc for quality in again.qualities] == scores
+    shutil.rmtree(noise)
+    with pytest.raises(StarzooError, match="noise"):
+        evaluate_star(str(star), data=DATA)
