@@ -14,13 +14,23 @@ def card(
     html: Annotated[
         bool, typer.Option("--html", help="Write report.html too: the card as one page for a browser, offline.")
     ] = False,
+    gallery: Annotated[
+        bool, typer.Option("--gallery", help="DIR holds stars: write all of their cards, and one page for all.")
+    ] = False,
 ) -> None:
-    """Write the card of a star again, from its star.json.
+    """Write the card of a star again, from its star.json; with --gallery, those of all stars in a folder.
 
     Example:
         starzoo card star --html
     """
-    from starzoo.pipeline import render_card, render_html
+    from starzoo.errors import UsageError
+    from starzoo.pipeline import render_card, render_gallery, render_html
 
+    if html and gallery:
+        raise UsageError("--gallery writes no HTML", hint="give --html for one star", subject="--html")
+    if gallery:
+        page, *cards = render_gallery(folder)
+        out.result({"gallery": page, "cards": cards}, brief=[page], human=[f"gallery: {page}, {len(cards)} cards"])
+        return
     files = {"card": render_card(folder), **({"report": render_html(folder)} if html else {})}
     out.result(files, brief=[*files.values()], human=[f"{name}: {file}" for name, file in files.items()])

@@ -27,7 +27,7 @@ from starzoo.licences import combine
 from starzoo.markdown import clean, escape, load_template
 from starzoo.star.manifest import ModelRecord, StarManifest
 
-__all__ = ["render", "write_card"]
+__all__ = ["describe_data", "render", "write_card"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
@@ -92,8 +92,8 @@ def render(manifest: StarManifest, repo: str | None = None, *, licence: str | No
         role_names=_ROLE_NAMES,
         on_request=_ON_REQUEST,
         shown=lambda row: row.role != "part-ensemble" or row.passes & (row.passes - 1) == 0,
-        data=_describe_data(manifest.config.data),
-        ood_data=_describe_data(manifest.config.evaluate.ood or manifest.config.data),
+        data=describe_data(manifest.config.data),
+        ood_data=describe_data(manifest.config.evaluate.ood or manifest.config.data),
         shared_licence=_shared_licence(manifest),
         chosen_licence=licence,
         licences=Counter(source.licence for source in manifest.sources),
@@ -132,6 +132,13 @@ def write_card(folder: Path, manifest: StarManifest, repo: str | None = None, *,
         _write_metrics(folder / "metrics", manifest.evaluation)
     readme.write_text(text, encoding="utf-8", newline="\n")
     return readme
+
+
+def describe_data(data: DataConfig) -> str:
+    """A data set in a few words, without the path of a local one."""
+    if data.dataset == "digits":
+        return "digits of scikit-learn"
+    return clean(data.dataset) if _is_hub_data(data) else f"a local folder, {_folder_name(data)}"
 
 
 def _remove_plots(folder: Path) -> None:
@@ -215,7 +222,7 @@ def _model_index(manifest: StarManifest) -> list[dict[str, Any]]:
         ]
         dataset = {
             "type": data.dataset if _is_hub_data(data) else "digits" if data.dataset == "digits" else "imagefolder",
-            "name": _describe_data(data),
+            "name": describe_data(data),
             "config": data.name,
             "split": data.test_split if split == "test" else data.train_split,
             "revision": data.revision,
@@ -242,12 +249,6 @@ def _is_hub_data(data: DataConfig) -> bool:
 def _folder_name(data: DataConfig) -> str:
     """A local folder's own name; the rest of its path tells about a machine and its user."""
     return clean(PurePosixPath(data.dataset.replace("\\", "/")).name) or "images"
-
-
-def _describe_data(data: DataConfig) -> str:
-    if data.dataset == "digits":
-        return "digits of scikit-learn"
-    return clean(data.dataset) if _is_hub_data(data) else f"a local folder, {_folder_name(data)}"
 
 
 def _describe_split(split: str, data: DataConfig, count: int | None) -> str:

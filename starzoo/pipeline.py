@@ -20,6 +20,7 @@ from starzoo.evaluate.cache import ResultCache
 from starzoo.evaluate.evaluate import Shard, Zoo, evaluate, evaluate_shard
 from starzoo.evaluate.floor import check_above_chance
 from starzoo.folder import write_text
+from starzoo.gallery import find_stars, write_gallery
 from starzoo.hub.names import check_repo
 from starzoo.hub.ref import ModelRef
 from starzoo.origins import load_images, load_models, load_other_images
@@ -46,6 +47,7 @@ __all__ = [
     "publish_star",
     "quickstart",
     "render_card",
+    "render_gallery",
     "render_html",
 ]
 
@@ -283,6 +285,19 @@ def render_html(folder: Path) -> Path:
     """
     manifest = read_manifest(folder / MANIFEST)
     return write_report(folder, manifest, manifest.repo)
+
+
+def render_gallery(folder: Path) -> list[Path]:
+    """Write the cards of all stars in a folder again, and one page for all of them.
+
+    Args:
+        folder: The folder; each star lies in a folder of its own in it.
+
+    Returns:
+        The page, and the cards.
+    """
+    cards = [render_card(star) for star in find_stars(folder)]
+    return [write_gallery(folder), *cards]
 
 
 def _load_data_for(architecture: Architecture, names: Sequence[str] | None, config: DataConfig) -> ImageData:

@@ -106,6 +106,7 @@ ROOMS: Mapping[str, set[str]] = {
         "evaluate.findings",
         "evaluate.plots",
     },
+    "gallery": {"errors", "card", "markdown", "evaluate.measures", "evaluate.findings", "star.manifest"},
     "report": {"card", "markdown", "evaluate.measures", "evaluate.plots", "star.manifest"},
     "places": {*LOW, "folder", "hub", "star.manifest"},
     "specs": {"errors", "cache", "architecture", "folder", "symmetry"},
@@ -171,6 +172,7 @@ TOP = {"pipeline": set(ROOMS)}
 FORBIDDEN = {
     "": {"typer", "click", "rich", "starzoo.cli", "cli"},
     "card": {"torch", "huggingface_hub", "requests", "httpx", "urllib"},
+    "gallery": {"torch", "huggingface_hub", "requests", "httpx", "urllib"},
     "report": {"torch", "huggingface_hub", "requests", "httpx", "urllib"},
     "markdown": {"torch", "huggingface_hub", "requests", "httpx", "urllib"},
     "symmetry": {"huggingface_hub", "datasets", "accelerate"},
