@@ -14,9 +14,9 @@ from markdown_it import MarkdownIt
 
 from starzoo.architecture import Architecture, Preprocessing
 from starzoo.card import render, write_card
-from starzoo.config import Beta, DataConfig, RunConfig, StarConfig
+from starzoo.config import Beta, DataConfig, RunConfig, StarConfig, Uniform
 from starzoo.errors import UsageError
-from starzoo.evaluate.measures import Evaluation, Path, Quality
+from starzoo.evaluate.measures import DomainChoice, Evaluation, Path, Quality
 from starzoo.markdown import clean, escape, load_template
 from starzoo.star.manifest import ModelRecord, StarManifest
 
@@ -248,6 +248,24 @@ def test_the_card_begins_with_who_wins(evaluation, said):
     assert said in render(make_manifest(evaluation))
 
 
+def test_the_star_domain_is_compared_with_an_ensemble_of_as_many_passes():
+    evaluation = make_evaluation()
+    domain = make_quality("domain", 0.96, 0.14, passes=3).model_copy(update={"auroc": 0.875})
+    rivals = [
+        each.model_copy(update={"auroc": 0.9375}) if each.role == "ensemble" else each for each in evaluation.qualities
+    ]
+    choice = DomainChoice(t=Uniform(low=0.25, high=0.75), samples=3, nll=0.1)
+    found = evaluation.model_copy(
+        update={"qualities": (*rivals, domain), "domain": choice, "validation_images": 20, "images": {"test": 9}}
+    )
+    card = render(make_manifest(found))
+    assert "3 points of the star domain (t from 0.25 to 0.75, chosen on 20 validation images) has an accuracy" in card
+    assert (
+        "An ensemble at as many forward passes has 97.00 % and 0.120 nats; the AUROC of errors is 0.8750, and 0.9375 "
+        "of the ensemble." in card
+    )
+
+
 def test_a_star_that_wins_is_not_warned_of():
     assert "predicts worse" not in render(make_manifest(make_evaluation(star=0.99)))
 
@@ -356,6 +374,23 @@ def test_escaped_text_is_shown_as_it_is(text):
         children = [token for token in PARSER.parse(document) if token.type == "inline"][place].children
         assert {child.type for child in children} == {"text"}
         assert "".join(child.content for child in children).removesuffix(" and more") == f"x{clean(text)}z"
+
+
+def test_the_card_says_in_what_the_models_files_differ():
+    from starzoo.architecture import Preprocessing
+
+    chosen, other = Preprocessing(crop_pct=0.95), Preprocessing(crop_pct=0.875)
+    same = [ModelRecord(name=name, dtype="float32", preprocessing=chosen) for name in "ab"]
+    architecture = Architecture(name="test_resnet", num_classes=2, preprocessing=chosen, label_names=("cat", "dog"))
+    plain = render(make_manifest(architecture=architecture, sources=tuple(same), holdouts=()))
+    assert "crop_pct 0.95" not in plain
+    assert "--reorder-classes" not in plain
+    odd = ModelRecord(name="c", dtype="bfloat16", preprocessing=other, label_names=("dog", "cat"))
+    card = render(make_manifest(architecture=architecture, sources=tuple(same), holdouts=(odd,)))
+    assert "with interpolation bicubic, crop_pct 0.95 and crop_mode center, which 2 of 3 state" in card
+    assert "types of the models' files: bfloat16 1, float32 2" in card
+    assert "1 of 3 models were brought into this order from another" in card
+    assert "--config run.yaml --out star --reorder-classes" in card
 
 
 def test_a_licence_is_stated_only_if_all_sources_share_it():

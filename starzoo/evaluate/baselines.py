@@ -30,7 +30,7 @@ Predict = Callable[[StateDict], Mapping[str, Tensor]]
 NEAR_THE_STAR = Uniform(low=0.0, high=0.5)
 """Where points of the star domain are drawn if nothing chose a better range: the residual barrier lies beyond."""
 FULL_RANGE = Uniform(low=0.0, high=1.0)
-_RANGES = tuple(Uniform(low=0.0, high=high) for high in (0.25, 0.5, 0.75, 1.0))
+_RANGES = tuple(Uniform(low=low, high=high) for low, high in ((0.0, 0.25), (0.0, 0.5), (0.25, 0.75), (0.5, 1.0)))
 
 
 class Point(NamedTuple):
@@ -41,7 +41,9 @@ class Point(NamedTuple):
 
 
 def draw_points(names: Sequence[str], samples: int, seed: int | np.random.Generator, t: Uniform) -> list[Point]:
-    """Draw points of the star domain: a source, each as likely as any other, and a place on its line.
+    """Draw points of the star domain: sources from a shuffled deck, each with a place on its line.
+
+    No source comes again before all others have come: points on lines to different sources differ most.
 
     Args:
         names: The sources.
@@ -52,8 +54,10 @@ def draw_points(names: Sequence[str], samples: int, seed: int | np.random.Genera
     Returns:
         The points.
     """
-    rng = np.random.default_rng(seed)
-    return [Point(names[int(rng.integers(len(names)))], float(rng.uniform(t.low, t.high))) for _ in range(samples)]
+    rng, drawn = np.random.default_rng(seed), list[Point]()
+    while len(drawn) < samples:
+        drawn += [Point(names[int(at)], float(rng.uniform(t.low, t.high))) for at in rng.permutation(len(names))]
+    return drawn[:samples]
 
 
 def ranges(*, tuned: bool) -> tuple[Uniform, ...]:
@@ -96,7 +100,6 @@ def choose(losses: Mapping[Uniform, Sequence[float]]) -> DomainChoice:
     Returns:
         The choice.
     """
-    loss, _, samples, t = min(
-        (loss, t.high, samples, t) for t, by_number in losses.items() for samples, loss in enumerate(by_number, start=1)
-    )
+    found = [(loss, samples, t) for t, row in losses.items() for samples, loss in enumerate(row, start=1)]
+    loss, samples, t = min(found, key=lambda each: (each[0], each[2].low + each[2].high, each[1]))
     return DomainChoice(t=t, samples=samples, nll=loss)

@@ -298,9 +298,19 @@ def _on_domain(evaluation: Evaluation, split: Split) -> Iterator[str]:
     ours, theirs = _loss(domain.nll), _loss(star.nll)
     order = "level with" if ours == theirs else "better than" if domain.nll.mean < star.nll.mean else "worse than"
     yield (
-        f"The average of {domain.passes} points of the star domain (t from 0 to {choice.t.high:g}, {chosen}) has an "
-        f"accuracy of {_percent(domain.accuracy)} and a negative log-likelihood of {ours} nats, {order} the star's own."
+        f"The average of {domain.passes} points of the star domain (t from {choice.t.low:g} to {choice.t.high:g}, "
+        f"{chosen}) has an accuracy of {_percent(domain.accuracy)} and a negative log-likelihood of {ours} nats, "
+        f"{order} the star's own."
     )
+    for rival in predictors(evaluation, split):
+        if rival.role in {"ensemble", "part-ensemble"} and rival.passes == domain.passes:
+            errors = (
+                f"; the AUROC of errors is {domain.auroc.mean:.4f}, and {rival.auroc.mean:.4f} of the ensemble"
+                if domain.auroc and rival.auroc
+                else ""
+            )
+            scores = f"{_percent(rival.accuracy)} and {_loss(rival.nll)} nats"
+            yield f"An ensemble at as many forward passes has {scores}{errors}."
 
 
 def _on_winners(evaluation: Evaluation, split: Split) -> Iterator[str]:

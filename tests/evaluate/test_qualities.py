@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from starzoo.align.align import align, average
-from starzoo.config import AlignConfig, DataConfig, EvalConfig
+from starzoo.config import AlignConfig, DataConfig, EvalConfig, Uniform
 from starzoo.data import ImageData, load_data
 from starzoo.evaluate.baselines import choose, draw_points, ensemble_sizes, ranges
 from starzoo.evaluate.evaluate import Zoo, evaluate
@@ -138,10 +138,19 @@ def test_points_of_the_domain_are_chosen_on_validation_images_alone(
         ]
         for samples in range(1, CONFIG.samples + 1):
             mean = np.mean(found[:samples], axis=0)
-            losses[t.high, samples] = log_loss(reference.labels["validation"].numpy(), mean, labels=range(10))
+            losses[t, samples] = log_loss(reference.labels["validation"].numpy(), mean, labels=range(10))
     assert measured.domain is not None
     assert measured.domain.nll == pytest.approx(min(losses.values()), abs=1e-6)
-    assert losses[measured.domain.t.high, measured.domain.samples] == pytest.approx(min(losses.values()), abs=1e-9)
+    assert losses[measured.domain.t, measured.domain.samples] == pytest.approx(min(losses.values()), abs=1e-9)
+
+
+def test_points_come_from_a_deck_of_sources() -> None:
+    half = Uniform(low=0.25, high=0.75)
+    points = draw_points(["a", "b", "c"], 7, 0, half)
+    assert {point.source for point in points[:3]} == {point.source for point in points[3:6]} == {"a", "b", "c"}
+    assert all(0.25 <= point.t <= 0.75 for point in points)
+    assert draw_points(["a", "b", "c"], 4, 0, half) == points[:4]
+    assert draw_points(["a", "b", "c"], 7, 1, half) != points
 
 
 def test_without_validation_images_nothing_is_tuned(models: list[Source]) -> None:
