@@ -9,6 +9,8 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
+from starzoo.hub.offline import working_offline
+
 __all__ = ["command"]
 
 
@@ -22,7 +24,17 @@ class Presentation:
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
+@dataclass(frozen=True, kw_only=True)
+class FromHub:
+    """Whether a command that reads models or images may ask the Hub for them."""
+
+    title: ClassVar = "Hub"
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Send no request: use what is on this machine and in the local cache.")
+    ] = False
+
+
+def command(function: Callable[..., None], *, reads_hub: bool = False) -> Callable[..., None]:
     """Make what Typer understands of a function whose parameters may be groups of options.
 
     A parameter annotated with a dataclass stands for one option per field. The parameter `out` is not an option but the
@@ -30,6 +42,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     Args:
         function: The command.
+        reads_hub: Whether it gets the option `--offline`, and does as that says.
 
     Returns:
         A function with one parameter per option, for `typer.Typer.command`.
@@ -42,6 +55,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             parameters += _keywords_of(groups[name])
         elif name != "out":
             parameters.append(_keyword(name, hints[name], parameter.default))
+    if reads_hub:
+        parameters += _keywords_of(FromHub)
     parameters += _keywords_of(Presentation)
 
     def run(context: typer.Context, **values: Any) -> None:
@@ -49,7 +64,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             del values[option.name]
         for name, group in groups.items():
             values[name] = group(**{option.name: values.pop(option.name) for option in fields(group)})
-        function(out=context.obj, **values)
+        with working_offline(values.pop("offline", False)):
+            function(out=context.obj, **values)
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

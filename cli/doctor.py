@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from .options import Offline
 from .output import Output, Table
 
 
@@ -13,7 +12,6 @@ def doctor(
     clean: Annotated[
         bool, typer.Option("--clean", help="Remove what downloads that were killed left in the cache.")
     ] = False,
-    offline: Offline = False,
 ) -> None:
     """Look at this machine: versions, devices, cache, disk, and what the Hub lets the token do; it is never shown.
 
@@ -21,10 +19,8 @@ def doctor(
         starzoo doctor --clean
     """
     from starzoo.doctor import examine
-    from starzoo.hub.offline import working_offline
 
-    with working_offline(offline):
-        findings = examine(clean=clean)
+    findings = examine(clean=clean)
     out.result(
         {"findings": [vars(finding) for finding in findings]},
         brief=[f"{finding.what}: {finding.found}" for finding in findings if finding.problem],

@@ -52,7 +52,7 @@ for _command in (
     doctor,
     launch,
 ):
-    app.command()(command(_command))
+    app.command()(command(_command, reads_hub=_command not in (quickstart, card, push, list_stars, launch)))
 
 
 def _show_version(wanted: bool) -> None:

@@ -21,7 +21,6 @@ __all__ = [
     "FileOptions",
     "ImageSize",
     "ModelArgs",
-    "Offline",
     "ReorderClasses",
     "ResumeOptions",
     "StarOptions",
@@ -36,9 +35,6 @@ ModelArgs = Annotated[
 ]
 ReorderClasses = Annotated[
     bool, typer.Option("--reorder-classes", help="Bring models with the same classes in another order into one order.")
-]
-Offline = Annotated[
-    bool, typer.Option("--offline", help="Send no request: use what is on this machine and in the local cache.")
 ]
 ImageSize = Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the model's input.")]
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from . import options
-from .options import ConfigOptions, DataOptions, Offline, StarOptions, given
+from .options import ConfigOptions, DataOptions, StarOptions, given
 from .output import Output
 from .parsing import read_zoo
 from .plan_tables import show_plan
@@ -20,7 +20,6 @@ def plan(
     holdout: Annotated[
         list[str] | None, typer.Option(metavar="REF", help="A model to test on, or a folder of them; repeatable.")
     ] = None,
-    offline: Offline = False,
 ) -> None:
     """Say what fit-star would take, before anything is spent: bytes, memory, licences, steps.
 
@@ -30,8 +29,6 @@ def plan(
         starzoo plan timm/resnet18.a1_in1k timm/resnet18.a2_in1k --dataset uoft-cs/cifar10
     """
     run = options.load_run(config, data=given(data), star=given(star))
-    from starzoo.hub.offline import working_offline
     from starzoo.planning import plan_star
 
-    with working_offline(offline):
-        show_plan(out, plan_star(*read_zoo(sources, holdout), run))
+    show_plan(out, plan_star(*read_zoo(sources, holdout), run))

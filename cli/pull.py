@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from .options import Offline
 from .output import Output
 from .parsing import with_members
 
@@ -16,7 +15,6 @@ def pull(
         bool,
         typer.Option("--allow-pickle", help="Convert weights that are only a pickle, once, in a process of their own."),
     ] = False,
-    offline: Offline = False,
 ) -> None:
     """Download models from the Hub, each pinned to one commit and checked against its hashes.
 
@@ -25,11 +23,9 @@ def pull(
     Example:
         starzoo pull timm/resnet18.a1_in1k timm/resnet18.tv_in1k
     """
-    from starzoo.hub.offline import working_offline
     from starzoo.hub.pull import pull_all
 
-    with working_offline(offline):
-        snapshots = pull_all(with_members(refs), allow_pickle=allow_pickle, progress=out.progress)
+    snapshots = pull_all(with_members(refs), allow_pickle=allow_pickle, progress=out.progress)
     out.result(
         {"models": [vars(snapshot) for snapshot in snapshots]},
         brief=[snapshot.folder for snapshot in snapshots],

@@ -14,9 +14,6 @@ _RESULTS = {True: "passed", False: "FAILED", None: "not checked"}
 def verify(
     out: Output,
     star: Annotated[str, typer.Argument(metavar="STAR", help="A star: a folder or user/repo.")],
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Send no request: use what is on this machine and in the local cache.")
-    ] = False,
 ) -> None:
     """Check a star again: its files, its permutations, its sources, and that plain timm loads the same model.
 
@@ -27,7 +24,7 @@ def verify(
     """
     from starzoo.verification import verify_star
 
-    checks = verify_star(star, offline=offline, progress=out.progress)
+    checks = verify_star(star, progress=out.progress)
     failed = [check for check in checks if check.passed is False]
     rows = [[f"{check.subject}: {check.what}", _RESULTS[check.passed], check.detail] for check in checks]
     out.result(

@@ -305,11 +305,32 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
         f"{'group of neurons is' if manifest.groups == 1 else 'groups of neurons are'} permuted, in tensors that hold "
         f"{100 * manifest.coverage:.1f} % of the parameters."
     )
+    yield from _differences(manifest)
     if manifest.changes:
         yield (
             f"The run was resumed with changes, so that its command does not replay it bit for bit: "
             f"{clean('; '.join(manifest.changes))}."
         )
+
+
+def _differences(manifest: StarManifest) -> Iterator[str]:
+    """In what the models' files differ from what the star was fitted with; nothing in manifests that do not say it."""
+    models = [*manifest.sources, *manifest.holdouts]
+    stated = [model.preprocessing for model in models if model.preprocessing]
+    chosen = manifest.architecture.preprocessing
+    if len(set(stated)) > 1:
+        yield (
+            f"Images: the models cut and resize a picture in different ways; all were fitted and measured with "
+            f"interpolation {escape(chosen.interpolation)}, crop_pct {chosen.crop_pct:g} and crop_mode "
+            f"{escape(chosen.crop_mode)}, which {stated.count(chosen)} of {len(stated)} state (the most "
+            f"frequent one when the star was fitted; of several, the first). Mean, deviation and size are equal in all."
+        )
+    types = Counter(model.dtype for model in models if model.dtype)
+    if set(types) - {"float32"}:
+        counted = ", ".join(f"{escape(dtype)} {count}" for dtype, count in sorted(types.items()))
+        yield f"Weights: read as float32; types of the models' files: {counted}."
+    if reordered := sum(model.label_names is not None for model in models):
+        yield f"Classes: {reordered} of {len(models)} models were brought into this order from another."
 
 
 def _portable(config: RunConfig) -> RunConfig:
@@ -324,6 +345,8 @@ def _command(manifest: StarManifest) -> str:
     """The command that fits this star again."""
     words = [*map(_reference, manifest.sources)]
     words += [f"--holdout {_reference(model)}" for model in manifest.holdouts]
+    if any(model.label_names is not None for model in (*manifest.sources, *manifest.holdouts)):
+        words.append("--reorder-classes")
     return " \\\n    ".join(["starzoo fit-star", *words, "--config run.yaml --out star"])
 
 

@@ -19,7 +19,7 @@ from starzoo.errors import UsageError
 from starzoo.evaluate.cache import ResultCache
 from starzoo.evaluate.evaluate import Shard, Zoo, evaluate, evaluate_shard
 from starzoo.evaluate.floor import check_above_chance
-from starzoo.folder import write_text
+from starzoo.folder import WEIGHTS_FILE, write_text
 from starzoo.gallery import find_stars, write_gallery
 from starzoo.hub.names import check_repo
 from starzoo.hub.ref import ModelRef
@@ -128,10 +128,15 @@ def fit_star(
             manifest = _describe(name or out.resolve().name, members, unseen, config, data)
             if push_to:
                 check_licence(manifest, None)  # before anything is spent
+            weights = [member.provenance.files[WEIGHTS_FILE] for member in members]
+            places = RunPlaces.of(sources, holdouts, config.data, config.evaluate.ood, weights)
+            if not override:
+                RunPlaces.read(out).check_unchanged(places)
         if not from_first(lambda: _is_finished(out, manifest)):
             with all_or_none():
                 _check_unnamed(models, data, status)
                 spec = infer_architecture(manifest.architecture)
+            from_first(lambda: None if RunPlaces.read(out).sources else places.write(out))
             fitted = fit(
                 manifest.architecture,
                 spec,
@@ -148,7 +153,7 @@ def fit_star(
             _save(out, manifest, spec, fitted, members, unseen, data, outside, status)
 
         def publish() -> str | None:
-            RunPlaces.of(sources, holdouts, config.data, config.evaluate.ood).write(out)
+            places.write(out)
             if push_to:
                 return publish_star(out, push_to, private=private).url
             render_card(out)
@@ -333,7 +338,14 @@ def _describe(
 def _record(source: Source) -> ModelRecord:
     origin = source.provenance
     return ModelRecord(
-        name=source.name, repo=origin.repo, sha=origin.sha, files=dict(origin.files), licence=origin.licence
+        name=source.name,
+        repo=origin.repo,
+        sha=origin.sha,
+        files=dict(origin.files),
+        licence=origin.licence,
+        dtype=source.dtype,
+        preprocessing=origin.preprocessing or source.architecture.preprocessing,
+        label_names=origin.label_names,
     )
 
 
@@ -352,7 +364,12 @@ def _is_finished(out: Path, manifest: StarManifest) -> bool:
         return False
     found = read_manifest(out / MANIFEST)
     asked, had = (
-        (_identity(one), one.name, one.holdouts, one.config.model_dump(exclude={"runtime"}))
+        (
+            _identity(one),
+            one.name,
+            [(model.name, model.repo, model.sha, model.files) for model in one.holdouts],
+            one.config.model_dump(exclude={"runtime"}),
+        )
         for one in (manifest, found)
     )
     same = asked == had

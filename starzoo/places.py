@@ -26,16 +26,23 @@ class RunPlaces(Frozen):
         holdouts: The same for the held-outs.
         dataset: The data set; a local folder by its absolute path.
         ood: The same for the other data set that it was evaluated on, if there was one.
+        weights: SHA-256 of the sources' weights, one per source.
     """
 
     sources: tuple[str, ...] = ()
     holdouts: tuple[str, ...] = ()
     dataset: str | None = None
     ood: str | None = None
+    weights: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, sources: Sequence[str], holdouts: Sequence[str], data: DataConfig, ood: DataConfig | None = None
+        cls,
+        sources: Sequence[str],
+        holdouts: Sequence[str],
+        data: DataConfig,
+        ood: DataConfig | None = None,
+        weights: Sequence[str] = (),
     ) -> RunPlaces:
         """Note where a run finds its files.
 
@@ -44,6 +51,7 @@ class RunPlaces(Frozen):
             holdouts: References of the held-outs.
             data: The data set.
             ood: The other data set that it is evaluated on, if any.
+            weights: SHA-256 of the sources' weights.
 
         Returns:
             The places.
@@ -53,6 +61,7 @@ class RunPlaces(Frozen):
             holdouts=tuple(map(_absolute, holdouts)),
             dataset=_place(data),
             ood=ood and _place(ood),
+            weights=tuple(weights),
         )
 
     @classmethod
@@ -75,6 +84,24 @@ class RunPlaces(Frozen):
             return cls.model_validate_json(file.read_bytes())
         except ValidationError as error:
             raise UntrustedInputError(f"{file}: is damaged", hint="remove it", subject=str(file)) from error
+
+    def check_unchanged(self, now: RunPlaces) -> None:
+        """Make sure that no local source has other weights than when the run began.
+
+        Args:
+            now: The places of the same run, going on.
+
+        Raises:
+            UntrustedInputError: One has; a Hub's commit never does, and what it holds is checked when it is loaded.
+        """
+        for place, before, here, found in zip(self.sources, self.weights, now.sources, now.weights, strict=False):
+            if place == here and before != found and Path(place).is_dir():
+                name = Path(place).name
+                raise UntrustedInputError(
+                    f"{name}: its files are not those that the star was made with",
+                    hint="bring the old files back, or fit the star again in another folder",
+                    subject=name,
+                )
 
     def with_changes(self, holdouts: Sequence[str], ood: DataConfig | None) -> RunPlaces:
         """The same run, evaluated again.

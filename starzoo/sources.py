@@ -50,6 +50,7 @@ class Provenance:
         files: The SHA-256 of config.json and model.safetensors, by file name.
         licence: What the model's card says, or None.
         preprocessing: The transform that config.json states, where the models loaded together share another.
+        label_names: The class names in the order of the file, where `order_classes` brought them into another.
     """
 
     ref: str
@@ -58,6 +59,7 @@ class Provenance:
     files: Mapping[str, str]
     licence: str | None = None
     preprocessing: Preprocessing | None = None
+    label_names: tuple[str, ...] | None = None
 
 
 class Named(Protocol):
@@ -260,7 +262,8 @@ def order_classes(sources: Sequence[Source], names: Sequence[str] | None) -> lis
             _logger.warning("%s: its classes are brought into the order of the other models", source.name)
             state = permute_classes(source.architecture, source.state, names)
             architecture = source.architecture.model_copy(update={"label_names": tuple(names)})
-            source = replace(source, architecture=architecture, state=state)
+            provenance = replace(source.provenance, label_names=source.architecture.label_names)
+            source = replace(source, architecture=architecture, state=state, provenance=provenance)
         ordered.append(source)
     return ordered
 

@@ -14,7 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from starzoo.errors import PreemptedError, ResourceError, StarzooError, as_starzoo_error, exit_code_of
+from starzoo.errors import (
+    HubError,
+    IncompatibleError,
+    PreemptedError,
+    ResourceError,
+    StarzooError,
+    UntrustedInputError,
+    UsageError,
+    as_starzoo_error,
+    exit_code_of,
+)
 from starzoo.folder import write_text
 from starzoo.progress import Progress
 
@@ -24,6 +34,8 @@ STATUS = "status.json"
 _MARKS = "processes"
 _SECONDS_BETWEEN = 1.0
 _SECONDS_TO_END = 3.0  # in which all but a lost process notice that one is lost
+_REFUSALS = (UsageError, UntrustedInputError, HubError, IncompatibleError)
+_LOOKING = {"downloading", "loading models", "checking models"}  # stages that change nothing in the folder
 _LOST = ("onnection closed by peer", "onnection reset by peer", "imed out", "roken pipe", "NCCL", "DistBackendError")
 
 
@@ -31,7 +43,8 @@ _LOST = ("onnection closed by peer", "onnection reset by peer", "imed out", "rok
 class Status:
     """Tells how one process of a run is doing; itself a `Progress` that passes on what it is told.
 
-    Nothing is written before the run's folder is made, unless torchrun has started it, which knows no other way to ask.
+    Nothing is written before the run's folder is made, and a finished run's status stays where a call is refused that
+    changed nothing; unless torchrun has started it, which knows no other way to ask.
 
     Attributes:
         folder: The run's folder.
@@ -44,10 +57,12 @@ class Status:
     ranks: int = field(default_factory=lambda: int(os.environ.get("WORLD_SIZE", "1")))
     _stage: dict[str, Any] = field(default_factory=dict)
     _written: float = 0.0
+    _changed: bool = False
 
     def __call__(self, stage: str, done: int, total: int, **figures: float) -> None:
         """Note a finished unit of work (`starzoo.progress.Progress`)."""
         self._stage = {"stage": stage, "done": done, "total": total, "figures": figures}
+        self._changed = self._changed or stage not in _LOOKING
         if time.monotonic() - self._written > _SECONDS_BETWEEN or done == total:
             self._write("running")
         self.watcher(stage, done, total, **figures)
@@ -60,6 +75,7 @@ class Status:
             PreemptedError: Another process was lost; the same command goes on from the last checkpoint.
             BaseException: What was raised in the block.
         """
+        finished = self._finished()
         self._write("running")
         try:
             yield
@@ -68,10 +84,22 @@ class Status:
                 self._write("left alone", by=-1)
                 error = self._loss_of_others(error)
                 self._write("failed", error, by=self.rank)  # the first process may be the one that was lost
+            elif finished and isinstance(error, _REFUSALS) and not self._changed:
+                write_text(self.folder / STATUS, finished)
             else:
                 self._write("failed", error)
             raise error
         self._write("done")
+
+    def _finished(self) -> str | None:
+        """What status.json says, where it is the end of a run and this process was not started by torchrun."""
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            return None
+        with suppress(OSError, ValueError):
+            text = (self.folder / STATUS).read_text(encoding="utf-8")
+            if json.loads(text).get("state") == "done":
+                return text
+        return None
 
     def _loss_of_others(self, error: BaseException) -> StarzooError:
         """Why another process does not answer: it has said so itself, or it was lost."""

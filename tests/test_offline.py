@@ -3,21 +3,60 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from starzoo.cli.main import app
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig
 from starzoo.hub.offline import working_offline
 from starzoo.hub.pull import pull_all
 from starzoo.pipeline import fit_star
+from tests.cli.conftest import run as run
+from tests.conftest import MakeMember
 from tests.hub.server import FakeHub
+
+READING = ("train", "pull", "plan", "inspect", "align", "fit-star", "evaluate", "predict", "join", "verify", "doctor")
 
 CONFIG = RunConfig(
     data=DataConfig(dataset="digits", train_size=200, test_size=100),
     star=StarConfig(epochs=1, batch_size=100),
     evaluate=EvalConfig(points=3, statistics_images=100),
 )
+
+
+def test_every_command_that_reads_from_the_hub_can_be_kept_from_asking() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    offline = {name for name, command in commands.items() if any("--offline" in each.opts for each in command.params)}
+    assert offline == set(READING)
+
+
+def test_offline_holds_for_this_process_and_those_that_it_starts(
+    fake_hub: FakeHub, make_member: MakeMember, run, tmp_path: Path
+) -> None:
+    folder = make_member()
+    fake_hub.commit("ann/net", {path.name: path.read_bytes() for path in folder.iterdir()})
+    for words in (
+        ("inspect", "ann/net"),
+        ("align", "ann/net", "ann/net", "--out", tmp_path / "aligned"),
+        ("evaluate", "ann/net"),
+        ("fit-star", "ann/net", "ann/net", "--out", tmp_path / "star"),
+        ("join", "ann/net", folder),
+        ("predict", "ann/net", tmp_path / "cat.png"),
+        ("verify", "ann/net"),
+    ):
+        ended = run(*words, "--offline")
+        assert ended.code == 4, (words, ended.err)
+        assert "ann/net" in ended.err
+        assert "offline" in ended.err
+    assert fake_hub.requests == []
+    child = [sys.executable, "-c", "from huggingface_hub import constants; print(constants.HF_HUB_OFFLINE)"]
+    with working_offline():
+        assert subprocess.run(child, capture_output=True, text=True, check=True).stdout.strip() == "True"
+    assert subprocess.run(child, capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
 def test_n14_a_whole_run_offline_opens_no_socket(
@@ -39,5 +78,8 @@ def test_n14_a_whole_run_offline_opens_no_socket(
     with working_offline():
         report = fit_star(refs[:2], refs[2:], CONFIG, tmp_path / "star")
     assert [source.repo for source in report.manifest.sources] == refs[:2]
+    assert [(source.dtype, source.preprocessing) for source in report.manifest.sources] == [
+        ("float32", report.manifest.architecture.preprocessing)
+    ] * 2
     assert report.manifest.evaluation is not None
     assert len(fake_hub.requests) == asked

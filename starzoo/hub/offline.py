@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 __all__ = ["working_offline"]
+
+_VARIABLE = "HF_HUB_OFFLINE"
 
 
 @contextmanager
 def working_offline(wanted: bool = True) -> Iterator[None]:
-    """Send no request to the Hub inside the block.
+    """Send no request to the Hub inside the block: neither this process nor one that it starts.
 
     Args:
         wanted: False leaves everything as the environment says.
@@ -18,11 +23,23 @@ def working_offline(wanted: bool = True) -> Iterator[None]:
     Yields:
         Nothing.
     """
+    if not wanted:
+        yield
+        return
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE  # the client read the variable when it was imported, and looks here since
-    constants.HF_HUB_OFFLINE = before or wanted
+    # Both libraries read the variable when they are imported, and look at these places since.
+    places: list[Any] = [constants, *filter(None, [sys.modules.get("datasets.config")])]
+    before, said = [place.HF_HUB_OFFLINE for place in places], os.environ.get(_VARIABLE)
+    os.environ[_VARIABLE] = "1"
     try:
+        for place in places:
+            place.HF_HUB_OFFLINE = True
         yield
     finally:
-        constants.HF_HUB_OFFLINE = before
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
+        if said is None:
+            del os.environ[_VARIABLE]
+        else:
+            os.environ[_VARIABLE] = said

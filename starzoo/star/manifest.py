@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError, model_validator
 
-from starzoo.architecture import Architecture
+from starzoo.architecture import Architecture, Preprocessing
 from starzoo.config import AlignConfig, Frozen, RunConfig
 from starzoo.errors import UntrustedInputError
 from starzoo.evaluate.measures import Evaluation
@@ -26,6 +26,9 @@ class ModelRecord(Frozen):
         sha: The commit of the repository.
         files: SHA-256 of its files, by name.
         licence: Its licence identifier, or None when it states none.
+        dtype: The type of its stored weights, such as `bfloat16`; they are read as float32. None in old manifests.
+        preprocessing: The image transform that its config.json states; the star's may cut pictures in another way.
+        label_names: Its own class order, where it was brought into that of the star; else None.
     """
 
     name: str
@@ -33,6 +36,9 @@ class ModelRecord(Frozen):
     sha: str | None = None
     files: dict[str, str] = {}
     licence: str | None = None
+    dtype: str | None = None
+    preprocessing: Preprocessing | None = None
+    label_names: tuple[str, ...] | None = None
 
 
 class StarManifest(Frozen):
