@@ -16,6 +16,7 @@ from starzoo.hub.pickles import converted
 from starzoo.hub.pull import pull
 from starzoo.hub.unpickle import main as unpickle
 from starzoo.sources import load_source
+from tests.cli.conftest import run as run
 from tests.conftest import MakeMember
 from tests.hub.server import FakeHub
 from tests.hub.test_faults_hub import Evil
@@ -53,6 +54,21 @@ def test_w03_a_pickle_is_converted_once_and_then_found(
     expected = torch.load(io.BytesIO(files["pytorch_model.bin"]), weights_only=True)["state_dict"]
     assert all(torch.equal(source.state[name], tensor.to(source.state[name])) for name, tensor in expected.items())
     assert source.provenance.repo == "ann/net"
+
+
+def test_w03_fit_star_tells_how_a_pickle_is_converted_and_converts_none_itself(
+    files: Files, fake_hub: FakeHub, run, tmp_path: Path
+) -> None:
+    fake_hub.commit("ann/net", files)
+    ended = run("fit-star", "ann/net", "ann/net", "--out", tmp_path / "star")
+    assert ended.code == 3
+    assert "starzoo pull --allow-pickle ann/net" in " ".join(ended.err.split())
+    assert not fake_hub.asked("/resolve/")
+    assert not (tmp_path / "star").exists()
+    assert run("fit-star", "ann/net", "ann/net", "--out", tmp_path / "star", "--allow-pickle").code == 2
+    ended = run("pull", "--allow-pickle", "ann/net", "--json")
+    assert ended.code == 0, ended.err
+    assert "model.safetensors" in ended.out
 
 
 @pytest.mark.parametrize("save", [saved, pickle.dumps], ids=["w01", "w02"])
