@@ -19,6 +19,7 @@ from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, load_c
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.inspection import infer_architecture
 from starzoo.pipeline import StarReport, evaluate_star, fit_star, load_star, publish_star, render_card
+from starzoo.verification import verify_star
 from tests.hub.server import FakeHub
 
 CONFIG = RunConfig(
@@ -156,8 +157,37 @@ def test_k14_a_source_that_changed_is_refused(digits_zoo: list[Path], tmp_path: 
     zoo = [shutil.copytree(folder, tmp_path / folder.name) for folder in digits_zoo[:2]]
     fit_star([str(folder) for folder in zoo], [], CONFIG, tmp_path / "star")
     shutil.copy(digits_zoo[3] / "model.safetensors", zoo[1])
+    before = contents_of(tmp_path / "star")
+    for again in (
+        lambda: evaluate_star(str(tmp_path / "star")),
+        lambda: fit_star([str(folder) for folder in zoo], [], CONFIG, tmp_path / "star"),
+    ):
+        with pytest.raises(UntrustedInputError, match="seed-1: its files are not those that the star was made with"):
+            again()
+    assert contents_of(tmp_path / "star") == before
+
+
+def test_k14_a_source_that_changed_during_an_interrupted_run(digits_zoo: list[Path], tmp_path: Path) -> None:
+    zoo = [shutil.copytree(folder, tmp_path / folder.name) for folder in digits_zoo[:2]]
+
+    def stop(stage: str, done: int, total: int, **_: float) -> None:
+        if stage == "fitting the star":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_star([str(folder) for folder in zoo], [], CONFIG, tmp_path / "star", progress=stop)
+    shutil.copy(digits_zoo[3] / "model.safetensors", zoo[1])
     with pytest.raises(UntrustedInputError, match="seed-1: its files are not those that the star was made with"):
-        evaluate_star(str(tmp_path / "star"))
+        fit_star([str(folder) for folder in zoo], [], CONFIG, tmp_path / "star")
+
+
+def test_a_refused_call_leaves_the_status_of_a_finished_run(report: StarReport, digits_zoo: list[Path]) -> None:
+    refs, before = [str(folder) for folder in digits_zoo], (report.folder / "status.json").read_bytes()
+    assert b'"done"' in before
+    other = CONFIG.model_copy(update={"star": StarConfig(epochs=2, batch_size=128, mu=0.25)})
+    with pytest.raises(UsageError, match=r"config\.star\.mu was"):
+        fit_star(refs[:3], refs[3:], other, report.folder)
+    assert (report.folder / "status.json").read_bytes() == before
 
 
 def test_p02_nothing_of_this_machine_is_in_what_is_published(report: StarReport, digits_zoo: list[Path]) -> None:
@@ -317,6 +347,18 @@ def test_t03_a_star_of_models_with_the_same_classes_in_other_orders(digits_zoo: 
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     assert found.manifest.evaluation == expected.manifest.evaluation
     assert found.manifest.sources[1].files != expected.manifest.sources[1].files  # those of the file as it lies there
+    # star.json says so, and the command in the card too.
+    assert [model.label_names and model.label_names[0] for model in found.manifest.sources] == [None, "3"]
+    assert "--reorder-classes" in (found.folder / "README.md").read_text()
+    assert "--reorder-classes" not in (expected.folder / "README.md").read_text()
+    assert "2 of 3 models were brought into this order" in (found.folder / "README.md").read_text()
+    # Whoever rebuilds the star domain from the files as they lie there gets the same models.
+    domains = [load_star(found.folder).domain(), load_star(expected.folder).domain(digits_zoo[:2])]
+    for name, state in domains[0].sources.items():
+        assert all(torch.equal(tensor, domains[1].sources[name][key]) for key, tensor in state.items())
+    checks = verify_star(found.folder)
+    assert checks
+    assert [check for check in checks if check.passed is not True] == []
     # What was asked for once holds when the star is measured again; new held-outs are asked for anew.
     assert evaluate_star(str(found.folder)).manifest.evaluation == expected.manifest.evaluation
     with pytest.raises(IncompatibleError, match="class 0 is 0 and 3"):
