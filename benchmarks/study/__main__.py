@@ -24,7 +24,7 @@ from benchmarks.study.report import write_page
 from benchmarks.zoos import DATASET, OUT
 
 
-def run(file: Path, dataset: str, zoos: Path, seeds: list[int] | None) -> None:
+def run(file: Path, dataset: str, zoos: Path, seeds: list[int] | None, variants: list[str] | None) -> None:
     """Measure what an experiment lacks."""
     experiment, kept = load_experiment(file), results_file(file)
     kept.parent.mkdir(exist_ok=True)
@@ -32,7 +32,7 @@ def run(file: Path, dataset: str, zoos: Path, seeds: list[int] | None) -> None:
     def done() -> list[Row]:  # read each time, since seeds may run side by side
         return json.loads(kept.read_text(encoding="utf-8"))["rows"] if kept.is_file() else []
 
-    for row in rows(experiment, dataset, zoos, seeds or experiment.seeds, done()):
+    for row in rows(experiment, dataset, zoos, seeds or experiment.seeds, variants or experiment.variants, done()):
         machine = f"{torch.get_num_threads()} thread of a CPU ({platform.machine()})"
         versions = {"torch": torch.__version__.partition("+")[0], "timm": timm.__version__}
         content = {"machine": machine, "versions": versions, "rows": [*done(), row]}
@@ -46,9 +46,10 @@ def main() -> None:
     parser.add_argument("--dataset", default=DATASET, help="CIFAR-10: a Hub data set or a local folder")
     parser.add_argument("--zoos", type=Path, default=OUT, help="the folder of all zoos")
     parser.add_argument("--seeds", type=int, nargs="+", help="only these seeds of the stars")
+    parser.add_argument("--variants", nargs="+", help="only these variants")
     options = parser.parse_args()
     for file in options.files:
-        run(file, options.dataset, options.zoos, options.seeds)
+        run(file, options.dataset, options.zoos, options.seeds, options.variants)
     write_page()
 
 

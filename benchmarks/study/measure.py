@@ -6,7 +6,7 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,12 @@ ROLES = ("star", "member", "held-out", "aligned-mean", "part-ensemble", "ensembl
 
 
 def rows(
-    experiment: Experiment, dataset: str, zoos: Path, seeds: Sequence[int], done: Collection[Row]
+    experiment: Experiment,
+    dataset: str,
+    zoos: Path,
+    seeds: Iterable[int],
+    variants: Collection[str],
+    done: Collection[Row],
 ) -> Iterator[Row]:
     """Measure what is not done yet.
 
@@ -47,6 +52,7 @@ def rows(
         dataset: CIFAR-10, on the Hub or in a folder.
         zoos: The folder of all zoos; members that it lacks are trained.
         seeds: Which of the experiment's.
+        variants: Which of them.
         done: The rows that there are.
 
     Yields:
@@ -55,7 +61,7 @@ def rows(
     known = {(row["variant"], row["seed"]) for row in done}
     paired = {row["zoo"] for row in done if "regular-regular" in row["paths"]}
     for seed in seeds:
-        for variant in experiment.variants:
+        for variant in variants:
             if (variant, seed) in known:
                 continue
             zoo = experiment.zoo_of(variant)
