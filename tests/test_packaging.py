@@ -75,10 +75,11 @@ def test_importing_starzoo_loads_nothing_else():
     assert third_party == {"starzoo"}
 
 
-def test_the_template_of_the_card_is_package_data():
+def test_the_templates_of_cards_are_package_data():
     assert PROJECT["tool"]["setuptools"]["package-data"]["starzoo.model_cards"] == ["*.jinja"]
-    assert list((ROOT / "model_cards").rglob("*.jinja")) == [ROOT / "model_cards" / "star.md.jinja"]
-    assert (resources.files("starzoo.model_cards") / "star.md.jinja").is_file()
+    names = ["gallery.md.jinja", "report.html.jinja", "star.md.jinja"]
+    assert sorted((ROOT / "model_cards").rglob("*.jinja")) == [ROOT / "model_cards" / name for name in names]
+    assert all((resources.files("starzoo.model_cards") / name).is_file() for name in names)
 
 
 def test_the_typing_marker_is_package_data():
