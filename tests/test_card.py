@@ -390,7 +390,7 @@ def test_the_card_says_in_what_the_models_files_differ():
     assert "with interpolation bicubic, crop_pct 0.95 and crop_mode center, which 2 of 3 state" in card
     assert "types of the models' files: bfloat16 1, float32 2" in card
     assert "1 of 3 models were brought into this order from another" in card
-    assert "--config run.yaml --out star --reorder-classes" in card
+    assert "    --reorder-classes \\\n    --config run.yaml --out star" in card
 
 
 def test_a_licence_is_stated_only_if_all_sources_share_it():
