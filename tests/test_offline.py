@@ -17,7 +17,7 @@ from starzoo.hub.pull import pull_all
 from starzoo.pipeline import fit_star
 from tests.cli.conftest import run as run
 from tests.conftest import MakeMember
-from tests.hub.server import FakeHub
+from tests.hub.fakehub import FakeHub
 
 READING = ("train", "pull", "plan", "inspect", "align", "fit-star", "evaluate", "predict", "join", "verify", "doctor")
 

@@ -20,7 +20,7 @@ from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.inspection import infer_architecture
 from starzoo.pipeline import StarReport, evaluate_star, fit_star, load_star, publish_star, render_card
 from starzoo.verification import verify_star
-from tests.hub.server import FakeHub
+from tests.hub.fakehub import FakeHub
 
 CONFIG = RunConfig(
     star=StarConfig(epochs=2, batch_size=128, mu=0.5),

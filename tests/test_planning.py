@@ -15,7 +15,7 @@ from starzoo.hub.pull import pull_all
 from starzoo.planning import plan_star
 from tests.cli.conftest import run as run
 from tests.conftest import MakeMember
-from tests.hub.server import FakeHub, Request
+from tests.hub.fakehub import FakeHub, Request
 
 CONFIG = RunConfig(data=DataConfig(dataset="digits"), star=StarConfig(epochs=3, batch_size=100))
 REFS = ["ann/zoo/a", "ann/zoo/b", "bob/net"]

@@ -19,7 +19,7 @@ from starzoo.star.manifest import read_manifest
 from starzoo.star.star import load_star, write_manifest
 from tests.cli.conftest import run as run
 from tests.conftest import MakeMember
-from tests.hub.server import FakeHub
+from tests.hub.fakehub import FakeHub
 from tests.stars import make_star
 
 LOAD_WITH_TIMM = """

@@ -14,7 +14,7 @@ from starzoo.folder import file_hash
 from starzoo.hub.ref import ModelRef
 from starzoo.sources import check_compatible, label_names_of, load_source, load_sources, order_classes
 from tests.conftest import MakeMember
-from tests.hub.server import FakeHub
+from tests.hub.fakehub import FakeHub
 
 
 def test_a_folder_becomes_a_model(make_member: MakeMember) -> None:

@@ -18,7 +18,7 @@ from starzoo import verification
 from starzoo.errors import UntrustedInputError
 from starzoo.verification import Check, verify_star
 from tests.conftest import MakeMember
-from tests.hub.server import FakeHub
+from tests.hub.fakehub import FakeHub
 from tests.stars import make_star
 
 FILES = ("config.json", "model.safetensors", "permutations.safetensors")

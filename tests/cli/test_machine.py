@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tests.cli.conftest import Run
-from tests.hub.server import FakeHub
+from tests.hub.fakehub import FakeHub
 
 
 def orphan(name: str, age: float) -> Path:

@@ -15,7 +15,7 @@ from starzoo.errors import HubError, StarzooError, UntrustedInputError
 from starzoo.hub.pull import pull
 from starzoo.sources import load_source
 from tests.conftest import MakeMember
-from tests.hub.server import FakeHub, Request, Response
+from tests.hub.fakehub import FakeHub, Request, Response
 
 Files = dict[str, bytes]
 

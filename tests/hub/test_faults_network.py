@@ -21,7 +21,7 @@ from starzoo.hub.offline import working_offline
 from starzoo.hub.pull import pull, pull_all
 from starzoo.sources import load_source, load_sources
 from tests.conftest import MakeMember
-from tests.hub.server import FakeHub, Request, Response
+from tests.hub.fakehub import FakeHub, Request, Response
 
 Files = dict[str, bytes]
 WEIGHTS = "GET .*model.safetensors"

@@ -6,7 +6,7 @@ import pytest
 
 from starzoo.errors import HubError
 from starzoo.hub.jobs import start_job
-from tests.hub.server import FakeHub, as_json
+from tests.hub.fakehub import FakeHub, as_json
 
 TOKEN = "hf_token_of_the_tests"
 

@@ -18,7 +18,7 @@ from starzoo.hub.unpickle import main as unpickle
 from starzoo.sources import load_source
 from tests.cli.conftest import run as run
 from tests.conftest import MakeMember
-from tests.hub.server import FakeHub
+from tests.hub.fakehub import FakeHub
 from tests.hub.test_faults_hub import Evil
 
 Files = dict[str, bytes]

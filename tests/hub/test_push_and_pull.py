@@ -15,7 +15,7 @@ from starzoo.hub.push import list_stars, published_files, push
 from starzoo.hub.ref import ModelRef
 from starzoo.sources import load_source
 from tests.conftest import MakeMember
-from tests.hub.server import FakeHub, Request
+from tests.hub.fakehub import FakeHub, Request
 
 CARD = "---\nlicense: apache-2.0\ntags:\n- starzoo\n- star-model\n---\n# A star\n"
 LOAD_WITH_TIMM = """

@@ -16,7 +16,7 @@ from starzoo.sources import load_source, load_sources
 from starzoo.star.manifest import ModelRecord
 from starzoo.zoo_file import read_zoo_file
 from tests.conftest import MakeMember
-from tests.hub.server import FakeHub
+from tests.hub.fakehub import FakeHub
 from tests.test_card import make_manifest
 
 

@@ -22,7 +22,7 @@ from starzoo.specs import infer_architecture
 from starzoo.star.domain import StarDomain
 from starzoo.star.star import Star, load_star
 from tests.conftest import MakeMember
-from tests.hub.server import FakeHub
+from tests.hub.fakehub import FakeHub
 from tests.stars import CONFIG, make_star
 
 
