@@ -34,6 +34,8 @@ def show_star(out: Output, report: StarReport) -> None:
         out: The output.
         report: The star.
     """
+    from starzoo.evaluate.findings import say_rounding
+
     manifest, evaluation = report.manifest, report.manifest.evaluation
     document = {
         "folder": report.folder,
@@ -45,6 +47,7 @@ def show_star(out: Output, report: StarReport) -> None:
     if evaluation:
         for split in evaluation.splits:
             human += [_connectivity(evaluation, split), _predictions(evaluation, split)]
+        human += filter(None, [say_rounding(evaluation)])
     human.append(f"{manifest.name}: {report.folder}")
     if report.pushed:
         human.append(f"published: {report.pushed}")

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from starzoo.config import Beta, Constant, DataConfig, Method, RunConfig, Uniform
 from starzoo.errors import UsageError
-from starzoo.evaluate.findings import connections, has_costs, predictors, summary
+from starzoo.evaluate.findings import connections, has_costs, predictors, say_rounding, summary
 from starzoo.evaluate.measures import Evaluation, PathKind, Role
 from starzoo.hub.names import is_repo, split_repo
 from starzoo.licences import combine
@@ -85,6 +85,8 @@ def render(manifest: StarManifest, repo: str | None = None, *, licence: str | No
         evaluation=evaluation,
         splits=splits,
         summary={what: Markup(said) for what, said in (summary(evaluation, splits[0]) if splits else {}).items()},
+        rounding=Markup(say_rounding(evaluation) or ""),
+        trained=Markup(_training(manifest)),
         costs={split: has_costs(evaluation, split) for split in splits},
         connections={split: connections(evaluation, split) for split in splits},
         predictors={split: predictors(evaluation, split) for split in splits},
@@ -311,6 +313,15 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
             f"The run was resumed with changes, so that its command does not replay it bit for bit: "
             f"{clean('; '.join(manifest.changes))}."
         )
+
+
+def _training(manifest: StarManifest) -> str:
+    """How many training steps the sources took, in words."""
+    steps = [source.steps for source in manifest.sources if source.steps is not None]
+    if not steps or len(steps) < len(manifest.sources):
+        return "How many training steps the sources took is not recorded."
+    each = f" ({steps[0]:,} each)" if len(set(steps)) == 1 and len(steps) > 1 else ""
+    return f"The sources took {sum(steps):,} training steps{each}."
 
 
 def _differences(manifest: StarManifest) -> Iterator[str]:

@@ -234,6 +234,9 @@ class EvalConfig(Frozen):
         None, description="another data set, whose images uncertainty should tell from those of the task"
     )
     plane: int = Field(0, ge=0, description="points along each side of a picture of the loss around the star; 0: none")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="of the forward passes; with bf16 the star is measured in fp32 too, for the difference"
+    )
     seed: Seed = 0
 
 

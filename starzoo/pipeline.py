@@ -346,6 +346,7 @@ def _record(source: Source) -> ModelRecord:
         dtype=source.dtype,
         preprocessing=origin.preprocessing or source.architecture.preprocessing,
         label_names=origin.label_names,
+        steps=origin.steps,
     )
 
 
@@ -397,6 +398,7 @@ def _save(
             "alignment": fitted.alignment,
             "history": tuple(fitted.history),
             "changes": tuple(fitted.changes),
+            "steps": fitted.steps,
         }
     )
     permutations = {

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from starzoo.architecture import Architecture, Preprocessing
 from starzoo.classes import are_reordered, permute_classes
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
-from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, file_hash, load_state, read_architecture
+from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, file_hash, load_state, read_architecture, read_json
 from starzoo.hub.listing import CARD
 from starzoo.hub.pull import Snapshot, pull_all
 from starzoo.hub.ref import ModelRef
@@ -51,6 +51,7 @@ class Provenance:
         licence: What the model's card says, or None.
         preprocessing: The transform that config.json states, where the models loaded together share another.
         label_names: The class names in the order of the file, where `order_classes` brought them into another.
+        steps: Training steps, by the record that `starzoo train` leaves in a local folder; None where it does not say.
     """
 
     ref: str
@@ -60,6 +61,7 @@ class Provenance:
     licence: str | None = None
     preprocessing: Preprocessing | None = None
     label_names: tuple[str, ...] | None = None
+    steps: int | None = None
 
 
 class Named(Protocol):
@@ -104,6 +106,7 @@ class Source:
 
 
 _SEEN = ("input_size", "mean", "std")  # what of the preprocessing the network sees
+_MOST_STEPS = 10**12  # more than any training has; a stranger may write any number
 _RESERVED = {"star", "aligned mean"}  # what an evaluation calls its own models
 
 
@@ -186,7 +189,18 @@ def _load_all(refs: Sequence[str | Path], progress: Progress) -> Iterator[Source
             yield _read_snapshot(where, snapshots[where])
         else:
             name = where.folder.resolve().name
-            yield _read_source(where.folder, name, Provenance(name, None, None, {}), str(ref), where.folder / CARD)
+            provenance = Provenance(name, None, None, {}, steps=_read_steps(where.folder))
+            yield _read_source(where.folder, name, provenance, str(ref), where.folder / CARD)
+
+
+def _read_steps(folder: Path) -> int | None:
+    try:
+        record = read_json(folder / "training.json")
+        recipe, images = record["train"], record["data"]["train_size"]
+        steps = int(recipe["epochs"]) * (int(images) // int(recipe["batch_size"]))  # an incomplete batch is left out
+    except (UntrustedInputError, LookupError, TypeError, ValueError, ArithmeticError):
+        return None
+    return steps if 0 < steps < _MOST_STEPS else None
 
 
 def _read_snapshot(where: ModelRef, snapshot: Snapshot) -> Source:

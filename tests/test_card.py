@@ -1,8 +1,10 @@
 import ast
 import csv
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path as FilePath
 
 import pytest
 import yaml
@@ -16,7 +18,7 @@ from starzoo.architecture import Architecture, Preprocessing
 from starzoo.card import render, write_card
 from starzoo.config import Beta, DataConfig, RunConfig, StarConfig, Uniform
 from starzoo.errors import UsageError
-from starzoo.evaluate.measures import DomainChoice, Evaluation, Path, Quality
+from starzoo.evaluate.measures import DomainChoice, Evaluation, Path, Quality, Rounding
 from starzoo.markdown import clean, escape, load_template
 from starzoo.star.manifest import ModelRecord, StarManifest
 
@@ -123,6 +125,61 @@ def test_a_repaired_path_is_never_shown_as_a_straight_line(tmp_path):
     assert all(name.startswith("loss barrier of a repaired path, ") for name in barriers)
     write_card(tmp_path, mended)
     assert "position on the repaired path" in plot_texts(tmp_path / "plots" / "paths-test.svg", mended.evaluation)
+
+
+def test_what_bf16_changes_is_one_sentence():
+    plain = make_manifest()
+    rounded = plain.evaluation.model_copy(update={"rounding": Rounding(nll=0.00123, accuracy=0.0005)})
+    said = (
+        "- Forward passes were in bfloat16: the star's own negative log-likelihood differs by 0.0012 nats, and its "
+        "accuracy by 0.05 percentage points, from those in float32 on the same images.\n"
+    )
+    assert said in render(make_manifest(rounded))
+    assert "bfloat16" not in render(plain)
+    assert Evaluation.model_validate_json(rounded.model_dump_json()) == rounded
+
+
+def test_training_steps_are_stated_where_they_are_known():
+    def steps(**changes):
+        card = render(make_manifest(**changes))
+        [table] = [table for table in tables(card) if ("ECE (%)", False) in table[0]]
+        header, *rows = ([text for text, _ in row] for row in table)
+        return header, {row[0]: row[-1] for row in rows}, " ".join(card.split())
+
+    header, _, card = steps()  # as old stars are
+    assert "further training steps" not in header
+    assert "training steps" not in card
+    header, found, card = steps(steps=2340)
+    assert header[-1] == "further training steps"
+    assert found == {
+        "mean of 3 single sources": "0",
+        "most accurate source (m2)": "0",
+        "single held-out (m3)": "–",
+        "aligned mean of the sources": "0",
+        "star (this model)": "2,340",
+        "ensemble of 3 sources": "0",
+    }
+    assert "How many training steps the sources took is not recorded." in card
+    sources = make_manifest().sources
+    known = [source.model_copy(update={"steps": 624}) for source in sources]
+    assert "The sources took 1,872 training steps (624 each)." in steps(steps=2340, sources=known)[2]
+    assert "is not recorded." in steps(steps=2340, sources=[*known[:2], sources[2]])[2]
+    assert (
+        "The sources took 1,249 training steps."
+        in steps(steps=2340, sources=[known[0], known[1].model_copy(update={"steps": 625})])[2]
+    )
+
+
+def test_a_star_of_an_earlier_version_is_still_read():
+    file = FilePath(__file__).parents[1] / "model_cards" / "cifar10-star" / "star.json"
+    old = json.loads(file.read_bytes())
+    old.pop("steps", None)
+    old["config"]["evaluate"].pop("precision", None)
+    old["evaluation"].pop("rounding", None)
+    for model in (*old["sources"], *old["holdouts"]):
+        model.pop("steps", None)
+    manifest = StarManifest.model_validate(old)
+    assert (manifest.steps, manifest.evaluation.rounding, manifest.config.evaluate.precision) == (None, None, "fp32")
 
 
 def plot_texts(file, evaluation):

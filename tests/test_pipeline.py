@@ -74,6 +74,8 @@ def test_a_star_folder_holds_what_the_house_says(report: StarReport) -> None:
     assert manifest["schema_version"] == 1
     assert [source["name"] for source in manifest["sources"]] == ["seed-0", "seed-1", "seed-2"]
     assert manifest["holdouts"][0]["files"]["model.safetensors"]
+    assert manifest["steps"] > 0
+    assert "further training steps" in (report.folder / "README.md").read_text(encoding="utf-8")
     indices = load_file(report.folder / "permutations.safetensors")
     assert all(tensor.dtype == torch.int32 for tensor in indices.values())
     assert {name.partition("/")[0] for name in indices} == {"0", "1", "2"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,24 @@ def test_a_local_path_does_not_get_into_the_provenance(make_member: MakeMember, 
     assert provenance.ref == "seed-0"
     assert (provenance.repo, provenance.sha, provenance.licence) == (None, None, None)
     assert str(tmp_path) not in repr(provenance)
+
+
+def test_training_steps_are_those_of_the_record_beside_a_model(make_member: MakeMember) -> None:
+    record = {"train": {"epochs": 8, "batch_size": 128}, "data": {"train_size": 10_000}}
+    folder = make_member()
+    assert load_source(folder).provenance.steps is None
+    (folder / "training.json").write_text(json.dumps(record))
+    assert load_source(folder).provenance.steps == 8 * 78
+    for wrong in (
+        {**record, "data": {"train_size": None}},
+        {**record, "train": {"epochs": 8, "batch_size": 0}},
+        {**record, "train": {"epochs": -8, "batch_size": 128}},
+        {**record, "train": {"epochs": 10**4000, "batch_size": 1}},
+        {**record, "train": ["epochs"]},
+        [],
+    ):
+        (folder / "training.json").write_text(json.dumps(wrong))
+        assert load_source(folder).provenance.steps is None
 
 
 def test_a_repository_becomes_a_model(make_member: MakeMember, fake_hub: FakeHub) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ class Evaluator:
         splits: For each split a function that yields batches of evaluation images, and the labels of all of them.
         statistics: Yields the un-augmented training images that re-estimate batch-norm statistics, the same each time.
         repairs: Whether points between the ends of a curve get the channel statistics of the ends.
+        precision: In which the network is evaluated; log-probabilities and all that follows are in float32 or more.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class Evaluator:
         statistics: Callable[[], Iterable[Tensor]],
         *,
         repairs: bool = False,
+        precision: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
         self.network = channels_last(network)
         self.splits = splits
         self.statistics = statistics
         self.estimates = has_batch_norm(network)
         self.repairs = repairs
+        self.precision = precision
 
     def log_probabilities(self, state: StateDict) -> dict[str, Tensor]:
         """Predict every split with one set of weights, batch-norm statistics re-estimated.
@@ -66,8 +70,9 @@ class Evaluator:
         self.network.load_state_dict(dict(state))
         self.network.eval()
         if self.estimates:
-            reestimate_batch_norm(self.network, self._statistics())
-        with torch.inference_mode():
+            with self._autocast():
+                reestimate_batch_norm(self.network, self._statistics())
+        with torch.inference_mode(), self._autocast():
             predicted = {
                 split: torch.cat([
                     self.network(self._place(images)).float().log_softmax(1).cpu() for images in batches()
@@ -91,9 +96,11 @@ class Evaluator:
         """
         loss: dict[str, list[float]] = {split: [] for split in self.splits}
         right: dict[str, list[float]] = {split: [] for split in self.splits}
-        ends = [measure_channels(self.network, end, self._statistics()) for end in (a, b)] if self.repairs else []
+        with self._autocast():
+            ends = [measure_channels(self.network, end, self._statistics()) for end in (a, b)] if self.repairs else []
         for at in t:
-            state = repair(self.network, a, b, at, ends, self._statistics()) if ends else interpolate(a, b, at)
+            with self._autocast():
+                state = repair(self.network, a, b, at, ends, self._statistics()) if ends else interpolate(a, b, at)
             for split, predicted in self.log_probabilities(state).items():
                 labels = self.labels(split)
                 loss[split].append(negative_log_likelihood(predicted, labels))
@@ -105,6 +112,11 @@ class Evaluator:
     def labels(self, split: str) -> Tensor:
         """The labels of one split, shape (images,)."""
         return self.splits[split][1]
+
+    def _autocast(self) -> torch.autocast:
+        """The precision of forward passes. Without a cache, which would go on with copies of overwritten weights."""
+        device = next(self.network.parameters()).device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False)
 
     def _statistics(self) -> Iterable[Tensor]:
         return map(self._place, self.statistics())

@@ -24,7 +24,7 @@ from starzoo.evaluate.barrier import Evaluator
 from starzoo.evaluate.baselines import FULL_RANGE, NEAR_THE_STAR, choose, ranges
 from starzoo.evaluate.cache import ResultCache
 from starzoo.evaluate.measurement import OUTSIDE, VALIDATION, Measurement, naming, points
-from starzoo.evaluate.measures import DomainChoice, Evaluation, Path, PathKind, Plane, Role
+from starzoo.evaluate.measures import DomainChoice, Evaluation, Path, PathKind, Plane, Role, Rounding
 from starzoo.evaluate.models import Line, Zoo
 from starzoo.evaluate.plane import Triangle
 from starzoo.evaluate.predictive import accuracy, negative_log_likelihood
@@ -120,6 +120,7 @@ def evaluate(
     averages = _averages(choice)
     means = share("averaging over the star domain", [each for _, each in averages], measurement.domain)
     found = share("measuring paths", lines, measurement.path)
+    exact = share("evaluating the star in float32", *_exactly(measurement))
     return Evaluation(
         paths=tuple(itertools.chain.from_iterable(map(partial(_paths, measurement, predicted), lines, found))),
         qualities=tuple(
@@ -133,6 +134,7 @@ def evaluate(
         ood_images=len(measurement.labels(OUTSIDE)) if outside else 0,
         planes=tuple(_plane(measurement, pair, share) for pair in _triangles(zoo, config)),
         repaired=config.repair,
+        rounding=_rounding(measurement, predicted["star"], exact[0]) if exact else None,
     )
 
 
@@ -174,6 +176,7 @@ def evaluate_shard(
     if config.samples and VALIDATION in measurement.splits:
         done += len(share("choosing points of the star domain", ranges(tuned=True), measurement.tune))
     done += len(share("measuring paths", list(_plan(zoo, config)), measurement.path))
+    done += len(share("evaluating the star in float32", *_exactly(measurement)))
     for pair in _triangles(zoo, config):
         done += len(share("measuring a plane", range(config.plane), Triangle(measurement, pair).row))
     return done
@@ -272,6 +275,27 @@ def _averages(choice: DomainChoice | None) -> list[tuple[Role, DomainChoice]]:
     return found
 
 
+def _exactly(measurement: Measurement) -> tuple[list[str], Callable[[str], dict[str, Tensor]]]:
+    """What is measured in float32 too, and how: the star where all else is in bfloat16, or nothing."""
+    if measurement.config.precision == "fp32":
+        return [], measurement.predict
+    config = measurement.config.model_copy(update={"precision": "fp32"})
+    models, zoo = measurement.models, Zoo(star=measurement.zoo.star, sources={}, holdouts={})
+    exact = Measurement(
+        measurement.architecture, models.spec, zoo, measurement.data, config, models.config, cache=measurement.cache
+    )
+    return ["star"], exact.predict
+
+
+def _rounding(measurement: Measurement, found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> Rounding:
+    """By how much the star's scores differ from those in float32, on the split where they differ most."""
+    pairs = [(found[split], exact[split], measurement.labels(split)) for split in measurement.config.splits]
+    return Rounding(
+        nll=max(abs(negative_log_likelihood(a, y) - negative_log_likelihood(b, y)) for a, b, y in pairs),
+        accuracy=max(abs(accuracy(a, y) - accuracy(b, y)) for a, b, y in pairs),
+    )
+
+
 def _triangles(zoo: Zoo, config: EvalConfig) -> list[tuple[str, str]]:
     """The source and the held-out that lie in a plane with the star; none where no plane is wanted."""
     pairs = zip(zoo.sources, zoo.holdouts, strict=False)
@@ -299,4 +323,5 @@ def _make_evaluator(architecture: Architecture, data: ImageData, config: EvalCon
         {name: (partial(splits[name].images, config.batch_size), splits[name].labels) for name in config.splits},
         partial(data.train.images, config.batch_size, limit=config.statistics_images, seed=config.seed),
         repairs=config.repair,
+        precision=config.precision,
     )

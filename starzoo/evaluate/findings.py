@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from starzoo.evaluate.measures import Evaluation, PathKind, Quality, Role, Scores, Spread, Tempered
 
-__all__ = ["Connection", "Predictor", "Scaled", "connections", "has_costs", "predictors", "summary"]
+__all__ = ["Connection", "Predictor", "Scaled", "connections", "has_costs", "predictors", "say_rounding", "summary"]
 
 Split = Literal["train", "test"]
 Score = Literal["accuracy", "nll", "brier", "ece", "auroc"]
@@ -169,6 +169,17 @@ def summary(evaluation: Evaluation, split: Split) -> dict[str, str]:
     }
     found = {question: " ".join(answer) for question, answer in parts.items()}
     return {question: answer for question, answer in found.items() if answer}
+
+
+def say_rounding(evaluation: Evaluation) -> str | None:
+    """The sentence that states what forward passes in bfloat16 change; None where they were in float32."""
+    if evaluation.rounding is None:
+        return None
+    found = evaluation.rounding
+    return (
+        f"Forward passes were in bfloat16: the star's own negative log-likelihood differs by {found.nll:.2g} nats, and "
+        f"its accuracy by {100 * found.accuracy:.2g} percentage points, from those in float32 on the same images."
+    )
 
 
 def _sum_up(group: Sequence[Quality], label: str = "") -> Predictor:

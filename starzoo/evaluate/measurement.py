@@ -123,6 +123,7 @@ class Measurement:
             {name: (partial(self._images, name), self.labels(name)) for name in splits},
             partial(data.train.images, config.batch_size, limit=config.statistics_images, seed=config.seed),
             repairs=config.repair,
+            precision=config.precision,
         )
 
     def remember(self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -173,6 +174,7 @@ class Measurement:
             "data": self.data.fingerprint,
             "statistics": [config.statistics_images, config.batch_size, config.seed],
             "device": "cuda" if torch.cuda.is_available() else "cpu",
+            "precision": config.precision,
         }
 
     @cached_property

@@ -18,7 +18,19 @@ from pydantic import computed_field, model_validator
 from starzoo.config import DataConfig, Frozen, Uniform
 from starzoo.errors import UsageError
 
-__all__ = ["DomainChoice", "Evaluation", "Path", "PathKind", "Plane", "Quality", "Role", "Scores", "Spread", "Tempered"]
+__all__ = [
+    "DomainChoice",
+    "Evaluation",
+    "Path",
+    "PathKind",
+    "Plane",
+    "Quality",
+    "Role",
+    "Rounding",
+    "Scores",
+    "Spread",
+    "Tempered",
+]
 
 PathKind = Literal["star-source", "star-held-out", "star-star", "regular-regular", "regular-regular-raw"]
 Role = Literal[
@@ -196,6 +208,18 @@ class Plane(Frozen):
         return self
 
 
+class Rounding(Frozen):
+    """What forward passes in bfloat16 change: the star's scores against those in float32, on the same images.
+
+    Attributes:
+        nll: The difference of the negative log-likelihood, in nats; the greatest of all splits.
+        accuracy: That of the accuracy, as a share.
+    """
+
+    nll: float
+    accuracy: float
+
+
 class Spread(Frozen):
     """A mean over models or paths, and how far they scatter.
 
@@ -249,6 +273,7 @@ class Evaluation(Frozen):
         data: The images that it was measured on, where they are not those that the star was fitted on.
         repaired: Whether the points between the ends of every path have the channel statistics of the ends (REPAIR);
             such a path is no straight line.
+        rounding: What forward passes in bfloat16 change; None where they were in float32.
     """
 
     paths: tuple[Path, ...]
@@ -260,6 +285,7 @@ class Evaluation(Frozen):
     planes: tuple[Plane, ...] = ()
     data: DataConfig | None = None
     repaired: bool = False
+    rounding: Rounding | None = None
 
     @property
     def splits(self) -> tuple[Split, ...]:

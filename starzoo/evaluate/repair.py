@@ -150,6 +150,7 @@ def _run(
 
 
 def _moments_of(values: Tensor) -> Moments:
+    values = values.to(torch.promote_types(values.dtype, torch.float32))  # bfloat16 has too few digits for moments
     variance, mean = torch.var_mean(values, dim=tuple(range(values.ndim - 1)), correction=0)
     return Moments(values[..., 0].numel(), mean, variance.sqrt())
 

@@ -29,6 +29,7 @@ class ModelRecord(Frozen):
         dtype: The type of its stored weights, such as `bfloat16`; they are read as float32. None in old manifests.
         preprocessing: The image transform that its config.json states; the star's may cut pictures in another way.
         label_names: Its own class order, where it was brought into that of the star; else None.
+        steps: Training steps that it took, where `starzoo train` recorded them beside it; else None.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ModelRecord(Frozen):
     dtype: str | None = None
     preprocessing: Preprocessing | None = None
     label_names: tuple[str, ...] | None = None
+    steps: int | None = None
 
 
 class StarManifest(Frozen):
@@ -60,6 +62,7 @@ class StarManifest(Frozen):
         coverage: Share of parameters in tensors that a group permutes.
         history: One record per epoch.
         changes: What was changed when the run was resumed: with any, the configuration does not replay it bit for bit.
+        steps: Training steps of the fit; None in old manifests.
         evaluation: What was measured, or None before that.
         software: Versions by package.
     """
@@ -79,6 +82,7 @@ class StarManifest(Frozen):
     coverage: float = 0.0
     history: tuple[dict[str, float], ...] = ()
     changes: tuple[str, ...] = ()
+    steps: int | None = None
     evaluation: Evaluation | None = None
     software: dict[str, str] = {}
 

@@ -78,6 +78,7 @@ class FittedStar:
         history: One record per epoch: path loss, own loss (with mu), positions moved by the alignment, and
             where it was measured the loss half-way to the sources, their mean and (`midpoint_loss.3`) each one.
         changes: What was changed when the run was resumed; empty for a run that its configuration replays bit for bit.
+        steps: Steps of the optimiser that were taken, those before the run was resumed among them.
     """
 
     state: dict[str, Tensor]
@@ -85,6 +86,7 @@ class FittedStar:
     alignment: AlignConfig
     history: list[dict[str, float]]
     changes: Sequence[str] = ()
+    steps: int
 
 
 def fit(
@@ -371,6 +373,7 @@ class _Run:
             alignment=self.alignment.config,
             history=self.history,
             changes=self.changes,
+            steps=self.step,
         )
 
     def _save(self) -> None:

@@ -96,6 +96,7 @@ def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(
     assert kept == [f"step-{epochs * steps:09d}" for epochs in (1, 2)]
     resumed = run(sources, spec, data, tmp_path / "half", method, mu=0.5, kappa=0.5)
     assert_same(resumed, whole)
+    assert resumed.steps == whole.steps == 4 * steps
 
 
 class KilledError(Exception):
