@@ -17,6 +17,7 @@ import starzoo
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HOMES = {"starzoo": "starzoo", "starzoo.cli": "cli", "starzoo.model_cards": "model_cards"}
+TEMPLATES = ["gallery.md.jinja", "report.html.jinja", "star.md.jinja"]
 
 
 def test_the_list_of_packages_is_the_tree():
@@ -77,9 +78,8 @@ def test_importing_starzoo_loads_nothing_else():
 
 def test_the_templates_of_cards_are_package_data():
     assert PROJECT["tool"]["setuptools"]["package-data"]["starzoo.model_cards"] == ["*.jinja"]
-    names = ["gallery.md.jinja", "report.html.jinja", "star.md.jinja"]
-    assert sorted((ROOT / "model_cards").rglob("*.jinja")) == [ROOT / "model_cards" / name for name in names]
-    assert all((resources.files("starzoo.model_cards") / name).is_file() for name in names)
+    assert sorted((ROOT / "model_cards").rglob("*.jinja")) == [ROOT / "model_cards" / name for name in TEMPLATES]
+    assert all((resources.files("starzoo.model_cards") / name).is_file() for name in TEMPLATES)
 
 
 def test_the_typing_marker_is_package_data():
@@ -103,7 +103,7 @@ def test_a_wheel_holds_every_module(tmp_path):
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=tree, check=True, capture_output=True)
     [wheel] = tmp_path.glob("*.whl")
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected = {"starzoo/py.typed", "starzoo/model_cards/star.md.jinja"}
+    expected = {"starzoo/py.typed", *(f"starzoo/model_cards/{name}" for name in TEMPLATES)}
     for package, folder in HOMES.items():
         base = package.replace(".", "/")
         expected |= {f"{base}/{path.relative_to(ROOT / folder)}" for path in (ROOT / folder).rglob("*.py")}
