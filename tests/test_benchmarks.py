@@ -46,28 +46,44 @@ def test_matching_takes_no_longer_than_what_is_claimed():
     assert found["many"]["peak_gib"] < 8
 
 
-def test_stars_are_better_connected_than_those_of_the_paper_at_equal_steps():
-    script = importlib.import_module("benchmarks.stars")
-    found = {name: results(f"stars-{name}") for name in script.studies("")}
-    assert (RESULTS / "stars.md").read_text() == "\n".join(script.table(name, rows) for name, rows in found.items())
-    for name, rows in found.items():
+def rows_of(name, variant):
+    """The rows of one variant of an experiment, three seeds or more."""
+    rows = [row for row in results(f"study/{name}")["rows"] if row["variant"] == variant]
+    assert len({row["seed"] for row in rows}) >= 3
+    return rows
 
-        def mean(variant, score, rows=rows):
-            values = [row[f"star-held-out {score}"] for row in rows if row["variant"] == variant]
-            assert len(values) >= 3
-            return statistics.fmean(values)
 
-        # On CIFAR-10 the paper's star is so much worse by itself that its barrier is lower.
-        for score in ("highest_loss", "excess", *(["barrier"] if name == "digits" else [])):
-            assert mean("starzoo", score) < mean("the paper's algorithm", score)
-        assert mean("starzoo", "worst_accuracy") > mean("the paper's algorithm", "worst_accuracy")
+def test_every_experiment_of_the_study_can_be_read():
+    script = importlib.import_module("benchmarks.study.experiment")
+    files = list(script.HERE.glob("*.yaml"))
+    order = importlib.import_module("benchmarks.study.report").ORDER
+    assert {file.stem for file in files} == set(order)
+    for file in files:
+        experiment = script.load_experiment(file)
+        for variant in experiment.variants:
+            assert experiment.star_of(variant, 1).seed == 1
+            assert experiment.sources_of(variant) <= experiment.sources
+
+
+def test_the_page_of_results_is_made_from_the_results():
+    report = importlib.import_module("benchmarks.study.report")
+    assert report.PAGE.read_text(encoding="utf-8") == report.page()
+    assert {"cifar", "digits"} <= {file.stem for file in report.measured()}
+
+
+@pytest.mark.parametrize("name", ["cifar", "digits"])
+def test_stars_are_better_connected_than_those_of_the_paper_at_equal_steps(name):
+    def mean(variant, measure):
+        return statistics.fmean(row["paths"]["star-held-out"][measure] for row in rows_of(name, variant))
+
+    for measure in ("barrier", "highest_loss", "excess"):
+        assert mean("starzoo", measure) < mean("the paper's algorithm", measure)
+    assert mean("starzoo", "worst_accuracy") > mean("the paper's algorithm", "worst_accuracy")
 
 
 def test_a_star_keeps_three_quarters_of_the_gain_of_an_ensemble():
-    script = importlib.import_module("benchmarks.stars")
-    stars = [row for row in results("stars-cifar") if row["variant"] == "starzoo"]
-    assert len(stars) >= 3
-    assert all(script.kept(row, "nll") >= 75 for row in stars)
+    report = importlib.import_module("benchmarks.study.report")
+    assert all(report.kept(row, "nll") >= 75 for row in rows_of("cifar", "starzoo"))
 
 
 def test_a_step_costs_what_is_claimed():

@@ -145,8 +145,9 @@ def draw_paths(experiment: Experiment, rows: Sequence[Row]) -> Figure:
             axes.fill_between(
                 found[0]["t"], list(map(min, curves)), list(map(max, curves)), color=colour, alpha=0.15, lw=0
             )
-        between = next(row["paths"]["regular-regular"] for row in rows if "regular-regular" in row["paths"])
-        axes.plot(between["t"], between["loss"], color="#777777", ls="--", label="between two members")
+        between = [row["paths"]["regular-regular"] for row in rows if "regular-regular" in row["paths"]]
+        for path in between[:1]:
+            axes.plot(path["t"], path["loss"], color="#777777", ls="--", label="between two members")
         axes.set_xlabel("t, from the star (0) to a held-out (1)")
         axes.set_ylabel("test loss (nats)")
         axes.legend(frameon=False, fontsize=8)
