@@ -92,7 +92,7 @@ def test_a_step_costs_what_is_claimed():
     plain = found["variants"][script.PLAIN]
     step = found["variants"]["Starlight (κ = 0)"]
     assert step["seconds"] <= 1.05 * plain["seconds"]
-    assert step["peak_mb"] <= plain["peak_mb"] + 2.2 * found["parameters_mb"]
+    assert step["peak_mb"] <= plain["peak_mb"] + 2 * found["parameters_mb"]
 
 
 def test_every_architecture_is_traced_and_everything_checked_is_proved():
