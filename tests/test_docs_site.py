@@ -35,6 +35,7 @@ def broken_links(page: Path) -> list[str]:
             continue
         path, _, anchor = target.partition("#")
         file = page.parent / path if path else page
+        file = file / "README.md" if file.is_dir() else file  # which is what a folder shows
         if not file.is_file() or (anchor and anchor not in anchors(file)):
             found.append(target)
     return found
@@ -47,12 +48,15 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
     (tmp_path / "there.md").write_text("# A heading: with `code`\n")
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown" / "README.md").touch()
+    (tmp_path / "empty").mkdir()
     page = tmp_path / "page.md"
     page.write_text(
-        "# Page\n[a](there.md) [b](there.md#a-heading-with-code) [c](#page) [d](https://example.org/x)\n"
+        "# Page\n[k](shown/) [l](empty/) [a](there.md) [b](there.md#a-heading-with-code) [c](#page) [d](https://example.org/x)\n"
         "[e](away.md) [f](there.md#away) [g](#away) [h](http://example.org) ![i](away.png)\n```\n[j](away.md)\n```\n"
     )
-    assert broken_links(page) == ["away.md", "there.md#away", "#away", "http://example.org", "away.png"]
+    assert broken_links(page) == ["empty/", "away.md", "there.md#away", "#away", "http://example.org", "away.png"]
 
 
 def test_the_site_builds_without_a_warning_and_asks_no_other_server(tmp_path: Path) -> None:
