@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from starzoo.cli.main import app
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig
 from starzoo.hub.offline import working_offline
 from starzoo.hub.pull import pull_all
-from starzoo.pipeline import fit_star
+from starzoo.star.manifest import read_manifest
 from tests.cli.conftest import run as run
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
 
 READING = ("train", "pull", "plan", "inspect", "align", "fit-star", "evaluate", "predict", "join", "verify", "doctor")
+
+NO_SOCKETS = """
+import os, socket
+socket.socket.connect = socket.socket.connect_ex = lambda *arguments: os._exit(99)
+"""
 
 CONFIG = RunConfig(
     data=DataConfig(dataset="digits", train_size=200, test_size=100),
@@ -62,24 +67,28 @@ def test_offline_holds_for_this_process_and_those_that_it_starts(
 def test_n14_a_whole_run_offline_opens_no_socket(
     digits_zoo: list[Path], fake_hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number, folder in enumerate(digits_zoo[:3]):
-        files = {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}
-        fake_hub.commit(f"them/member-{number}", files)
     refs = [f"them/member-{number}" for number in range(3)]
+    for ref, folder in zip(refs, digits_zoo, strict=False):
+        files = {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}
+        fake_hub.commit(ref, files)
     pull_all(refs)
     asked = len(fake_hub.requests)
 
-    def refuse(*arguments: object) -> None:
-        raise AssertionError("a socket is opened")
+    # Every Python that is started from here on ends at once when it opens a connection.
+    (tmp_path / "sitecustomize.py").write_text(NO_SOCKETS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    connect = [sys.executable, "-c", "import socket; socket.create_connection(('127.0.0.1', 9))"]
+    assert subprocess.run(connect, check=False).returncode == 99
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    with pytest.raises(AssertionError, match="a socket is opened"):
-        socket.create_connection(("127.0.0.1", 9))
-    with working_offline():
-        report = fit_star(refs[:2], refs[2:], CONFIG, tmp_path / "star")
-    assert [source.repo for source in report.manifest.sources] == refs[:2]
-    assert [(source.dtype, source.preprocessing) for source in report.manifest.sources] == [
-        ("float32", report.manifest.architecture.preprocessing)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(CONFIG.model_dump(mode="json", exclude_none=True)))
+    words = ["fit-star", *refs[:2], "--holdout", refs[2], "--config", tmp_path / "run.yaml", "--out", tmp_path / "star"]
+    ended = subprocess.run([sys.executable, "-m", "starzoo.cli", *words], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    manifest = read_manifest(tmp_path / "star" / "star.json")
+    assert [source.repo for source in manifest.sources] == refs[:2]
+    assert [(source.dtype, source.preprocessing) for source in manifest.sources] == [
+        ("float32", manifest.architecture.preprocessing)
     ] * 2
-    assert report.manifest.evaluation is not None
+    assert manifest.evaluation is not None
     assert len(fake_hub.requests) == asked

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from huggingface_hub import ModelCard
 
@@ -124,7 +125,7 @@ def test_a_collection_holds_the_star_and_its_sources_once(star: Path, fake_hub: 
 
 
 def test_p06_plain_timm_loads_the_star_at_its_commit(star: Path, fake_hub: FakeHub) -> None:
-    pushed = publish_star(with_licences(star, "mit", "mit", None), "me/star")
+    pushed = publish_star(with_licences(star, "mit", "mit", "mit"), "me/star")
     fake_hub.commit("me/star", {"model.safetensors": b"later"})
     command = [sys.executable, "-c", LOAD_WITH_TIMM, f"hf-hub:me/star@{pushed.sha}"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
@@ -134,6 +135,12 @@ def test_p06_plain_timm_loads_the_star_at_its_commit(star: Path, fake_hub: FakeH
     assert torch.equal(torch.tensor(seen["logits"]), expected)
     assert (seen["data"]["mean"], seen["data"]["std"], seen["data"]["input_size"]) == ([0.25], [0.5], [1, 16, 16])
     assert seen["config"]["label_names"] == ["cat", "dog", "señor"]
+    registry = timm.get_pretrained_cfg("test_resnet")  # says something else about other weights
+    assert registry is not None
+    assert registry.tag
+    assert registry.license == "apache-2.0"
+    assert ModelCard(fake_hub.files("me/star", pushed.sha)["README.md"].decode()).data.license == "mit"
+    assert (seen["config"]["hf_hub_id"], seen["config"]["source"]) == (f"me/star@{pushed.sha}", "hf-hub")
     assert not [key for key in ("license", "tag", "paper_ids", "origin_url") if seen["config"].get(key)]
 
 
