@@ -136,6 +136,7 @@ def fit_star(
             with all_or_none():
                 _check_unnamed(models, data, status)
                 spec = infer_architecture(manifest.architecture)
+                data.train.loader(config.star.batch_size, epoch=0, seed=0)  # refused before anything is written
             from_first(lambda: None if RunPlaces.read(out).sources else places.write(out))
             fitted = fit(
                 manifest.architecture,
