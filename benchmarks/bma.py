@@ -35,16 +35,8 @@ from starzoo.data import ImageData, Split, load_data
 from starzoo.evaluate.barrier import Evaluator
 from starzoo.evaluate.baselines import draw_points
 from starzoo.evaluate.path import interpolate
-from starzoo.evaluate.predictive import (
-    accuracy,
-    brier_score,
-    expected_calibration_error,
-    fit_temperature,
-    misclassification_auroc,
-    negative_log_likelihood,
-    ood_auroc,
-    tempered,
-)
+from starzoo.evaluate.predictive import accuracy, fit_temperature, negative_log_likelihood
+from starzoo.evaluate.qualities import scores
 from starzoo.origins import load_other_images
 from starzoo.sources import Source
 from starzoo.specs import infer_architecture
@@ -131,16 +123,9 @@ def score(found: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str
     row: dict[str, float | None] = {
         "validation nll": negative_log_likelihood(found["validation"], labels["validation"])
     }
-    for suffix, scaled in (("", 1.0), (" scaled", temperature)):
-        inside, outside = (tempered(found[split], scaled) for split in ("test", "outside"))
-        row |= {
-            f"accuracy{suffix}": accuracy(inside, labels["test"]),
-            f"nll{suffix}": negative_log_likelihood(inside, labels["test"]),
-            f"ece{suffix}": expected_calibration_error(inside, labels["test"]),
-            f"brier{suffix}": brier_score(inside, labels["test"]),
-            f"auroc{suffix}": misclassification_auroc(inside, labels["test"]),
-            f"ood_auroc{suffix}": ood_auroc(inside, outside),
-        }
+    for suffix, degrees in (("", 1.0), (" scaled", temperature)):
+        every = scores(found, "test", labels["test"], degrees) | {"accuracy": accuracy(found["test"], labels["test"])}
+        row |= {f"{score}{suffix}": every[score] for score in SCORES}
     return row
 
 

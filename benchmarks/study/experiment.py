@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from benchmarks.zoos import RECIPES
 from starzoo.config import EvalConfig, Frozen, StarConfig, load_config
@@ -14,6 +14,15 @@ from starzoo.config import EvalConfig, Frozen, StarConfig, load_config
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = HERE.parent / "results" / "study"
+
+
+def _known(zoo: str) -> str:
+    if zoo not in RECIPES:
+        raise ValueError(f"no such zoo; there are {', '.join(RECIPES)}")
+    return zoo
+
+
+ZooName = Annotated[str, AfterValidator(_known)]
 
 
 class Variant(Frozen):
@@ -33,7 +42,7 @@ class Variant(Frozen):
     config: str | None = None
     star: dict[str, Any] = {}
     align: dict[str, Any] = {}
-    zoo: Annotated[str, Field(pattern="|".join(RECIPES))] | None = None
+    zoo: ZooName | None = None
     sources: int | None = Field(None, ge=1)
     rival: Literal["swa", "model"] | None = None
     x: float | None = None
@@ -61,10 +70,10 @@ class Experiment(Frozen):
     title: str
     question: str
     reading: str = ""
-    zoo: str
+    zoo: ZooName
     sources: int = 8
     holdouts: int = 5
-    strangers: dict[str, str] = {}
+    strangers: dict[str, ZooName] = {}
     star: dict[str, Any] = {}
     evaluate: dict[str, Any] = {}
     seeds: tuple[int, ...] = (0, 1, 2)

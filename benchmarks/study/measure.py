@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import statistics
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -12,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -22,9 +18,11 @@ from benchmarks.zoos import RECIPES, train
 from starzoo.architecture import Architecture
 from starzoo.config import AlignConfig, RunConfig, StarConfig, TrainConfig
 from starzoo.data import ImageData, load_data
+from starzoo.evaluate.cache import EVALUATION, ResultCache
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.measures import Evaluation
 from starzoo.evaluate.path import reestimate_batch_norm
+from starzoo.folder import WEIGHTS_FILE
 from starzoo.layout import channels_last
 from starzoo.optimization import make_optimizer
 from starzoo.sources import Source, load_sources
@@ -32,6 +30,7 @@ from starzoo.specs import infer_architecture
 from starzoo.star.train import fit
 
 Row = dict[str, Any]
+SECONDS = "seconds"  # beside the tensors of a model that is kept
 MEASURES = ("barrier", "accuracy_barrier", "highest_loss", "excess", "worst_accuracy")
 SCORES = ("accuracy", "nll", "ece", "brier", "auroc")
 ROLES = ("star", "member", "held-out", "aligned-mean", "part-ensemble", "ensemble")
@@ -100,27 +99,25 @@ def make(
     chosen, star = experiment.variants[variant], experiment.star_of(variant, seed)
     recipe, architecture = RECIPES[experiment.zoo_of(variant)], sources[0].architecture
     align = AlignConfig.model_validate(chosen.align)
-    deciding = [
-        [source.provenance.files["model.safetensors"] for source in sources],
-        chosen.rival == "swa",
-        star.model_dump(mode="json"),
-        align.model_dump(mode="json"),
-    ]
-    kept = folder / f"{hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
-    if kept.is_file():
-        with safe_open(kept, framework="pt") as opened:
-            return load_file(kept), float(opened.metadata()["seconds"])
-    data, spec = load_data(recipe.on(dataset), architecture.preprocessing), infer_architecture(architecture)
-    before = time.process_time()
-    if chosen.rival == "swa":
-        state = average_weights(architecture, sources[seed].state, data, star, round(star.epochs * 4 / 3))
-    else:
-        run = RunConfig(data=recipe.on(dataset), align=align, star=star)
-        state = fit(architecture, spec, [source.state for source in sources], data, run).state
-    seconds = time.process_time() - before
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, kept, metadata={"seconds": str(seconds)})
-    return state, seconds
+    deciding = {
+        "sources": [source.provenance.files[WEIGHTS_FILE] for source in sources],
+        "data": recipe.data.model_dump(mode="json"),
+        "swa": chosen.rival == "swa",
+        "star": star.model_dump(mode="json"),
+        "align": align.model_dump(mode="json"),
+    }
+
+    def fresh() -> dict[str, Tensor]:
+        data, before = load_data(recipe.on(dataset), architecture.preprocessing), time.process_time()
+        if chosen.rival == "swa":
+            state = average_weights(architecture, sources[seed].state, data, star, round(star.epochs * 4 / 3))
+        else:
+            run, spec = RunConfig(data=recipe.on(dataset), align=align, star=star), infer_architecture(architecture)
+            state = fit(architecture, spec, [source.state for source in sources], data, run).state
+        return {**state, SECONDS: torch.tensor(time.process_time() - before)}
+
+    state = ResultCache(folder, (*EVALUATION, "star", "optimization.py")).remember(deciding, fresh)
+    return state, float(state.pop(SECONDS))
 
 
 @cache

@@ -52,11 +52,21 @@ def _tempered(row: Row) -> float | None:
     return row["qualities"]["star"].get("tempered", {}).get("nll")
 
 
-COLUMNS: Mapping[str, tuple[Callable[[Row], float | None], str]] = {
-    "barrier": (_path("barrier"), ".3f"),
-    "highest loss": (_path("highest_loss"), ".3f"),
-    "excess": (_path("excess"), ".3f"),
-    "worst accuracy": (_path("worst_accuracy"), ".1%"),
+Columns = Mapping[str, tuple[Callable[[Row], float | None], str]]
+
+
+def paths_to(kind: str) -> Columns:
+    """The four measures of the paths to one kind of held-outs."""
+    return {
+        "barrier": (_path("barrier", kind), ".3f"),
+        "highest loss": (_path("highest_loss", kind), ".3f"),
+        "excess": (_path("excess", kind), ".3f"),
+        "worst accuracy": (_path("worst_accuracy", kind), ".1%"),
+    }
+
+
+COLUMNS: Columns = {
+    **paths_to("star-held-out"),
     "accuracy": (_score("accuracy"), ".1%"),
     "NLL": (_score("nll"), ".3f"),
     "ECE": (_score("ece"), ".3f"),
@@ -81,7 +91,6 @@ def spread(values: Sequence[float | None], form: str) -> str:
 
 def table(experiment: Experiment, rows: Sequence[Row]) -> str:
     """One line per variant, mean ± standard deviation over seeds; first a line about each zoo."""
-    labels = ["star-held-out", *experiment.strangers]
     columns = {title: column for title, column in COLUMNS.items() if any(column[0](row) is not None for row in rows)}
     lines = []
     for zoo in dict.fromkeys(row["zoo"] for row in rows):
@@ -92,27 +101,21 @@ def table(experiment: Experiment, rows: Sequence[Row]) -> str:
         if mine:
             cells = [spread([column(row) for row in mine], form) for column, form in columns.values()]
             lines.append(f"| {variant} | {len(mine)} | " + " | ".join(cells) + " |")
-    if len(labels) > 1:
+    if experiment.strangers:
         lines += [
             "",
-            "| held-outs | variant | barrier | highest loss | excess | worst accuracy |",
-            "|---|---|" + "--:|" * 4,
+            "| held-outs | variant | " + " | ".join(paths_to("")) + " |",
+            "|---|---|" + "--:|" * len(paths_to("")),
         ]
-        for label in labels:
-            for variant in experiment.variants:
-                mine = [row for row in rows if row["variant"] == variant and label in row["paths"]]
-                if mine:
-                    cells = [
-                        spread([_path(measure, label)(row) for row in mine], form)
-                        for measure, form in (
-                            ("barrier", ".3f"),
-                            ("highest_loss", ".3f"),
-                            ("excess", ".3f"),
-                            ("worst_accuracy", ".1%"),
-                        )
-                    ]
-                    name = "trained as the sources" if label == "star-held-out" else label
-                    lines.append(f"| {name} | {variant} | " + " | ".join(cells) + " |")
+    for kind, name in {
+        "star-held-out": "trained as the sources",
+        **{each: each for each in experiment.strangers},
+    }.items():
+        for variant in experiment.variants if experiment.strangers else ():
+            mine = [row for row in rows if row["variant"] == variant and kind in row["paths"]]
+            if mine:
+                cells = [spread([column(row) for row in mine], form) for column, form in paths_to(kind).values()]
+                lines.append(f"| {name} | {variant} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

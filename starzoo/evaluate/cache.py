@@ -24,9 +24,9 @@ from starzoo.cache import cache_folder
 from starzoo.errors import StarzooError
 from starzoo.folder import save_tensors
 
-__all__ = ["ResultCache", "hash_tensors"]
+__all__ = ["EVALUATION", "ResultCache", "hash_tensors"]
 
-_ROOMS = ("align", "data", "evaluate", "symmetry", "architecture.py", "layout.py")  # whose code decides a result
+EVALUATION = ("align", "data", "evaluate", "symmetry", "architecture.py", "layout.py")
 
 
 class ResultCache:
@@ -34,10 +34,11 @@ class ResultCache:
 
     Args:
         folder: Where they are kept; None for a cache that keeps nothing.
+        rooms: The parts of this package whose code decides them.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, rooms: tuple[str, ...] = EVALUATION) -> None:
+        self.folder, self.rooms = folder, rooms
 
     @classmethod
     def of_user(cls) -> ResultCache:
@@ -56,7 +57,7 @@ class ResultCache:
         """
         if self.folder is None:
             return dict(measure())
-        name = hashlib.sha256(json.dumps([key, code_version()], sort_keys=True).encode()).hexdigest()
+        name = hashlib.sha256(json.dumps([key, code_version(self.rooms)], sort_keys=True).encode()).hexdigest()
         file = self.folder / f"{name}.safetensors"
         with suppress(OSError, SafetensorError, LookupError, ValueError), safe_open(file, "pt") as stored:
             found = {each: stored.get_tensor(each) for each in stored.keys()}  # noqa: SIM118 - it is no mapping
@@ -78,10 +79,10 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 @cache
-def code_version() -> str:
-    """What measures results: timm, torch, and a hash of the code."""
+def code_version(rooms: tuple[str, ...]) -> str:
+    """What makes results: timm, torch, and a hash of the code."""
     digest, root = hashlib.sha256(), Path(__file__).parents[1]
-    for room in _ROOMS:
+    for room in rooms:
         for path in [root / room] if room.endswith(".py") else sorted((root / room).rglob("*.py")):
             digest.update(path.read_bytes())
     return f"timm {version('timm')}, torch {version('torch')}, code {digest.hexdigest()[:16]}"

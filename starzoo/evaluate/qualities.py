@@ -22,7 +22,7 @@ from starzoo.evaluate.predictive import (
     tempered,
 )
 
-__all__ = ["measure_qualities"]
+__all__ = ["measure_qualities", "scores"]
 
 Predictions = Mapping[str, Tensor]  # log-probabilities of shape (images, classes) by split
 
@@ -68,8 +68,8 @@ def measure_qualities(
                 bytes=passes * size,
                 tempered=None
                 if temperature is None
-                else Tempered(temperature=temperature, **_scores(found, split, labels, temperature)),
-                **_scores(found, split, labels),
+                else Tempered(temperature=temperature, **scores(found, split, labels, temperature)),
+                **scores(found, split, labels),
             )
 
 
@@ -81,7 +81,18 @@ def _temperature(measurement: Measurement, found: Predictions) -> float | None:
     return fit_temperature(found[VALIDATION], measurement.labels(VALIDATION)) if VALIDATION in found else None
 
 
-def _scores(found: Predictions, split: str, labels: Tensor, temperature: float = 1.0) -> dict[str, float | None]:
+def scores(found: Predictions, split: str, labels: Tensor, temperature: float = 1.0) -> dict[str, float | None]:
+    """All scores of one way to predict but its accuracy.
+
+    Args:
+        found: What it predicts.
+        split: The images that count; those of another data set are `outside`, where there are any.
+        labels: Their classes, shape (images,).
+        temperature: What logits are divided by.
+
+    Returns:
+        The values of `starzoo.evaluate.measures.Scores`.
+    """
     scaled = {key: tempered(each, temperature) if temperature != 1 else each for key, each in found.items()}
     inside, outside = scaled[split], scaled.get(OUTSIDE)
     return {
