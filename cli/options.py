@@ -125,6 +125,12 @@ class EvaluateOptions:
     samples: Annotated[int | None, typer.Option(help="Average at most so many points of the star domain; 0: none.")] = (
         None
     )
+    rivals: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rival", metavar="swa|student", help="Train this too, at the star's cost, to compare; repeatable."
+        ),
+    ] = None
     plane: Annotated[
         int | None, typer.Option(metavar="POINTS", help="Draw the loss around the star, at so many points a side.")
     ] = None

@@ -19,6 +19,7 @@ __all__ = [
     "DataConfig",
     "EvalConfig",
     "Method",
+    "Rival",
     "RunConfig",
     "RuntimeConfig",
     "StarConfig",
@@ -32,13 +33,14 @@ __all__ = [
 ]
 
 Optimizer = Literal["sgd", "adamw"]
+Rival = Literal["swa", "student"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and PyTorch both take
 
 Value = TypeVar("Value", bound=BaseModel)
 
 
 def _without_repeats(values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(values))  # a split that is named twice is measured once
+    return tuple(dict.fromkeys(values))  # what is named twice is measured once
 
 
 def _as_dataset(value: object) -> object:
@@ -232,6 +234,11 @@ class EvalConfig(Frozen):
     )
     ood: Annotated[DataConfig, BeforeValidator(_as_dataset)] | None = Field(
         None, description="another data set, whose images uncertainty should tell from those of the task"
+    )
+    rivals: Annotated[tuple[Rival, ...], AfterValidator(_without_repeats)] = Field(
+        (),
+        description="models that are trained at the star's cost to compare it with: swa goes on from the first source, "
+        "student is distilled from all",
     )
     plane: int = Field(0, ge=0, description="points along each side of a picture of the loss around the star; 0: none")
     precision: Literal["fp32", "bf16"] = Field(

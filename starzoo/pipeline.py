@@ -257,7 +257,7 @@ def evaluate_star(
     if shard:
         align = then.alignment or then.config.align
         arguments = (then.architecture, spec, zoo, images, measure, align, shard)
-        evaluate_shard(*arguments, outside=outside, cache=cache, progress=progress)
+        evaluate_shard(*arguments, star_config=then.config.star, outside=outside, cache=cache, progress=progress)
         return StarReport(folder=folder or Path(star), manifest=then)
     manifest = _evaluate(manifest, spec, zoo, images, outside, cache, progress)
     if folder is not None and is_first():
@@ -447,6 +447,7 @@ def _evaluate(
         data,
         manifest.config.evaluate,
         manifest.alignment or manifest.config.align,
+        star_config=manifest.config.star,
         outside=outside,
         cache=cache,
         progress=progress,

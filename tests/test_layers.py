@@ -51,6 +51,7 @@ ROOMS: Mapping[str, set[str]] = {
     "evaluate.path": {"errors"},
     "evaluate.predictive": {"errors"},
     "evaluate.baselines": {"config", "evaluate.measures", "evaluate.path"},
+    "evaluate.rivals": {"errors", "progress", "config", "layout", "architecture", "data", "optimization"},
     "star.manifest": {"errors", "config", "architecture", "evaluate.measures"},
     "star": {
         *LOW,
@@ -82,6 +83,7 @@ ROOMS: Mapping[str, set[str]] = {
         "evaluate.measures",
         "evaluate.path",
         "evaluate.predictive",
+        "evaluate.rivals",
     },
     "zoo": {
         *LOW,

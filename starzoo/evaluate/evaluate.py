@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from starzoo.architecture import Architecture
-from starzoo.config import AlignConfig, EvalConfig
+from starzoo.config import AlignConfig, EvalConfig, StarConfig
 from starzoo.errors import UsageError
 from starzoo.evaluate.barrier import Evaluator
 from starzoo.evaluate.baselines import FULL_RANGE, NEAR_THE_STAR, choose, ranges
@@ -88,6 +88,7 @@ def evaluate(
     config: EvalConfig,
     align_config: AlignConfig,
     *,
+    star_config: StarConfig | None = None,
     outside: Split | None = None,
     cache: ResultCache | None = None,
     progress: Progress = silent,
@@ -105,6 +106,7 @@ def evaluate(
         data: The task's images.
         config: What is measured, and on how much data.
         align_config: How models are aligned before a path is drawn.
+        star_config: How the star was fitted, by which its rivals are trained; the defaults when not given.
         outside: Images of another data set, which uncertainty should tell from those of the task.
         cache: Where results are kept, and looked up first; None to measure everything.
         progress: Told after every item.
@@ -112,10 +114,13 @@ def evaluate(
     Returns:
         The evaluation.
     """
-    measurement = Measurement(architecture, spec, zoo, data, config, align_config, outside=outside, cache=cache)
+    measurement = Measurement(
+        architecture, spec, zoo, data, config, align_config, star_config=star_config, outside=outside, cache=cache
+    )
     share, lines = _Sharing(Shard(), progress), list(_plan(zoo, config))
     names = measurement.models.names
     predicted = dict(zip(names, share("evaluating models", names, measurement.predict), strict=True))
+    rivals = share("evaluating rivals", config.rivals, partial(measurement.rival, progress=progress))
     choice = _choose_domain(measurement, share) if config.samples else None
     averages = _averages(choice)
     means = share("averaging over the star domain", [each for _, each in averages], measurement.domain)
@@ -125,7 +130,10 @@ def evaluate(
         paths=tuple(itertools.chain.from_iterable(map(partial(_paths, measurement, predicted), lines, found))),
         qualities=tuple(
             measure_qualities(
-                measurement, predicted, [(*each, mean) for each, mean in zip(averages, means, strict=True)]
+                measurement,
+                predicted,
+                [(*each, mean) for each, mean in zip(averages, means, strict=True)],
+                dict(zip(config.rivals, rivals, strict=True)),
             )
         ),
         images={split: len(measurement.labels(split)) for split in config.splits},
@@ -147,6 +155,7 @@ def evaluate_shard(
     align_config: AlignConfig,
     shard: Shard,
     *,
+    star_config: StarConfig | None = None,
     outside: Split | None = None,
     cache: ResultCache,
     progress: Progress = silent,
@@ -163,6 +172,7 @@ def evaluate_shard(
         config: As for `evaluate`.
         align_config: As for `evaluate`.
         shard: Which job this is.
+        star_config: As for `evaluate`.
         outside: As for `evaluate`.
         cache: The same for all jobs.
         progress: Told after every item.
@@ -170,9 +180,12 @@ def evaluate_shard(
     Returns:
         How many items it measured, or found measured.
     """
-    measurement = Measurement(architecture, spec, zoo, data, config, align_config, outside=outside, cache=cache)
+    measurement = Measurement(
+        architecture, spec, zoo, data, config, align_config, star_config=star_config, outside=outside, cache=cache
+    )
     share = _Sharing(shard, progress)
     done = len(share("evaluating models", measurement.models.names, measurement.predict))
+    done += len(share("evaluating rivals", config.rivals, partial(measurement.rival, progress=progress)))
     if config.samples and VALIDATION in measurement.splits:
         done += len(share("choosing points of the star domain", ranges(tuned=True), measurement.tune))
     done += len(share("measuring paths", list(_plan(zoo, config)), measurement.path))

@@ -53,6 +53,7 @@ class Predictor:
         brier: Brier score, where it was measured.
         auroc: How well confidence tells right answers from wrong ones, where it was measured.
         bytes: Size of the weights that a prediction takes, where it was measured.
+        steps: Training steps of a rival; None of all others.
         scaled: The one model's scores after temperature scaling, where there were validation images.
         ood: AUROC of OOD detection of the one model, by confidence and by entropy, where it was measured.
         best: The scores in which no other row is better.
@@ -68,6 +69,7 @@ class Predictor:
     brier: Spread | None = None
     auroc: Spread | None = None
     bytes: int | None = None
+    steps: int | None = None
     scaled: Scaled | None = None
     ood: tuple[Spread, Spread] | None = None
     best: frozenset[Score] = frozenset()
@@ -192,6 +194,8 @@ def _sum_up(group: Sequence[Quality], label: str = "") -> Predictor:
         "star": "star",
         "domain": f"star domain, {group[0].passes} points",
         "domain-untuned": f"star domain, {group[0].passes} points of whole lines",
+        "swa": "SWA, going on from one source",
+        "student": "student, distilled from the sources",
         "part-ensemble": f"ensemble of {group[0].passes} sources",
         "ensemble": f"ensemble of {group[0].passes} sources",
     }
@@ -207,6 +211,7 @@ def _sum_up(group: Sequence[Quality], label: str = "") -> Predictor:
         brier=_spread([quality.brier for quality in group]),
         auroc=_spread([quality.auroc for quality in group]),
         bytes=group[0].bytes,
+        steps=group[0].steps,
         ood=_ood(group),
         scaled=_scale(scaled) if len(scaled) == len(group) else None,
     )

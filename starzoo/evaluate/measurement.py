@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from starzoo.architecture import Architecture
-from starzoo.config import AlignConfig, EvalConfig, Uniform
+from starzoo.config import AlignConfig, EvalConfig, Rival, StarConfig, Uniform
 from starzoo.errors import NumericalError
 from starzoo.evaluate.barrier import Evaluator
 from starzoo.evaluate.baselines import draw_points, predict_with_points
@@ -20,6 +20,8 @@ from starzoo.evaluate.cache import ResultCache, hash_tensors
 from starzoo.evaluate.measures import DomainChoice
 from starzoo.evaluate.models import Line, Models, Zoo
 from starzoo.evaluate.predictive import negative_log_likelihood
+from starzoo.evaluate.rivals import train_rival
+from starzoo.progress import Progress, silent
 from starzoo.symmetry.spec import PermutationSpec
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class Measurement:
         data: The task's images.
         config: What is measured, and on how much data.
         align_config: How models are aligned before a path is drawn.
+        star_config: How the star was fitted, by which its rivals are trained.
         outside: Images of another data set.
         cache: Where results are kept; None to measure everything.
     """
@@ -55,10 +58,12 @@ class Measurement:
         config: EvalConfig,
         align_config: AlignConfig,
         *,
+        star_config: StarConfig | None = None,
         outside: Split | None = None,
         cache: ResultCache | None = None,
     ) -> None:
         self.architecture, self.zoo, self.data, self.config = architecture, zoo, data, config
+        self.star_config = star_config or StarConfig()
         self.models = Models(architecture, spec, zoo, data, align_config)
         self.cache = cache or ResultCache(None)
         self.splits: dict[str, Split] = {split: getattr(data, split) for split in config.splits}
@@ -74,7 +79,22 @@ class Measurement:
 
     def predict(self, name: str) -> dict[str, Tensor]:
         """What one of the models predicts: for every split log-probabilities of shape (images, classes)."""
-        return self._predict({"model": self.models.identity(name)}, name)
+        return self._predict({"model": self.models.identity(name)}, lambda: self._run(name, self.models.state(name)))
+
+    def rival(self, kind: Rival, progress: Progress = silent) -> dict[str, Tensor]:
+        """What a rival of the star predicts, as `predict`; it is trained if it is not there yet."""
+        key = {
+            "rival": kind,
+            "sources": [self.models.hashes[name] for name in self.zoo.sources],
+            "star": self.star_config.model_dump(mode="json"),
+            "augment": self.data.config.augment,
+        }
+
+        def train() -> dict[str, Tensor]:
+            sources = list(self.zoo.sources.values())
+            return train_rival(kind, self.architecture, sources, self.data, self.star_config, progress=progress)
+
+        return self._predict(key, lambda: self._run(kind, self.remember({"weights": key}, train)))
 
     def path(self, line: Line) -> dict[SplitName, tuple[tuple[float, ...], tuple[float, ...]]]:
         """The losses and the accuracies between the ends of a path, for each of the configuration's splits."""
@@ -113,7 +133,8 @@ class Measurement:
 
     def domain(self, choice: DomainChoice) -> dict[str, Tensor]:
         """What the average of points of the star domain predicts, as `predict`."""
-        return self._predict({"domain": self.models.domain_identity(choice.t, choice.samples)}, choice)
+        key = {"domain": self.models.domain_identity(choice.t, choice.samples)}
+        return self._predict(key, lambda: self._average(choice))
 
     def evaluator(self, splits: Iterable[str]) -> Evaluator:
         """Predicts the images of some splits with any weights."""
@@ -142,12 +163,12 @@ class Measurement:
     def _rows(self, split: str) -> Tensor:
         return self.splits[split].draw(self.limits.get(split), self.config.seed)
 
-    def _predict(self, key: Mapping[str, Any], what: str | DomainChoice) -> dict[str, Tensor]:
+    def _predict(self, key: Mapping[str, Any], run: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         measured: dict[str, Tensor] = {}
 
         def measure(split: str) -> dict[str, Tensor]:
             if not measured:  # one model predicts all splits, since its statistics are estimated once
-                measured.update(self._forward(what))
+                measured.update(run())
             return {"log_probabilities": measured[split]}
 
         return {
@@ -155,12 +176,13 @@ class Measurement:
             for split, digest in self._digests.items()
         }
 
-    def _forward(self, what: str | DomainChoice) -> Mapping[str, Tensor]:
+    def _run(self, name: str, state: StateDict) -> Mapping[str, Tensor]:
+        with naming(name):
+            return self.evaluator(self.splits).log_probabilities(state)
+
+    def _average(self, choice: DomainChoice) -> Mapping[str, Tensor]:
         predict = self.evaluator(self.splits).log_probabilities
-        if isinstance(what, str):
-            with naming(what):
-                return predict(self.models.state(what))
-        drawn = draw_points(list(self.zoo.sources), what.samples, self.config.seed, what.t)
+        drawn = draw_points(list(self.zoo.sources), choice.samples, self.config.seed, choice.t)
         with naming("a point of the star domain"):
             *_, mean = predict_with_points(self.zoo.star, self.models.aligned, drawn, predict)
         return mean

@@ -41,6 +41,8 @@ Role = Literal[
     "star",
     "domain",
     "domain-untuned",
+    "swa",
+    "student",
     "part-ensemble",
     "ensemble",
 ]
@@ -156,6 +158,7 @@ class Quality(Scores):
         accuracy: Share of right answers.
         passes: Forward passes per image.
         bytes: Size of all weights that a prediction takes.
+        steps: Training steps of a rival that was trained only to be measured; None of all others.
         tempered: The scores after temperature scaling; None where there were no validation images.
     """
 
@@ -165,6 +168,7 @@ class Quality(Scores):
     accuracy: float
     passes: int = 1
     bytes: int | None = None
+    steps: int | None = None
     tempered: Tempered | None = None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from starzoo.config import Rival
 from starzoo.evaluate.baselines import ensemble_sizes
 from starzoo.evaluate.measurement import OUTSIDE, VALIDATION, Measurement
 from starzoo.evaluate.measures import DomainChoice, Quality, Role, Tempered
@@ -21,6 +22,7 @@ from starzoo.evaluate.predictive import (
     ood_auroc,
     tempered,
 )
+from starzoo.evaluate.rivals import rival_steps
 
 __all__ = ["measure_qualities", "scores"]
 
@@ -31,6 +33,7 @@ def measure_qualities(
     measurement: Measurement,
     predicted: Mapping[str, Predictions],
     averages: Sequence[tuple[Role, DomainChoice, Predictions]],
+    rivals: Mapping[Rival, Predictions],
 ) -> Iterator[Quality]:
     """How well single models, means of weights, ensembles and averages over the star domain predict.
 
@@ -38,6 +41,7 @@ def measure_qualities(
         measurement: Knows the models and the labels.
         predicted: What each of its models predicts, by name.
         averages: What averages of points of the star domain predict.
+        rivals: What models predict that were trained to be compared with the star.
 
     Yields:
         For each split the quality of every way to predict.
@@ -51,11 +55,13 @@ def measure_qualities(
     for role, choice, mean in averages:
         name = f"{choice.samples} points of the star domain, t from {choice.t.low:g} to {choice.t.high:g}"
         ways.append((name, role, choice.samples, mean))
+    ways += [(kind, kind, 1, found) for kind, found in rivals.items()]
     members = [predicted[name] for name in zoo.sources]
     for count in ensemble_sizes(len(members)) or [1]:
         role = "ensemble" if count == len(members) else "part-ensemble"
         ways.append((f"ensemble of {count}", role, count, _ensemble(members[:count])))
     temperatures = [_temperature(measurement, way[-1]) for way in ways]
+    steps: dict[Role, int] = {kind: rival_steps(kind, measurement.data, measurement.star_config) for kind in rivals}
     for split in measurement.config.splits:
         labels = measurement.labels(split)
         for (name, role, passes, found), temperature in zip(ways, temperatures, strict=True):
@@ -66,6 +72,7 @@ def measure_qualities(
                 accuracy=accuracy(found[split], labels),
                 passes=passes,
                 bytes=passes * size,
+                steps=steps.get(role),
                 tempered=None
                 if temperature is None
                 else Tempered(temperature=temperature, **scores(found, split, labels, temperature)),

@@ -1,0 +1,155 @@
+"""Models that are trained only to be compared with a star, at the cost of its steps: SWA, and a distilled student."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+from torch.optim.swa_utils import AveragedModel
+
+from starzoo.architecture import Architecture
+from starzoo.config import Rival, StarConfig, TrainConfig
+from starzoo.data import ImageData
+from starzoo.errors import NumericalError
+from starzoo.layout import channels_last
+from starzoo.optimization import make_optimizer, set_learning_rate
+from starzoo.progress import Progress, silent
+
+__all__ = ["rival_steps", "train_rival"]
+
+StateDict = Mapping[str, Tensor]
+_RATE = 0.1  # the peak rate of SGD when `starzoo train` trains a model
+_STAGE: Mapping[Rival, str] = {"swa": "averaging weights (SWA)", "student": "distilling a student"}
+
+
+def rival_steps(kind: Rival, data: ImageData, star: StarConfig) -> int:
+    """How many steps a rival is trained for.
+
+    A student takes as many epochs as the star. SWA takes no predictions of other models, and a third more epochs for
+    it: forward and backward pass count as three, a teacher's forward pass as one.
+
+    Args:
+        kind: Which rival.
+        data: The task's images.
+        star: The star's settings.
+
+    Returns:
+        The steps.
+    """
+    return _count_epochs(kind, star) * len(data.train.loader(star.batch_size, epoch=0, seed=0))
+
+
+def train_rival(
+    kind: Rival,
+    architecture: Architecture,
+    sources: Sequence[StateDict],
+    data: ImageData,
+    star: StarConfig,
+    *,
+    progress: Progress = silent,
+) -> dict[str, Tensor]:
+    """Train a rival of a star with the star's optimiser, batch size, weight decay and seed.
+
+    `swa` goes on from the first source at a constant rate, half that of training, and averages the ends of the epochs
+    (Izmailov et al. 2018). `student` starts at random and learns, as the star does, labels that are mixed with the
+    prediction of one source after the other (Hinton et al. 2015).
+
+    Args:
+        kind: Which rival.
+        architecture: What all models have in common.
+        sources: The sources' state dicts.
+        data: The task's images, augmented as for the star.
+        star: The star's settings.
+        progress: Told after every epoch.
+
+    Returns:
+        The state dict, whose batch-norm statistics are to be estimated anew.
+
+    Raises:
+        NumericalError: The weights are no longer finite.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(star.seed)
+        model = channels_last(architecture.build()).to("cuda" if torch.cuda.is_available() else "cpu")
+        epochs = partial(
+            _epochs, model, data, star, total=_count_epochs(kind, star), tell=partial(progress, _STAGE[kind])
+        )
+        found = _average(model, sources[0], epochs) if kind == "swa" else _distil(model, sources, star, epochs)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in found.state_dict().items()}
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
+        raise NumericalError(f"the weights of the rival {kind} are not finite", hint="lower star.lr", subject=kind)
+    return state
+
+
+def _count_epochs(kind: Rival, star: StarConfig) -> int:
+    return round(star.epochs * 4 / 3) if kind == "swa" and star.kappa else star.epochs
+
+
+def _average(model: nn.Module, start: StateDict, epochs: Callable[..., Iterator[None]]) -> nn.Module:
+    """The mean of the ends of all epochs at a constant rate."""
+    model.load_state_dict(dict(start))
+    averaged = AveragedModel(model)
+    for _ in epochs(constant=True):
+        averaged.update_parameters(model)
+    return averaged.module
+
+
+def _distil(
+    model: nn.Module, sources: Sequence[StateDict], star: StarConfig, epochs: Callable[..., Iterator[None]]
+) -> nn.Module:
+    """The model after training on labels that are mixed with the predictions of sources from a shuffled deck."""
+    teachers, rng = [_frozen(model, source) for source in sources], np.random.default_rng(star.seed)
+    deck = itertools.chain.from_iterable(rng.permutation(len(sources)) for _ in itertools.count())
+
+    def targets(images: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            prediction = teachers[next(deck)](images).softmax(1)
+        truth = one_hot(labels, prediction.shape[1]).to(prediction)
+        return torch.lerp(truth, prediction, star.kappa / (1 + star.kappa))
+
+    for _ in epochs(targets=targets if star.kappa else None):
+        pass
+    return model
+
+
+def _epochs(
+    model: nn.Module,
+    data: ImageData,
+    star: StarConfig,
+    *,
+    total: int,
+    tell: Callable[[int, int], None],
+    constant: bool = False,
+    targets: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Iterator[None]:
+    """Train a model, with a stop after every epoch: at a constant rate, or as `starzoo train` varies it."""
+    rate = _RATE if star.optimizer == "sgd" else star.lr
+    shared = star.model_dump(include={"optimizer", "momentum", "nesterov", "weight_decay", "warmup"})
+    settings = TrainConfig(lr=rate / 2 if constant else rate, **shared)
+    optimizer, device = make_optimizer(model.parameters(), settings), next(model.parameters()).device
+    for epoch in range(total):
+        model.train()
+        loader = data.train.loader(star.batch_size, epoch=epoch, seed=star.seed, augment=data.config.augment)
+        for number, batch in enumerate(loader):
+            images, labels = (tensor.to(device) for tensor in batch)
+            if not constant:
+                step = epoch * len(loader) + number
+                set_learning_rate(optimizer, settings, step=step, total=total * len(loader))
+            optimizer.zero_grad()
+            loss = cross_entropy(model(images), targets(images, labels) if targets else labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        tell(epoch + 1, total)
+        yield
+
+
+def _frozen(model: nn.Module, state: StateDict) -> nn.Module:
+    teacher = deepcopy(model)
+    teacher.load_state_dict(dict(state))
+    return teacher.eval().requires_grad_(False)
