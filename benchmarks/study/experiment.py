@@ -9,7 +9,7 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from benchmarks.zoos import RECIPES
-from starzoo.config import EvalConfig, Frozen, StarConfig, load_config
+from starzoo.config import EvalConfig, Frozen, Rival, StarConfig, load_config
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -34,8 +34,7 @@ class Variant(Frozen):
         align: How the sources are matched while the star is fitted; as everywhere when not given.
         zoo: The recipe of its members.
         sources: How many there are.
-        rival: `swa` goes on from one member and averages its weights instead of fitting a star; `model` fits one that
-            has no paths to measure.
+        rival: What is trained instead of a star (`starzoo.evaluate.rivals`); it has no paths to measure.
         x: Its place on the horizontal axis of the experiment's plot.
     """
 
@@ -44,7 +43,7 @@ class Variant(Frozen):
     align: dict[str, Any] = {}
     zoo: ZooName | None = None
     sources: int | None = Field(None, ge=1)
-    rival: Literal["swa", "model"] | None = None
+    rival: Rival | None = None
     x: float | None = None
 
 

@@ -11,20 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from benchmarks.study.experiment import Experiment
 from benchmarks.zoos import RECIPES, train
-from starzoo.architecture import Architecture
-from starzoo.config import AlignConfig, RunConfig, StarConfig, TrainConfig
-from starzoo.data import ImageData, load_data
+from starzoo.config import AlignConfig, RunConfig
+from starzoo.data import load_data
 from starzoo.evaluate.cache import EVALUATION, ResultCache
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.measures import Evaluation
-from starzoo.evaluate.path import reestimate_batch_norm
+from starzoo.evaluate.rivals import train_rival
 from starzoo.folder import WEIGHTS_FILE
-from starzoo.layout import channels_last
-from starzoo.optimization import make_optimizer
 from starzoo.sources import Source, load_sources
 from starzoo.specs import infer_architecture
 from starzoo.star.train import fit
@@ -102,15 +98,16 @@ def make(
     deciding = {
         "sources": [source.provenance.files[WEIGHTS_FILE] for source in sources],
         "data": recipe.data.model_dump(mode="json"),
-        "swa": chosen.rival == "swa",
+        "rival": chosen.rival,
         "star": star.model_dump(mode="json"),
         "align": align.model_dump(mode="json"),
     }
 
     def fresh() -> dict[str, Tensor]:
         data, before = load_data(recipe.on(dataset), architecture.preprocessing), time.process_time()
-        if chosen.rival == "swa":
-            state = average_weights(architecture, sources[seed].state, data, star, round(star.epochs * 4 / 3))
+        if chosen.rival:
+            first = sources[seed:] if chosen.rival == "swa" else sources  # SWA goes on from another one for each seed
+            state = train_rival(chosen.rival, architecture, [source.state for source in first], data, star)
         else:
             run, spec = RunConfig(data=recipe.on(dataset), align=align, star=star), infer_architecture(architecture)
             state = fit(architecture, spec, [source.state for source in sources], data, run).state
@@ -161,24 +158,3 @@ def qualities_of(found: Evaluation) -> dict[str, Any]:
         | ({"tempered": scores([one.tempered for one in each])} if all(one.tempered for one in each) else {})
         for role, each in groups.items()
     }
-
-
-def average_weights(
-    architecture: Architecture, state: Mapping[str, Tensor], data: ImageData, star: StarConfig, epochs: int
-) -> dict[str, Tensor]:
-    """SWA (Izmailov et al. 2018): go on from a member at the constant rate 0.05, and average the ends of the epochs."""
-    torch.manual_seed(star.seed)
-    model = channels_last(architecture.build())
-    model.load_state_dict(dict(state))
-    rate = TrainConfig(lr=0.05)
-    optimizer = make_optimizer(model.parameters(), rate)
-    averaged = torch.optim.swa_utils.AveragedModel(model)
-    for epoch in range(epochs):
-        model.train()
-        for images, labels in data.train.loader(star.batch_size, epoch=epoch, seed=star.seed):
-            optimizer.zero_grad()
-            cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        averaged.update_parameters(model)
-    reestimate_batch_norm(averaged.module, data.train.images(250))
-    return {name: tensor.contiguous() for name, tensor in averaged.module.state_dict().items()}
