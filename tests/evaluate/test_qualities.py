@@ -105,7 +105,7 @@ def test_every_way_to_predict_equals_a_slow_reference(
         [quality] = measured.qualities_of(role)  # type: ignore[arg-type]
         predicted = reference.mean(states)
         for score, value in reference.scores(predicted).items():
-            assert getattr(quality, score) == pytest.approx(value, abs=2e-6), (role, score)
+            assert getattr(quality, score) == pytest.approx(value, abs=1e-6), (role, score)
         assert (quality.passes, quality.bytes) == (len(states), len(states) * size)
         assert quality.tempered is not None
         grid = np.exp(np.linspace(math.log(0.05), math.log(20), 1000))
