@@ -53,6 +53,8 @@ _ROLES: dict[Role, _Look] = {
     "aligned-mean": _Look("aligned mean", "#009E73", marker="s"),
     "star": _Look("star", "#000000", marker="*"),
     "domain": _Look("star domain", "#E69F00", marker="P"),
+    "swa": _Look("SWA of a source", "#56B4E9", marker="v"),
+    "student": _Look("distilled student", "#882255", marker="^"),
     "ensemble": _Look("ensemble", "#AA4499", marker="D"),
 }
 _ACCURACY_TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 100)
@@ -171,7 +173,14 @@ def plot_cost(evaluation: Evaluation, split: Split = "test", *, narrow: bool = F
     first = evaluation.qualities_of("member", split)[:1]
     if not ensembles or not first:
         raise UsageError(f"no ensemble was measured on the {split} split", hint="evaluate the star first")
-    marks: dict[Role, str] = {"star": "star", "domain": "star domain", "domain-untuned": "star domain, whole lines"}
+    marks: dict[Role, str] = {
+        "star": "star",
+        "domain": "star domain",
+        "domain-untuned": "star domain, whole lines",
+        "swa": "SWA of a source",
+        "student": "distilled student",
+    }
+    drawn = [*first, *ensembles, *(each for role in marks for each in evaluation.qualities_of(role, split))]
     with house_style():
         figure, panels = _two_panels(3.4, narrow)
         for axes, score, factor in zip(panels, ("accuracy", "nll"), (100, 1), strict=True):
@@ -185,7 +194,7 @@ def plot_cost(evaluation: Evaluation, split: Split = "test", *, narrow: bool = F
                     value = factor * getattr(each, score)
                     axes.plot(each.passes, value, look.marker, color=look.colour, ms=11, mew=0, label=label)
             axes.set_xscale("log", base=2)
-            axes.set_xticks(sorted({each.passes for each in line}))
+            axes.set_xticks(sorted({each.passes for each in drawn}))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlabel("forward passes per image")
