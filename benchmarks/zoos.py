@@ -134,6 +134,22 @@ RECIPES |= {
         train=TrainConfig(epochs=12, batch_size=128, lr=0.01),
         members=3,
     ),
+    # The same network, narrower or deeper.
+    "resnet-quarter": Recipe(
+        model="resnet18",
+        model_args={**RESNET, "channels": [16, 32, 64, 64]},
+        train=TrainConfig(epochs=24, batch_size=128),
+    ),
+    "resnet-half": Recipe(
+        model="resnet18",
+        model_args={**RESNET, "channels": [32, 64, 128, 128]},
+        train=TrainConfig(epochs=12, batch_size=128),
+    ),
+    "resnet-half-deep": Recipe(
+        model="resnet18",
+        model_args={**RESNET, "channels": [32, 64, 128, 128], "layers": [2, 2, 2, 0]},
+        train=TrainConfig(epochs=12, batch_size=128),
+    ),
     # Not the zoo of the quickstart; the rate and κ of the defaults were chosen on this one.
     "digits": Recipe(
         model="resnet18",
