@@ -56,6 +56,7 @@ class Recipe:
 
 HALF = DataConfig(dataset=DATASET, train_size=5000, test_size=2000)
 RESNET = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256], "zero_init_last": False}
+HALF_RESNET = {**RESNET, "channels": [32, 64, 128, 128]}
 
 
 RECIPES: dict[str, Recipe] = {
@@ -114,26 +115,6 @@ RECIPES: dict[str, Recipe] = {
 
 FAMILIES = tuple(RECIPES)
 RECIPES |= {
-    # The same network as `resnet`, trained otherwise.
-    "resnet-adamw": Recipe(
-        model="resnet18",
-        model_args=RESNET,
-        train=TrainConfig(epochs=10, batch_size=128, optimizer="adamw", lr=0.002, weight_decay=0.01),
-        members=3,
-    ),
-    "resnet-flip": Recipe(
-        model="resnet18",
-        model_args=RESNET,
-        train=TrainConfig(epochs=16, batch_size=128),
-        data=DataConfig(dataset=DATASET, train_size=10_000, test_size=2000, augment="flip"),
-        members=3,
-    ),
-    "resnet-low-rate": Recipe(
-        model="resnet18",
-        model_args=RESNET,
-        train=TrainConfig(epochs=12, batch_size=128, lr=0.01),
-        members=3,
-    ),
     # The same network, narrower or deeper.
     "resnet-quarter": Recipe(
         model="resnet18",
@@ -142,13 +123,33 @@ RECIPES |= {
     ),
     "resnet-half": Recipe(
         model="resnet18",
-        model_args={**RESNET, "channels": [32, 64, 128, 128]},
+        model_args=HALF_RESNET,
         train=TrainConfig(epochs=12, batch_size=128),
     ),
     "resnet-half-deep": Recipe(
         model="resnet18",
-        model_args={**RESNET, "channels": [32, 64, 128, 128], "layers": [2, 2, 2, 0]},
+        model_args={**HALF_RESNET, "layers": [2, 2, 2, 0]},
         train=TrainConfig(epochs=12, batch_size=128),
+    ),
+    # The network of `resnet-half`, trained otherwise.
+    "resnet-half-adamw": Recipe(
+        model="resnet18",
+        model_args=HALF_RESNET,
+        train=TrainConfig(epochs=16, batch_size=128, optimizer="adamw", lr=0.002, weight_decay=0.01),
+        members=3,
+    ),
+    "resnet-half-flip": Recipe(
+        model="resnet18",
+        model_args=HALF_RESNET,
+        train=TrainConfig(epochs=24, batch_size=128),
+        data=DataConfig(dataset=DATASET, train_size=10_000, test_size=2000, augment="flip"),
+        members=3,
+    ),
+    "resnet-half-low-rate": Recipe(
+        model="resnet18",
+        model_args=HALF_RESNET,
+        train=TrainConfig(epochs=20, batch_size=128, lr=0.01),
+        members=3,
     ),
     # Not the zoo of the quickstart; the rate and κ of the defaults were chosen on this one.
     "digits": Recipe(
