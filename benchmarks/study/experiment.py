@@ -63,6 +63,7 @@ class Experiment(Frozen):
         seeds: Seeds of the stars.
         plot: What is drawn: the paths of the variants, or the barrier over each one's `x`.
         x_label: What `x` is.
+        stand_ins: Whether there is a table of what can be used instead of an ensemble, with its cost.
         variants: What is compared.
     """
 
@@ -78,6 +79,7 @@ class Experiment(Frozen):
     seeds: tuple[int, ...] = (0, 1, 2)
     plot: Literal["paths", "numbers"] | None = None
     x_label: str = ""
+    stand_ins: bool = False
     variants: dict[str, Variant]
 
     def zoo_of(self, variant: str) -> str:

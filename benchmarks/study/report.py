@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from benchmarks.study.experiment import HERE, ROOT, Experiment, load_experiment, results_file
+from benchmarks.study.tables import Row, path_of, stand_ins, table
 from starzoo.evaluate.plots import house_style, save
 
-Row = Mapping[str, Any]
 PAGE = ROOT / "docs" / "RESULTS.md"
 PLOTS = ROOT / "docs" / "results"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
-ORDER = ("cifar", "digits", "sources", "architectures", "strangers", "ablations")
+ORDER = ("cifar", "digits", "sources", "sizes", "architectures", "strangers", "ablations")
 OTHERS = {  # tables of other benchmarks, by the command that makes them
     "Matching two networks": ("matching", "python -m benchmarks.matching"),
     "Averaging over the star domain": ("bma", "python -m benchmarks.bma"),
@@ -27,119 +26,13 @@ OTHERS = {  # tables of other benchmarks, by the command that makes them
 }
 
 
-def kept(row: Row, score: str) -> float:
-    """The share of the ensemble's gain over the mean single member that is kept, in percent."""
-    ensemble = _ensemble(row)[score]
-    member, star = (row["qualities"][role][score] for role in ("member", "star"))
-    return 100 * (star - member) / (ensemble - member) if ensemble != member else float("nan")
-
-
-def _ensemble(row: Row) -> Any:
-    """The scores of the ensemble of all sources."""
-    sizes = [int(role.rpartition(" ")[2]) for role in row["qualities"] if role.startswith("ensemble of ")]
-    return row["qualities"][f"ensemble of {max(sizes)}"] if sizes else row["qualities"]["member"]
-
-
-def _path(measure: str, kind: str = "star-held-out") -> Callable[[Row], float | None]:
-    return lambda row: row["paths"].get(kind, {}).get(measure)
-
-
-def _score(score: str) -> Callable[[Row], float | None]:
-    return lambda row: row["qualities"]["star"].get(score)
-
-
-def _tempered(row: Row) -> float | None:
-    return row["qualities"]["star"].get("tempered", {}).get("nll")
-
-
-Columns = Mapping[str, tuple[Callable[[Row], float | None], str]]
-
-
-def paths_to(kind: str) -> Columns:
-    """The four measures of the paths to one kind of held-outs."""
-    return {
-        "barrier": (_path("barrier", kind), ".3f"),
-        "highest loss": (_path("highest_loss", kind), ".3f"),
-        "excess": (_path("excess", kind), ".3f"),
-        "worst accuracy": (_path("worst_accuracy", kind), ".1%"),
-    }
-
-
-COLUMNS: Columns = {
-    **paths_to("star-held-out"),
-    "accuracy": (_score("accuracy"), ".1%"),
-    "NLL": (_score("nll"), ".3f"),
-    "ECE": (_score("ece"), ".3f"),
-    "NLL, tempered": (_tempered, ".3f"),
-    "gain kept in accuracy": (lambda row: kept(row, "accuracy") / 100, ".0%"),
-    "in NLL": (lambda row: kept(row, "nll") / 100, ".0%"),
-}
-
-
-def spread(values: Sequence[float | None], form: str) -> str:
-    """Mean ± standard deviation, or a dash where nothing was measured."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "–"
-    deviation = statistics.stdev(known) if len(known) > 1 else None
-    mean = f"{statistics.fmean(known):{form}}"
-    if deviation is None:
-        return mean.replace("%", " %")
-    unit = " %" if form.endswith("%") else ""
-    return f"{mean.rstrip('%')} ± {f'{deviation:{form}}'.rstrip('%')}{unit}"
-
-
-def table(experiment: Experiment, rows: Sequence[Row]) -> str:
-    """One line per variant, mean ± standard deviation over seeds; first a line about each zoo."""
-    columns = {title: column for title, column in COLUMNS.items() if any(column[0](row) is not None for row in rows)}
-    lines = []
-    for zoo in dict.fromkeys(row["zoo"] for row in rows):
-        lines.append(f"- {about(zoo, [row for row in rows if row['zoo'] == zoo])}")
-    lines += ["", "| variant | seeds | " + " | ".join(columns) + " |", "|---|--:|" + "--:|" * len(columns)]
-    for variant in experiment.variants:
-        mine = [row for row in rows if row["variant"] == variant]
-        if mine:
-            cells = [spread([column(row) for row in mine], form) for column, form in columns.values()]
-            lines.append(f"| {variant} | {len(mine)} | " + " | ".join(cells) + " |")
-    if experiment.strangers:
-        lines += [
-            "",
-            "| held-outs | variant | " + " | ".join(paths_to("")) + " |",
-            "|---|---|" + "--:|" * len(paths_to("")),
-        ]
-    for kind, name in {
-        "star-held-out": "trained as the sources",
-        **{each: each for each in experiment.strangers},
-    }.items():
-        for variant in experiment.variants if experiment.strangers else ():
-            mine = [row for row in rows if row["variant"] == variant and kind in row["paths"]]
-            if mine:
-                cells = [spread([column(row) for row in mine], form) for column, form in paths_to(kind).values()]
-                lines.append(f"| {name} | {variant} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def about(zoo: str, rows: Sequence[Row]) -> str:
-    """What a zoo's members and their ensemble are, and how far two of them are apart."""
-    paired = [row["paths"]["regular-regular"]["barrier"] for row in rows if "regular-regular" in row["paths"]]
-    raw = [row["paths"]["regular-regular-raw"]["barrier"] for row in rows if "regular-regular-raw" in row["paths"]]
-    member, all_of_them = rows[0]["qualities"]["member"], _ensemble(rows[0])
-    text = (
-        f"`{zoo}`: single members {member['accuracy']:.1%} / {member['nll']:.3f} (accuracy / NLL), the ensemble of the "
-        f"sources {all_of_them['accuracy']:.1%} / {all_of_them['nll']:.3f}"
-    ).replace("%", " %")
-    if paired:
-        text += f"; barrier between two members {paired[0]:.3f} aligned, {raw[0]:.3f} not aligned"
-    return text + "."
-
-
 def draw_paths(experiment: Experiment, rows: Sequence[Row]) -> Figure:
     """The mean loss along the paths to held-outs, a line per variant, its range over the seeds shaded."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     with house_style():
         axes = figure.subplots()
         shown = [
-            variant for variant in experiment.variants if any(_path("t")(r) for r in rows if r["variant"] == variant)
+            variant for variant in experiment.variants if any(path_of("t")(r) for r in rows if r["variant"] == variant)
         ]
         for variant, colour in zip(shown, COLOURS, strict=False):
             found = [row["paths"]["star-held-out"] for row in rows if row["variant"] == variant]
@@ -164,7 +57,7 @@ def draw_numbers(experiment: Experiment, rows: Sequence[Row]) -> Figure:
         axes = figure.subplots()
         lines: dict[str, list[tuple[float, list[float]]]] = {}
         for variant, chosen in experiment.variants.items():
-            values = [_path("barrier")(row) for row in rows if row["variant"] == variant]
+            values = [path_of("barrier")(row) for row in rows if row["variant"] == variant]
             if chosen.x is not None and values:
                 name = "the paper's algorithm" if chosen.config else "starzoo"
                 lines.setdefault(name, []).append((chosen.x, [value for value in values if value is not None]))
@@ -190,6 +83,13 @@ def section(file: Path) -> str:
     if experiment.plot:
         parts.append(f"![{experiment.title}](results/{file.stem}.png)")
     parts += [table(experiment, rows).strip()]
+    if experiment.stand_ins:
+        parts += [
+            "What to use instead of an ensemble, and what it costs: training counts forward and backward passes in "
+            "those that one member took, first for the members, then on top of them. Without and with temperature "
+            "scaling, fitted on images that no model was trained on.",
+            stand_ins(experiment, rows).strip(),
+        ]
     if experiment.reading:
         parts.append(experiment.reading.strip())
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())

@@ -1,0 +1,148 @@
+"""The tables of docs/RESULTS.md, from the rows of an experiment."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.study.experiment import Experiment
+from benchmarks.zoos import RECIPES
+
+Row = Mapping[str, Any]
+
+
+def kept(row: Row, score: str) -> float:
+    """The share of the ensemble's gain over the mean single member that is kept, in percent."""
+    ensemble = ensemble_of(row)[score]
+    member, star = (row["qualities"][role][score] for role in ("member", "star"))
+    return 100 * (star - member) / (ensemble - member) if ensemble != member else float("nan")
+
+
+def ensemble_of(row: Row) -> Any:
+    """The scores of the ensemble of all sources."""
+    sizes = [int(role.rpartition(" ")[2]) for role in row["qualities"] if role.startswith("ensemble of ")]
+    return row["qualities"][f"ensemble of {max(sizes)}"] if sizes else row["qualities"]["member"]
+
+
+def path_of(measure: str, kind: str = "star-held-out") -> Callable[[Row], Any]:
+    """A measure of the paths to one kind of held-outs, as a column."""
+    return lambda row: row["paths"].get(kind, {}).get(measure)
+
+
+def _score(score: str) -> Callable[[Row], float | None]:
+    return lambda row: row["qualities"]["star"].get(score)
+
+
+def _tempered(row: Row) -> float | None:
+    return row["qualities"]["star"].get("tempered", {}).get("nll")
+
+
+Columns = Mapping[str, tuple[Callable[[Row], float | None], str]]
+
+
+def paths_to(kind: str) -> Columns:
+    """The four measures of the paths to one kind of held-outs."""
+    return {
+        "barrier": (path_of("barrier", kind), ".3f"),
+        "highest loss": (path_of("highest_loss", kind), ".3f"),
+        "excess": (path_of("excess", kind), ".3f"),
+        "worst accuracy": (path_of("worst_accuracy", kind), ".1%"),
+    }
+
+
+SCORES = {"accuracy": ".1%", "nll": ".3f", "ece": ".3f"}
+COLUMNS: Columns = {
+    **paths_to("star-held-out"),
+    "accuracy": (_score("accuracy"), ".1%"),
+    "NLL": (_score("nll"), ".3f"),
+    "ECE": (_score("ece"), ".3f"),
+    "NLL, tempered": (_tempered, ".3f"),
+    "gain kept in accuracy": (lambda row: kept(row, "accuracy") / 100, ".0%"),
+    "in NLL": (lambda row: kept(row, "nll") / 100, ".0%"),
+}
+
+
+def spread(values: Sequence[float | None], form: str) -> str:
+    """Mean ± standard deviation, or a dash where nothing was measured."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    deviation = statistics.stdev(known) if len(known) > 1 else None
+    mean = f"{statistics.fmean(known):{form}}"
+    if deviation is None:
+        return mean.replace("%", " %")
+    unit = " %" if form.endswith("%") else ""
+    return f"{mean.rstrip('%')} ± {f'{deviation:{form}}'.rstrip('%')}{unit}"
+
+
+def table(experiment: Experiment, rows: Sequence[Row]) -> str:
+    """One line per variant, mean ± standard deviation over seeds; first a line about each zoo."""
+    columns = {title: column for title, column in COLUMNS.items() if any(column[0](row) is not None for row in rows)}
+    lines = []
+    for zoo in dict.fromkeys(row["zoo"] for row in rows):
+        lines.append(f"- {about(zoo, [row for row in rows if row['zoo'] == zoo])}")
+    lines += ["", "| variant | seeds | " + " | ".join(columns) + " |", "|---|--:|" + "--:|" * len(columns)]
+    for variant in experiment.variants:
+        mine = [row for row in rows if row["variant"] == variant]
+        if mine:
+            cells = [spread([column(row) for row in mine], form) for column, form in columns.values()]
+            lines.append(f"| {variant} | {len(mine)} | " + " | ".join(cells) + " |")
+    if experiment.strangers:
+        lines += [
+            "",
+            "| held-outs | variant | " + " | ".join(paths_to("")) + " |",
+            "|---|---|" + "--:|" * len(paths_to("")),
+        ]
+    for kind, name in {
+        "star-held-out": "trained as the sources",
+        **{each: each for each in experiment.strangers},
+    }.items():
+        for variant in experiment.variants if experiment.strangers else ():
+            mine = [row for row in rows if row["variant"] == variant and kind in row["paths"]]
+            if mine:
+                cells = [spread([column(row) for row in mine], form) for column, form in paths_to(kind).values()]
+                lines.append(f"| {name} | {variant} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def about(zoo: str, rows: Sequence[Row]) -> str:
+    """What a zoo's members and their ensemble are, and how far two of them are apart."""
+    paired = [row["paths"]["regular-regular"]["barrier"] for row in rows if "regular-regular" in row["paths"]]
+    raw = [row["paths"]["regular-regular-raw"]["barrier"] for row in rows if "regular-regular-raw" in row["paths"]]
+    member, all_of_them = rows[0]["qualities"]["member"], ensemble_of(rows[0])
+    text = (
+        f"`{zoo}`: single members {member['accuracy']:.1%} / {member['nll']:.3f} (accuracy / NLL), the ensemble of the "
+        f"sources {all_of_them['accuracy']:.1%} / {all_of_them['nll']:.3f}"
+    ).replace("%", " %")
+    if paired:
+        text += f"; barrier between two members {paired[0]:.3f} aligned, {raw[0]:.3f} not aligned"
+    return text + "."
+
+
+def stand_ins(experiment: Experiment, rows: Sequence[Row]) -> str:
+    """What can be used instead of an ensemble: scores without and with temperature scaling, beside what it costs."""
+    recipe, first = RECIPES[experiment.zoo], rows[0]["qualities"]
+    lines = [
+        "| model | training | forward passes | accuracy | NLL | ECE | NLL, tempered | ECE, tempered |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+
+    def add(name: str, training: str, passes: int, found: Sequence[Mapping[str, Any]]) -> None:
+        cells = [spread([each[score] for each in found], form) for score, form in SCORES.items()]
+        cells += [spread([each["tempered"][score] for each in found], SCORES[score]) for score in ("nll", "ece")]
+        lines.append(f"| {name} | {training} | {passes} | " + " | ".join(cells) + " |")
+
+    add("a single member", "1", 1, [first["member"]])
+    for variant, chosen in experiment.variants.items():
+        found = [row["qualities"]["star"] for row in rows if row["variant"] == variant]
+        if found:
+            star = experiment.star_of(variant, 0)
+            epochs = star.epochs * (4 / 3 if star.kappa else 1)
+            members = 1 if chosen.rival == "swa" else experiment.sources_of(variant)
+            add(variant, f"{members} + {epochs / recipe.train.epochs:.2f}", 1, found)
+    for role, scores in first.items():
+        if role.startswith("ensemble of "):
+            passes = int(role.rpartition(" ")[2])
+            add(f"an {role}", str(passes), passes, [scores])
+    return "\n".join(lines) + "\n"
