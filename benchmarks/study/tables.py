@@ -12,11 +12,13 @@ from benchmarks.zoos import RECIPES
 Row = Mapping[str, Any]
 
 
-def kept(row: Row, score: str) -> float:
-    """The share of the ensemble's gain over the mean single member that is kept, in percent."""
-    ensemble = ensemble_of(row)[score]
-    member, star = (row["qualities"][role][score] for role in ("member", "star"))
-    return 100 * (star - member) / (ensemble - member) if ensemble != member else float("nan")
+def kept(row: Row, score: str, *, tempered: bool = False) -> float | None:
+    """The share of the ensemble's gain over the mean single member that is kept; None where there is none."""
+    found = [ensemble_of(row), *(row["qualities"][role] for role in ("member", "star"))]
+    if tempered and not all("tempered" in each for each in found):
+        return None
+    ensemble, member, star = (each["tempered"][score] if tempered else each[score] for each in found)
+    return float((star - member) / (ensemble - member)) if ensemble != member else None
 
 
 def ensemble_of(row: Row) -> Any:
@@ -58,8 +60,9 @@ COLUMNS: Columns = {
     "NLL": (_score("nll"), ".3f"),
     "ECE": (_score("ece"), ".3f"),
     "NLL, tempered": (_tempered, ".3f"),
-    "gain kept in accuracy": (lambda row: kept(row, "accuracy") / 100, ".0%"),
-    "in NLL": (lambda row: kept(row, "nll") / 100, ".0%"),
+    "gain kept in accuracy": (lambda row: kept(row, "accuracy"), ".0%"),
+    "in NLL": (lambda row: kept(row, "nll"), ".0%"),
+    "in NLL, all tempered": (lambda row: kept(row, "nll", tempered=True), ".0%"),
 }
 
 

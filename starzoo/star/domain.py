@@ -1,8 +1,8 @@
 """The star domain: a star, its aligned sources, and the straight lines between them.
 
 Every point on these lines is a model of the task, so that their predictions can be averaged: Bayesian model averaging
-(BMA) over the star domain. Near the sources the path's residual barrier is still there, so points are drawn from the
-half of each line that is near the star.
+(BMA) over the star domain. Points are drawn from the part of the lines that the star's evaluation chose on validation
+images. Where it chose none they come from the half near the star, since the path's residual barrier lies beyond.
 """
 
 from __future__ import annotations
@@ -84,6 +84,12 @@ class StarDomain:
         }
         return cls(manifest, star, aligned)
 
+    @property
+    def t(self) -> Uniform:
+        """Where on the lines points are drawn: as the star's evaluation chose, or near the star."""
+        evaluation = self.manifest.evaluation
+        return evaluation.domain.t if evaluation and evaluation.domain else NEAR_THE_STAR
+
     @cached_property
     def needs_images(self) -> bool:
         """Whether points between the ends need `calibrate`: the network has batch-norm statistics."""
@@ -133,13 +139,13 @@ class StarDomain:
         reestimate_batch_norm(self._network, map(self._place, self._training_images()))
         return {key: tensor.to("cpu", copy=True) for key, tensor in self._network.state_dict().items()}
 
-    def sample(self, samples: int, seed: int | np.random.Generator = 0, *, t: Uniform = NEAR_THE_STAR) -> list[Point]:
+    def sample(self, samples: int, seed: int | np.random.Generator = 0, *, t: Uniform | None = None) -> list[Point]:
         """Draw points of the domain: a source, each as likely as any other, and a place on its line.
 
         Args:
             samples: How many.
             seed: Draws them; a seed's first points are the same for any number of samples.
-            t: Where on the line, uniformly.
+            t: Where on the line, uniformly; `StarDomain.t` when not given.
 
         Returns:
             The points.
@@ -149,7 +155,7 @@ class StarDomain:
         """
         if samples < 1:
             raise UsageError(f"{samples} samples of the star domain", hint="take one or more", subject="samples")
-        return draw_points(list(self.sources), samples, seed, t)
+        return draw_points(list(self.sources), samples, seed, t or self.t)
 
     def predict_each(
         self,
@@ -157,7 +163,7 @@ class StarDomain:
         samples: int = 8,
         seed: int | np.random.Generator = 0,
         *,
-        t: Uniform = NEAR_THE_STAR,
+        t: Uniform | None = None,
         progress: Progress = silent,
     ) -> Tensor:
         """What each of some points of the domain says.
@@ -166,7 +172,7 @@ class StarDomain:
             images: As the star takes them, shape (batch, channels, height, width).
             samples: How many points are drawn.
             seed: Draws them.
-            t: Where on the lines.
+            t: Where on the lines; `StarDomain.t` when not given.
             progress: Told after every point.
 
         Returns:
@@ -185,7 +191,7 @@ class StarDomain:
         samples: int = 8,
         seed: int | np.random.Generator = 0,
         *,
-        t: Uniform = NEAR_THE_STAR,
+        t: Uniform | None = None,
     ) -> Tensor:
         """Bayesian model averaging over the star domain: the mean probability of some of its points.
 
@@ -193,7 +199,7 @@ class StarDomain:
             images: As the star takes them, shape (batch, channels, height, width).
             samples: How many points are drawn: as many forward passes.
             seed: Draws them.
-            t: Where on the lines.
+            t: Where on the lines; `StarDomain.t` when not given.
 
         Returns:
             Probabilities, shape (batch, classes), on the CPU; each row sums to 1.

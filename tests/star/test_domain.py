@@ -15,6 +15,7 @@ from starzoo.config import DataConfig, Uniform
 from starzoo.data import ImageData, load_data
 from starzoo.errors import IncompatibleError, NumericalError, UntrustedInputError, UsageError
 from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.evaluate.measures import DomainChoice, Evaluation
 from starzoo.evaluate.path import interpolate, reestimate_batch_norm
 from starzoo.places import RunPlaces
 from starzoo.sources import load_source
@@ -201,6 +202,15 @@ def test_points_are_drawn_near_the_star_from_all_sources_alike(domain: StarDomai
     assert {point.t for point in domain.sample(3, t=Uniform(low=0.9, high=0.9))} == {0.9}
     with pytest.raises(UsageError, match="0 samples of the star domain"):
         domain.sample(0)
+
+
+def test_points_are_drawn_where_the_evaluation_of_the_star_chose(domain: StarDomain) -> None:
+    choice = DomainChoice(t=Uniform(low=0.75, high=0.8), samples=4, nll=0.5)
+    evaluation = Evaluation(paths=(), qualities=(), domain=choice)
+    manifest = domain.manifest.model_copy(update={"evaluation": evaluation})
+    chosen = StarDomain(manifest, domain.star, domain.sources)
+    assert all(0.75 <= point.t <= 0.8 for point in chosen.sample(20))
+    assert all(point.t <= 0.1 for point in chosen.sample(20, t=Uniform(low=0, high=0.1)))
 
 
 # Predictions
