@@ -201,7 +201,9 @@ class RuntimeConfig(Frozen):
     num_processes: int | None = Field(None, ge=1, description="refuse to run on any other number of processes")
     checkpoint_epochs: int = Field(5, ge=1, description="epochs between checkpoints")
     checkpoint_minutes: float = Field(10.0, gt=0, description="a checkpoint within an epoch after this long without")
-    timeout_minutes: float = Field(10.0, gt=0, description="how long processes wait for one that does not answer")
+    timeout_minutes: float = Field(
+        10.0, gt=0, description="how long processes wait within a step for one that does not answer"
+    )
     workers: int = Field(0, ge=0, description="threads that prepare batches ahead; 0: each batch when it is needed")
     sources: Literal["auto", "ready", "stored"] = Field(
         "auto",

@@ -1,7 +1,9 @@
 """The processes of one run, as torchrun starts them: what they share out, and what they find out together.
 
 Everything here is called by all processes at the same place, and does nothing special where there is only one. An error
-on one process is raised on all of them, so that none waits for an answer that will not come.
+on one process is raised on all of them, so that none waits for an answer that will not come. Within a step a process
+that does not answer is missed after `runtime.timeout_minutes`; where one has work that the others have not, such as a
+match or an upload, they wait for a day: a process that is lost ends the wait at once all the same.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starzoo.errors import StarzooError, UsageError
@@ -24,6 +27,7 @@ __all__ = ["Agreement", "all_or_none", "from_first", "gather", "is_first", "join
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
+_PATIENCE = datetime.timedelta(days=1)
 
 
 def runs_on_cpu() -> bool:
@@ -50,6 +54,7 @@ def join(config: RuntimeConfig) -> None:
             " (accelerate launch --cpu starts only one)",
             subject="num_processes",
         )
+    _meet()
 
 
 def is_first() -> bool:
@@ -71,6 +76,7 @@ def all_or_none() -> Iterator[None]:
         yield
     except Exception as raised:  # noqa: BLE001 - raised below, when the others know
         error = raised
+    _meet()
     errors = gather(error and _portable(error))
     if error:
         raise error
@@ -139,6 +145,22 @@ def gather(value: Found) -> list[Found]:
     if _state().num_processes == 1:
         return [value]
     return list(gather_object([value]))
+
+
+def _meet() -> None:
+    """Wait for the others, however long their work takes."""
+    import torch
+
+    if _state().num_processes > 1:
+        torch.distributed.barrier(_patient_group(torch.distributed.group.WORLD))
+
+
+@cache
+def _patient_group(world: object) -> Any:
+    """The processes of a world once more, with more patience."""
+    import torch
+
+    return torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
 
 
 def _portable(error: Exception) -> StarzooError | str:
