@@ -223,8 +223,8 @@ class EvalConfig(Frozen):
     splits: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1), AfterValidator(_without_repeats)] = (
         "test",
     )
-    batch_size: int = Field(256, ge=1)
-    statistics_images: int = Field(2000, ge=1, description="un-augmented training images that re-estimate batch norm")
+    batch_size: int = Field(256, ge=2)
+    statistics_images: int = Field(2000, ge=2, description="un-augmented training images that re-estimate batch norm")
     repair: bool = Field(
         False, description="give every point between two ends the channel statistics of the ends (REPAIR), on all paths"
     )

@@ -21,7 +21,7 @@ from torch import Tensor
 from starzoo.architecture import Preprocessing
 from starzoo.config import DataConfig
 from starzoo.data import Split, load_data, open_data, read_images
-from starzoo.data.pixels import decode
+from starzoo.data.pixels import _resized, decode, make_reader
 from starzoo.data.reading import ImageFile, Records, _explain
 from starzoo.data.split import _augment
 from starzoo.errors import (
@@ -276,6 +276,41 @@ def test_t08_decompression_bomb_is_one_line(folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("size", "pixels"), [((1, 60_000), "256 × 15360000"), ((60_000, 1), "15360000 × 256"), ((1, 2), None)]
+)
+def test_t08_an_image_that_resizing_would_blow_up(size: tuple[int, int], pixels: str | None) -> None:
+    """Pillow takes the few bytes of a very long and narrow one; its short side would become 256 pixels long."""
+    content = BytesIO()
+    Image.new("1", size).save(content, format="PNG")
+    read = make_reader(Preprocessing(input_size=(3, 224, 224), crop_pct=0.875), "data")
+    file = ImageFile("here", "data", content.getvalue())
+    if pixels is None:
+        assert read(file).shape == (224, 224, 3)
+        return
+    with pytest.raises(UntrustedInputError, match=f"here cannot be read: .* would be resized to {pixels}") as caught:
+        read(file)
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "border", "squash"])
+def test_the_size_after_resizing_is_known_before(crop_mode: str) -> None:
+    preprocessing = Preprocessing(input_size=(3, 20, 30), crop_pct=0.5, crop_mode=crop_mode)
+    transform = create_transform(
+        input_size=preprocessing.input_size, crop_pct=0.5, crop_mode=crop_mode, interpolation="bicubic"
+    )
+    for size in ((50, 100), (300, 20), (7, 7)):
+        expected = transform.transforms[0](Image.new("RGB", size)).size
+        assert np.abs(np.subtract(_resized(size, preprocessing), expected)).max() <= 1
+
+
+def test_a_mode_that_cannot_become_rgb_is_refused_like_a_broken_image() -> None:
+    content = BytesIO()
+    Image.new("LAB", (8, 8)).save(content, format="TIFF")
+    with pytest.raises(UntrustedInputError, match=r"here cannot be read: conversion from LAB to RGB not supported"):
+        make_reader(COLOUR, "data")(ImageFile("here", "data", content.getvalue()))
+
+
 def test_c17_loading_script_is_never_run(tmp_path: Path) -> None:
     place = tmp_path / "scripted"
     place.mkdir()
@@ -359,6 +394,7 @@ def test_images_come_in_order_and_a_limit_draws_some(digits: Split) -> None:
     assert torch.equal(some, again)
     assert not torch.equal(some, others)
     assert torch.equal(torch.cat(list(digits.images(500, limit=5000))), everything)
+    assert [len(batch) for batch in digits.images(64, limit=129)] == [43, 43, 43]  # none counts for less
 
 
 def test_large_splits_are_decoded_anew_each_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

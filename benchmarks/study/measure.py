@@ -113,7 +113,7 @@ def make(
             state = fit(architecture, spec, [source.state for source in sources], data, run).state
         return {**state, SECONDS: torch.tensor(time.process_time() - before)}
 
-    state = ResultCache(folder, (*EVALUATION, "star", "optimization.py")).remember(deciding, fresh)
+    state = ResultCache(folder, (*EVALUATION, "star")).remember(deciding, fresh)
     return state, float(state.pop(SECONDS))
 
 

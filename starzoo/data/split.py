@@ -65,14 +65,15 @@ class Split:
         """Un-augmented images in batches, in the order of `labels` unless `limit` cuts them.
 
         Args:
-            batch_size: Images per batch; the last one may have fewer.
+            batch_size: Images per batch at most; all have as many, or one fewer, so that no batch counts for less.
             limit: How many images, drawn at random when the split has more.
             seed: Draws them.
 
         Yields:
             Images of shape (batch, channels, height, width).
         """
-        for indices in torch.split(self.draw(limit, seed), batch_size):
+        drawn = self.draw(limit, seed)
+        for indices in torch.tensor_split(drawn, -(-len(drawn) // batch_size)):
             yield self.normalize(self.pixels[indices])
 
     def labelled_images(self, *, limit: int, seed: int = 0) -> tuple[list[Tensor], Tensor]:

@@ -26,7 +26,7 @@ from starzoo.folder import save_tensors
 
 __all__ = ["EVALUATION", "ResultCache", "hash_tensors"]
 
-EVALUATION = ("align", "data", "evaluate", "symmetry", "architecture.py", "layout.py")
+EVALUATION = ("align", "data", "evaluate", "symmetry", "architecture.py", "layout.py", "optimization.py")
 
 
 class ResultCache:

@@ -83,18 +83,20 @@ class Measurement:
 
     def rival(self, kind: Rival, progress: Progress = silent) -> dict[str, Tensor]:
         """What a rival of the star predicts, as `predict`; it is trained if it is not there yet."""
+        decides = ("architecture", "data", "device")
         key = {
             "rival": kind,
             "sources": [self.models.hashes[name] for name in self.zoo.sources],
             "star": self.star_config.model_dump(mode="json"),
             "augment": self.data.config.augment,
+            **{name: self._settings[name] for name in decides},
         }
 
         def train() -> dict[str, Tensor]:
             sources = list(self.zoo.sources.values())
             return train_rival(kind, self.architecture, sources, self.data, self.star_config, progress=progress)
 
-        return self._predict(key, lambda: self._run(kind, self.remember({"weights": key}, train)))
+        return self._predict(key, lambda: self._run(kind, self.cache.remember({"weights": key}, train)))
 
     def path(self, line: Line) -> dict[SplitName, tuple[tuple[float, ...], tuple[float, ...]]]:
         """The losses and the accuracies between the ends of a path, for each of the configuration's splits."""

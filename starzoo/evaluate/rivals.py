@@ -31,8 +31,8 @@ _STAGE: Mapping[Rival, str] = {"swa": "averaging weights (SWA)", "student": "dis
 def rival_steps(kind: Rival, data: ImageData, star: StarConfig) -> int:
     """How many steps a rival is trained for.
 
-    A student takes as many epochs as the star. SWA takes no predictions of other models, and a third more epochs for
-    it: forward and backward pass count as three, a teacher's forward pass as one.
+    As many as cost what the star's cost: forward and backward pass count as three, the forward pass of a teacher, which
+    a student has and a star with κ, as one.
 
     Args:
         kind: Which rival.
@@ -57,8 +57,8 @@ def train_rival(
     """Train a rival of a star with the star's optimiser, batch size, weight decay and seed.
 
     `swa` goes on from the first source at a constant rate, half that of training, and averages the ends of the epochs
-    (Izmailov et al. 2018). `student` starts at random and learns, as the star does, labels that are mixed with the
-    prediction of one source after the other (Hinton et al. 2015).
+    (Izmailov et al. 2018). `student` starts at random and learns, as a star with κ does, labels that are mixed with the
+    prediction of one source after the other (Hinton et al. 2015); its κ is 1 where the star has none.
 
     Args:
         kind: Which rival.
@@ -83,12 +83,14 @@ def train_rival(
         found = _average(model, sources[0], epochs) if kind == "swa" else _distil(model, sources, star, epochs)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in found.state_dict().items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
-        raise NumericalError(f"the weights of the rival {kind} are not finite", hint="lower star.lr", subject=kind)
+        hint = "leave it out of evaluate.rivals; the star is not concerned"
+        raise NumericalError(f"the weights of the rival {kind} are not finite", hint=hint, subject=kind)
     return state
 
 
 def _count_epochs(kind: Rival, star: StarConfig) -> int:
-    return round(star.epochs * 4 / 3) if kind == "swa" and star.kappa else star.epochs
+    cost, own = 4 if star.kappa else 3, 3 if kind == "swa" else 4
+    return round(star.epochs * cost / own)
 
 
 def _average(model: nn.Module, start: StateDict, epochs: Callable[..., Iterator[None]]) -> nn.Module:
@@ -105,15 +107,16 @@ def _distil(
 ) -> nn.Module:
     """The model after training on labels that are mixed with the predictions of sources from a shuffled deck."""
     teachers, rng = [_frozen(model, source) for source in sources], np.random.default_rng(star.seed)
+    kappa = star.kappa or 1.0
     deck = itertools.chain.from_iterable(rng.permutation(len(sources)) for _ in itertools.count())
 
     def targets(images: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
             prediction = teachers[next(deck)](images).softmax(1)
         truth = one_hot(labels, prediction.shape[1]).to(prediction)
-        return torch.lerp(truth, prediction, star.kappa / (1 + star.kappa))
+        return torch.lerp(truth, prediction, kappa / (1 + kappa))
 
-    for _ in epochs(targets=targets if star.kappa else None):
+    for _ in epochs(targets=targets):
         pass
     return model
 
@@ -144,6 +147,8 @@ def _epochs(
             optimizer.zero_grad()
             loss = cross_entropy(model(images), targets(images, labels) if targets else labels)
             loss.backward()  # type: ignore[no-untyped-call]
+            if star.clip_grad_norm:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), star.clip_grad_norm)
             optimizer.step()
         tell(epoch + 1, total)
         yield

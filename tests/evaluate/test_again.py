@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from starzoo.align.align import align
 from starzoo.config import DataConfig
 from starzoo.data import load_data
-from starzoo.errors import StarzooError
+from starzoo.errors import StarzooError, UsageError
 from starzoo.evaluate.path import interpolate, reestimate_batch_norm
 from starzoo.pipeline import evaluate_star, load_star
 from starzoo.specs import infer_architecture
@@ -73,3 +73,8 @@ def test_other_images_are_found_again_and_their_folder_is_not_published(star: Pa
     shutil.rmtree(noise)
     with pytest.raises(StarzooError, match="noise"):
         evaluate_star(str(star), data=DATA)
+
+
+def test_rivals_are_refused_on_other_images_than_those_of_the_star(star: Path) -> None:
+    with pytest.raises(UsageError, match="would be trained on other images than it was"):
+        evaluate_star(str(star), data=DATA, evaluate={**FEW, "rivals": ("swa",)})

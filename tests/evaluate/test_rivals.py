@@ -52,13 +52,15 @@ def test_swa_is_the_mean_of_the_ends_of_epochs(models: list[Source], data: Image
         torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-4)
     assert rival_steps("swa", data, STAR) == 4 * 6
     assert rival_steps("swa", data, STAR.model_copy(update={"kappa": 0.0})) == 3 * 6
+    assert rival_steps("student", data, StarConfig(epochs=8, batch_size=32, kappa=0.0)) == 6 * 6
 
 
-@pytest.mark.parametrize("kappa", [0.0, 2.0])
+@pytest.mark.parametrize(("kappa", "epochs"), [(0.0, 4), (2.0, 3)])
 def test_a_student_learns_labels_and_the_predictions_of_all_sources(
-    models: list[Source], data: ImageData, kappa: float
+    models: list[Source], data: ImageData, kappa: float, epochs: int
 ) -> None:
-    star = STAR.model_copy(update={"kappa": kappa})
+    star = STAR.model_copy(update={"kappa": kappa, "epochs": epochs})
+    kappa = kappa or 1.0
     architecture, sources = models[0].architecture, models[1:3]
     with torch.random.fork_rng():
         torch.manual_seed(5)
