@@ -293,13 +293,14 @@ def _parse_config(config: Mapping[str, Any], subject: str) -> Architecture:
     size = tuple(given.input_size[1:])
     if given.fixed_input_size and not _is_flexible(arguments):
         size = _image_size(arguments.get("img_size"), size)
-        if size == tuple(registry.input_size[1:]):
-            arguments.pop("img_size", None)
-        else:
-            arguments.setdefault("img_size", list(size))
+        arguments.setdefault("img_size", list(size))
+    fixed = given.fixed_input_size or registry.fixed_input_size
+    if fixed and _image_size(arguments.get("img_size"), (0, 0)) == tuple(registry.input_size[1:]):
+        arguments.pop("img_size")  # the default
+    num_classes = config.get("num_classes", given.num_classes)
     return Architecture(
         name=name,
-        num_classes=config.get("num_classes", given.num_classes),
+        num_classes=num_classes,
         model_args=arguments,
         preprocessing=Preprocessing(
             input_size=(channels, *size),
@@ -309,18 +310,16 @@ def _parse_config(config: Mapping[str, Any], subject: str) -> Architecture:
             crop_pct=given.crop_pct,
             crop_mode=given.crop_mode,
         ),
-        label_names=_label_names(config),
+        label_names=_label_names(config, num_classes),
     )
 
 
-def _label_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+def _label_names(config: Mapping[str, Any], count: int) -> tuple[str, ...] | None:
     """The names in the order of the outputs; None when there are none, or when some output has no name."""
     names = config.get("label_names") or config["pretrained_cfg"].get("label_names")
     if isinstance(names, Mapping):
-        names = [names.get(str(index)) for index in range(len(names))]
-        if None in names:
-            return None
-    return tuple(names) if names else None
+        names = [names[str(index)] for index in range(len(names)) if str(index) in names]
+    return tuple(names) if names and len(names) == count else None
 
 
 def _image_size(value: int | Sequence[int] | None, default: Sequence[int]) -> tuple[int, int]:

@@ -71,6 +71,14 @@ def test_two_exports_of_one_model_are_equal_whatever_defaults_they_spell_out() -
     assert Architecture.from_config(config, "here") == short
 
 
+@pytest.mark.parametrize("stated", [{}, {"fixed_input_size": False}, {"fixed_input_size": True}])
+def test_the_default_size_is_the_same_model_however_it_is_stated(stated: dict[str, bool]) -> None:
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, "model_args": {"img_size": 224}}
+    read = Architecture.from_config({**config, "pretrained_cfg": {"input_size": [3, 224, 224], **stated}}, "here")
+    assert read.model_args == {}
+    assert Architecture.from_config(read.config(), "here") == read
+
+
 def test_timm_exports_are_read(tmp_path: Any) -> None:
     import timm
     from timm.models import save_for_hf
@@ -95,6 +103,8 @@ def test_label_names_as_a_table_by_index() -> None:
     config["label_names"] = {"1": "dog", "0": "cat"}
     assert Architecture.from_config(config, "here").label_names == ("cat", "dog")
     config["label_names"] = {"7": "dog", "0": "cat"}
+    assert Architecture.from_config(config, "here").label_names is None
+    config["label_names"] = {"0": "cat"}  # of two outputs
     assert Architecture.from_config(config, "here").label_names is None
 
 

@@ -139,7 +139,7 @@ ROOMS: Mapping[str, set[str]] = {
         "star.manifest",
         "star.joining",
     },
-    "star.star": {*LOW, "folder", "hub", "places", "star.manifest", "star.domain"},
+    "star.star": {*LOW, "folder", "hub", "hub.inspect", "places", "star.manifest", "star.domain"},
     "publishing": {"errors", "card", "hub", "hub.names", "licences", "star.manifest", "star.star"},
     "planning": {
         *LOW,

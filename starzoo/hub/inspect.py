@@ -53,12 +53,13 @@ class TensorInfo:
     end: int
 
 
-def read_header(path: Path, subject: str = "") -> dict[str, TensorInfo]:
+def read_header(path: Path, subject: str = "", limit: int = TENSOR_LIMIT) -> dict[str, TensorInfo]:
     """Read the header of a safetensors file without touching its weights.
 
     Args:
         path: The file.
         subject: What messages call it; its path when empty.
+        limit: The most tensors that it may name.
 
     Returns:
         Every tensor by name, in the order of the header.
@@ -72,7 +73,7 @@ def read_header(path: Path, subject: str = "") -> dict[str, TensorInfo]:
         with path.open("rb") as file:
             length = header_length(file.read(len(_LFS_POINTER)), size, subject)
             file.seek(8)
-            return parse_header(file.read(length), size - 8 - length, subject)
+            return parse_header(file.read(length), size - 8 - length, subject, limit)
     except OSError as error:
         raise UntrustedInputError(
             f"{subject}: cannot be read ({error.strerror})", hint="check the path and its rights", subject=subject
@@ -119,13 +120,14 @@ def header_length(start: bytes, size: int, subject: str) -> int:
     return length
 
 
-def parse_header(header: bytes, data_size: int, subject: str) -> dict[str, TensorInfo]:
+def parse_header(header: bytes, data_size: int, subject: str, limit: int = TENSOR_LIMIT) -> dict[str, TensorInfo]:
     """Check a safetensors header entry by entry.
 
     Args:
         header: The JSON text.
         data_size: Bytes of the file after the header.
         subject: The file, for messages.
+        limit: The most tensors that it may name.
 
     Returns:
         Every tensor by name, in the order of the header.
@@ -141,9 +143,9 @@ def parse_header(header: bytes, data_size: int, subject: str) -> dict[str, Tenso
             hint="download or write the file again",
             subject=subject,
         )
-    if len(entries) > TENSOR_LIMIT:
+    if len(entries) > limit:
         raise UntrustedInputError(
-            f"{subject}: names {len(entries):,} tensors", hint=f"at most {TENSOR_LIMIT:,} are read", subject=subject
+            f"{subject}: names {len(entries):,} tensors", hint=f"at most {limit:,} are read", subject=subject
         )
     tensors = {name: _tensor_info(name, entry, subject) for name, entry in entries.items()}
     position = 0

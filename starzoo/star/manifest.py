@@ -15,6 +15,7 @@ from starzoo.evaluate.measures import Evaluation
 __all__ = ["MANIFEST", "ModelRecord", "StarManifest", "read_manifest"]
 
 MANIFEST = "star.json"
+_LIMIT = 10_000_000  # bytes: some hundred models, each with thousands of label names of its own
 
 
 class ModelRecord(Frozen):
@@ -120,9 +121,13 @@ def read_manifest(file: Path) -> StarManifest:
         The manifest.
 
     Raises:
-        UntrustedInputError: The file is missing, no JSON, or not what this version of starzoo writes.
+        UntrustedInputError: The file is missing, too large, no JSON, or not what this version of starzoo writes.
     """
     try:
+        if file.stat().st_size > _LIMIT:
+            raise UntrustedInputError(
+                f"{file}: is larger than {_LIMIT:,} bytes", hint="is this the folder of a star?", subject=str(file)
+            )
         return StarManifest.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "cannot be read"

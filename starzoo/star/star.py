@@ -16,10 +16,12 @@ from starzoo.folder import (
     WEIGHTS_FILE,
     file_hash,
     load_state,
+    read_architecture,
     save_folder,
     save_tensors,
     write_text,
 )
+from starzoo.hub.inspect import TENSOR_LIMIT, read_header
 from starzoo.hub.pull import pull
 from starzoo.hub.ref import ModelRef
 from starzoo.places import RunPlaces, find_models
@@ -35,6 +37,8 @@ __all__ = ["OWN_FILES", "PERMUTATIONS", "Star", "find_star", "load_folder", "loa
 PERMUTATIONS = "permutations.safetensors"
 OWN_FILES = (CONFIG_FILE, WEIGHTS_FILE, PERMUTATIONS)
 """The files of a star whose hashes its star.json names."""
+
+_PERMUTATIONS_LIMIT = 1_000_000_000  # bytes; those of a thousand ResNet-50s take a fifth of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +162,19 @@ def load_folder(folder: Path) -> Star:
         UntrustedInputError: A file is missing, damaged, or does not belong to the others.
     """
     manifest = read_manifest(folder / MANIFEST)
+    architecture = read_architecture(folder)  # nothing but what this lets through is given to timm
+    if architecture != manifest.architecture:
+        raise UntrustedInputError(
+            f"{folder}: {MANIFEST} names another architecture than {CONFIG_FILE}",
+            hint="fetch the star again, or ask its author",
+            subject=str(folder),
+        )
     file = folder / PERMUTATIONS
+    header = read_header(file, limit=TENSOR_LIMIT * max(1, len(manifest.sources)))
+    if max((info.end for info in header.values()), default=0) > _PERMUTATIONS_LIMIT:
+        raise UntrustedInputError(
+            f"{file}: is larger than {_PERMUTATIONS_LIMIT:,} bytes", hint="fetch the star again", subject=str(file)
+        )
     try:
         indices = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -174,5 +190,5 @@ def load_folder(folder: Path) -> Star:
                 subject=str(file),
             )
         permutations[names[number]][group] = index
-    state = load_state(folder, manifest.architecture)
+    state = load_state(folder, architecture)
     return Star(manifest=manifest, state=state, permutations=permutations, folder=folder)
