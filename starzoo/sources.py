@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import yaml
 from torch import Tensor, nn
@@ -52,6 +54,7 @@ class Provenance:
         preprocessing: The transform that config.json states, where the models loaded together share another.
         label_names: The class names in the order of the file, where `order_classes` brought them into another.
         steps: Training steps, by the record that `starzoo train` leaves in a local folder; None where it does not say.
+        images: The fingerprint of the data that it was trained on, by the same record.
     """
 
     ref: str
@@ -62,6 +65,7 @@ class Provenance:
     preprocessing: Preprocessing | None = None
     label_names: tuple[str, ...] | None = None
     steps: int | None = None
+    images: str | None = None
 
 
 class Named(Protocol):
@@ -106,6 +110,7 @@ class Source:
 
 
 _SEEN = ("input_size", "mean", "std")  # what of the preprocessing the network sees
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MOST_STEPS = 10**12  # more than any training has; a stranger may write any number
 _RESERVED = {"star", "aligned mean"}  # what an evaluation calls its own models
 
@@ -189,18 +194,22 @@ def _load_all(refs: Sequence[str | Path], progress: Progress) -> Iterator[Source
             yield _read_snapshot(where, snapshots[where])
         else:
             name = where.folder.resolve().name
-            provenance = Provenance(name, None, None, {}, steps=_read_steps(where.folder))
+            provenance = Provenance(name, None, None, {}, **_read_training(where.folder))
             yield _read_source(where.folder, name, provenance, str(ref), where.folder / CARD)
 
 
-def _read_steps(folder: Path) -> int | None:
-    try:
+def _read_training(folder: Path) -> dict[str, Any]:
+    """What the record of `starzoo train` says about a model: its steps, and the fingerprint of its images."""
+    found: dict[str, Any] = {}
+    with suppress(UntrustedInputError, LookupError, TypeError, ValueError, ArithmeticError):
         record = read_json(folder / "training.json")
+        if _FINGERPRINT.fullmatch(record["data"]["fingerprint"]):
+            found["images"] = record["data"]["fingerprint"]
         recipe, images = record["train"], record["data"]["train_size"]
         steps = int(recipe["epochs"]) * (int(images) // int(recipe["batch_size"]))  # an incomplete batch is left out
-    except (UntrustedInputError, LookupError, TypeError, ValueError, ArithmeticError):
-        return None
-    return steps if 0 < steps < _MOST_STEPS else None
+        if 0 < steps < _MOST_STEPS:
+            found["steps"] = steps
+    return found
 
 
 def _read_snapshot(where: ModelRef, snapshot: Snapshot) -> Source:

@@ -31,6 +31,7 @@ class ModelRecord(Frozen):
         preprocessing: The image transform that its config.json states; the star's may cut pictures in another way.
         label_names: Its own class order, where it was brought into that of the star; else None.
         steps: Training steps that it took, where `starzoo train` recorded them beside it; else None.
+        images: The `data_fingerprint` of the images that it was trained on, where it is recorded like the steps.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ModelRecord(Frozen):
     preprocessing: Preprocessing | None = None
     label_names: tuple[str, ...] | None = None
     steps: int | None = None
+    images: str | None = None
 
 
 class StarManifest(Frozen):
@@ -64,6 +66,7 @@ class StarManifest(Frozen):
         history: One record per epoch.
         changes: What was changed when the run was resumed: with any, the configuration does not replay it bit for bit.
         steps: Training steps of the fit; None in old manifests.
+        draws: Draws of (source, t) in each step, over all processes; None in old manifests.
         evaluation: What was measured, or None before that.
         software: Versions by package.
     """
@@ -84,6 +87,7 @@ class StarManifest(Frozen):
     history: tuple[dict[str, float], ...] = ()
     changes: tuple[str, ...] = ()
     steps: int | None = None
+    draws: int | None = None
     evaluation: Evaluation | None = None
     software: dict[str, str] = {}
 

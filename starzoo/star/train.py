@@ -79,6 +79,7 @@ class FittedStar:
             where it was measured the loss half-way to the sources, their mean and (`midpoint_loss.3`) each one.
         changes: What was changed when the run was resumed; empty for a run that its configuration replays bit for bit.
         steps: Steps of the optimiser that were taken, those before the run was resumed among them.
+        draws: Draws of (source, t) in each of them, over all processes.
     """
 
     state: dict[str, Tensor]
@@ -87,6 +88,7 @@ class FittedStar:
     history: list[dict[str, float]]
     changes: Sequence[str] = ()
     steps: int
+    draws: int = 1
 
 
 def fit(
@@ -352,7 +354,8 @@ class _Run:
         with torch.no_grad():
             for name, parameter in self.star.items():
                 parameter.copy_(checkpoint.star[name])
-        restore_optimizer(self.optimizer, checkpoint.optimizer)
+        if not restore_optimizer(self.optimizer, checkpoint.optimizer):
+            self.changes.append(f"from step {checkpoint.step}: the new optimizer begins without a state")
         if self.accelerator.scaler and checkpoint.scale:
             self.accelerator.scaler.update(checkpoint.scale)
         self.alignment.permutations = [
@@ -374,6 +377,7 @@ class _Run:
             history=self.history,
             changes=self.changes,
             steps=self.step,
+            draws=self.draws,
         )
 
     def _save(self) -> None:
