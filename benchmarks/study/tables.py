@@ -23,8 +23,12 @@ def kept(row: Row, score: str, *, tempered: bool = False) -> float | None:
 
 def ensemble_of(row: Row) -> Any:
     """The scores of the ensemble of all sources."""
-    sizes = [int(role.rpartition(" ")[2]) for role in row["qualities"] if role.startswith("ensemble of ")]
+    sizes = _sizes(row)
     return row["qualities"][f"ensemble of {max(sizes)}"] if sizes else row["qualities"]["member"]
+
+
+def _sizes(row: Row) -> list[int]:
+    return [int(role.rpartition(" ")[2]) for role in row["qualities"] if role.startswith("ensemble of ")]
 
 
 def path_of(measure: str, kind: str = "star-held-out") -> Callable[[Row], Any]:
@@ -113,10 +117,11 @@ def about(zoo: str, rows: Sequence[Row]) -> str:
     """What a zoo's members and their ensemble are, and how far two of them are apart."""
     paired = [row["paths"]["regular-regular"]["barrier"] for row in rows if "regular-regular" in row["paths"]]
     raw = [row["paths"]["regular-regular-raw"]["barrier"] for row in rows if "regular-regular-raw" in row["paths"]]
-    member, all_of_them = rows[0]["qualities"]["member"], ensemble_of(rows[0])
+    most = max(rows, key=lambda row: max(_sizes(row), default=1))  # variants may have fewer sources
+    member, all_of_them = most["qualities"]["member"], ensemble_of(most)
     text = (
-        f"`{zoo}`: single members {member['accuracy']:.1%} / {member['nll']:.3f} (accuracy / NLL), the ensemble of the "
-        f"sources {all_of_them['accuracy']:.1%} / {all_of_them['nll']:.3f}"
+        f"`{zoo}`: single members {member['accuracy']:.1%} / {member['nll']:.3f} (accuracy / NLL), the ensemble of "
+        f"{max(_sizes(most), default=1)} sources {all_of_them['accuracy']:.1%} / {all_of_them['nll']:.3f}"
     ).replace("%", " %")
     if paired:
         text += f"; barrier between two members {paired[0]:.3f} aligned, {raw[0]:.3f} not aligned"
