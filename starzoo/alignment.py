@@ -11,11 +11,13 @@ from starzoo.align.probe import Probe
 from starzoo.architecture import Architecture
 from starzoo.config import AlignConfig, DataConfig, Method
 from starzoo.data import load_data
+from starzoo.errors import UsageError
 from starzoo.folder import save_folder, save_tensors
 from starzoo.places import refuse_overwriting
 from starzoo.progress import Progress, silent
 from starzoo.sources import check_compatible, label_names_of, load_sources, order_classes
 from starzoo.specs import infer_architecture
+from starzoo.star.manifest import MANIFEST
 from starzoo.star.star import PERMUTATIONS
 
 __all__ = ["AlignmentReport", "align_models"]
@@ -71,7 +73,7 @@ def align_models(
         One report per permutee.
 
     Raises:
-        UsageError: The method needs images, and no data are given.
+        UsageError: The method needs images, and no data are given, or a folder of `out` holds a star.
     """
     models = load_sources([fixed, *permutees], progress=progress)
     if reorder_classes:
@@ -81,6 +83,10 @@ def align_models(
     folders = [out / other.name for other in others]
     for folder in folders:
         refuse_overwriting(folder, [fixed, *permutees], unless=PERMUTATIONS)
+        if (folder / MANIFEST).exists():  # a star has permutations too
+            raise UsageError(
+                f"{folder}: holds a star, which would be overwritten", hint="choose another --out", subject=str(folder)
+            )
     spec, states = infer_architecture(anchor.architecture), [other.state for other in others]
     probe = _make_probe(anchor.architecture, label_names_of(models), data, config) if data else None
     config = choose_method(spec, anchor.state, states, config, probe)

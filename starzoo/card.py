@@ -7,6 +7,7 @@ because the template escapes all that is not marked as ours. Imports neither tor
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import re
 import shlex
@@ -22,6 +23,7 @@ from starzoo.config import Beta, Constant, DataConfig, Method, RunConfig, Unifor
 from starzoo.errors import UsageError
 from starzoo.evaluate.findings import connections, has_costs, predictors, say_rounding, summary
 from starzoo.evaluate.measures import Evaluation, PathKind, Role
+from starzoo.files import refuse_leading_out, write_text
 from starzoo.hub.names import is_repo, split_repo
 from starzoo.licences import combine
 from starzoo.markdown import clean, escape, load_template
@@ -128,11 +130,13 @@ def write_card(folder: Path, manifest: StarManifest, repo: str | None = None, *,
     """
     readme = folder / "README.md"
     text = render(manifest, repo, licence=licence)
+    for name in ("plots", "metrics"):
+        refuse_leading_out(folder / name, folder)
     _remove_plots(folder / "plots")
     if manifest.evaluation is not None:
         _write_plots(folder / "plots", manifest.evaluation)
         _write_metrics(folder / "metrics", manifest.evaluation)
-    readme.write_text(text, encoding="utf-8", newline="\n")
+    write_text(readme, text)
     return readme
 
 
@@ -167,7 +171,6 @@ def _write_metrics(folder: Path, evaluation: Evaluation) -> None:
         for path in evaluation.paths
         for point in zip(path.t, path.loss, path.accuracy, strict=True)
     ]
-    folder.mkdir(parents=True, exist_ok=True)
     _write_csv(folder / "paths.csv", (*ends, *_MEASURES), paths)
     _write_csv(folder / "curves.csv", (*ends, "t", "loss", "accuracy"), curves)
     rows = [
@@ -178,10 +181,11 @@ def _write_metrics(folder: Path, evaluation: Evaluation) -> None:
 
 
 def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([clean(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([clean(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    write_text(file, table.getvalue())
 
 
 def _front_matter(manifest: StarManifest, licence: str | None) -> dict[str, Any]:

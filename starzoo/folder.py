@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from starzoo.architecture import Architecture
-from starzoo.errors import ResourceError, UntrustedInputError, UsageError
+from starzoo.errors import UntrustedInputError
+from starzoo.files import replacing, write_text, writing
 from starzoo.hub.inspect import check_tensors, read_header
 from starzoo.hub.strict_json import read_json
 
@@ -37,17 +34,6 @@ __all__ = [
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-# The path is wrong; all else (a full disk, a broken one) is a lack of something.
-_WRONG_PATH = frozenset({
-    errno.EACCES,
-    errno.EEXIST,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-})
 
 
 def save_folder(
@@ -83,52 +69,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         ResourceError: The disk is full.
     """
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with _replacing(path) as draft:
+    with replacing(path) as draft:
         save_file(content, draft, metadata=dict(metadata) if metadata else None)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all.
-
-    Args:
-        path: The file; its folder is made when it does not exist.
-        text: The content, written as UTF-8.
-    """
-    with _replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8", newline="\n")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    # A draft beside `path` that takes its place when the block ends well, and disappears otherwise.
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as scratch:
-            draft = Path(scratch) / path.name
-            yield draft
-            _flush(draft)
-            draft.replace(path)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Say which file or folder cannot be written, and whether its path or the disk is at fault.
-
-    Args:
-        path: What the block writes.
-
-    Raises:
-        UsageError: There can be no such file: a folder of its path is a file, or may not be written.
-        ResourceError: The disk is full.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        message, subject = f"{path}: cannot be written: {reason}", str(path)
-        if isinstance(error, OSError) and error.errno in _WRONG_PATH:
-            raise UsageError(message, hint="choose another folder", subject=subject) from error
-        raise ResourceError(message, hint="free disk space or choose another folder", subject=subject) from error
 
 
 def read_architecture(folder: Path, subject: str = "") -> Architecture:
@@ -194,9 +136,3 @@ def _check_values(name: str, tensor: Tensor, subject: str) -> None:
             hint="these are no batch-norm statistics of a trained model: use another one",
             subject=subject,
         )
-
-
-def _flush(path: Path) -> None:
-    """Put a file on the disk before it gets its name, so that a power cut cannot leave the name without content."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

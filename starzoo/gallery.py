@@ -11,11 +11,13 @@ from starzoo.card import describe_data
 from starzoo.errors import UsageError
 from starzoo.evaluate.findings import connections, predictors
 from starzoo.evaluate.measures import Evaluation
+from starzoo.files import write_text
 from starzoo.markdown import load_template
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
 
 __all__ = ["find_stars", "write_gallery"]
 
+_OUR_WORDS = b"page is written by `starzoo card DIR --gallery`"  # as the template has them
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -41,14 +43,23 @@ def write_gallery(folder: Path) -> Path:
     """Write README.md into a folder of stars; every number comes from their star.json.
 
     Args:
-        folder: The folder, whose stars have their cards already.
+        folder: The folder.
 
     Returns:
         The page's path.
+
+    Raises:
+        UsageError: It holds no star, or a README.md of somebody else.
     """
     stars = [_describe(star.name, read_manifest(star / MANIFEST)) for star in find_stars(folder)]
     page = folder / "README.md"
-    page.write_text(load_template("gallery.md.jinja").render(stars=stars), encoding="utf-8", newline="\n")
+    if page.exists() and _OUR_WORDS not in page.read_bytes():
+        raise UsageError(
+            f"{page}: is no page of a gallery, and would be overwritten",
+            hint="put the stars into a folder of their own, or move it away",
+            subject=str(page),
+        )
+    write_text(page, load_template("gallery.md.jinja").render(stars=stars))
     return page
 
 

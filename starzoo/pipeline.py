@@ -24,7 +24,7 @@ from starzoo.gallery import find_stars, write_gallery
 from starzoo.hub.names import check_repo
 from starzoo.hub.ref import ModelRef
 from starzoo.origins import load_images, load_models, load_other_images
-from starzoo.places import RunPlaces, find_models, refuse_overwriting, without_path, without_paths
+from starzoo.places import RunPlaces, find_models, refuse_other_files, refuse_overwriting, without_path, without_paths
 from starzoo.processes import all_or_none, from_first, is_first, join
 from starzoo.progress import Progress, silent
 from starzoo.publishing import check_licence, publish_star
@@ -114,6 +114,7 @@ def fit_star(
     if push_to:
         check_repo(push_to)
     refuse_overwriting(out, [*sources, *holdouts], unless=MANIFEST)
+    refuse_other_files(out)
     status = Status(out, watcher=progress)
     with ignoring_signals(), status.recording(), obeying_signals():
         join(config.runtime)
@@ -302,8 +303,8 @@ def render_gallery(folder: Path) -> list[Path]:
     Returns:
         The page, and the cards.
     """
-    cards = [render_card(star) for star in find_stars(folder)]
-    return [write_gallery(folder), *cards]
+    page = write_gallery(folder)
+    return [page, *map(render_card, find_stars(folder))]
 
 
 def _load_data_for(architecture: Architecture, names: Sequence[str] | None, config: DataConfig) -> ImageData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from starzoo.config import DataConfig, Frozen, RunConfig
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.folder import write_text
 from starzoo.hub.ref import ModelRef
-from starzoo.star.manifest import ModelRecord
+from starzoo.star.manifest import MANIFEST, ModelRecord
+from starzoo.status import STATUS, is_status
 
-__all__ = ["RunPlaces", "find_models", "refuse_overwriting", "without_path", "without_paths"]
+__all__ = ["RunPlaces", "find_models", "refuse_other_files", "refuse_overwriting", "without_path", "without_paths"]
 
 _FILE = "run-places.json"
+_OURS = (MANIFEST, _FILE, "checkpoints/*/manifest.json")  # what tells the folder of a run, finished or not
+_REPLACED = ("README.md", "run.yaml", "model.safetensors", "permutations.safetensors", "plots", "metrics")
 
 
 class RunPlaces(Frozen):
@@ -137,6 +141,28 @@ class RunPlaces(Frozen):
             folder: The star's folder.
         """
         write_text(folder / _FILE, self.model_dump_json(indent=1) + "\n")
+
+
+def refuse_other_files(target: Path) -> None:
+    """Make sure that a folder in which a run is about to begin holds no files of somebody that it would replace.
+
+    Args:
+        target: The folder.
+
+    Raises:
+        UsageError: It holds such files, and no run has begun in it.
+    """
+    if any(any(target.glob(pattern)) for pattern in _OURS):
+        return
+    found = [name for name in _REPLACED if os.path.lexists(target / name)]
+    if os.path.lexists(target / STATUS) and not is_status(target / STATUS):
+        found.append(STATUS)
+    if found:
+        raise UsageError(
+            f"{target}: holds {found[0]}, which would be overwritten",
+            hint="choose another --out",
+            subject=str(target),
+        )
 
 
 def find_models(records: Sequence[ModelRecord], places: Sequence[str]) -> list[str]:

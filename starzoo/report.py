@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from starzoo.card import render
 from starzoo.evaluate.measures import Evaluation
+from starzoo.files import write_text
 from starzoo.markdown import load_template
 from starzoo.star.manifest import StarManifest
 
@@ -57,7 +58,7 @@ def write_report(folder: Path, manifest: StarManifest, repo: str | None = None) 
         The page's path.
     """
     page = folder / "report.html"
-    page.write_text(render_report(manifest, repo), encoding="utf-8", newline="\n")
+    write_text(page, render_report(manifest, repo))
     return page
 
 

@@ -28,7 +28,7 @@ from starzoo.errors import (
 from starzoo.folder import write_text
 from starzoo.progress import Progress
 
-__all__ = ["STATUS", "Status"]
+__all__ = ["STATUS", "Status", "is_status"]
 
 STATUS = "status.json"
 _MARKS = "processes"
@@ -146,6 +146,14 @@ class Status:
         except (OSError, ValueError):
             return {}
         return mark
+
+
+def is_status(file: Path) -> bool:
+    """Whether a file is the status of a run, however that ended, and nothing that somebody else wrote."""
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return isinstance(found, dict) and {"state", "time", "processes"} <= found.keys()
+    return False
 
 
 def _now() -> str:

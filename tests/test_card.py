@@ -571,3 +571,27 @@ def test_plots_of_a_split_that_is_no_longer_evaluated_are_taken_away(tmp_path):
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {
         f"{plot}-test.{ending}" for plot in ("paths", "quality") for ending in ("png", "svg")
     }
+
+
+def test_a_link_is_replaced_and_its_target_stays(tmp_path):
+    for name in ("README.md", "metrics/paths.csv", "plots/paths-test.png", "plots/cost-test.svg"):
+        target, link = tmp_path / "mine" / name, tmp_path / "star" / name
+        for file in (target, link):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("mine")
+        link.symlink_to(target)
+    write_card(tmp_path / "star", make_manifest())
+    assert {file.read_text() for file in (tmp_path / "mine").rglob("*.*")} == {"mine"}
+    assert not [file for file in (tmp_path / "star").rglob("*") if file.is_symlink()]
+
+
+@pytest.mark.parametrize("name", ["plots", "metrics"])
+def test_a_folder_that_leads_elsewhere_is_refused(tmp_path, name):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "paths-test.png").write_text("mine")
+    (tmp_path / "star").mkdir()
+    (tmp_path / "star" / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(UsageError, match=f"star/{name}: is a link that leads out of"):
+        write_card(tmp_path / "star", make_manifest())
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["paths-test.png"]
+    assert (tmp_path / "mine" / "paths-test.png").read_text() == "mine"

@@ -6,6 +6,7 @@ from markdown_it import MarkdownIt
 from starzoo.errors import UsageError
 from starzoo.evaluate.measures import Evaluation, Path, Quality
 from starzoo.gallery import write_gallery
+from starzoo.pipeline import render_gallery
 from tests.test_report import HOSTILE, make_manifest
 
 
@@ -50,3 +51,12 @@ def test_names_of_strangers_change_words_only(tmp_path):
 def test_a_folder_without_stars_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"no folder in it holds a star\.json"):
         write_gallery(tmp_path)
+
+
+def test_a_page_of_somebody_else_is_kept(tmp_path):
+    keep(tmp_path / "star", make_manifest("star"))
+    (tmp_path / "README.md").write_text("# My project")
+    with pytest.raises(UsageError, match=r"README\.md: is no page of a gallery"):
+        render_gallery(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My project"
+    assert [file.name for file in (tmp_path / "star").iterdir()] == ["star.json"]

@@ -155,6 +155,44 @@ def test_a_model_is_never_overwritten(digits_zoo: list[Path], tmp_path: Path) ->
     assert [(folder / "model.safetensors").read_bytes() for folder in zoo] == before
 
 
+@pytest.mark.parametrize("name", ["README.md", "run.yaml", "status.json", "plots/mine.png", "metrics/paths.csv"])
+def test_a_folder_with_files_of_somebody_is_never_a_stars(name: str, digits_zoo: list[Path], tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"state": "mine"}')
+    (tmp_path / "checkpoints").mkdir()  # of another project
+    with pytest.raises(UsageError, match=f"holds {Path(name).parts[0]}, which would be overwritten"):
+        fit_star([str(folder) for folder in digits_zoo[:2]], [], CONFIG, tmp_path)
+    assert files_in(tmp_path) == {name}
+
+
+def test_a_run_goes_on_where_an_earlier_one_left_its_files(digits_zoo: list[Path], tmp_path: Path) -> None:
+    refs = [str(folder) for folder in digits_zoo[:2]]
+    other = CONFIG.model_copy(update={"data": DataConfig(dataset="no-such-data")})
+    with pytest.raises(UsageError, match="no-such-data: no such folder"):  # nothing but its status is left
+        fit_star(refs, [], other, tmp_path)
+    assert files_in(tmp_path) == {"status.json"}
+
+    def stop(stage: str, done: int, total: int, **_: float) -> None:
+        if stage == "fitting the star":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_star(refs, [], CONFIG, tmp_path, progress=stop)
+    (tmp_path / "README.md").write_text("my notes on this run")
+    with pytest.raises(KeyboardInterrupt):
+        fit_star(refs, [], CONFIG, tmp_path, progress=stop)
+
+
+def test_a_star_is_never_overwritten_by_an_aligned_model(
+    report: StarReport, digits_zoo: list[Path], tmp_path: Path
+) -> None:
+    star = shutil.copytree(report.folder, tmp_path / digits_zoo[1].name)
+    before = contents_of(star)
+    with pytest.raises(UsageError, match="holds a star, which would be overwritten"):
+        align_models(str(digits_zoo[0]), [str(digits_zoo[1])], tmp_path, CONFIG.align, data=CONFIG.data)
+    assert contents_of(star) == before
+
+
 def test_k14_a_source_that_changed_is_refused(digits_zoo: list[Path], tmp_path: Path) -> None:
     zoo = [shutil.copytree(folder, tmp_path / folder.name) for folder in digits_zoo[:2]]
     fit_star([str(folder) for folder in zoo], [], CONFIG, tmp_path / "star")

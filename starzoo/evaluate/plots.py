@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from starzoo.errors import UsageError
 from starzoo.evaluate.findings import has_costs
 from starzoo.evaluate.measures import Evaluation, Path, PathKind, Plane, Quality, Role
+from starzoo.files import replacing
 
 __all__ = ["draw_all", "plot_cost", "plot_paths", "plot_plane", "plot_quality", "save", "to_png"]
 
@@ -272,11 +273,11 @@ def save(figure: Figure, stem: FilePath) -> tuple[FilePath, FilePath]:
     Returns:
         The paths of the PNG and of the SVG.
     """
-    stem.parent.mkdir(parents=True, exist_ok=True)
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
-    png.write_bytes(to_png(figure))
-    with house_style():
-        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    with replacing(png) as draft:
+        draft.write_bytes(to_png(figure))
+    with replacing(svg) as draft, house_style():
+        figure.savefig(draft, metadata={"Date": None, "Creator": None})
     return png, svg
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from starzoo.errors import UsageError
+from starzoo.files import refuse_leading_out
 from starzoo.hub.failures import hub_failures
 from starzoo.hub.inspect import read_header
 from starzoo.hub.names import check_repo
@@ -65,14 +66,16 @@ def published_files(folder: Path) -> tuple[str, ...]:
         Paths relative to the folder, with `/`, in sorted order.
 
     Raises:
-        UsageError: config.json or model.safetensors is missing.
+        UsageError: config.json or model.safetensors is missing, or a file is a link that leads out of the folder.
     """
     for name in _REQUIRED:
         if not (folder / name).is_file():
             raise UsageError(f"{folder}: has no {name}", hint="give a folder that starzoo wrote", subject=str(folder))
     found = {path for pattern in (*_REQUIRED, *_OPTIONAL) for path in folder.glob(pattern) if path.is_file()}
-    names = (path.relative_to(folder).as_posix() for path in found)
-    return tuple(sorted(name for name in names if not Path(name).name.startswith(".")))
+    shown = sorted(path for path in found if not path.name.startswith("."))
+    for path in shown:
+        refuse_leading_out(path, folder)
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in shown))
 
 
 def push(

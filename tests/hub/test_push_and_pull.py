@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from starzoo.errors import HubError, UntrustedInputError, UsageError
+from starzoo.files import write_text
 from starzoo.hub.pull import pull
 from starzoo.hub.push import list_stars, published_files, push
 from starzoo.hub.ref import ModelRef
@@ -236,3 +237,24 @@ def test_the_server_refuses_what_the_hub_refuses(fake_hub: FakeHub) -> None:
     assert fake_hub.answer(Request("GET", "/ann/net/resolve/main/b.txt", {}, {})).status == 404
     assert fake_hub.answer(Request("GET", "/ann/net/resolve/main/a.txt", {}, {"range": "bytes=9-"})).status == 416
     assert fake_hub.answer(Request("PUT", "/large/" + "0" * 64, {}, {}, b"x")).status == 400
+
+
+def test_a_link_that_leads_out_is_not_published(star: Path, fake_hub: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / "id_rsa").write_text("secret")
+    (star / "plots" / "x.png").symlink_to(tmp_path / "id_rsa")
+    with pytest.raises(UsageError, match=r"plots/x\.png: is a link that leads out of"):
+        push(star, "ann/star")
+    (star / "plots" / "x.png").unlink()
+    (star / "plots" / "x.png").symlink_to("curve.png")  # its own file
+    assert published_files(star) == tuple(sorted([*FILES, "plots/x.png"]))
+
+
+def test_what_was_pulled_is_pushed_and_its_card_written_beside_the_cache(star: Path, fake_hub: FakeHub) -> None:
+    push(star, "ann/star")
+    folder = pull("ann/star").folder
+    assert (folder / "model.safetensors").is_symlink()
+    blob = (folder / "README.md").resolve()
+    push(folder, "ann/copy")
+    assert fake_hub.files("ann/copy")["model.safetensors"] == (star / "model.safetensors").read_bytes()
+    write_text(folder / "README.md", "another")
+    assert blob.read_text() == CARD

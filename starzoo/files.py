@@ -1,0 +1,103 @@
+"""Files written as a whole or not at all, and never through a link to somebody else's file. Needs no torch."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from starzoo.errors import ResourceError, UsageError
+
+__all__ = ["refuse_leading_out", "replacing", "write_text", "writing"]
+
+# The path is wrong; all else (a full disk, a broken one) is a lack of something.
+_WRONG_PATH = frozenset({
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+})
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all; a link is replaced, and what it leads to stays as it is.
+
+    Args:
+        path: The file; its folder is made when it does not exist.
+        text: The content, written as UTF-8.
+    """
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file as a whole or not at all; a link is replaced, and what it leads to stays as it is.
+
+    Args:
+        path: The file; its folder is made when it does not exist.
+
+    Yields:
+        A draft beside `path` that takes its place when the block ends well, and disappears otherwise.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as scratch:
+            draft = Path(scratch) / path.name
+            yield draft
+            _flush(draft)
+            draft.replace(path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say which file or folder cannot be written, and whether its path or the disk is at fault.
+
+    Args:
+        path: What the block writes.
+
+    Raises:
+        UsageError: There can be no such file: a folder of its path is a file, or may not be written.
+        ResourceError: The disk is full.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        message, subject = f"{path}: cannot be written: {reason}", str(path)
+        if isinstance(error, OSError) and error.errno in _WRONG_PATH:
+            raise UsageError(message, hint="choose another folder", subject=subject) from error
+        raise ResourceError(message, hint="free disk space or choose another folder", subject=subject) from error
+
+
+def refuse_leading_out(path: Path, folder: Path) -> None:
+    """Make sure that a file or folder in a folder is no link to something elsewhere, which is somebody else's.
+
+    Args:
+        path: Somewhere in the folder.
+        folder: The folder; one of the local cache of the Hub holds links to the blobs beside it.
+
+    Raises:
+        UsageError: It leads out of the folder.
+    """
+    home, target = folder.resolve(), path.resolve()
+    blobs = [above.parent / "blobs" for above in home.parents if above.name == "snapshots"]
+    if not any(target.is_relative_to(place) for place in (home, *blobs)):
+        raise UsageError(
+            f"{path}: is a link that leads out of {folder}", hint="put the file itself there", subject=str(path)
+        )
+
+
+def _flush(path: Path) -> None:
+    """Put a file on the disk before it gets its name, so that a power cut cannot leave the name without content."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
