@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,7 @@ __all__ = [
     "cached",
     "check_space",
     "free_bytes",
+    "hashes",
     "is_offline",
     "look_up",
 ]
@@ -29,6 +31,8 @@ __all__ = [
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 _FILES = (CONFIG, WEIGHTS, "star.json", "permutations.safetensors", CARD)
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt")
+_LARGE = (*_PICKLES, ".safetensors")
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHOWN = 5
 
 
@@ -127,6 +131,24 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
 
 
+def hashes(path: Path) -> tuple[str, str]:
+    """The SHA-256 of a file and its git object id: the Hub knows large files by the one and small ones by the other.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Both, in hexadecimal digits.
+    """
+    sha256 = hashlib.sha256()
+    git = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            sha256.update(chunk)
+            git.update(chunk)
+    return sha256.hexdigest(), git.hexdigest()
+
+
 def bytes_to_download(listings: Iterable[Listing]) -> int:
     """Bytes that are not in the local cache yet; what several models of a repository share counts once."""
     files = {(listing.repo, file.digest): (listing, file) for listing in listings for file in listing.everything}
@@ -171,7 +193,7 @@ def _listed_files(where: ModelRef, repo: str, sha: str) -> dict[str, HubFile]:
                 hint="do not use it, and report it to the Hub",
                 subject=subject,
             )
-        if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", file.digest):
+        if not _DIGEST.fullmatch(file.digest):
             raise UntrustedInputError(
                 f"{subject}: states no hash of {file.path[:60]!r}", hint="is HF_ENDPOINT a Hub?", subject=subject
             )
@@ -179,7 +201,7 @@ def _listed_files(where: ModelRef, repo: str, sha: str) -> dict[str, HubFile]:
 
 
 def _cached_files(where: ModelRef, repo: str, sha: str) -> dict[str, HubFile]:
-    """The files of a commit that the local cache holds; their blobs are named by the hash that the Hub stated."""
+    """The files of a commit that the local cache holds."""
     from huggingface_hub import try_to_load_from_cache
 
     config = _prefix(where) + CONFIG
@@ -188,9 +210,13 @@ def _cached_files(where: ModelRef, repo: str, sha: str) -> dict[str, HubFile]:
         raise _not_cached(where, CONFIG)
     root = Path(found).parents[config.count("/")]
     paths = {path.relative_to(root).as_posix(): path for path in (*root.iterdir(), *Path(found).parent.iterdir())}
-    return {
-        name: HubFile(name, path.stat().st_size, path.resolve().name) for name, path in paths.items() if path.is_file()
-    }
+    return {name: HubFile(name, path.stat().st_size, _stated(path)) for name, path in paths.items() if path.is_file()}
+
+
+def _stated(path: Path) -> str:
+    """The hash that the Hub stated of a cached file, which names its blob; without links, that of the file itself."""
+    name = path.resolve().name
+    return name if _DIGEST.fullmatch(name) else hashes(path)[0 if path.name.endswith(_LARGE) else 1]
 
 
 def _pickle_instead(where: ModelRef, files: Mapping[str, HubFile]) -> HubFile:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,18 @@ from threading import Lock
 from starzoo.architecture import Architecture
 from starzoo.errors import UntrustedInputError
 from starzoo.hub.inspect import TensorInfo, check_tensors, header_length, parse_header, read_header
-from starzoo.hub.listing import CARD, CONFIG, WEIGHTS, HubFile, Listing, cached, check_space, is_offline, look_up
+from starzoo.hub.listing import (
+    CARD,
+    CONFIG,
+    WEIGHTS,
+    HubFile,
+    Listing,
+    cached,
+    check_space,
+    hashes,
+    is_offline,
+    look_up,
+)
 from starzoo.hub.parallel import in_threads, stoppable_bar
 from starzoo.hub.patience import patiently
 from starzoo.hub.pickles import converted, is_converted
@@ -125,13 +135,17 @@ def fetch(listing: Listing, file: HubFile) -> tuple[Path, str]:
 
     for force in (False, True):
         path = Path(patiently(lambda force=force: download(force), listing.repo, listing.sha))  # type: ignore[misc]
-        sha256, git_oid = _hashes(path)
+        sha256, git_oid = hashes(path)
         if file.digest in {sha256, git_oid}:
             return path, sha256
+        if is_offline():  # the only copy
+            raise UntrustedInputError(
+                f"{listing.repo}: {file.path} in the local cache is damaged: its hash is not the one of the Hub",
+                hint="unset HF_HUB_OFFLINE and pull it again",
+                subject=listing.repo,
+            )
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
-        if is_offline():
-            break
     raise UntrustedInputError(
         f"{listing.repo}: {file.path} does not have the hash that the Hub states for commit {listing.sha[:12]}",
         hint="something changes downloads on their way: try another network, then tell the repository's owner",
@@ -200,7 +214,7 @@ def _bring(listing: Listing, finished: Callable[[], None]) -> Snapshot:
             (listing.pickle.digest, listing.files[CONFIG].digest),
             str(listing.ref),
         )
-        files[WEIGHTS] = _hashes(folder / WEIGHTS)[0]
+        files[WEIGHTS] = hashes(folder / WEIGHTS)[0]
     return Snapshot(folder, listing.repo, listing.sha, files, listing.ref.inside, paths.get(CARD))
 
 
@@ -217,14 +231,3 @@ def _fetch_range(listing: Listing, path: str, start: int, end: int) -> bytes:
         return bytes(response.content)
 
     return patiently(ask, listing.repo, listing.sha)
-
-
-def _hashes(path: Path) -> tuple[str, str]:
-    """The SHA-256 of a file and its git object id: the Hub knows large files by the one and small ones by the other."""
-    sha256 = hashlib.sha256()
-    git = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            sha256.update(chunk)
-            git.update(chunk)
-    return sha256.hexdigest(), git.hexdigest()

@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
+from safetensors.torch import load
 
 from starzoo.errors import HubError, StarzooError, UntrustedInputError
+from starzoo.hub.offline import working_offline
 from starzoo.hub.pull import pull
 from starzoo.sources import load_source
 from tests.conftest import MakeMember
@@ -253,6 +257,42 @@ def test_n14_offline_from_the_cache_without_a_request(
     with pytest.raises(HubError, match=r"ann/net: config.json is not in the local cache, and offline"):
         pull("ann/net@" + "0" * 40)
     assert len(fake_hub.requests) == asked
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_n14_offline_from_a_cache_without_links(files: Files, fake_hub: FakeHub, weights: str) -> None:
+    """As HF_HUB_DISABLE_SYMLINKS and `cp -rL` leave it: no file's name tells its hash, and there is no other copy."""
+    state = load(files["model.safetensors"])
+    pickled = io.BytesIO()
+    torch.save(state, pickled)
+    contents = {"model.safetensors": files["model.safetensors"], "pytorch_model.bin": pickled.getvalue()}
+    fake_hub.commit("ann/net", {"config.json": files["config.json"], weights: contents[weights]})
+    online = pull("ann/net", allow_pickle=True)
+    [cache] = Path(constants.HF_HUB_CACHE).glob("models--*")
+    links = [path for path in cache.rglob("*") if path.is_symlink()]
+    for link in links:
+        content = link.read_bytes()
+        link.unlink()
+        link.write_bytes(content)
+    shutil.rmtree(cache / "blobs")
+    with working_offline():
+        assert pull("ann/net") == online
+    assert len(links) == 2
+    assert all(link.is_file() for link in links)
+
+
+def test_n14_offline_nothing_is_removed(files: Files, fake_hub: FakeHub) -> None:
+    fake_hub.commit("ann/net", files)
+    file = pull("ann/net").folder / "model.safetensors"
+    blob = file.resolve()
+    blob.write_bytes(damage := blob.read_bytes()[:-1] + b"x")
+    with (
+        working_offline(),
+        pytest.raises(UntrustedInputError, match=r"ann/net: model.safetensors .* is damaged: .*unset"),
+    ):
+        pull("ann/net")
+    assert file.read_bytes() == damage
+    assert (pull("ann/net").folder / "model.safetensors").read_bytes() == files["model.safetensors"]
 
 
 def test_p01_messages_do_not_show_the_token(fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
