@@ -152,18 +152,25 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimiser the state that `optimizer_tensors` took from an equal one.
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> bool:
+    """Give an optimiser the state that `optimizer_tensors` took from one of its kind.
 
     Args:
         optimizer: A fresh optimiser over the same parameters.
         tensors: The named tensors.
+
+    Returns:
+        Whether it has that state; False where one of another kind left it, which this one cannot go on from.
     """
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         position, _, key = name.partition(".")
         state.setdefault(int(position), {})[key] = tensor
+    averages = isinstance(optimizer, torch.optim.AdamW)
+    if any(("exp_avg" in values) != averages for values in state.values()):
+        return False
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return True
 
 
 def _write(draft: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:

@@ -242,6 +242,21 @@ def test_a_signal_after_the_last_step_is_obeyed(
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000011"]
 
 
+def test_another_optimizer_begins_without_a_state(
+    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData
+) -> None:
+    run(sources, spec, data, tmp_path, epochs=1)
+    config = RunConfig(
+        star=StarConfig(epochs=2, batch_size=128, optimizer="adamw", lr=0.002), align=AlignConfig(method="balanced")
+    )
+    states = [source.state for source in sources]
+    star = fit(sources[0].architecture, spec, states, data, config, folder=tmp_path, override=True)
+    assert star.steps == 22
+    assert "from step 11: the new optimizer begins without a state" in star.changes
+    again = fit(sources[0].architecture, spec, states, data, config, folder=tmp_path)  # with the state of its own kind
+    assert again.changes == star.changes
+
+
 def test_without_epochs_the_star_is_the_aligned_average(
     sources: list[Source], spec: PermutationSpec, data: ImageData
 ) -> None:
