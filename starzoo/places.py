@@ -26,7 +26,7 @@ class RunPlaces(Frozen):
     """Where models and data were found when the star was fitted.
 
     Attributes:
-        sources: One reference per source; a local folder by its absolute path.
+        sources: One reference per source; a local folder by its absolute path, a repository after `hf-hub:`.
         holdouts: The same for the held-outs.
         dataset: The data set; a local folder by its absolute path.
         ood: The same for the other data set that it was evaluated on, if there was one.
@@ -181,7 +181,7 @@ def find_models(records: Sequence[ModelRecord], places: Sequence[str]) -> list[s
     refs = []
     for number, record in enumerate(records):
         if record.repo and record.sha:
-            refs.append(f"{record.repo}@{record.sha}")
+            refs.append(f"hf-hub:{record.repo}@{record.sha}")  # whatever lies in the current folder
         elif len(places) == len(records):
             refs.append(places[number])
         else:
@@ -252,4 +252,4 @@ def _is_folder(data: DataConfig) -> bool:
 
 def _absolute(ref: str) -> str:
     found = ModelRef.parse(ref)
-    return str(found if found.folder is None else found.folder.resolve())
+    return f"hf-hub:{found}" if found.folder is None else str(found.folder.resolve())

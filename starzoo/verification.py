@@ -108,7 +108,10 @@ def _check_source(star: Star, number: int, record: ModelRecord) -> Iterator[Chec
     )
     yield check
     source, check = _attempt(
-        record.name, "has the files that star.json names", lambda: _load_source(star, number, record)
+        record.name,
+        "has the files that star.json names",
+        lambda: _load_source(star, number, record),
+        absent=(HubError,) if record.repo and record.sha else (HubError, UsageError),
     )
     yield check
     if permutation is None or source is None:
@@ -134,11 +137,13 @@ def _load_source(star: Star, number: int, record: ModelRecord) -> Source:
     return source
 
 
-def _attempt(subject: str, what: str, find: Callable[[], Found]) -> tuple[Found | None, Check]:
+def _attempt(
+    subject: str, what: str, find: Callable[[], Found], *, absent: tuple[type[StarzooError], ...] = (HubError,)
+) -> tuple[Found | None, Check]:
     """What was found, and a check that failed where it is refused, or was not made where it cannot be had."""
     try:
         return find(), Check(subject=subject, what=what, passed=True)
-    except (HubError, UsageError) as error:
+    except absent as error:
         return None, Check(subject=subject, what=what, passed=None, detail=error.message)
     except StarzooError as error:
         return None, Check(subject=subject, what=what, passed=False, detail=error.message)

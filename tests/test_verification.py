@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from starzoo import verification
 from starzoo.errors import UntrustedInputError
+from starzoo.places import RunPlaces
 from starzoo.verification import Check, verify_star
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
@@ -163,6 +164,33 @@ def test_offline_the_hub_is_not_asked(make_member: MakeMember, fake_hub: FakeHub
     offline, gone = verify_star(star, offline=True), verify_star(star)
     assert len(outcome(offline, None)) == len(outcome(gone, None)) == 2
     assert outcome(offline, False) == outcome(gone, False) == []
+
+
+def test_pinned_sources_are_those_of_the_hub_whatever_lies_in_the_current_folder(
+    make_member: MakeMember, fake_hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = []
+    for seed in range(2):
+        member = make_member(f"seed-{seed}", seed=seed)
+        refs.append(f"hf-hub:them/member-{seed}")
+        fake_hub.commit(f"them/member-{seed}", {name: (member / name).read_bytes() for name in FILES[:2]})
+        make_member(f"member-{seed}", seed=9, parent=tmp_path / "here" / "them")  # another model
+    monkeypatch.chdir(tmp_path / "here")
+    star = make_star(tmp_path / "star", refs)
+    assert RunPlaces.read(star).sources == tuple(refs)
+    checks = verify_star(star)
+    assert outcome(checks, None) == outcome(checks, False) == []
+
+
+def test_a_source_that_no_repository_can_be_fails(make_member: MakeMember, tmp_path: Path) -> None:
+    star = make_star(tmp_path / "star", [make_member(f"seed-{seed}", seed=seed) for seed in range(2)])
+    manifest = json.loads((star / "star.json").read_text())
+    manifest["sources"][1] |= {"repo": "../seed-1", "sha": "0" * 40}
+    (star / "star.json").write_text(json.dumps(manifest))
+    checks = verify_star(star)
+    [failed] = outcome(checks, False)
+    assert failed.startswith("seed-1: has the files that star.json names: ")
+    assert outcome(checks, None) == []
 
 
 def test_no_star_at_all(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_member_is_found_again_by_its_record_and_offline(zoo: str, fake_hub: F
     source = load_source("ann/zoo/b")
     record = ModelRecord(name="b", repo=source.provenance.repo, sha=source.provenance.sha)
     [ref] = find_models([record], [])
-    assert ref == f"ann/zoo/b@{zoo}"
+    assert ref == f"hf-hub:ann/zoo/b@{zoo}"
     with working_offline():
         assert load_source(ref).provenance.files == source.provenance.files
         assert pull("ann/zoo/b").place == "ann/zoo/b"
