@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import BytesIO
 
 import torch
@@ -21,6 +22,7 @@ __all__ = ["Pixels", "decode", "make_reader", "normalize"]
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # EPS, for one, would run a program
 _MODES = {1: "L", 3: "RGB"}
 _DEEP_MODES = ("I", "F", "I;16")  # Pillow clips these when it converts them to 8 bits
+_MOST_PIXELS = 2 * 89_478_485  # twice Pillow's MAX_IMAGE_PIXELS, beyond which it takes a file for a bomb
 _CACHE_BYTES = 4 * 2**30
 _DECODED_AT_ONCE = 1024  # images
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -94,7 +96,22 @@ def make_reader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageFi
         crop_mode=preprocessing.crop_mode,
         normalize=False,
     )
-    return lambda file: transform(decode(file).convert(mode)).permute(1, 2, 0)
+
+    def read(file: ImageFile) -> Tensor:
+        image = decode(file)
+        width, height = _resized(image.size, preprocessing)
+        if width * height > _MOST_PIXELS:
+            raise UntrustedInputError(
+                f"{file.where} cannot be read: its {image.width} × {image.height} pixels would be resized to "
+                f"{width} × {height}",
+                hint="repair the data set or remove the image",
+                subject=file.dataset,
+            )
+        with _refusing_damage(file):
+            image = image.convert(mode)
+        return transform(image).permute(1, 2, 0)
+
+    return read
 
 
 def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -123,10 +140,23 @@ def decode(file: ImageFile) -> Image.Image:
     Raises:
         UntrustedInputError: The file is damaged, too large to be sane, or of more than 8 bits per channel.
     """
+    with _refusing_damage(file), Image.open(BytesIO(file.content), formats=_FORMATS) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith(_DEEP_MODES):
+        raise UntrustedInputError(
+            f"{file.where} has more than 8 bits per channel (mode {upright.mode})",
+            hint="convert the images to 8 bits first",
+            subject=file.dataset,
+        )
+    return upright
+
+
+@contextmanager
+def _refusing_damage(file: ImageFile) -> Iterator[None]:
+    """Say which image it is that Pillow cannot read."""
     try:
-        with Image.open(BytesIO(file.content), formats=_FORMATS) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
+        yield
     except _DAMAGED as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if isinstance(error, UnidentifiedImageError):
@@ -136,10 +166,14 @@ def decode(file: ImageFile) -> Image.Image:
             hint="repair the data set or remove the image",
             subject=file.dataset,
         ) from error
-    if upright.mode.startswith(_DEEP_MODES):
-        raise UntrustedInputError(
-            f"{file.where} has more than 8 bits per channel (mode {upright.mode})",
-            hint="convert the images to 8 bits first",
-            subject=file.dataset,
-        )
-    return upright
+
+
+def _resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Width and height of an image after timm's resize, before its crop; a pixel more or less does not matter."""
+    _, *sides = preprocessing.input_size
+    height, width = (side / preprocessing.crop_pct for side in sides)
+    if preprocessing.crop_mode == "squash":
+        return int(width), int(height)
+    choose = min if preprocessing.crop_mode == "border" else max
+    scale = choose(width / size[0], height / size[1])
+    return max(1, int(scale * size[0])), max(1, int(scale * size[1]))
