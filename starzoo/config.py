@@ -266,6 +266,8 @@ class ZooConfig(Frozen):
     train: TrainConfig = TrainConfig()
 
 
+# What PyYAML raises: for a date such as 2024-13-45 or too long a number a ValueError, for deep nesting the other.
+_NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
 _SECTIONS = {*RunConfig.model_fields, *ZooConfig.model_fields}
 
 
@@ -358,7 +360,7 @@ def _assign(tree: dict[str, Any], overrides: Sequence[str]) -> None:
             node = child
         try:
             node[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except _NO_YAML as error:
             raise UsageError(
                 f"--set {assignment!r}: {text!r} is no YAML value", hint="quote it", subject=path
             ) from error
@@ -393,7 +395,7 @@ def validate(kind: type[Value], values: Mapping[str, Any], *, origin: str = "the
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, *_NO_YAML) as error:
         raise UsageError(
             f"{file}: cannot be read as YAML", hint="check the path and the syntax", subject=str(file)
         ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from starzoo.config import EvalConfig, Uniform, load_config
@@ -34,3 +36,17 @@ def test_a_range_of_t_that_is_turned_round_is_refused() -> None:
     with pytest.raises(UsageError, match=message):
         load_config(overrides=["star.t={kind: uniform, low: 0.8, high: 0.2}"])
     assert Uniform(low=0.5, high=0.5).low == 0.5
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["2024-13-45", "0b_", "9" * 5000, "[" * 3000, "{", "!!python/object:os.system x"],
+    ids=lambda text: text[:12],
+)
+def test_what_is_no_yaml_is_one_line(value: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--set .* is no YAML value"):
+        load_config(overrides=[f"star.epochs={value}"])
+    file = tmp_path / "run.yaml"
+    file.write_text(f"star:\n  epochs: {value}\n")
+    with pytest.raises(UsageError, match=r"run\.yaml: cannot be read as YAML"):
+        load_config(file)

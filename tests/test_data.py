@@ -307,7 +307,7 @@ def test_the_size_after_resizing_is_known_before(crop_mode: str) -> None:
 def test_t07_a_mode_that_cannot_be_converted_is_refused_like_a_broken_image() -> None:
     content = BytesIO()
     Image.new("LAB", (8, 8)).save(content, format="TIFF")
-    with pytest.raises(UntrustedInputError, match="here cannot be read: conversion from LAB to .* not supported"):
+    with pytest.raises(UntrustedInputError, match=r"here cannot be read: conversion from LAB to .* not supported"):
         make_reader(GREY, "data")(ImageFile("here", "data", content.getvalue()))
 
 
