@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from starzoo.errors import HubError, ResourceError, StarzooError
 
-__all__ = ["HubBusyError", "hub_failures"]
+__all__ = ["HubBusyError", "hub_failures", "xet_failures"]
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_SAYS_FULL = re.compile("no space left|quota exceeded|file too large|not enough space", re.IGNORECASE)
+_MAKE_SPACE = "free space, or set HF_HOME"
 
 
 class HubBusyError(HubError):
@@ -45,12 +48,40 @@ def hub_failures(repo: str, revision: str | None = None) -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _FULL:
-            raise ResourceError(f"{repo}: the disk is full", hint="free space, or set HF_HOME", subject=repo) from error
+            raise ResourceError(f"{repo}: the disk is full", hint=_MAKE_SPACE, subject=repo) from error
         of_the_network = isinstance(error, OSError) and not error.filename
         if isinstance(error, StarzooError) or not (of_the_network or _is_of_the_client(error)):
             raise
         kind, what, hint = _explain(error, repo, revision)
         raise kind(f"{repo}: {what}", hint=hint, subject=repo) from error
+
+
+@contextmanager
+def xet_failures(repo: str) -> Iterator[None]:
+    """Turn what the Xet client below huggingface_hub raises, which has hardly a class of its own, into our errors.
+
+    Args:
+        repo: The repository that files go to or come from.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        HubError: The storage refused, or has no such file.
+        HubBusyError: The transfer broke off.
+        ResourceError: The disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        of_xet = type(error).__module__ == "hf_xet"
+        if not of_xet and (type(error) is not RuntimeError or _is_of_the_client(error)):
+            raise
+        if _SAYS_FULL.search(str(error)):
+            raise ResourceError(f"{repo}: the disk is full", hint=_MAKE_SPACE, subject=repo) from error
+        kind = HubError if of_xet else HubBusyError
+        what = f"{repo}: the Xet storage of the Hub failed ({type(error).__name__})"
+        raise kind(what, hint="run it again, with HF_HUB_DISABLE_XET=1 to do without it", subject=repo) from error
 
 
 def _is_of_the_client(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ from threading import Lock
 
 from starzoo.architecture import Architecture
 from starzoo.errors import UntrustedInputError
+from starzoo.hub.failures import xet_failures
 from starzoo.hub.inspect import TensorInfo, check_tensors, header_length, parse_header, read_header
 from starzoo.hub.listing import (
     CARD,
@@ -123,14 +124,15 @@ def fetch(listing: Listing, file: HubFile) -> tuple[Path, str]:
     from huggingface_hub import hf_hub_download
 
     def download(force: bool) -> str:
-        found: str = hf_hub_download(
-            listing.repo,
-            file.path,
-            revision=listing.sha,
-            library_name="starzoo",
-            force_download=force,
-            tqdm_class=stoppable_bar(),
-        )
+        with xet_failures(listing.repo):
+            found: str = hf_hub_download(
+                listing.repo,
+                file.path,
+                revision=listing.sha,
+                library_name="starzoo",
+                force_download=force,
+                tqdm_class=stoppable_bar(),
+            )
         return found
 
     for force in (False, True):

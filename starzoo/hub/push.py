@@ -8,7 +8,7 @@ from pathlib import Path
 
 from starzoo.errors import UsageError
 from starzoo.files import refuse_leading_out
-from starzoo.hub.failures import hub_failures
+from starzoo.hub.failures import hub_failures, xet_failures
 from starzoo.hub.inspect import read_header
 from starzoo.hub.names import check_repo
 from starzoo.hub.strict_json import read_json
@@ -113,7 +113,7 @@ def push(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(library_name="starzoo")
-    with hub_failures(repo_id):
+    with hub_failures(repo_id), xet_failures(repo_id):
         api.create_repo(repo_id, private=private or None, exist_ok=True)
         head = api.model_info(repo_id).sha
         tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags} if tag else {}

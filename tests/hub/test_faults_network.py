@@ -12,13 +12,16 @@ import threading
 import time
 from pathlib import Path
 
+import hf_xet
 import pytest
 
-from starzoo.errors import HubError, ResourceError, UntrustedInputError
+from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError
 from starzoo.folder import file_hash
 from starzoo.hub import patience
+from starzoo.hub.failures import HubBusyError
 from starzoo.hub.offline import working_offline
 from starzoo.hub.pull import pull, pull_all
+from starzoo.hub.push import push
 from starzoo.sources import load_source, load_sources
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub, Request, Response
@@ -239,6 +242,55 @@ def test_n15_a_disk_that_gets_full_during_the_download(
     with pytest.raises(ResourceError, match="ann/net: the disk is full"):
         pull("ann/net")
     assert not list(hub_cache().rglob("*.incomplete"))
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "asked"),
+    [
+        (RuntimeError("Task error: File reconstruction error: CAS Client Error: connection closed"), HubBusyError, 5),
+        (RuntimeError("Task error: I/O error: No space left on device (os error 28)"), ResourceError, 1),
+        (hf_xet.XetAuthenticationError("401"), HubError, 1),
+        (hf_xet.XetObjectNotFoundError("404"), HubError, 1),
+    ],
+    ids=["cut off", "full disk", "no right", "no such object"],
+)
+def test_n06_xet_fails_in_its_own_words(
+    files: Files,
+    fake_hub: FakeHub,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+    kind: type[StarzooError],
+    asked: int,
+) -> None:
+    """The Xet client raises what no other part of huggingface_hub does; its server cannot be had on loopback."""
+    fake_hub.commit("ann/net", files)
+    tried = []
+
+    def fail(*arguments: object, **more: object) -> str:
+        tried.append(arguments)
+        raise failure
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    with pytest.raises(StarzooError, match=r"^ann/net: the (Xet storage of the Hub failed|disk is full)") as caught:
+        pull("ann/net")
+    assert type(caught.value) is kind
+    assert caught.value.__cause__ is failure
+    assert len(tried) == asked
+
+
+def test_n06_a_push_through_xet_that_breaks_off(
+    files: Files, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+
+    def fail(*arguments: object, **more: object) -> None:
+        raise RuntimeError("Upload task error: CAS Client Error: connection closed")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", fail)
+    with pytest.raises(HubError, match=r"ann/net: the Xet storage of the Hub failed \(RuntimeError\)"):
+        push(tmp_path, "ann/net")
 
 
 def test_n16_two_processes_with_one_cache(files: Files, fake_hub: FakeHub) -> None:
