@@ -25,7 +25,7 @@ from starzoo.evaluate.findings import connections, has_costs, predictors, say_ro
 from starzoo.evaluate.measures import Evaluation, PathKind, Role
 from starzoo.files import refuse_leading_out, write_text
 from starzoo.hub.names import is_repo, split_repo
-from starzoo.licences import combine
+from starzoo.licences import combine_sources
 from starzoo.markdown import clean, escape, load_template
 from starzoo.star.manifest import ModelRecord, StarManifest
 
@@ -243,7 +243,7 @@ def _model_index(manifest: StarManifest) -> list[dict[str, Any]]:
 
 def _shared_licence(manifest: StarManifest) -> str | None:
     """The most restrictive licence of the sources, if it is an identifier as the Hub writes them."""
-    licence = combine([source.licence for source in manifest.sources]).licence
+    licence = combine_sources(manifest.sources).licence
     return licence if licence and _LICENCE.fullmatch(licence) else None
 
 

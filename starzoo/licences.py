@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-__all__ = ["Licensing", "combine"]
+__all__ = ["Licensed", "Licensing", "combine", "combine_sources"]
 
 _ORDER = (
     ("cc0-1.0", "unlicense", "pddl", "wtfpl"),
@@ -29,16 +30,52 @@ class Licensing:
         licence: The most restrictive one, which the star may have; None where a source states none, or an unknown one.
         question: Why a person must decide before the star is published; empty where nothing stands against it.
         conflict: Why no star of these sources may be published at all; empty where one may.
+        floor: The most restrictive licence among those that are known: a person may not decide for less.
     """
 
     licence: str | None
     question: str = ""
     conflict: str = ""
+    floor: str | None = None
+
+    def allows(self, chosen: str) -> bool:
+        """Whether a person may decide for a licence.
+
+        Args:
+            chosen: Its identifier; one that is not known here may be more than a permissive licence demands.
+
+        Returns:
+            Whether it is as restrictive as the floor, or the floor itself where that demands its own terms.
+        """
+        floor = _RANKS.get(self.floor or "", -1)
+        if floor in {_COPYLEFT, _BOTH}:
+            return chosen == self.floor
+        return _RANKS.get(chosen, _COPYLEFT) >= floor
+
+
+class Licensed(Protocol):
+    """A model whose origin and licence are known."""
 
     @property
-    def rank(self) -> int:
-        """How restrictive the licence is; -1 where it is not known."""
-        return _RANKS.get(self.licence or "", -1)
+    def repo(self) -> str | None:
+        """Its repository, or None for a local folder."""
+
+    @property
+    def licence(self) -> str | None:
+        """The licence that its card states, or None."""
+
+
+def combine_sources(sources: Iterable[Licensed]) -> Licensing:
+    """Find the licence of a star.
+
+    Args:
+        sources: Its sources. A local one that states no licence is its owner's, who decides; one of the Hub is
+            somebody else's.
+
+    Returns:
+        The licence, or why there is none.
+    """
+    return combine([source.licence for source in sources if source.repo or source.licence])
 
 
 def combine(licences: Sequence[str | None]) -> Licensing:
@@ -59,13 +96,14 @@ def combine(licences: Sequence[str | None]) -> Licensing:
     limiting = [licence for licence in sorted(known) if _RANKS.get(licence) == _NON_COMMERCIAL]
     if limiting and strict and _RANKS[strict[0]] == _COPYLEFT:
         return Licensing(None, conflict=f"{strict[0]} allows commercial use to all, {limiting[0]} to none")
+    floor = max((licence for licence in sorted(known) if licence in _RANKS), key=_RANKS.__getitem__, default=None)
     if strange := sorted(licence for licence in known if licence not in _RANKS):
-        return Licensing(None, question=f"a source has the licence {strange[0]!r}, which is not known here")
+        return Licensing(
+            None, question=f"a source has the licence {strange[0]!r}, which is not known here", floor=floor
+        )
     missing = sum(licence is None for licence in licences)
     if missing:
-        return Licensing(None, question=f"{missing} of {len(licences)} sources state no licence")
-    strictest = max(sorted(known), key=_RANKS.__getitem__, default=None)
-    found = Licensing(strictest)
-    if found.rank >= _NON_COMMERCIAL:
-        return Licensing(strictest, question=f"the sources forbid commercial use ({strictest})")
-    return found
+        return Licensing(None, question=f"{missing} of {len(licences)} sources state no licence", floor=floor)
+    if floor and _RANKS[floor] >= _NON_COMMERCIAL:
+        return Licensing(floor, question=f"the sources forbid commercial use ({floor})", floor=floor)
+    return Licensing(floor, floor=floor)

@@ -9,7 +9,7 @@ from starzoo.card import write_card
 from starzoo.errors import IncompatibleError, UsageError
 from starzoo.hub.names import check_repo, split_repo
 from starzoo.hub.push import PushResult, add_to_collection, push
-from starzoo.licences import Licensing, combine
+from starzoo.licences import Licensing, combine_sources
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
 from starzoo.star.star import write_manifest
 
@@ -60,8 +60,6 @@ def publish_star(
 def check_licence(manifest: StarManifest, accepted: str | None) -> Licensing:
     """Make sure that the star's sources allow to publish it, and that a person decided what is not clear.
 
-    A local source that states no licence is its owner's, who decides; one of the Hub is somebody else's.
-
     Args:
         manifest: The star.
         accepted: The licence that a person chose, or None.
@@ -73,7 +71,7 @@ def check_licence(manifest: StarManifest, accepted: str | None) -> Licensing:
         IncompatibleError: The licences exclude each other.
         UsageError: A person must decide, or decided for less than the sources demand.
     """
-    found = combine([source.licence for source in manifest.sources if source.repo or source.licence])
+    found = combine_sources(manifest.sources)
     if found.conflict:
         raise IncompatibleError(
             f"{manifest.name}: cannot be published: {found.conflict}",
@@ -83,7 +81,8 @@ def check_licence(manifest: StarManifest, accepted: str | None) -> Licensing:
     if found.question and accepted is None:
         raise UsageError(
             f"{manifest.name}: {found.question}",
-            hint="look at the licences of its sources, then give --accept-license with the one that the star has",
+            hint="look at the licences of its sources; `starzoo push DIR REPO --accept-license LICENCE` publishes it "
+            "with the one that you choose",
             subject="--accept-license",
         )
     if accepted is not None:
@@ -93,10 +92,10 @@ def check_licence(manifest: StarManifest, accepted: str | None) -> Licensing:
                 hint="write it as the Hub does: cc-by-nc-4.0",
                 subject="--accept-license",
             )
-        if Licensing(accepted).rank < found.rank:
+        if not found.allows(accepted):
             raise UsageError(
-                f"--accept-license {accepted}: the sources demand {found.licence}",
-                hint=f"give --accept-license {found.licence}",
+                f"--accept-license {accepted}: the sources demand {found.floor}",
+                hint=f"give --accept-license {found.floor}",
                 subject="--accept-license",
             )
     return found

@@ -47,3 +47,27 @@ def test_c18_licences_that_exclude_each_other(licences: list[str | None]) -> Non
     found = combine(licences)
     assert found.conflict
     assert found.licence is None
+
+
+@pytest.mark.parametrize(
+    ("licences", "floor", "allowed", "refused"),
+    [
+        (
+            ["cc-by-nc-4.0", "openrail"],
+            "cc-by-nc-4.0",
+            ["cc-by-nc-4.0", "cc-by-nc-sa-4.0"],
+            ["mit", "gpl-3.0", "openrail"],
+        ),
+        (["agpl-3.0", None], "agpl-3.0", ["agpl-3.0"], ["mit", "lgpl-3.0", "gpl-3.0", "cc-by-nc-4.0", "openrail"]),
+        (["agpl-3.0"], "agpl-3.0", ["agpl-3.0"], ["lgpl-3.0"]),
+        (["cc-by-nc-sa-4.0", "mit"], "cc-by-nc-sa-4.0", ["cc-by-nc-sa-4.0"], ["cc-by-nc-4.0", "cc-by-nc-sa-3.0"]),
+        (["mit", "openrail"], "mit", ["mit", "apache-2.0", "openrail", "gpl-3.0"], ["cc0-1.0"]),
+        ([None, None], None, ["cc0-1.0", "mit", "openrail"], []),
+    ],
+)
+def test_c18_a_person_may_not_decide_for_less_than_a_source_demands(
+    licences: list[str | None], floor: str | None, allowed: list[str], refused: list[str]
+) -> None:
+    found = combine(licences)
+    assert found.floor == floor
+    assert [licence for licence in (*allowed, *refused) if found.allows(licence)] == allowed

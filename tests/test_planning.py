@@ -118,7 +118,12 @@ def test_c18_the_plan_shows_licences_that_a_person_must_look_at(hub: FakeHub, ru
     assert "the sources forbid commercial use (cc-by-nc-4.0): push will ask for --accept-license" in ended.out
     hub.commit("bob/net", {"README.md": b""})
     document = run("plan", *REFS, "--dataset", "digits", "--json").json
-    assert document["licensing"] == {"licence": None, "question": "1 of 3 sources state no licence", "conflict": ""}
+    assert document["licensing"] == {
+        "licence": None,
+        "question": "1 of 3 sources state no licence",
+        "conflict": "",
+        "floor": "mit",
+    }
     assert document["models"][2]["licence"] is None
     assert document["to_download"] == int(run("plan", *REFS, "--quiet").out)
 

@@ -81,6 +81,7 @@ def test_the_card_is_what_the_hub_reads(star: Path, fake_hub: FakeHub) -> None:
     [
         (("mit", None, None), "1 of 2 sources state no licence"),
         (("mit", "other", "mit"), "a source has the licence 'other', which is not known here"),
+        (("cc-by-nc-4.0", "openrail", None), "a source has the licence 'openrail', which is not known here"),
         (("mit", "cc-by-nc-4.0", None), r"forbid commercial use \(cc-by-nc-4.0\)"),
     ],
 )
@@ -100,6 +101,8 @@ def test_c18_less_than_the_sources_demand_is_refused(star: Path, fake_hub: FakeH
     with_licences(star, "mit", "cc-by-nc-4.0", None)
     with pytest.raises(UsageError, match=r"--accept-license mit: the sources demand cc-by-nc-4.0"):
         publish_star(star, "me/star", accept_licence="mit")
+    with pytest.raises(UsageError, match=r"--accept-license lgpl-3.0: the sources demand agpl-3.0"):
+        publish_star(with_licences(star, "agpl-3.0", None, None), "me/star", accept_licence="lgpl-3.0")
     with pytest.raises(UsageError, match="no identifier of a licence"):
         publish_star(star, "me/star", accept_licence="MIT\nx: y")
     with pytest.raises(IncompatibleError, match=r"cannot be published: gpl-3.0 allows commercial use") as caught:
@@ -112,6 +115,12 @@ def test_a_star_of_ones_own_models_needs_no_licence(make_member: MakeMember, fak
     folder = make_star(tmp_path / "star", [make_member(f"m{seed}", seed=seed) for seed in range(2)])
     publish_star(folder, "me/star")
     assert card_of(fake_hub).data.license is None
+
+
+def test_a_source_of_ones_own_leaves_the_licence_to_the_others(star: Path, fake_hub: FakeHub) -> None:
+    publish_star(with_licences(star, "mit", "mit", None), "me/star")
+    assert card_of(fake_hub).data.license == "mit"
+    assert "The most restrictive licence of the sources is `mit`" in card_of(fake_hub).content
 
 
 def test_a_collection_holds_the_star_and_its_sources_once(star: Path, fake_hub: FakeHub, run) -> None:
