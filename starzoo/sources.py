@@ -110,6 +110,9 @@ class Source:
 
 
 _SEEN = ("input_size", "mean", "std")  # what of the preprocessing the network sees
+_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
+# Beside its own errors PyYAML raises what Python does for a date such as 2024-13-45, `!!bool maybe` or deep nesting.
+_NO_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MOST_STEPS = 10**12  # more than any training has; a stranger may write any number
 _RESERVED = {"star", "aligned mean"}  # what an evaluation calls its own models
@@ -359,7 +362,7 @@ def licence_of(card: Path | None) -> str | None:
         card: The README.md, or None.
 
     Returns:
-        The identifier; None where the card states none.
+        The identifier; None where the card states none, or text that can be none.
     """
     if card is None or not card.is_file() or card.stat().st_size > 1_000_000:
         return None
@@ -368,10 +371,10 @@ def licence_of(card: Path | None) -> str | None:
         return None
     try:
         matter = yaml.safe_load(text[4:].partition("\n---")[0])
-    except yaml.YAMLError:
+    except _NO_YAML:
         return None
     licence = matter.get("license") if isinstance(matter, dict) else None
-    return licence if isinstance(licence, str) else None
+    return licence if isinstance(licence, str) and _LICENCE.fullmatch(licence) else None
 
 
 def _numbered(name: str) -> Iterator[str]:

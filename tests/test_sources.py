@@ -66,7 +66,28 @@ def test_a_repository_becomes_a_model(make_member: MakeMember, fake_hub: FakeHub
 
 
 @pytest.mark.parametrize(
-    "card", [b"no front matter", b"---\n: [\n---\n", b"---\n- a\n---\n", b"---\nlicense: [a]\n---\n"]
+    "card",
+    [
+        b"no front matter",
+        *(
+            b"---\n%s\n---\n" % matter
+            for matter in (
+                b": [",
+                b"- a",
+                b"license: [a]",
+                b"license: mit\ndate: 2024-13-45",
+                b"license: mit\nsize: " + b"9" * 5_000,
+                b"license: mit\nsize: 0b_",
+                b"license: mit\ngated: !!bool maybe",
+                b"license: mit\nsize: 1" + b":1" * 300 + b".5",
+                b"[" * 3_000,
+                b'license: "\\uD800"',
+                b"license: mit<script>",
+                b"license: %s" % (b"x" * 65),
+            )
+        ),
+    ],
+    ids=lambda card: card[4:24],
 )
 def test_a_card_without_a_licence(make_member: MakeMember, card: bytes) -> None:
     folder = make_member()
