@@ -69,8 +69,8 @@ RECIPES: dict[str, Recipe] = {
     "vgg": Recipe(
         model="vgg11_bn",
         model_args={"mlp_ratio": 0.0625},
-        train=TrainConfig(epochs=12, batch_size=64),
-        data=HALF,
+        train=TrainConfig(epochs=10, batch_size=32, lr=0.02),
+        data=DataConfig(dataset=DATASET, train_size=2500, test_size=1000),
     ),
     # The same in small: a chain of convolutions with batch norm. Every block changes the width, so that without a
     # `downsample` there is no shortcut.

@@ -170,6 +170,16 @@ def test_finished_members_are_kept_and_new_ones_added(tmp_path: Path) -> None:
     assert seen == [("training the zoo", 1, 2), ("training the zoo", 2, 2)]
 
 
+def test_a_member_that_has_learnt_nothing_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train_zoo(ARCHITECTURE, DATA, RECIPE, [0], tmp_path)
+    assert not caplog.messages
+    still = RECIPE.model_copy(update={"lr": 1e-9})
+    train_zoo(ARCHITECTURE, DATA, still, [0], tmp_path / "still")
+    [message] = caplog.messages
+    assert message.startswith(f"{tmp_path / 'still' / 'seed-0'}: no better than chance, ")
+    assert message.endswith(" % of its own training images; lower train.lr")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import shutil
 import tempfile
 import time
@@ -29,6 +30,8 @@ from starzoo.zoo.member import measure, train_member
 from starzoo.zoo.workers import Report, count_cores, run_tasks
 
 __all__ = ["MemberReport", "train_zoo"]
+
+_logger = logging.getLogger(__name__)
 
 _RECORD_FILE = "training.json"
 _SCHEMA = 1
@@ -81,7 +84,7 @@ def train_zoo(
         progress: Told after every epoch of any member.
 
     Returns:
-        One report per seed, in their order.
+        One report per seed, in their order. A member that has learnt nothing is named in a warning.
 
     Raises:
         UsageError: A seed is negative or repeated, or a folder holds something else than the member asked for.
@@ -99,7 +102,16 @@ def train_zoo(
     missing = [seed for seed, report in reports.items() if report is None]
     if missing:
         reports |= _train_missing(trainer, missing, out, jobs, progress)
-    return [report for report in reports.values() if report]
+    found = [report for report in reports.values() if report]
+    chance = 1 / architecture.num_classes
+    for report in found:
+        if report.train_accuracy < chance + 0.05 * (1 - chance):
+            _logger.warning(
+                "%s: no better than chance, %.1f %% of its own training images; lower train.lr",
+                report.folder,
+                100 * report.train_accuracy,
+            )
+    return found
 
 
 @dataclass(frozen=True)
