@@ -43,7 +43,7 @@ def fit_star(
     if dry_run:
         from starzoo.planning import plan_star
 
-        return show_plan(out, plan_star(*read_zoo(sources, holdout), run))
+        return show_plan(out, plan_star(*read_zoo(sources, holdout), run, reorder_classes=reorder_classes))
     from starzoo.pipeline import fit_star as run_fit_star
 
     report = run_fit_star(

@@ -107,9 +107,10 @@ def read_zoo(sources: Sequence[str], holdouts: Sequence[str] | None) -> tuple[li
     Returns:
         References of the sources, and of the held-outs.
     """
-    from starzoo.zoo_file import is_zoo_file
+    from starzoo.zoo_file import is_zoo_file, read_zoo_file
 
-    named = [*filter(is_zoo_file, sources), *(holdouts or ())]
+    files = [ref for ref in sources if is_zoo_file(ref) and not Path(ref).is_dir()]
+    named = [*(ref for ref in files if read_zoo_file(Path(ref)).holdouts), *(holdouts or ())]
     return with_members(sources, of="sources"), with_members(named, of="holdouts")
 
 
@@ -122,6 +123,9 @@ def with_members(refs: Sequence[str], *, of: Literal["sources", "holdouts", "all
 
     Returns:
         References of models; members in the order of the numbers in their names.
+
+    Raises:
+        UsageError: A zoo file names no held-outs where they are asked for, or another zoo file.
     """
     from starzoo.star.manifest import MANIFEST
     from starzoo.zoo_file import is_zoo_file, read_zoo_file
@@ -131,7 +135,12 @@ def with_members(refs: Sequence[str], *, of: Literal["sources", "holdouts", "all
         if is_zoo_file(ref) and not Path(ref).is_dir():
             zoo = read_zoo_file(Path(ref))
             named = {"sources": zoo.sources, "holdouts": zoo.holdouts, "all": (*zoo.sources, *zoo.holdouts)}[of]
-            models += with_members([name for name in named if not is_zoo_file(name)])
+            if of == "holdouts" and not named:
+                raise UsageError(f"{ref}: names no held-outs", hint="list them under `holdouts:`", subject=ref)
+            for name in named:
+                if is_zoo_file(name) and not Path(name).is_dir():
+                    raise UsageError(f"{ref}: names {name}, another zoo file", hint="list its models", subject=ref)
+            models += with_members(named)
             continue
         folder = Path(ref)
         is_zoo = folder.is_dir() and not (folder / "config.json").exists()

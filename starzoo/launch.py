@@ -23,7 +23,21 @@ __all__ = ["Command", "HfJobs", "Launch", "Place", "Slurm", "launch"]
 Place = Literal["slurm", "hf-jobs"]
 
 _SHARED = "fit-star"  # the command whose processes share one run
-_INPUTS = ("sources", "holdout", "fixed", "permutees", "star", "refs", "ref_or_arch", "config", "dataset")
+_INPUTS = (
+    "sources",
+    "holdout",
+    "fixed",
+    "permutees",
+    "star",
+    "other_star",
+    "images",
+    "refs",
+    "ref_or_arch",
+    "config",
+    "dataset",
+    "ood",
+)
+_DATASETS = {"data.dataset", "evaluate.ood", "evaluate.ood.dataset"}  # as `--set` names them
 _STATUS = "status.json"
 _SECONDS_TO_STOP = 120
 _PYTHON_IMAGE = "python:3.12"
@@ -93,7 +107,7 @@ class Command:
             yield from map(str, value) if isinstance(value, list | tuple) else [str(value)]
         for assignment in self.values.get("overrides") or ():
             key, _, value = assignment.partition("=")
-            if key.strip() == "data.dataset":
+            if key.strip() in _DATASETS:
                 yield value.strip()
 
 

@@ -146,6 +146,7 @@ ROOMS: Mapping[str, set[str]] = {
     "planning": {
         *LOW,
         "architecture",
+        "classes",
         "folder",
         "hub",
         "hub.inspect",

@@ -133,3 +133,14 @@ def test_a_dry_run_of_fit_star_is_a_plan(hub: FakeHub, run, tmp_path: Path) -> N
     dry = run("fit-star", *REFS, "--out", out, "--dry-run", "--json")
     assert dry.json == run("plan", *REFS, "--json").json
     assert not out.exists()
+
+
+def test_a_dry_run_takes_what_the_run_takes(run, make_member: MakeMember, tmp_path: Path) -> None:
+    models = [make_member("a", seed=1), make_member("b", seed=2, label_names=("dog", "cat", "señor"))]
+    words = ["fit-star", *models, "--out", tmp_path / "star", "--dry-run"]
+    refused = run(*words)
+    assert refused.code == 5
+    assert "--reorder-classes" in refused.err
+    assert run(*words, "--reorder-classes").code == run("plan", *models, "--reorder-classes").code == 0
+    other = make_member("c", seed=3, label_names=("dog", "cow", "señor"))
+    assert run(*words, other, "--reorder-classes").code == 5

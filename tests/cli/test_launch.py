@@ -92,6 +92,10 @@ def test_what_cannot_run_is_refused_before_anything_is_asked(options, words, mes
         ("images", [*PUBLISHED, "--set", "data.dataset=images"]),
         ("run.yaml", [*PUBLISHED, "--config=run.yaml"]),
         ("./star", ["evaluate", "./star"]),
+        ("other", ["evaluate", "me/star", "--other-star", "other"]),
+        ("cat.png", ["predict", "me/star", "cat.png"]),
+        ("other", [*PUBLISHED, "--ood", "other"]),
+        ("other", [*PUBLISHED, "--set", "evaluate.ood=other"]),
         ("resnet18", ["inspect", "resnet18"]),
     ],
 )

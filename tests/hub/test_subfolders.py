@@ -79,6 +79,18 @@ def test_a_zoo_file_names_sources_and_held_outs(tmp_path: Path, make_member: Mak
     assert with_members([str(file)], of="holdouts") == ["bob/net"]
 
 
+def test_a_zoo_file_that_would_be_passed_over_is_refused(tmp_path: Path) -> None:
+    held, outer = tmp_path / "held.yaml", tmp_path / "outer.yaml"
+    held.write_text("sources: [bob/net]\n")
+    outer.write_text("sources: [ann/net, ./held.yaml]\nholdouts: [cy/net]\n")
+    assert read_zoo(["ann/net", str(held)], []) == (["ann/net", "bob/net"], [])
+    for call in (lambda: read_zoo(["ann/net"], [str(held)]), lambda: with_members([str(held)], of="holdouts")):
+        with pytest.raises(UsageError, match=r"held\.yaml: names no held-outs"):
+            call()
+    with pytest.raises(UsageError, match=r"outer\.yaml: names .*held\.yaml, another zoo file"):
+        read_zoo([str(outer)], [])
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
