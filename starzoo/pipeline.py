@@ -31,6 +31,7 @@ from starzoo.publishing import check_licence, publish_star
 from starzoo.report import write_report
 from starzoo.sources import Source, check_compatible, label_names_of, load_sources, order_classes
 from starzoo.specs import infer_architecture
+from starzoo.star.lock import RunLock
 from starzoo.star.manifest import MANIFEST, ModelRecord, StarManifest, read_manifest
 from starzoo.star.star import Star, load_star, write_manifest
 from starzoo.star.stopping import ignoring_signals, obeying_signals
@@ -107,7 +108,7 @@ def fit_star(
         The folder, the manifest with the evaluation, and where it was pushed to.
 
     Raises:
-        UsageError: There are fewer than two sources.
+        UsageError: There are fewer than two sources, or another run is at work in the folder.
     """
     if len(sources) < 2:
         raise UsageError("a star needs at least two sources", hint="give more model references", subject="SOURCE")
@@ -116,7 +117,7 @@ def fit_star(
     refuse_overwriting(out, [*sources, *holdouts], unless=MANIFEST)
     refuse_other_files(out)
     status = Status(out, watcher=progress)
-    with ignoring_signals(), status.recording(), obeying_signals():
+    with RunLock(out) as lock, ignoring_signals(), status.recording(), obeying_signals():
         join(config.runtime)
         with all_or_none():
             models = load_sources([*sources, *holdouts], progress=status)
@@ -138,6 +139,7 @@ def fit_star(
                 _check_unnamed(models, data, status)
                 spec = infer_architecture(manifest.architecture)
                 data.train.loader(config.star.batch_size, epoch=0, seed=0)  # refused before anything is written
+            from_first(lock.take)
             from_first(lambda: None if RunPlaces.read(out).sources else places.write(out))
             fitted = fit(
                 manifest.architecture,

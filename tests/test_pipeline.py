@@ -183,6 +183,25 @@ def test_a_run_goes_on_where_an_earlier_one_left_its_files(digits_zoo: list[Path
         fit_star(refs, [], CONFIG, tmp_path, progress=stop)
 
 
+def test_a_second_run_in_a_folder_is_refused_while_the_first_is_at_work(digits_zoo: list[Path], tmp_path: Path) -> None:
+    refs, refused = [str(folder) for folder in digits_zoo[:2]], []
+
+    def try_again(stage: str, done: int, total: int, **_: float) -> None:
+        if stage == "fitting the star":
+            before = (tmp_path / "status.json").read_bytes()
+            with pytest.raises(UsageError, match=f"{tmp_path}: another run is at work in it") as caught:
+                fit_star(refs, [], CONFIG, tmp_path)
+            refused.append(caught.value.exit_code)
+            assert (tmp_path / "status.json").read_bytes() == before
+            raise KeyboardInterrupt
+
+    for _ in range(2):  # the first run gives the folder back however it ends
+        with pytest.raises(KeyboardInterrupt):
+            fit_star(refs, [], CONFIG, tmp_path, progress=try_again)
+        assert set(refused) == {2}
+        refused.clear()
+
+
 def test_a_star_is_never_overwritten_by_an_aligned_model(
     report: StarReport, digits_zoo: list[Path], tmp_path: Path
 ) -> None:

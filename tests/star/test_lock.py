@@ -1,0 +1,62 @@
+"""One run at a time in a folder, and the next one as soon as it has ended, however it did."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from starzoo.errors import UsageError
+from starzoo.star.lock import RunLock
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from starzoo.star.lock import RunLock
+with RunLock(Path(sys.argv[1])) as lock:
+    lock.take()
+    print("taken", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_is_free_at_once_when_its_run_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "taken\n"
+        with pytest.raises(UsageError, match="another run is at work in it") as caught, RunLock(tmp_path):
+            pass
+        assert caught.value.exit_code == 2
+        other.kill()
+    with RunLock(tmp_path), pytest.raises(UsageError, match="another run"), RunLock(tmp_path):
+        pass
+
+
+def test_a_folder_is_not_made_before_it_is_needed(tmp_path: Path) -> None:
+    with RunLock(tmp_path / "star") as lock:
+        assert not (tmp_path / "star").exists()
+        lock.take()
+        with pytest.raises(UsageError, match="another run"), RunLock(tmp_path / "star"):
+            pass
+
+
+def test_the_first_of_several_processes_locks_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RunLock(tmp_path) as lock:
+        lock.take()
+        monkeypatch.setenv("RANK", "1")
+        with RunLock(tmp_path):
+            pass
+
+
+def test_a_file_system_without_locks_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with RunLock(tmp_path) as one, RunLock(tmp_path) as two:
+        one.take()
+        two.take()
+    assert (tmp_path / "training.log").is_file()
