@@ -15,7 +15,7 @@ from starzoo.errors import UntrustedInputError
 __all__ = ["check_config"]
 
 _ARCHITECTURE_NAME = re.compile(r"[A-Za-z0-9_]{1,120}")
-_INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming", "random")
+_INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")  # no "random": only for training
 _CROP_MODES = ("center", "squash", "border")
 
 _LOCATORS = ("url", "file", "source", "hf_hub_id", "hf_hub_filename")
