@@ -48,12 +48,13 @@ Columns = Mapping[str, tuple[Callable[[Row], float | None], str]]
 
 
 def paths_to(kind: str) -> Columns:
-    """The four measures of the paths to one kind of held-outs."""
+    """The measures of the paths to one kind of held-outs."""
     return {
         "barrier": (path_of("barrier", kind), ".3f"),
         "highest loss": (path_of("highest_loss", kind), ".3f"),
         "excess": (path_of("excess", kind), ".3f"),
         "worst accuracy": (path_of("worst_accuracy", kind), ".1%"),
+        "accuracy drop": (path_of("accuracy_barrier", kind), ".1%"),
     }
 
 
@@ -115,17 +116,21 @@ def table(experiment: Experiment, rows: Sequence[Row]) -> str:
 
 def about(zoo: str, rows: Sequence[Row]) -> str:
     """What a zoo's members and their ensemble are, and how far two of them are apart."""
-    paired = [row["paths"]["regular-regular"]["barrier"] for row in rows if "regular-regular" in row["paths"]]
-    raw = [row["paths"]["regular-regular-raw"]["barrier"] for row in rows if "regular-regular-raw" in row["paths"]]
     most = max(rows, key=lambda row: max(_sizes(row), default=1))  # variants may have fewer sources
     member, all_of_them = most["qualities"]["member"], ensemble_of(most)
     text = (
         f"`{zoo}`: single members {member['accuracy']:.1%} / {member['nll']:.3f} (accuracy / NLL), the ensemble of "
         f"{max(_sizes(most), default=1)} sources {all_of_them['accuracy']:.1%} / {all_of_them['nll']:.3f}"
-    ).replace("%", " %")
-    if paired:
-        text += f"; barrier between two members {paired[0]:.3f} aligned, {raw[0]:.3f} not aligned"
-    return text + "."
+    )
+    for row in rows:
+        if "regular-regular" in row["paths"]:
+            aligned, raw = (row["paths"][kind] for kind in ("regular-regular", "regular-regular-raw"))
+            text += (
+                f"; barrier between two members {aligned['barrier']:.3f} aligned (accuracy drop "
+                f"{aligned['accuracy_barrier']:.1%}), {raw['barrier']:.3f} not aligned ({raw['accuracy_barrier']:.1%})"
+            )
+            break
+    return text.replace("%", " %") + "."
 
 
 def stand_ins(experiment: Experiment, rows: Sequence[Row]) -> str:
