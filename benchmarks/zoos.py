@@ -65,8 +65,8 @@ RECIPES: dict[str, Recipe] = {
         model_args=RESNET,
         train=TrainConfig(epochs=8, batch_size=128),
     ),
-    # timm's VGG takes no narrower convolutions: a member takes ten times as long as one of the other zoos. SGD at 0.1 or
-    # 0.02 leaves it at chance, as its head has no batch norm; this recipe has not been run to its end.
+    # timm's VGG takes no narrower convolutions: a member takes ten times as long as one of the other zoos. SGD at the
+    # rates 0.1 and 0.02 leaves it at chance, as its head has no batch norm. This recipe was not run to its end.
     "vgg": Recipe(
         model="vgg11_bn",
         model_args={"mlp_ratio": 0.0625},

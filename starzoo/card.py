@@ -111,7 +111,9 @@ def render(manifest: StarManifest, repo: str | None = None, *, licence: str | No
         star=Markup(repo or "FOLDER"),
         mode={1: "L", 3: "RGB"}.get(manifest.architecture.preprocessing.input_size[0]),
         command=_command(manifest),
-        run_yaml=_dump_yaml(_portable(manifest.config).model_dump(mode="json", exclude_none=True)),
+        elsewhere=describe_data(evaluation.data) if evaluation.data else None,
+        apart={model.images for model in (*manifest.sources, *manifest.holdouts)} == {manifest.data_fingerprint},
+        run_yaml=_dump_yaml(_portable(manifest).model_dump(mode="json", exclude_none=True)),
     )
     return re.sub(r"\n{3,}", "\n\n", text)  # what parts that are not there leave behind
 
@@ -207,9 +209,10 @@ def _front_matter(manifest: StarManifest, licence: str | None) -> dict[str, Any]
 
 
 def _model_index(manifest: StarManifest) -> list[dict[str, Any]]:
-    evaluation, data = manifest.evaluation, manifest.config.data
+    evaluation = manifest.evaluation
     if evaluation is None:
         return []
+    data = evaluation.data or manifest.config.data
     results = []
     barrier = "loss barrier of a repaired path" if evaluation.repaired else "loss barrier"
     for split in evaluation.splits:
@@ -298,10 +301,15 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
             law = f"from a Beta({fit.t.a:g}, {fit.t.b:g}) distribution"
         case Constant():
             law = f"always {fit.t.value:g}"
+    taken = len(manifest.history) or fit.epochs
+    early = f" (of {fit.epochs}: it was stopped when the half-way losses no longer fell)" if taken < fit.epochs else ""
+    draws = "one source and one place t on the line to it"
+    if manifest.draws is not None and manifest.draws > 1:
+        draws = f"{manifest.draws} sources, each with a place t on the line to it and its share of the batch"
     yield (
-        f"Fit: {fit.epochs} {'epoch' if fit.epochs == 1 else 'epochs'} in batches of {fit.batch_size}, "
+        f"Fit: {taken} {'epoch' if taken == 1 else 'epochs'}{early} in batches of {fit.batch_size}, "
         f"{fit.optimizer.upper()} with learning rate {fit.lr:g} and weight decay {fit.weight_decay:g}; every step "
-        f"takes one source and one place t on the line to it, t {law}; the star's own loss has weight μ = {fit.mu:g}"
+        f"takes {draws}, t {law}; the star's own loss has weight μ = {fit.mu:g}"
         + (f", and the source's prediction weight κ = {fit.kappa:g} beside the label." if fit.kappa else ".")
     )
     often = {0: "once", 1: "every epoch"}.get(fit.realign_every, f"every {fit.realign_every} epochs")
@@ -348,8 +356,11 @@ def _differences(manifest: StarManifest) -> Iterator[str]:
         yield f"Classes: {reordered} of {len(models)} models were brought into this order from another."
 
 
-def _portable(config: RunConfig) -> RunConfig:
-    """The configuration without the path of a local data set."""
+def _portable(manifest: StarManifest) -> RunConfig:
+    """The configuration without the path of a local data set, and with the draws of a run of several processes."""
+    config = manifest.config
+    if manifest.draws is not None and manifest.draws > 1:
+        config = config.model_copy(update={"star": config.star.model_copy(update={"draws": manifest.draws})})
     if config.data.dataset == "digits" or _is_hub_data(config.data):
         return config
     data = config.data.model_copy(update={"dataset": f"path/to/{_folder_name(config.data)}"})

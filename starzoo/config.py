@@ -232,7 +232,7 @@ class EvalConfig(Frozen):
         8, ge=0, description="points of the star domain that are averaged (BMA), at most; 0: not measured"
     )
     validation_images: int = Field(
-        2000, ge=2, description="training images that nothing was fitted on, which temperatures and t are chosen by"
+        2000, ge=2, description="training images that no star was fitted on, which temperatures and t are chosen by"
     )
     ood: Annotated[DataConfig, BeforeValidator(_as_dataset)] | None = Field(
         None, description="another data set, whose images uncertainty should tell from those of the task"

@@ -70,7 +70,7 @@ def _describe(folder: str, manifest: StarManifest) -> dict[str, object]:
     return {
         "place": Markup(f"{_UNSAFE.sub(_encode, folder)}/"),
         "manifest": manifest,
-        "data": describe_data(manifest.config.data),
+        "data": describe_data(evaluation.data or manifest.config.data),
         "split": split,
         "barriers": {row.kind: row.barrier for row in connections(evaluation, split)} if split else {},
         "rows": {row.role: row for row in predictors(evaluation, split) if row.label != "most accurate source"}

@@ -243,6 +243,13 @@ def evaluate_star(
     stars = order_classes(load_sources(other_stars, taken=taken, progress=progress) if other_stars else [], order)
     check_compatible([*members, *unseen, *stars])
     images = load_images(then, places, data)
+    same = images.fingerprint == then.data_fingerprint and images.config.augment == then.config.data.augment
+    if measure.rivals and not same:
+        raise UsageError(
+            f"{star}: its rivals would be trained on other images than it was",
+            hint="leave --rival out, or measure on the star's own data",
+            subject=star,
+        )
     if _is_other_part(without_path(images.config), then.config.data):
         images = replace(images, validation=None)
     outside = load_other_images(places.other_images(measure.ood), then.architecture)
@@ -260,7 +267,7 @@ def evaluate_star(
     if shard:
         align = then.alignment or then.config.align
         arguments = (then.architecture, spec, zoo, images, measure, align, shard)
-        evaluate_shard(*arguments, star_config=then.config.star, outside=outside, cache=cache, progress=progress)
+        evaluate_shard(*arguments, star_config=_as_fitted(then), outside=outside, cache=cache, progress=progress)
         return StarReport(folder=folder or Path(star), manifest=then)
     manifest = _evaluate(manifest, spec, zoo, images, outside, cache, progress)
     if folder is not None and is_first():
@@ -351,6 +358,7 @@ def _record(source: Source) -> ModelRecord:
         preprocessing=origin.preprocessing or source.architecture.preprocessing,
         label_names=origin.label_names,
         steps=origin.steps,
+        images=origin.images,
     )
 
 
@@ -403,6 +411,7 @@ def _save(
             "history": tuple(fitted.history),
             "changes": tuple(fitted.changes),
             "steps": fitted.steps,
+            "draws": fitted.draws,
         }
     )
     permutations = {
@@ -428,6 +437,11 @@ def _zoo(
     return Zoo(star=state, **dict(zip(("sources", "holdouts", "others"), named, strict=True)))
 
 
+def _as_fitted(manifest: StarManifest) -> StarConfig:
+    """The settings of a star's fit, with the epochs that it took where it was stopped early."""
+    return manifest.config.star.model_copy(update={"epochs": len(manifest.history)})
+
+
 def _is_other_part(data: DataConfig, of: DataConfig) -> bool:
     """Whether the images that `train_size` leaves out are others than when the star was fitted on the rest."""
     same = data.dataset == of.dataset
@@ -450,7 +464,7 @@ def _evaluate(
         data,
         manifest.config.evaluate,
         manifest.alignment or manifest.config.align,
-        star_config=manifest.config.star,
+        star_config=_as_fitted(manifest),
         outside=outside,
         cache=cache,
         progress=progress,

@@ -595,3 +595,37 @@ def test_a_folder_that_leads_elsewhere_is_refused(tmp_path, name):
         write_card(tmp_path / "star", make_manifest())
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["paths-test.png"]
     assert (tmp_path / "mine" / "paths-test.png").read_text() == "mine"
+
+
+def test_figures_of_other_images_are_not_those_of_the_fit():
+    plain = make_manifest()
+    other = plain.evaluation.model_copy(update={"data": DataConfig(dataset="you/photos", revision=COMMIT)})
+    card = render(make_manifest(other))
+    assert "All figures are on other images than those of its fit: you/photos" in card
+    assert "All figures" not in render(plain)
+    [result, *_] = ModelCard(card).data.to_dict()["model-index"][0]["results"]
+    assert result["dataset"]["type"] == "you/photos"
+
+
+def test_the_recipe_says_what_the_fit_did():
+    config = RunConfig(data=DataConfig(dataset="me/pictures"), star=StarConfig(epochs=9, patience=1))
+    shown = render(make_manifest(config=config, draws=4, history=({"path_loss": 0.5},) * 3))
+    assert "Fit: 3 epochs (of 9: it was stopped when the half-way losses no longer fell)" in shown
+    assert "every step takes 4 sources, each with a place t" in shown
+    assert "  draws: 4\n" in shown  # a single process makes the same star again
+    plain = render(make_manifest(config=config, draws=1, history=({"path_loss": 0.5},) * 9))
+    assert "Fit: 9 epochs in batches" in plain
+    assert "every step takes one source and one place t" in plain
+    assert "draws:" not in plain
+
+
+def test_whether_validation_images_were_trained_on_is_said():
+    plain = make_manifest()
+    domain = plain.evaluation.model_copy(
+        update={"domain": DomainChoice(t={"low": 0, "high": 0.5}, samples=4, nll=0.5), "validation_images": 20}
+    )
+    doubt = "whether the models were trained on them is not recorded"
+    assert doubt in render(make_manifest(domain))
+    known = [model.model_copy(update={"images": DIGEST}) for model in (*plain.sources, *plain.holdouts)]
+    assert doubt not in render(make_manifest(domain, sources=known[:3], holdouts=known[3:]))
+    assert doubt in render(make_manifest(domain, sources=known[:3]))
