@@ -47,6 +47,12 @@ def _as_dataset(value: object) -> object:
     return {"dataset": value} if isinstance(value, str) else value
 
 
+def _not_one(points: int) -> int:
+    if points == 1:
+        raise ValueError("one point is no picture; give 2 or more, or 0 for none")
+    return points
+
+
 class Frozen(BaseModel):
     """A configuration value: immutable, and no unknown key passes."""
 
@@ -242,7 +248,9 @@ class EvalConfig(Frozen):
         description="models that are trained at the star's cost to compare it with: swa goes on from the first source, "
         "student is distilled from all",
     )
-    plane: int = Field(0, ge=0, description="points along each side of a picture of the loss around the star; 0: none")
+    plane: Annotated[int, AfterValidator(_not_one)] = Field(
+        0, ge=0, description="points along each side of a picture of the loss around the star; 0: none"
+    )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="of the forward passes; with bf16 the star is measured in fp32 too, for the difference"
     )

@@ -50,3 +50,9 @@ def test_what_is_no_yaml_is_one_line(value: str, tmp_path: Path) -> None:
     file.write_text(f"star:\n  epochs: {value}\n")
     with pytest.raises(UsageError, match=r"run\.yaml: cannot be read as YAML"):
         load_config(file)
+
+
+def test_a_picture_of_one_point_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"configuration evaluate\.plane: one point is no picture"):
+        load_config(overrides=["evaluate.plane=1"])
+    assert [EvalConfig(plane=points).plane for points in (0, 2)] == [0, 2]

@@ -140,7 +140,7 @@ def evaluate(
         validation_images=len(measurement.labels(VALIDATION)) if VALIDATION in measurement.splits else 0,
         domain=choice,
         ood_images=len(measurement.labels(OUTSIDE)) if outside else 0,
-        planes=tuple(_plane(measurement, pair, share) for pair in _triangles(zoo, config)),
+        planes=tuple(_plane(measurement, triangle, share) for triangle in _triangles(measurement)),
         repaired=config.repair,
         rounding=_rounding(measurement, predicted["star"], exact[0]) if exact else None,
     )
@@ -190,8 +190,8 @@ def evaluate_shard(
         done += len(share("choosing points of the star domain", ranges(tuned=True), measurement.tune))
     done += len(share("measuring paths", list(_plan(zoo, config)), measurement.path))
     done += len(share("evaluating the star in float32", *_exactly(measurement)))
-    for pair in _triangles(zoo, config):
-        done += len(share("measuring a plane", range(config.plane), Triangle(measurement, pair).row))
+    for triangle in _triangles(measurement):
+        done += len(share("measuring a plane", range(config.plane), triangle.row))
     return done
 
 
@@ -309,18 +309,20 @@ def _rounding(measurement: Measurement, found: Mapping[str, Tensor], exact: Mapp
     )
 
 
-def _triangles(zoo: Zoo, config: EvalConfig) -> list[tuple[str, str]]:
-    """The source and the held-out that lie in a plane with the star; none where no plane is wanted."""
-    pairs = zip(zoo.sources, zoo.holdouts, strict=False)
-    return list(itertools.islice(pairs, 1)) if config.plane else []
+def _triangles(measurement: Measurement) -> list[Triangle]:
+    """That of the star with a source and a held-out; none where no plane is wanted, or they lie on a line."""
+    if not measurement.config.plane:
+        return []
+    pairs = zip(measurement.zoo.sources, measurement.zoo.holdouts, strict=False)
+    triangles = [Triangle(measurement, pair) for pair in itertools.islice(pairs, 1)]
+    return [triangle for triangle in triangles if not triangle.is_flat]
 
 
-def _plane(measurement: Measurement, names: tuple[str, str], share: _Sharing) -> Plane:
-    triangle = Triangle(measurement, names)
+def _plane(measurement: Measurement, triangle: Triangle, share: _Sharing) -> Plane:
     rows = share("measuring a plane", range(measurement.config.plane), triangle.row)
     x, y = triangle.grid
     return Plane(
-        names=("star", *names),
+        names=("star", *triangle.names),
         corners=((0.0, 0.0), *triangle.corners),
         split=measurement.config.splits[-1],
         x=tuple(x),

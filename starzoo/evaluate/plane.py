@@ -13,6 +13,7 @@ from starzoo.evaluate.predictive import negative_log_likelihood
 
 __all__ = ["Triangle"]
 
+_FLAT = 1e-6  # of a triangle's size, which is what rounding leaves of a side that is none
 _MARGIN = 0.25  # of a plane around its triangle, as a share of its width
 
 
@@ -34,8 +35,9 @@ class Triangle:
         def measure() -> dict[str, Tensor]:
             first, second = map(self._from_star, self.names)
             length = first.norm()
-            along = second @ first / length
-            across = (second - along * first / length).norm()
+            axis = first / length if length else first
+            along = second @ axis
+            across = (second - along * axis).norm()
             return {"corners": torch.stack([length, torch.zeros_like(length), along, across])}
 
         models = self.measurement.models
@@ -45,6 +47,12 @@ class Triangle:
         }
         x1, y1, x2, y2 = self.measurement.remember(key, measure)["corners"].tolist()
         return (x1, y1), (x2, y2)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the three models lie on a line, or two of them are one, so that there is no plane through them."""
+        (width, _), (along, across) = self.corners
+        return not min(width, across) > _FLAT * max(width, abs(along), across)
 
     @cached_property
     def grid(self) -> tuple[list[float], list[float]]:

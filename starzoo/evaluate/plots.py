@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from starzoo.errors import UsageError
+from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.evaluate.findings import has_costs
 from starzoo.evaluate.measures import Evaluation, Path, PathKind, Plane, Quality, Role
 from starzoo.files import replacing
@@ -215,7 +215,16 @@ def plot_plane(plane: Plane, *, narrow: bool = False) -> Figure:
 
     Returns:
         A figure with filled contours of equal loss, and the three models.
+
+    Raises:
+        UntrustedInputError: The plane is a line or a point.
     """
+    if min(len(set(plane.x)), len(set(plane.y))) < 2:
+        raise UntrustedInputError(
+            f"the plane of {', '.join(plane.names)} was measured along a line only, which is no picture",
+            hint="evaluate the star again with more points, or with evaluate.plane=0",
+            subject="plane",
+        )
     with house_style():
         figure = Figure(figsize=(_NARROW, 4.6) if narrow else (6.4, 4.8), layout="constrained")
         axes = figure.subplots()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from starzoo.errors import UsageError
+from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.evaluate.measures import Evaluation, Path, Plane, Quality
 from starzoo.evaluate.plots import plot_cost, plot_paths, plot_plane, plot_quality, save
 
@@ -161,6 +161,14 @@ def test_a_plane_shows_its_three_models(loss):
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines()] == list(corners)
     assert bar.get_ylabel() == "test loss (nats)"
     assert axes.get_xlabel() == "Euclidean distance of weights from the star"
+
+
+@pytest.mark.parametrize(("x", "y", "loss"), [((0,), (0,), ((1,),)), ((2, 2), (0, 1), ((1, 1), (1, 1)))])
+def test_a_plane_along_a_line_is_no_picture(x, y, loss):
+    corners = ((0.0, 0.0), (2.0, 0.0), (0.5, 1.5))
+    plane = Plane(names=("star", "a", "b"), corners=corners, split="test", x=x, y=y, loss=loss)
+    with pytest.raises(UntrustedInputError, match="the plane of star, a, b was measured along a line only"):
+        plot_plane(plane)
 
 
 def test_plots_need_neither_torch_nor_pyplot():
