@@ -297,20 +297,6 @@ def _parse_config(config: Mapping[str, Any], subject: str) -> Architecture:
                 hint="give it one number for each channel",
                 subject=subject,
             )
-    for key, numbers in (("mean", given.mean), ("std", given.std)):
-        if len(numbers) not in {1, channels}:
-            raise UntrustedInputError(
-                f"{subject}: config.json: pretrained_cfg.{key} has {len(numbers)} numbers for {channels} channels",
-                hint="give it one number for each channel",
-                subject=subject,
-            )
-    for key, numbers in (("mean", given.mean), ("std", given.std)):
-        if len(numbers) not in {1, channels}:
-            raise UntrustedInputError(
-                f"{subject}: config.json: pretrained_cfg.{key} has {len(numbers)} numbers for {channels} channels",
-                hint="give it one number for each channel",
-                subject=subject,
-            )
     size = tuple(given.input_size[1:])
     if given.fixed_input_size and not _is_flexible(arguments):
         size = _image_size(arguments.get("img_size"), size)
