@@ -24,6 +24,7 @@ from starzoo.hub.listing import CARD
 from starzoo.hub.pull import Snapshot, pull_all
 from starzoo.hub.ref import ModelRef
 from starzoo.progress import Progress, silent
+from starzoo.star.manifest import RESERVED_NAMES
 
 __all__ = [
     "Named",
@@ -115,7 +116,6 @@ _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 _NO_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MOST_STEPS = 10**12  # more than any training has; a stranger may write any number
-_RESERVED = {"star", "aligned mean"}  # what an evaluation calls its own models
 
 
 def load_source(ref: str | Path, *, progress: Progress = silent) -> Source:
@@ -153,7 +153,7 @@ def load_sources(
         The models in the order of `refs`.
     """
     sources: list[Source] = []
-    used = {*_RESERVED, *taken}
+    used = {*RESERVED_NAMES, *taken}
     for index, source in enumerate(_load_all(refs, progress)):
         name = next(name for name in _numbered(source.name) if name not in used)
         used.add(name)

@@ -157,8 +157,9 @@ def test_names_tell_models_apart(make_member: MakeMember, tmp_path: Path) -> Non
     check_compatible(sources)
 
 
-def test_a_source_does_not_take_the_stars_name(make_member: MakeMember, tmp_path: Path) -> None:
-    assert load_sources([make_member("star", parent=tmp_path / "theirs")])[0].name == "star-2"
+@pytest.mark.parametrize("name", ["star", "naive mean", "aligned mean"])
+def test_a_source_does_not_take_a_name_of_the_evaluation(name: str, make_member: MakeMember, tmp_path: Path) -> None:
+    assert load_sources([make_member(name, parent=tmp_path / "theirs")])[0].name == f"{name}-2"
 
 
 def test_the_same_weights_twice(make_member: MakeMember, tmp_path: Path) -> None:

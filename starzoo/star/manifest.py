@@ -12,9 +12,12 @@ from starzoo.config import AlignConfig, Frozen, RunConfig
 from starzoo.errors import UntrustedInputError
 from starzoo.evaluate.measures import Evaluation
 
-__all__ = ["MANIFEST", "ModelRecord", "StarManifest", "read_manifest"]
+__all__ = ["MANIFEST", "RESERVED_NAMES", "ModelRecord", "StarManifest", "read_manifest"]
 
 MANIFEST = "star.json"
+RESERVED_NAMES = frozenset({"star", "naive mean", "aligned mean"})
+"""What an evaluation calls its own models, as no other may be called."""
+
 _LIMIT = 10_000_000  # bytes: some hundred models, each with thousands of label names of its own
 
 
@@ -106,6 +109,8 @@ class StarManifest(Frozen):
         names = [model.name for model in (*self.sources, *self.holdouts)]
         if len(set(names)) < len(names):
             raise ValueError("two models have one name")
+        if taken := RESERVED_NAMES.intersection(names):
+            raise ValueError(f"a model has the name {min(taken)!r}, which an evaluation gives to one of its own")
         return self
 
     @property

@@ -82,3 +82,13 @@ def test_permutations_have_a_sound_header(folder: Path) -> None:
     file.write_bytes((2**40).to_bytes(8, "little") + b"{}")
     with pytest.raises(UntrustedInputError, match=r"permutations.safetensors: claims a header of 1,099,511,627,776"):
         load_star(folder)
+
+
+@pytest.mark.parametrize("name", ["star", "naive mean", "aligned mean"])
+def test_no_source_has_a_name_of_the_evaluation(folder: Path, name: str) -> None:
+    stated = json.loads((folder / "star.json").read_text())
+    stated["sources"][1]["name"] = name
+    (folder / "star.json").write_text(json.dumps(stated))
+    with pytest.raises(UntrustedInputError, match=rf"star\.json: .* a model has the name '{name}'") as caught:
+        load_star(folder)
+    assert caught.value.exit_code == 3
