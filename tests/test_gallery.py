@@ -54,7 +54,7 @@ def test_a_folder_without_stars_is_refused(tmp_path):
 
 
 def test_a_page_of_somebody_else_is_kept(tmp_path):
-    keep(tmp_path / "star", make_manifest("star"))
+    keep(tmp_path / "star", make_manifest("mine"))
     (tmp_path / "README.md").write_text("# My project")
     with pytest.raises(UsageError, match=r"README\.md: is no page of a gallery"):
         render_gallery(tmp_path)
