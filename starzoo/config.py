@@ -13,6 +13,7 @@ from starzoo.errors import UsageError
 from starzoo.methods import Method
 
 __all__ = [
+    "NO_YAML",
     "AlignConfig",
     "Beta",
     "Constant",
@@ -274,8 +275,8 @@ class ZooConfig(Frozen):
     train: TrainConfig = TrainConfig()
 
 
-# What PyYAML raises: for a date such as 2024-13-45 or too long a number a ValueError, for deep nesting the other.
-_NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
+# Beside its own errors PyYAML raises what Python does for a date such as 2024-13-45, `!!bool maybe` or deep nesting.
+NO_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)
 _SECTIONS = {*RunConfig.model_fields, *ZooConfig.model_fields}
 
 
@@ -368,7 +369,7 @@ def _assign(tree: dict[str, Any], overrides: Sequence[str]) -> None:
             node = child
         try:
             node[key] = yaml.safe_load(text)
-        except _NO_YAML as error:
+        except NO_YAML as error:
             raise UsageError(
                 f"--set {assignment!r}: {text!r} is no YAML value", hint="quote it", subject=path
             ) from error
@@ -403,7 +404,7 @@ def validate(kind: type[Value], values: Mapping[str, Any], *, origin: str = "the
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, *_NO_YAML) as error:
+    except (OSError, *NO_YAML) as error:
         raise UsageError(
             f"{file}: cannot be read as YAML", hint="check the path and the syntax", subject=str(file)
         ) from error

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from starzoo.architecture import Architecture, Preprocessing
 from starzoo.classes import are_reordered, permute_classes
+from starzoo.config import NO_YAML
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, file_hash, load_state, read_architecture, read_json
 from starzoo.hub.listing import CARD
@@ -112,8 +113,6 @@ class Source:
 
 _SEEN = ("input_size", "mean", "std")  # what of the preprocessing the network sees
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
-# Beside its own errors PyYAML raises what Python does for a date such as 2024-13-45, `!!bool maybe` or deep nesting.
-_NO_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MOST_STEPS = 10**12  # more than any training has; a stranger may write any number
 
@@ -371,7 +370,7 @@ def licence_of(card: Path | None) -> str | None:
         return None
     try:
         matter = yaml.safe_load(text[4:].partition("\n---")[0])
-    except _NO_YAML:
+    except NO_YAML:
         return None
     licence = matter.get("license") if isinstance(matter, dict) else None
     return licence if isinstance(licence, str) and _LICENCE.fullmatch(licence) else None

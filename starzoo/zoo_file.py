@@ -8,14 +8,12 @@ from typing import Annotated
 import yaml
 from pydantic import Field, ValidationError
 
-from starzoo.config import Frozen
+from starzoo.config import NO_YAML, Frozen
 from starzoo.errors import UsageError
 
 __all__ = ["ZooFile", "is_zoo_file", "read_zoo_file"]
 
 _LIMIT = 1_000_000
-# Beside its own errors PyYAML raises what Python does for a date such as 2024-13-45, `!!bool maybe` or deep nesting.
-_NO_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)
 
 Ref = Annotated[str, Field(min_length=1)]
 
@@ -54,7 +52,7 @@ def read_zoo_file(file: Path) -> ZooFile:
         if file.stat().st_size > _LIMIT:
             raise UsageError(f"{file}: is too large for a zoo file", hint=hint, subject=str(file))
         zoo = ZooFile.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (OSError, *_NO_YAML) as error:
+    except (OSError, *NO_YAML) as error:
         match error:
             case OSError():
                 reason = error.strerror

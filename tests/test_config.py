@@ -40,7 +40,17 @@ def test_a_range_of_t_that_is_turned_round_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["2024-13-45", "0b_", "9" * 5000, "[" * 3000, "{", "!!python/object:os.system x"],
+    [
+        "2024-13-45",
+        "0b_",
+        "9" * 5000,
+        "[" * 3000,
+        "{",
+        "!!python/object:os.system x",
+        "!!bool foo",
+        "!!int _",
+        "!!timestamp x",
+    ],
     ids=lambda text: text[:12],
 )
 def test_what_is_no_yaml_is_one_line(value: str, tmp_path: Path) -> None:
