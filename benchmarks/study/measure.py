@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ def measure(experiment: Experiment, variant: str, seed: int, dataset: str, zoos:
     labels = dict.fromkeys((model.name for model in holdouts), "star-held-out")
     for label, other in experiment.strangers.items() if not chosen.rival else ():
         strangers = members(other, RECIPES[other].members, dataset, zoos)
+        strangers = [replace(model, name=f"{other}/{model.name}") for model in strangers]  # seed-0 is a source too
         holdouts = [*holdouts, *strangers]
         labels |= dict.fromkeys((model.name for model in strangers), label)
     architecture = models[0].architecture
