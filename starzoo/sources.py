@@ -203,14 +203,16 @@ def _load_all(refs: Sequence[str | Path], progress: Progress) -> Iterator[Source
 def _read_training(folder: Path) -> dict[str, Any]:
     """What the record of `starzoo train` says about a model: its steps, and the fingerprint of its images."""
     found: dict[str, Any] = {}
-    with suppress(UntrustedInputError, LookupError, TypeError, ValueError, ArithmeticError):
+    unreadable = UntrustedInputError, LookupError, TypeError, ValueError, ArithmeticError
+    with suppress(*unreadable):
         record = read_json(folder / "training.json")
+        with suppress(*unreadable):
+            recipe, images = record["train"], record["data"]["train_size"]
+            steps = int(recipe["epochs"]) * (int(images) // int(recipe["batch_size"]))  # a part of a batch is left out
+            if 0 < steps < _MOST_STEPS:
+                found["steps"] = steps
         if _FINGERPRINT.fullmatch(record["data"]["fingerprint"]):
             found["images"] = record["data"]["fingerprint"]
-        recipe, images = record["train"], record["data"]["train_size"]
-        steps = int(recipe["epochs"]) * (int(images) // int(recipe["batch_size"]))  # an incomplete batch is left out
-        if 0 < steps < _MOST_STEPS:
-            found["steps"] = steps
     return found
 
 

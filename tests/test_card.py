@@ -452,10 +452,12 @@ def test_the_card_says_in_what_the_models_files_differ():
 
 def test_a_licence_is_stated_only_if_all_sources_share_it():
     record = ModelRecord(name="a", licence="mit")
-    mixed = make_manifest(sources=(record, ModelRecord(name="b", licence="cc-by-nc-4.0"), ModelRecord(name="c")))
-    card = render(mixed)
+    other = ModelRecord(name="b", licence="cc-by-nc-4.0")
+    card = render(make_manifest(sources=(record, other, ModelRecord(name="c", repo="you/c", sha=COMMIT))))
     assert ModelCard(card).data.license is None
     assert "The sources state mit (1), cc-by-nc-4.0 (1), no licence (1)" in card
+    card = render(make_manifest(sources=(record, other, ModelRecord(name="c"))))  # which is its owner's to license
+    assert ModelCard(card).data.license == "cc-by-nc-4.0"
     assert "base_model" not in ModelCard(card).data.to_dict()
 
 

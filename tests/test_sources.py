@@ -43,6 +43,12 @@ def test_training_steps_are_those_of_the_record_beside_a_model(make_member: Make
     assert load_source(folder).provenance.steps is None
     (folder / "training.json").write_text(json.dumps(record))
     assert load_source(folder).provenance.steps == 8 * 78
+    assert load_source(folder).provenance.images is None
+    for fingerprint, images in (("ab" * 32, "ab" * 32), ("/home/me", None), (7, None)):
+        known = {**record, "data": {"train_size": 10_000, "fingerprint": fingerprint}}
+        (folder / "training.json").write_text(json.dumps(known))
+        assert load_source(folder).provenance.images == images
+        assert load_source(folder).provenance.steps == 8 * 78
     for wrong in (
         {**record, "data": {"train_size": None}},
         {**record, "train": {"epochs": 8, "batch_size": 0}},
