@@ -25,14 +25,13 @@ from starzoo.evaluate.findings import connections, has_costs, predictors, say_ro
 from starzoo.evaluate.measures import Evaluation, PathKind, Role
 from starzoo.files import refuse_leading_out, write_text
 from starzoo.hub.names import is_repo, split_repo
-from starzoo.licences import combine_sources
+from starzoo.licences import combine_sources, is_identifier
 from starzoo.markdown import clean, escape, load_template
 from starzoo.star.manifest import ModelRecord, StarManifest
 
 __all__ = ["describe_data", "render", "write_card"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _KIND_NAMES: dict[PathKind, str] = {
     "star-source": "star to source",
     "star-held-out": "star to held-out",
@@ -247,7 +246,7 @@ def _model_index(manifest: StarManifest) -> list[dict[str, Any]]:
 def _shared_licence(manifest: StarManifest) -> str | None:
     """The most restrictive licence of the sources, if it is an identifier as the Hub writes them."""
     licence = combine_sources(manifest.sources).licence
-    return licence if licence and _LICENCE.fullmatch(licence) else None
+    return licence if licence and is_identifier(licence) else None
 
 
 def _is_hub_data(data: DataConfig) -> bool:

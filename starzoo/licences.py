@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Licensed", "Licensing", "combine", "combine_sources"]
+__all__ = ["Licensed", "Licensing", "combine", "combine_sources", "is_identifier"]
 
 _ORDER = (
     ("cc0-1.0", "unlicense", "pddl", "wtfpl"),
@@ -18,6 +19,7 @@ _ORDER = (
 )
 """From the freest to the most restrictive: public domain, permissive, with patents, copyleft, non-commercial, both."""
 
+_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _COPYLEFT, _NON_COMMERCIAL, _BOTH = 3, 4, 5
 _RANKS = {licence: rank for rank, licences in enumerate(_ORDER) for licence in licences}
 
@@ -51,6 +53,11 @@ class Licensing:
         if floor in {_COPYLEFT, _BOTH}:
             return chosen == self.floor
         return _RANKS.get(chosen, _COPYLEFT) >= floor
+
+
+def is_identifier(text: str) -> bool:
+    """Whether a text is the identifier of a licence, known here or not, as the Hub writes it."""
+    return bool(_IDENTIFIER.fullmatch(text))
 
 
 class Licensed(Protocol):

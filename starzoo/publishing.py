@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from starzoo.card import write_card
 from starzoo.errors import IncompatibleError, UsageError
 from starzoo.hub.names import check_repo, split_repo
 from starzoo.hub.push import PushResult, add_to_collection, push
-from starzoo.licences import Licensing, combine_sources
+from starzoo.licences import Licensing, combine_sources, is_identifier
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
 from starzoo.star.star import write_manifest
 
 __all__ = ["check_licence", "publish_star"]
-
-_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 
 
 def publish_star(
@@ -86,7 +83,7 @@ def check_licence(manifest: StarManifest, accepted: str | None) -> Licensing:
             subject="--accept-license",
         )
     if accepted is not None:
-        if not _IDENTIFIER.fullmatch(accepted):
+        if not is_identifier(accepted):
             raise UsageError(
                 f"--accept-license {accepted!r}: no identifier of a licence",
                 hint="write it as the Hub does: cc-by-nc-4.0",

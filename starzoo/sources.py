@@ -24,6 +24,7 @@ from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, file_hash, load_state, rea
 from starzoo.hub.listing import CARD
 from starzoo.hub.pull import Snapshot, pull_all
 from starzoo.hub.ref import ModelRef
+from starzoo.licences import is_identifier
 from starzoo.progress import Progress, silent
 from starzoo.star.manifest import RESERVED_NAMES
 
@@ -112,7 +113,6 @@ class Source:
 
 
 _SEEN = ("input_size", "mean", "std")  # what of the preprocessing the network sees
-_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MOST_STEPS = 10**12  # more than any training has; a stranger may write any number
 
@@ -375,7 +375,7 @@ def licence_of(card: Path | None) -> str | None:
     except NO_YAML:
         return None
     licence = matter.get("license") if isinstance(matter, dict) else None
-    return licence if isinstance(licence, str) and _LICENCE.fullmatch(licence) else None
+    return licence if isinstance(licence, str) and is_identifier(licence.lower()) else None
 
 
 def _numbered(name: str) -> Iterator[str]:

@@ -41,7 +41,7 @@ ROOMS: Mapping[str, set[str]] = {
     "launch": {"errors", "config", "hub"},
     "folder": {"errors", "files", "architecture", "hub.strict_json", "hub.inspect"},
     "classes": {"errors", "architecture", "specs", "symmetry"},
-    "sources": {*LOW, "architecture", "classes", "folder", "hub", "star.manifest"},
+    "sources": {*LOW, "licences", "architecture", "classes", "folder", "hub", "star.manifest"},
     "data": {*LOW, "ahead", "architecture"},
     "symmetry": {"errors"},
     "align": {*LOW, "ahead", "layout", "symmetry", "evaluate.path"},

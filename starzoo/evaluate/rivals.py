@@ -18,13 +18,12 @@ from starzoo.config import Rival, StarConfig, TrainConfig
 from starzoo.data import ImageData
 from starzoo.errors import NumericalError
 from starzoo.layout import channels_last
-from starzoo.optimization import make_optimizer, set_learning_rate
+from starzoo.optimization import make_optimizer, train_epoch
 from starzoo.progress import Progress, silent
 
 __all__ = ["rival_steps", "train_rival"]
 
 StateDict = Mapping[str, Tensor]
-_RATE = 0.1  # the peak rate of SGD when `starzoo train` trains a model
 _STAGE: Mapping[Rival, str] = {"swa": "averaging weights (SWA)", "student": "distilling a student"}
 
 
@@ -77,9 +76,7 @@ def train_rival(
     with torch.random.fork_rng():
         torch.manual_seed(star.seed)
         model = channels_last(architecture.build()).to("cuda" if torch.cuda.is_available() else "cpu")
-        epochs = partial(
-            _epochs, model, data, star, total=_count_epochs(kind, star), tell=partial(progress, _STAGE[kind])
-        )
+        epochs = partial(_epochs, model, data, star, _count_epochs(kind, star), partial(progress, _STAGE[kind]))
         found = _average(model, sources[0], epochs) if kind == "swa" else _distil(model, sources, star, epochs)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in found.state_dict().items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
@@ -97,7 +94,7 @@ def _average(model: nn.Module, start: StateDict, epochs: Callable[..., Iterator[
     """The mean of the ends of all epochs at a constant rate."""
     model.load_state_dict(dict(start))
     averaged = AveragedModel(model)
-    for _ in epochs(constant=True):
+    for _ in epochs(lambda images, labels: cross_entropy(model(images), labels), constant=True):
         averaged.update_parameters(model)
     return averaged.module
 
@@ -107,16 +104,16 @@ def _distil(
 ) -> nn.Module:
     """The model after training on labels that are mixed with the predictions of sources from a shuffled deck."""
     teachers, rng = [_frozen(model, source) for source in sources], np.random.default_rng(star.seed)
-    kappa = star.kappa or 1.0
     deck = itertools.chain.from_iterable(rng.permutation(len(sources)) for _ in itertools.count())
+    kappa = star.kappa or 1.0
 
-    def targets(images: Tensor, labels: Tensor) -> Tensor:
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
             prediction = teachers[next(deck)](images).softmax(1)
         truth = one_hot(labels, prediction.shape[1]).to(prediction)
-        return torch.lerp(truth, prediction, kappa / (1 + kappa))
+        return cross_entropy(model(images), torch.lerp(truth, prediction, kappa / (1 + kappa)))
 
-    for _ in epochs(targets=targets):
+    for _ in epochs(loss):
         pass
     return model
 
@@ -125,32 +122,22 @@ def _epochs(
     model: nn.Module,
     data: ImageData,
     star: StarConfig,
-    *,
-    total: int,
+    epochs: int,
     tell: Callable[[int, int], None],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    *,
     constant: bool = False,
-    targets: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Iterator[None]:
     """Train a model, with a stop after every epoch: at a constant rate, or as `starzoo train` varies it."""
-    rate = _RATE if star.optimizer == "sgd" else star.lr
     shared = star.model_dump(include={"optimizer", "momentum", "nesterov", "weight_decay", "warmup"})
-    settings = TrainConfig(lr=rate / 2 if constant else rate, **shared)
-    optimizer, device = make_optimizer(model.parameters(), settings), next(model.parameters()).device
-    for epoch in range(total):
-        model.train()
-        loader = data.train.loader(star.batch_size, epoch=epoch, seed=star.seed, augment=data.config.augment)
-        for number, batch in enumerate(loader):
-            images, labels = (tensor.to(device) for tensor in batch)
-            if not constant:
-                step = epoch * len(loader) + number
-                set_learning_rate(optimizer, settings, step=step, total=total * len(loader))
-            optimizer.zero_grad()
-            loss = cross_entropy(model(images), targets(images, labels) if targets else labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if star.clip_grad_norm:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), star.clip_grad_norm)
-            optimizer.step()
-        tell(epoch + 1, total)
+    rate = TrainConfig().lr if star.optimizer == "sgd" else star.lr
+    settings = TrainConfig(lr=rate / 2 if constant else rate, epochs=max(1, epochs), **shared)
+    optimizer = make_optimizer(model.parameters(), settings)
+    for epoch in range(epochs):
+        batches = data.train.loader(star.batch_size, epoch=epoch, seed=star.seed, augment=data.config.augment)
+        schedule = None if constant else settings
+        train_epoch(model, optimizer, batches, loss, schedule=schedule, epoch=epoch, clip_grad_norm=star.clip_grad_norm)
+        tell(epoch + 1, epochs)
         yield
 
 

@@ -15,7 +15,7 @@ from starzoo.data import ImageData, Split
 from starzoo.errors import NumericalError
 from starzoo.evaluate.predictive import accuracy, negative_log_likelihood
 from starzoo.layout import channels_last
-from starzoo.optimization import make_optimizer, set_learning_rate
+from starzoo.optimization import make_optimizer, train_epoch
 from starzoo.progress import Progress, silent
 
 __all__ = ["measure", "train_member"]
@@ -55,8 +55,13 @@ def train_member(
         torch.manual_seed(start)  # for the initial weights, and for dropout while training
         model = channels_last(architecture.build()).to(place)
         optimizer = make_optimizer(model.parameters(), config)
+
+        def cost(images: Tensor, labels: Tensor) -> Tensor:
+            return cross_entropy(model(images), labels, label_smoothing=config.label_smoothing)
+
         for epoch in range(config.epochs):
-            loss = _train_epoch(model, optimizer, data, config, epoch=epoch, order=order)
+            batches = data.train.loader(config.batch_size, epoch=epoch, seed=order, augment=data.config.augment)
+            loss = train_epoch(model, optimizer, batches, cost, schedule=config, epoch=epoch)
             if not math.isfinite(loss):
                 raise NumericalError(
                     f"seed {seed}: the loss is {loss} in epoch {epoch + 1}", hint=_DIVERGED, subject=f"seed {seed}"
@@ -71,26 +76,6 @@ def train_member(
                 subject=f"seed {seed}",
             )
     return state
-
-
-def _train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, data: ImageData, config: TrainConfig, *, epoch: int, order: int
-) -> float:
-    """One pass over the training split; the mean loss."""
-    device = next(model.parameters()).device
-    loader = data.train.loader(config.batch_size, epoch=epoch, seed=order, augment=data.config.augment)
-    losses = []
-    model.train()
-    for number, (images, labels) in enumerate(loader):
-        step = epoch * len(loader) + number
-        set_learning_rate(optimizer, config, step=step, total=config.epochs * len(loader))
-        logits = model(images.to(device))
-        loss = cross_entropy(logits, labels.to(device), label_smoothing=config.label_smoothing)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        losses.append(loss.detach())
-    return float(torch.stack(losses).mean())
 
 
 def measure(model: nn.Module, split: Split) -> tuple[float, float]:

@@ -5,6 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from starzoo.config import DataConfig
+from starzoo.data import ImageData, load_data
+from starzoo.sources import Source, load_sources
+
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
@@ -26,3 +30,13 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             folders.append(tmp_path_factory.mktemp("untrained") / f"seed-{seed}")
             save_folder(folders[-1], architecture, architecture.build().state_dict())
     return folders
+
+
+@pytest.fixture(scope="module")
+def models(untrained: list[Path]) -> list[Source]:
+    return load_sources(untrained)
+
+
+@pytest.fixture(scope="module")
+def data(models: list[Source]) -> ImageData:
+    return load_data(DataConfig(train_size=200, test_size=80), models[0].architecture.preprocessing)

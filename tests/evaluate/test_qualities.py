@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,21 +16,11 @@ from starzoo.evaluate.baselines import choose, draw_points, ensemble_sizes, rang
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.measures import Evaluation
 from starzoo.evaluate.path import interpolate, reestimate_batch_norm
-from starzoo.sources import Source, load_sources
+from starzoo.sources import Source
 from starzoo.specs import infer_architecture
 
 CONFIG = EvalConfig(points=3, pairs=0, sources=0, samples=3, validation_images=150, seed=1)
 ALIGN = AlignConfig(method="balanced")
-
-
-@pytest.fixture(scope="module")
-def models(untrained: list[Path]) -> list[Source]:
-    return load_sources(untrained)
-
-
-@pytest.fixture(scope="module")
-def data(models: list[Source]) -> ImageData:
-    return load_data(DataConfig(train_size=200, test_size=80), models[0].architecture.preprocessing)
 
 
 @pytest.fixture(scope="module")

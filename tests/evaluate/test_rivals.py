@@ -9,29 +9,19 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
 
-from starzoo.config import AlignConfig, DataConfig, EvalConfig, StarConfig
-from starzoo.data import ImageData, load_data
+from starzoo.config import AlignConfig, EvalConfig, StarConfig
+from starzoo.data import ImageData
 from starzoo.errors import NumericalError
 from starzoo.evaluate import measurement
 from starzoo.evaluate.cache import ResultCache
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.findings import predictors
 from starzoo.evaluate.rivals import rival_steps, train_rival
-from starzoo.sources import Source, load_sources
+from starzoo.sources import Source
 from starzoo.specs import infer_architecture
 
 STAR = StarConfig(epochs=3, batch_size=32, lr=0.8, warmup=0.0, seed=5)
 ALIGN = AlignConfig(method="balanced")
-
-
-@pytest.fixture(scope="module")
-def models(untrained: list[Path]) -> list[Source]:
-    return load_sources(untrained)
-
-
-@pytest.fixture(scope="module")
-def data(models: list[Source]) -> ImageData:
-    return load_data(DataConfig(train_size=200, test_size=80), models[0].architecture.preprocessing)
 
 
 def test_swa_is_the_mean_of_the_ends_of_epochs(models: list[Source], data: ImageData) -> None:
