@@ -7,7 +7,6 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -202,18 +201,15 @@ def _load_all(refs: Sequence[str | Path], progress: Progress) -> Iterator[Source
 
 def _read_training(folder: Path) -> dict[str, Any]:
     """What the record of `starzoo train` says about a model: its steps, and the fingerprint of its images."""
-    found: dict[str, Any] = {}
-    unreadable = UntrustedInputError, LookupError, TypeError, ValueError, ArithmeticError
-    with suppress(*unreadable):
+    try:
         record = read_json(folder / "training.json")
-        with suppress(*unreadable):
-            recipe, images = record["train"], record["data"]["train_size"]
-            steps = int(recipe["epochs"]) * (int(images) // int(recipe["batch_size"]))  # a part of a batch is left out
-            if 0 < steps < _MOST_STEPS:
-                found["steps"] = steps
-        if _FINGERPRINT.fullmatch(record["data"]["fingerprint"]):
-            found["images"] = record["data"]["fingerprint"]
-    return found
+        steps, images = record["result"].get("steps"), record["data"]["fingerprint"]
+    except (UntrustedInputError, AttributeError, LookupError, TypeError):
+        return {}
+    return {
+        "steps": steps if isinstance(steps, int) and 0 < steps < _MOST_STEPS else None,
+        "images": images if isinstance(images, str) and _FINGERPRINT.fullmatch(images) else None,
+    }
 
 
 def _read_snapshot(where: ModelRef, snapshot: Snapshot) -> Source:

@@ -37,28 +37,24 @@ def test_a_local_path_does_not_get_into_the_provenance(make_member: MakeMember, 
     assert str(tmp_path) not in repr(provenance)
 
 
-def test_training_steps_are_those_of_the_record_beside_a_model(make_member: MakeMember) -> None:
-    record = {"train": {"epochs": 8, "batch_size": 128}, "data": {"train_size": 10_000}}
-    folder = make_member()
-    assert load_source(folder).provenance.steps is None
-    (folder / "training.json").write_text(json.dumps(record))
-    assert load_source(folder).provenance.steps == 8 * 78
-    assert load_source(folder).provenance.images is None
-    for fingerprint, images in (("ab" * 32, "ab" * 32), ("/home/me", None), (7, None)):
-        known = {**record, "data": {"train_size": 10_000, "fingerprint": fingerprint}}
-        (folder / "training.json").write_text(json.dumps(known))
-        assert load_source(folder).provenance.images == images
-        assert load_source(folder).provenance.steps == 8 * 78
-    for wrong in (
-        {**record, "data": {"train_size": None}},
-        {**record, "train": {"epochs": 8, "batch_size": 0}},
-        {**record, "train": {"epochs": -8, "batch_size": 128}},
-        {**record, "train": {"epochs": 10**4000, "batch_size": 1}},
-        {**record, "train": ["epochs"]},
-        [],
-    ):
-        (folder / "training.json").write_text(json.dumps(wrong))
-        assert load_source(folder).provenance.steps is None
+def test_steps_and_images_are_those_of_the_record_beside_a_model(make_member: MakeMember) -> None:
+    folder, fingerprint = make_member(), "ab" * 32
+
+    def read(record: object) -> tuple[int | None, str | None]:
+        (folder / "training.json").write_text(json.dumps(record))
+        provenance = load_source(folder).provenance
+        return provenance.steps, provenance.images
+
+    assert (load_source(folder).provenance.steps, load_source(folder).provenance.images) == (None, None)
+    whole = {"result": {"steps": 624}, "data": {"fingerprint": fingerprint}}
+    assert read(whole) == (624, fingerprint)
+    assert read({**whole, "result": {}}) == (None, fingerprint)
+    for steps in (0, -8, 10**4000, 6.5, "6", None):
+        assert read({**whole, "result": {"steps": steps}}) == (None, fingerprint)
+    for strange in ("/home/me", 7, None):
+        assert read({**whole, "data": {"fingerprint": strange}}) == (624, None)
+    for wrong in ({}, [], {"result": 1, "data": {}}, {"result": {}, "data": ["fingerprint"]}):
+        assert read(wrong) == (None, None)
 
 
 def test_a_repository_becomes_a_model(make_member: MakeMember, fake_hub: FakeHub) -> None:

@@ -17,6 +17,7 @@ from starzoo.config import DataConfig, TrainConfig
 from starzoo.data import ImageData, load_data
 from starzoo.errors import IncompatibleError, NumericalError, UntrustedInputError, UsageError
 from starzoo.folder import load_state, read_architecture
+from starzoo.sources import load_source
 from starzoo.zoo import architecture_for, train_member, train_zoo
 from starzoo.zoo.member import measure
 
@@ -154,6 +155,8 @@ def test_zoo_is_made_of_folders_that_plain_timm_loads(tmp_path: Path, data: Imag
     assert record["train"]["epochs"] == 2
     assert record["data"]["fingerprint"] == data.fingerprint
     assert record["result"]["train_accuracy"] == reports[2].train_accuracy
+    steps = 2 * len(data.train.loader(RECIPE.batch_size, epoch=0, seed=0))
+    assert load_source(tmp_path / "zoo" / "seed-1").provenance.steps == record["result"]["steps"] == steps
     assert record["versions"]["torch"] == torch.__version__.split("+")[0]
 
 

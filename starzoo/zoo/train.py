@@ -50,6 +50,7 @@ class MemberReport:
         train_accuracy: Share of right answers there.
         test_loss: Cross-entropy on the test split, in nats.
         test_accuracy: Share of right answers there.
+        steps: Steps of the optimiser; None in the records of earlier versions.
     """
 
     seed: int
@@ -60,6 +61,7 @@ class MemberReport:
     train_accuracy: float
     test_loss: float
     test_accuracy: float
+    steps: int | None = None
 
 
 def train_zoo(
@@ -160,6 +162,7 @@ class _Trainer:
             train_accuracy=train_accuracy,
             test_loss=test_loss,
             test_accuracy=test_accuracy,
+            steps=self.train_config.epochs * (len(data.train) // self.train_config.batch_size),  # no part of a batch
         )
         save_folder(task.folder, self.architecture, state)
         figures = {key: value for key, value in asdict(member).items() if key not in {"seed", "folder", "trained"}}
