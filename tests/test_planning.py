@@ -128,7 +128,9 @@ def test_c18_the_plan_shows_licences_that_a_person_must_look_at(hub: FakeHub, ru
     assert document["to_download"] == int(run("plan", *REFS, "--quiet").out)
 
 
-def test_a_dry_run_of_fit_star_is_a_plan(hub: FakeHub, run, tmp_path: Path) -> None:
+def test_a_dry_run_of_fit_star_is_a_plan(hub: FakeHub, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")  # held still: other processes write to the disk between the two calls
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     out = tmp_path / "star"
     dry = run("fit-star", *REFS, "--out", out, "--dry-run", "--json")
     assert dry.json == run("plan", *REFS, "--json").json
