@@ -1,6 +1,6 @@
 """How long weight matching takes, beside the least that it could take.
 
-    python benchmarks/align_speed.py                # all networks, and 50 sources to one model
+    python benchmarks/align_speed.py                # all networks, 50 sources to one model, and what threads spare
     python benchmarks/align_speed.py resnet18       # some of them
 
 Two randomly initialised networks each, with random normalisation weights, biases and statistics, on one thread. The
@@ -8,18 +8,21 @@ Two randomly initialised networks each, with random normalisation weights, biase
 group meets a tensor, on rows that lie ready, and one assignment for each group, for a wreath group one for each pair of
 blocks, with the solver that is used here. The mean of a sweep from the start and one at the end stands for all: early
 assignments are harder. Times are CPU seconds, because they do not depend on what else runs; rounds are interleaved.
+Only `threads` tells the time by the clock, and needs idle cores.
 Writes benchmarks/results/align-speed.json and .md.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +30,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from starzoo.align.align import align
+from starzoo.align.align import Aligner, align
 from starzoo.align.assignment import solve_assignment
 from starzoo.align.weight_matching import WeightMatcher
 from starzoo.architecture import Architecture
@@ -36,21 +39,25 @@ from starzoo.specs import infer_architecture
 from starzoo.symmetry import Permutation
 
 RESULTS = Path(__file__).parent / "results" / "align-speed.json"
-NETWORKS = {"resnet18": 5, "resnet50": 3, "vit_small_patch16_224": 3, "vgg16_bn": 1}  # with their rounds
+NETWORKS = {"resnet18": 5, "resnet50": 3, "vit_small_patch16_224": 3, "vgg16_bn": 3}  # with their rounds
 PEERS = {
     "resnet18": 1.3,
     "resnet50": 19.7,
     "vgg16_bn": 115.0,
 }  # seconds on one thread: git-re-basin and PLeaS with lapx, at best
 MANY = ("resnet18", 50)
+SIDE_BY_SIDE = {"resnet18": 8, "vit_small_patch16_224": 8}  # with how many sources
 
 Solver = Callable[[np.ndarray], np.ndarray]
 
 
 def main() -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name in sys.argv[1:] or [*NETWORKS, "many"]:
-        results[name] = many(*MANY) if name == "many" else pair(name, NETWORKS[name])
+    for name in sys.argv[1:] or [*NETWORKS, "many", "threads"]:
+        if name == "threads":
+            results[name] = {each: threads(each, sources) for each, sources in SIDE_BY_SIDE.items()}
+        else:
+            results[name] = many(*MANY) if name == "many" else pair(name, NETWORKS[name])
         print(name, json.dumps(results[name]), flush=True)
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
@@ -143,6 +150,30 @@ def align_many(name: str, sources: int) -> None:
     print(json.dumps({"sources": sources, "seconds": seconds, "peak_gib": peak, "sweeps": sweeps}))
 
 
+def threads(name: str, sources: int, rounds: int = 3) -> dict[str, float]:
+    """Sources matched one after another and side by side, by the clock: medians over rounds."""
+    architecture = Architecture.from_registry(name)
+    fixed, *permutees = (random_state(architecture, seed) for seed in range(1 + sources))
+    aligner = Aligner(infer_architecture(architecture), AlignConfig(method="weight"))
+    cores = len(os.sched_getaffinity(0))
+    times: dict[str, list[float]] = {}
+
+    def timed(what: str, count: int, batches: Sequence[Sequence[Mapping[str, Tensor]]]) -> None:
+        torch.set_num_threads(count)
+        before = time.perf_counter()
+        for batch in batches:
+            deque(aligner.match(fixed, batch), maxlen=0)
+        times.setdefault(what, []).append(time.perf_counter() - before)
+
+    alone = [[permutee] for permutee in permutees]
+    for _ in range(rounds):
+        timed("one_thread", 1, alone)
+        timed("one_after_another", cores, alone)
+        timed("side_by_side", cores, [permutees])
+    torch.set_num_threads(1)
+    return {what: statistics.median(values) for what, values in times.items()} | {"cores": cores, "sources": sources}
+
+
 def random_state(architecture: Architecture, seed: int) -> dict[str, Tensor]:
     """An initialised network whose normalisation layers have weights, biases and statistics of their own."""
     torch.manual_seed(seed)
@@ -184,6 +215,21 @@ def table(results: Mapping[str, Mapping[str, float]]) -> str:
             f"{r['sweeps']:.1f} sweeps each, {r['seconds'] / floor:.2f} of the floor of as many pairs; peak memory "
             f"{r['peak_gib']:.1f} GiB, all sources and results included.",
         ]
+    if "threads" in results:
+        lines += [
+            "",
+            "The time of a source by the clock, as a share of that on one thread:",
+            "",
+            "| network | sources | cores | seconds on one thread | one source after another, products on all cores "
+            "| and sources side by side |",
+            "|---|--:|--:|--:|--:|--:|",
+        ]
+        for name, r in results["threads"].items():
+            one = r["one_thread"]
+            lines.append(
+                f"| {name} | {r['sources']} | {r['cores']} | {one / r['sources']:.2f} | "
+                f"{r['one_after_another'] / one:.2f} | {r['side_by_side'] / one:.2f} |"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -30,7 +30,8 @@ def card(
         raise UsageError("--gallery writes no HTML", hint="give --html for one star", subject="--html")
     if gallery:
         page, *cards = render_gallery(folder)
-        out.result({"gallery": page, "cards": cards}, brief=[page], human=[f"gallery: {page}, {len(cards)} cards"])
+        lines = [f"gallery: {page}", *(f"card: {card}" for card in cards)]
+        out.result({"gallery": page, "cards": cards}, brief=[page], human=lines)
         return
     files = {"card": render_card(folder), **({"report": render_html(folder)} if html else {})}
     out.result(files, brief=[*files.values()], human=[f"{name}: {file}" for name, file in files.items()])

@@ -22,12 +22,11 @@ def fit_star(
     measure: options.EvaluateOptions,
     config: options.ConfigOptions,
     resume: options.ResumeOptions,
+    publish: options.PublishOptions,
     holdout: Annotated[
         list[str] | None, typer.Option(metavar="REF", help="A model to test on, or a folder of them; repeatable.")
     ] = None,
     title: Annotated[str | None, typer.Option("--name", help="Title of the star's card.")] = None,
-    push_to: Annotated[str | None, typer.Option(metavar="REPO", help="Publish the star here, as user/name.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     reorder_classes: options.ReorderClasses = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take, as `plan` does.")] = False,
 ) -> None:
@@ -51,10 +50,8 @@ def fit_star(
         run,
         folder,
         name=title,
-        push_to=push_to,
-        private=private,
         reorder_classes=reorder_classes,
-        **vars(resume),
+        **{**vars(resume), **vars(publish)},
         progress=out.progress,
     )
     return show_star(out, report)

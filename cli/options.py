@@ -21,6 +21,7 @@ __all__ = [
     "FileOptions",
     "ImageSize",
     "ModelArgs",
+    "PublishOptions",
     "ReorderClasses",
     "ResumeOptions",
     "StarOptions",
@@ -107,6 +108,21 @@ class ResumeOptions:
     allow_world_size_change: Annotated[
         bool, typer.Option("--allow-world-size-change", help="Go on with another number of processes, which is noted.")
     ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishOptions:
+    """Whether, where and how the star is published once it is measured."""
+
+    title: ClassVar = "Publishing"
+    push_to: Annotated[str | None, typer.Option(metavar="REPO", help="Publish the star here, as user/name.")] = None
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False
+    accept_licence: Annotated[
+        str | None,
+        typer.Option(
+            "--accept-license", metavar="LICENCE", help="The star's licence, where its sources leave that open."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ def show_plan(out: Output, plan: Plan) -> None:
         f"memory for weights: {human_bytes(plan.memory)}; activations come on top, and depend on the batch",
         f"steps: {plan.steps:,}" if plan.steps else "steps: not known before the data set is read; give --train-size",
         f"licence of the star: {licensing.licence or 'open'}",
-        *([f"{licensing.question}: push will ask for --accept-license"] if licensing.question else []),
+        *([f"{licensing.question}: publishing it will take --accept-license"] if licensing.question else []),
         *([f"cannot be published: {licensing.conflict}"] if licensing.conflict else []),
     ]
     out.result(

@@ -82,7 +82,7 @@ def align_models(
     anchor, *others = models
     folders = [out / other.name for other in others]
     for folder in folders:
-        refuse_overwriting(folder, [fixed, *permutees], unless=PERMUTATIONS)
+        refuse_overwriting(folder, [fixed, *permutees], unless=[PERMUTATIONS])
         if (folder / MANIFEST).exists():  # a star has permutations too
             raise UsageError(
                 f"{folder}: holds a star, which would be overwritten", hint="choose another --out", subject=str(folder)
@@ -93,8 +93,8 @@ def align_models(
     reports = []
     aligned = align(spec, anchor.state, states, config, probe=probe, progress=progress)
     for other, folder, result in zip(others, folders, aligned, strict=True):
+        save_tensors(folder / PERMUTATIONS, result.permutation.tensors())  # which says that the model is ours
         save_folder(folder, other.architecture, result.state)
-        save_tensors(folder / PERMUTATIONS, result.permutation.tensors())
         reports.append(
             AlignmentReport(
                 name=other.name,

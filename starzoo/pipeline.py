@@ -24,7 +24,15 @@ from starzoo.gallery import find_stars, write_gallery
 from starzoo.hub.names import check_repo
 from starzoo.hub.ref import ModelRef
 from starzoo.origins import load_images, load_models, load_other_images
-from starzoo.places import RunPlaces, find_models, refuse_other_files, refuse_overwriting, without_path, without_paths
+from starzoo.places import (
+    OF_A_RUN,
+    RunPlaces,
+    find_models,
+    refuse_other_files,
+    refuse_overwriting,
+    without_path,
+    without_paths,
+)
 from starzoo.processes import all_or_none, from_first, is_first, join
 from starzoo.progress import Progress, silent
 from starzoo.publishing import check_licence, publish_star
@@ -81,6 +89,7 @@ def fit_star(
     name: str | None = None,
     push_to: str | None = None,
     private: bool = False,
+    accept_licence: str | None = None,
     reorder_classes: bool = False,
     override: bool = False,
     allow_world_size_change: bool = False,
@@ -99,6 +108,7 @@ def fit_star(
         name: The star's name; the folder's when not given.
         push_to: The Hub repository to publish in, `user/name`.
         private: Whether a new repository is private.
+        accept_licence: The licence to publish the star under, where a person must decide.
         reorder_classes: Bring models that know the same classes in another order into that of the first one.
         override: Go on from checkpoints that were made with another configuration.
         allow_world_size_change: Go on from checkpoints that were made by another number of processes.
@@ -114,7 +124,7 @@ def fit_star(
         raise UsageError("a star needs at least two sources", hint="give more model references", subject="SOURCE")
     if push_to:
         check_repo(push_to)
-    refuse_overwriting(out, [*sources, *holdouts], unless=MANIFEST)
+    refuse_overwriting(out, [*sources, *holdouts], unless=OF_A_RUN)
     refuse_other_files(out)
     status = Status(out, watcher=progress)
     with RunLock(out) as lock, ignoring_signals(), status.recording(), obeying_signals():
@@ -129,7 +139,7 @@ def fit_star(
             outside = load_other_images(config.evaluate.ood, members[0].architecture)
             manifest = _describe(name or out.resolve().name, members, unseen, config, data)
             if push_to:
-                check_licence(manifest, None)  # before anything is spent
+                check_licence(manifest, accept_licence)  # before anything is spent
             weights = [member.provenance.files[WEIGHTS_FILE] for member in members]
             places = RunPlaces.of(sources, holdouts, config.data, config.evaluate.ood, weights)
             if not override:
@@ -159,7 +169,7 @@ def fit_star(
         def publish() -> str | None:
             places.write(out)
             if push_to:
-                return publish_star(out, push_to, private=private).url
+                return publish_star(out, push_to, private=private, accept_licence=accept_licence).url
             render_card(out)
             return None
 

@@ -15,10 +15,20 @@ from starzoo.hub.ref import ModelRef
 from starzoo.star.manifest import MANIFEST, ModelRecord
 from starzoo.status import STATUS, is_status
 
-__all__ = ["RunPlaces", "find_models", "refuse_other_files", "refuse_overwriting", "without_path", "without_paths"]
+__all__ = [
+    "OF_A_RUN",
+    "RunPlaces",
+    "find_models",
+    "refuse_other_files",
+    "refuse_overwriting",
+    "without_path",
+    "without_paths",
+]
 
 _FILE = "run-places.json"
-_OURS = (MANIFEST, _FILE, "checkpoints/*/manifest.json")  # what tells the folder of a run, finished or not
+OF_A_RUN = (MANIFEST, _FILE, "checkpoints/*/manifest.json")
+"""Files, as patterns, of which each tells the folder of a run, finished or not."""
+
 _REPLACED = ("README.md", "run.yaml", "model.safetensors", "permutations.safetensors", "plots", "metrics")
 
 
@@ -152,7 +162,7 @@ def refuse_other_files(target: Path) -> None:
     Raises:
         UsageError: It holds such files, and no run has begun in it.
     """
-    if any(any(target.glob(pattern)) for pattern in _OURS):
+    if _holds_any(target, OF_A_RUN):
         return
     found = [name for name in _REPLACED if os.path.lexists(target / name)]
     if os.path.lexists(target / STATUS) and not is_status(target / STATUS):
@@ -193,19 +203,19 @@ def find_models(records: Sequence[ModelRecord], places: Sequence[str]) -> list[s
     return refs
 
 
-def refuse_overwriting(target: Path, inputs: Sequence[str], *, unless: str) -> None:
+def refuse_overwriting(target: Path, inputs: Sequence[str], *, unless: Sequence[str]) -> None:
     """Make sure that a folder which is about to be written holds no model of somebody.
 
     Args:
         target: The folder.
         inputs: References of the models that are read.
-        unless: A file that tells a folder of our own, which may be written again.
+        unless: Files, as patterns, of which each tells a folder of our own, which may be written again.
 
     Raises:
         UsageError: The folder is one of the inputs, or holds another model.
     """
     mine = {Path(_absolute(ref)) for ref in inputs if ModelRef.parse(ref).folder is not None}
-    if target.resolve() in mine or ((target / "config.json").exists() and not (target / unless).exists()):
+    if target.resolve() in mine or ((target / "config.json").exists() and not _holds_any(target, unless)):
         raise UsageError(
             f"{target}: holds another model, which would be overwritten",
             hint="choose another --out",
@@ -239,6 +249,10 @@ def without_paths(config: RunConfig) -> RunConfig:
     ood = config.evaluate.ood and without_path(config.evaluate.ood)
     changes = {"data": without_path(config.data), "evaluate": config.evaluate.model_copy(update={"ood": ood})}
     return config.model_copy(update=changes)
+
+
+def _holds_any(folder: Path, patterns: Sequence[str]) -> bool:
+    return any(any(folder.glob(pattern)) for pattern in patterns)
 
 
 def _place(data: DataConfig) -> str:

@@ -78,8 +78,7 @@ def check_licence(manifest: StarManifest, accepted: str | None) -> Licensing:
     if found.question and accepted is None:
         raise UsageError(
             f"{manifest.name}: {found.question}",
-            hint="look at the licences of its sources; `starzoo push DIR REPO --accept-license LICENCE` publishes it "
-            "with the one that you choose",
+            hint="look at the licences of its sources, choose, and add --accept-license LICENCE",
             subject="--accept-license",
         )
     if accepted is not None:

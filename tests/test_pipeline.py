@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,10 @@ def test_a_run_goes_on_where_an_earlier_one_left_its_files(digits_zoo: list[Path
     (tmp_path / "README.md").write_text("my notes on this run")
     with pytest.raises(KeyboardInterrupt):
         fit_star(refs, [], CONFIG, tmp_path, progress=stop)
+    for name in ("config.json", "model.safetensors"):  # as if it had ended just before star.json
+        shutil.copy(digits_zoo[0] / name, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit_star(refs, [], CONFIG, tmp_path, progress=stop)
 
 
 def test_a_second_run_in_a_folder_is_refused_while_the_first_is_at_work(digits_zoo: list[Path], tmp_path: Path) -> None:
@@ -283,19 +288,24 @@ with torch.inference_mode():
 def test_a_star_is_fitted_on_models_of_the_hub_pinned_to_their_commits(
     digits_zoo: list[Path], fake_hub: FakeHub, tmp_path: Path
 ) -> None:
-    for number, folder in enumerate(digits_zoo[:3]):
+    for number, (folder, licence) in enumerate(zip(digits_zoo, ("mit", "cc-by-nc-4.0", "mit"), strict=False)):
         files = {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}
-        fake_hub.commit(f"them/member-{number}", {**files, "README.md": b"---\nlicense: mit\n---\n"})
+        fake_hub.commit(f"them/member-{number}", {**files, "README.md": f"---\nlicense: {licence}\n---\n".encode()})
     refs = [f"them/member-{number}" for number in range(3)]
     config = CONFIG.model_copy(update={"star": StarConfig(epochs=1, batch_size=256)})
-    found = fit_star(refs[:2], refs[2:], config, tmp_path / "star", push_to="me/their-star")
+    fit = partial(fit_star, refs[:2], refs[2:], config, tmp_path / "star", push_to="me/their-star")
+    with pytest.raises(UsageError, match=r"forbid commercial use .*--accept-license LICENCE"):
+        fit()
+    assert not (tmp_path / "star").exists()  # asked before anything is spent
+    found = fit(accept_licence="cc-by-nc-4.0")
     record = found.manifest.sources[0]
     assert (record.repo, record.licence) == ("them/member-0", "mit")
     assert len(record.sha or "") == 40
     card = fake_hub.files("me/their-star")["README.md"].decode()
     matter = yaml.safe_load(card.split("---")[1])
     assert matter["base_model"] == ["them/member-0", "them/member-1"]
-    assert (matter["base_model_relation"], matter["license"], matter["library_name"]) == ("merge", "mit", "timm")
+    assert (matter["base_model_relation"], matter["library_name"]) == ("merge", "timm")
+    assert matter["license"] == "cc-by-nc-4.0"
     # A star of the Hub is evaluated on its pinned sources, without any folder of the machine that made it.
     again = evaluate_star("me/their-star", evaluate={"points": 3, "pairs": 0})
     assert again.manifest.evaluation is not None

@@ -115,7 +115,7 @@ def test_c18_the_plan_shows_licences_that_a_person_must_look_at(hub: FakeHub, ru
     hub.commit("bob/net", {"README.md": b"---\nlicense: cc-by-nc-4.0\n---\n"})
     ended = run("plan", *REFS, "--dataset", "digits")
     assert ended.code == 0
-    assert "the sources forbid commercial use (cc-by-nc-4.0): push will ask for --accept-license" in ended.out
+    assert "the sources forbid commercial use (cc-by-nc-4.0): publishing it will take --accept-license" in ended.out
     hub.commit("bob/net", {"README.md": b""})
     document = run("plan", *REFS, "--dataset", "digits", "--json").json
     assert document["licensing"] == {
