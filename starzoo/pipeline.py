@@ -40,7 +40,7 @@ from starzoo.report import write_report
 from starzoo.sources import Source, check_compatible, label_names_of, load_sources, order_classes
 from starzoo.specs import infer_architecture
 from starzoo.star.lock import RunLock
-from starzoo.star.manifest import MANIFEST, ModelRecord, StarManifest, read_manifest
+from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
 from starzoo.star.star import Star, load_star, write_manifest
 from starzoo.star.stopping import ignoring_signals, obeying_signals
 from starzoo.star.train import FittedStar, fit
@@ -159,7 +159,7 @@ def fit_star(
                 manifest.config,
                 folder=out,
                 names=[member.name for member in members],
-                identity=_identity(manifest),
+                identity=manifest.identity,
                 override=override,
                 allow_world_size_change=allow_world_size_change,
                 progress=status,
@@ -268,7 +268,7 @@ def evaluate_star(
     manifest = then.model_copy(
         update={
             "config": without_paths(then.config.model_copy(update={"evaluate": measure})),
-            "holdouts": tuple(map(_record, unseen)),
+            "holdouts": tuple(model.record for model in unseen),
         }
     )
     spec = infer_architecture(then.architecture)
@@ -277,7 +277,7 @@ def evaluate_star(
     if shard:
         align = then.alignment or then.config.align
         arguments = (then.architecture, spec, zoo, images, measure, align, shard)
-        evaluate_shard(*arguments, star_config=_as_fitted(then), outside=outside, cache=cache, progress=progress)
+        evaluate_shard(*arguments, star_config=then.fitted_config, outside=outside, cache=cache, progress=progress)
         return StarReport(folder=folder or Path(star), manifest=then)
     manifest = _evaluate(manifest, spec, zoo, images, outside, cache, progress)
     if folder is not None and is_first():
@@ -348,37 +348,12 @@ def _describe(
     return StarManifest(
         name=name,
         architecture=architecture,
-        sources=tuple(map(_record, members)),
-        holdouts=tuple(map(_record, unseen)),
+        sources=tuple(model.record for model in members),
+        holdouts=tuple(model.record for model in unseen),
         config=without_paths(config),
         data_fingerprint=data.fingerprint,
         software={package: metadata.version(package) for package in ("starzoo", "torch", "timm")},
     )
-
-
-def _record(source: Source) -> ModelRecord:
-    origin = source.provenance
-    return ModelRecord(
-        name=source.name,
-        repo=origin.repo,
-        sha=origin.sha,
-        files=dict(origin.files),
-        licence=origin.licence,
-        dtype=source.dtype,
-        preprocessing=origin.preprocessing or source.architecture.preprocessing,
-        label_names=origin.label_names,
-        steps=origin.steps,
-        images=origin.images,
-    )
-
-
-def _identity(manifest: StarManifest) -> dict[str, Any]:
-    """What tells one fit from another: a checkpoint is resumed, and a finished star kept, only where this is equal."""
-    return {
-        "architecture": manifest.architecture.model_dump(mode="json"),
-        "sources": {str(number): source.files for number, source in enumerate(manifest.sources)},
-        "data": manifest.data_fingerprint,
-    }
 
 
 def _is_finished(out: Path, manifest: StarManifest) -> bool:
@@ -388,7 +363,7 @@ def _is_finished(out: Path, manifest: StarManifest) -> bool:
     found = read_manifest(out / MANIFEST)
     asked, had = (
         (
-            _identity(one),
+            one.identity,
             one.name,
             [(model.name, model.repo, model.sha, model.files) for model in one.holdouts],
             one.config.model_dump(exclude={"runtime"}),
@@ -447,11 +422,6 @@ def _zoo(
     return Zoo(star=state, **dict(zip(("sources", "holdouts", "others"), named, strict=True)))
 
 
-def _as_fitted(manifest: StarManifest) -> StarConfig:
-    """The settings of a star's fit, with the epochs that it took where it was stopped early."""
-    return manifest.config.star.model_copy(update={"epochs": len(manifest.history)})
-
-
 def _is_other_part(data: DataConfig, of: DataConfig) -> bool:
     """Whether the images that `train_size` leaves out are others than when the star was fitted on the rest."""
     same = data.dataset == of.dataset
@@ -474,7 +444,7 @@ def _evaluate(
         data,
         manifest.config.evaluate,
         manifest.alignment or manifest.config.align,
-        star_config=_as_fitted(manifest),
+        star_config=manifest.fitted_config,
         outside=outside,
         cache=cache,
         progress=progress,

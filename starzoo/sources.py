@@ -25,7 +25,7 @@ from starzoo.hub.pull import Snapshot, pull_all
 from starzoo.hub.ref import ModelRef
 from starzoo.licences import is_identifier
 from starzoo.progress import Progress, silent
-from starzoo.star.manifest import RESERVED_NAMES
+from starzoo.star.manifest import RESERVED_NAMES, ModelRecord
 
 __all__ = [
     "Named",
@@ -109,6 +109,23 @@ class Source:
         model = self.architecture.build()
         model.load_state_dict(dict(self.state), strict=True)
         return model.eval()
+
+    @property
+    def record(self) -> ModelRecord:
+        """What star.json says of it."""
+        origin = self.provenance
+        return ModelRecord(
+            name=self.name,
+            repo=origin.repo,
+            sha=origin.sha,
+            files=dict(origin.files),
+            licence=origin.licence,
+            dtype=self.dtype,
+            preprocessing=origin.preprocessing or self.architecture.preprocessing,
+            label_names=origin.label_names,
+            steps=origin.steps,
+            images=origin.images,
+        )
 
 
 _SEEN = ("input_size", "mean", "std")  # what of the preprocessing the network sees

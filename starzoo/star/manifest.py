@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ValidationError, model_validator
 
 from starzoo.architecture import Architecture, Preprocessing
-from starzoo.config import AlignConfig, Frozen, RunConfig
+from starzoo.config import AlignConfig, Frozen, RunConfig, StarConfig
 from starzoo.errors import UntrustedInputError
 from starzoo.evaluate.measures import Evaluation
 
@@ -118,6 +118,20 @@ class StarManifest(Frozen):
         """The one licence that all sources share, or None: what is mixed or missing is for a person to decide."""
         licences = {source.licence for source in self.sources}
         return licences.pop() if len(licences) == 1 else None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells one fit from another: where it differs, no checkpoint is resumed and no finished star is kept."""
+        return {
+            "architecture": self.architecture.model_dump(mode="json"),
+            "sources": {str(number): source.files for number, source in enumerate(self.sources)},
+            "data": self.data_fingerprint,
+        }
+
+    @property
+    def fitted_config(self) -> StarConfig:
+        """The settings of the fit, with the epochs that it took where it was stopped early."""
+        return self.config.star.model_copy(update={"epochs": len(self.history)})
 
 
 def read_manifest(file: Path) -> StarManifest:
