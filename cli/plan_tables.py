@@ -34,10 +34,12 @@ def show_plan(out: Output, plan: Plan) -> None:
     columns = ["model", "used as", "to download", "here", "type", "licence", "resize, crop"]
     licensing = plan.licensing
     notes = [
-        f"to download: {human_bytes(plan.to_download)}, free: {human_bytes(plan.free)}",
+        f"models to download: {human_bytes(plan.to_download)}, free: {human_bytes(plan.free)}",
         f"memory for weights: {human_bytes(plan.memory)}; activations come on top, and depend on the batch",
-        f"steps: {plan.steps:,}" if plan.steps else "steps: not known before the data set is read; give --train-size",
-        f"licence of the star: {licensing.licence or 'open'}",
+        f"steps: {plan.steps:,}"
+        if plan.steps is not None
+        else "steps: not known before the data set is read; give --train-size",
+        f"licence of the star: {licensing.licence or 'not settled'}",
         *([f"{licensing.question}: publishing it will take --accept-license"] if licensing.question else []),
         *([f"cannot be published: {licensing.conflict}"] if licensing.conflict else []),
     ]
@@ -66,8 +68,8 @@ def document(plan: Plan) -> dict[str, Any]:
 
 def human_bytes(count: int) -> str:
     """A number of bytes in a unit that a person reads."""
-    size, units = float(count), ["bytes", "kB", "MB", "GB"]
-    while size >= 1000 and len(units) > 1:
+    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 999.95 and len(units) > 1:
         size /= 1000
         units.pop(0)
-    return f"{size:.3g} {units[0]}" if units[0] != "bytes" else f"{count} bytes"
+    return f"{size:,.1f} {units[0]}" if units[0] != "bytes" else f"{count} bytes"

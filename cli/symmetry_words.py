@@ -5,6 +5,8 @@ from __future__ import annotations
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
+from starzoo.wording import counted
+
 from .output import Output, Table
 
 if TYPE_CHECKING:
@@ -51,12 +53,12 @@ def _diagnostics(found: Inspection) -> str:
     """All that decides how far a star can be found, in one line."""
     pinned = ", ".join(f"{reason} ({count})" for reason, count in found.pinned.items() if reason)  # none: length 1
     parts = [
-        f"{found.groups} groups ({found.wreath_groups} wreath)",
+        f"{counted(found.groups, 'group')} ({found.wreath_groups} wreath)",
         f"{found.coverage:.2%} of {found.parameters:,} parameters",
         f"pinned: {pinned or 'nothing'}",
         f"operators without a rule: {', '.join(found.unsupported_operators) or 'none'}",
-        *([f"{found.rescalable_rows} weight rows may be rescaled"] if found.rescalable_rows else []),
-        *([f"{len(found.exchanges)} exchanges of parallel branches"] if found.exchanges else []),
+        *([f"{counted(found.rescalable_rows, 'weight row')} may be rescaled"] if found.rescalable_rows else []),
+        *([f"{counted(len(found.exchanges), 'exchange')} of parallel branches"] if found.exchanges else []),
         f"traced in {found.trace_seconds:.2f} s",
     ]
     if check := found.verify:
@@ -70,14 +72,15 @@ def _diagnostics(found: Inspection) -> str:
 
 def _explanation(why: Explanation) -> list[Table | str]:
     """One axis in words: its structure, what moves it and with what, and what keeps it in place."""
-    lines: list[Table | str] = [f"{why.tensor}:{why.axis} has {why.size} positions: {why.structure}"]
+    lines: list[Table | str] = [f"{why.tensor}:{why.axis} has {counted(why.size, 'position')}: {why.structure}"]
     letters = {group: letter for (group, *_), letter in zip(why.groups, ascii_uppercase, strict=False)}
     for group, size, outer, others in why.groups:
         freely = f"in each block of {letters.get(outer, outer)} by themselves" if outer else "freely"
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
         together = f", together with {', '.join(others[:_SHOWN])}{more}" if others else ""
-        lines.append(f"{letters.get(group, '')} {group}: {size} positions change places {freely}{together}")
-    lines += [f"{size} positions stay in place ({reason}): {meaning}" for size, reason, meaning in why.pinned]
+        lines.append(f"{letters.get(group, '')} {group}: {counted(size, 'position')}, permuted {freely}{together}")
+    for size, reason, meaning in why.pinned:
+        lines.append(f"{counted(size, 'position')} kept in place ({reason}): {meaning}")
     return lines
 
 

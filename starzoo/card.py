@@ -28,6 +28,7 @@ from starzoo.hub.names import is_repo, split_repo
 from starzoo.licences import combine_sources, is_identifier
 from starzoo.markdown import clean, escape, load_template
 from starzoo.star.manifest import ModelRecord, StarManifest
+from starzoo.wording import counted
 
 __all__ = ["describe_data", "render", "write_card"]
 
@@ -306,7 +307,7 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
     if manifest.draws is not None and manifest.draws > 1:
         draws = f"{manifest.draws} sources, each with a place t on the line to it and its share of the batch"
     yield (
-        f"Fit: {taken} {'epoch' if taken == 1 else 'epochs'}{early} in batches of {fit.batch_size}, "
+        f"Fit: {counted(taken, 'epoch')}{early} in batches of {fit.batch_size}, "
         f"{fit.optimizer.upper()} with learning rate {fit.lr:g} and weight decay {fit.weight_decay:g}; every step "
         f"takes {draws}, t {law}; the star's own loss has weight μ = {fit.mu:g}"
         + (f", and the source's prediction weight κ = {fit.kappa:g} beside the label." if fit.kappa else ".")

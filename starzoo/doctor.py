@@ -12,7 +12,8 @@ from pathlib import Path
 
 from starzoo.cache import cache_folder
 from starzoo.errors import HubError
-from starzoo.hub.listing import free_bytes, is_offline
+from starzoo.hub.listing import free_bytes
+from starzoo.hub.offline import is_offline
 from starzoo.hub.patience import patiently
 
 __all__ = ["Finding", "clean_cache", "examine"]
@@ -102,7 +103,7 @@ def _cache(clean: bool) -> Iterator[Finding]:
 def _orphans() -> Iterator[Path]:
     from huggingface_hub import constants
 
-    for file in Path(constants.HF_HUB_CACHE).glob("models--*/blobs/*.incomplete"):
+    for file in Path(constants.HF_HUB_CACHE).glob("*--*/blobs/*.incomplete"):
         if time.time() - file.stat().st_mtime > _ORPHAN_AGE:
             yield file
 

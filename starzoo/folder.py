@@ -18,6 +18,7 @@ from starzoo.errors import UntrustedInputError
 from starzoo.files import replacing, write_text, writing
 from starzoo.hub.inspect import check_tensors, read_header
 from starzoo.hub.strict_json import read_json
+from starzoo.wording import counted
 
 __all__ = [
     "CONFIG_FILE",
@@ -126,13 +127,14 @@ def _check_values(name: str, tensor: Tensor, subject: str) -> None:
     bad = int((~torch.isfinite(tensor)).sum())
     if bad:
         raise UntrustedInputError(
-            f"{subject}: tensor {name!r} holds NaN or infinity {bad} times in {tensor.numel()} numbers",
+            f"{subject}: tensor {name!r} holds NaN or infinity in {bad:,} of {counted(tensor.numel(), 'number')}",
             hint="the training of this model diverged, or the file is damaged: use another one",
             subject=subject,
         )
     if name.endswith("running_var") and bool((tensor <= 0).any()):
+        times = counted(int((tensor <= 0).sum()), "time")
         raise UntrustedInputError(
-            f"{subject}: tensor {name!r} holds variances that are zero or negative ({int((tensor <= 0).sum())} times)",
+            f"{subject}: tensor {name!r} holds variances that are zero or negative ({times})",
             hint="these are no batch-norm statistics of a trained model: use another one",
             subject=subject,
         )

@@ -110,7 +110,8 @@ def combine(licences: Sequence[str | None]) -> Licensing:
         )
     missing = sum(licence is None for licence in licences)
     if missing:
-        return Licensing(None, question=f"{missing} of {len(licences)} sources state no licence", floor=floor)
+        state = "states" if missing == 1 else "state"
+        return Licensing(None, question=f"{missing} of {len(licences)} sources {state} no licence", floor=floor)
     if floor and _RANKS[floor] >= _NON_COMMERCIAL:
         return Licensing(floor, question=f"the sources forbid commercial use ({floor})", floor=floor)
     return Licensing(floor, floor=floor)

@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from starzoo.evaluate.measures import Spread
+from starzoo.wording import counted
 
 __all__ = ["clean", "escape", "load_template"]
 
@@ -80,7 +81,7 @@ def _fence(text: str, language: str) -> Markup:
 
 def _counted(number: int, noun: str) -> Markup:
     """A number with its noun."""
-    return Markup(f"{number:,} {noun}{'' if number == 1 else 's'}")
+    return Markup(counted(number, noun))
 
 
 def _listed(texts: list[str], limit: int = 20) -> Markup:

@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starzoo.errors import StarzooError, UsageError
+from starzoo.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,7 @@ def join(config: RuntimeConfig) -> None:
     count = _state(timeout=datetime.timedelta(minutes=config.timeout_minutes)).num_processes
     if config.num_processes not in {None, count}:
         raise UsageError(
-            f"this run has {count} process{'es' * (count > 1)}, and {config.num_processes} were asked for",
+            f"this run has {counted(count, 'process', 'processes')}, and {config.num_processes} were asked for",
             hint=f"start it with torchrun --nproc_per_node {config.num_processes} -m starzoo.cli …"
             " (accelerate launch --cpu starts only one)",
             subject="num_processes",

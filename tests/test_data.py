@@ -177,7 +177,7 @@ def test_missing_labels_are_refused(tmp_path: Path) -> None:
     for split, label in (("train", 0), ("test", -1)):
         rows = datasets.Dataset.from_dict({"image": [paint(0), paint(1)], "label": [1, label]}, features=features)
         rows.to_parquet(tmp_path / f"{split}.parquet")
-    with pytest.raises(UsageError, match="split 'test': 1 images have no label"):
+    with pytest.raises(UsageError, match="split 'test': 1 image without a label"):
         load_data(DataConfig(dataset=str(tmp_path)), COLOUR)
 
 

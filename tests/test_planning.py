@@ -120,7 +120,7 @@ def test_c18_the_plan_shows_licences_that_a_person_must_look_at(hub: FakeHub, ru
     document = run("plan", *REFS, "--dataset", "digits", "--json").json
     assert document["licensing"] == {
         "licence": None,
-        "question": "1 of 3 sources state no licence",
+        "question": "1 of 3 sources states no licence",
         "conflict": "",
         "floor": "mit",
     }

@@ -79,7 +79,7 @@ def test_the_card_is_what_the_hub_reads(star: Path, fake_hub: FakeHub) -> None:
 @pytest.mark.parametrize(
     ("licences", "question"),
     [
-        (("mit", None, None), "1 of 2 sources state no licence"),
+        (("mit", None, None), "1 of 2 sources states no licence"),
         (("mit", "other", "mit"), "a source has the licence 'other', which is not known here"),
         (("cc-by-nc-4.0", "openrail", None), "a source has the licence 'openrail', which is not known here"),
         (("mit", "cc-by-nc-4.0", None), r"forbid commercial use \(cc-by-nc-4.0\)"),

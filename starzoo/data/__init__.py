@@ -11,6 +11,7 @@ from starzoo.data.files import read_images
 from starzoo.data.reading import StoredData, open_data
 from starzoo.data.split import Augmentation, Loader, Split
 from starzoo.errors import IncompatibleError
+from starzoo.wording import counted
 
 __all__ = ["Augmentation", "ImageData", "Loader", "Split", "StoredData", "load_data", "open_data", "read_images"]
 
@@ -77,7 +78,9 @@ def _check_classes(dataset: str, found: Sequence[str], names: Sequence[str] | No
     for expected in (count, None if names is None else len(names)):
         if expected is not None and len(found) != expected:
             raise IncompatibleError(
-                f"{dataset}: has {len(found)} classes, but the models have {expected}", hint=hint, subject=dataset
+                f"{dataset}: has {counted(len(found), 'class', 'classes')}, but the models have {expected}",
+                hint=hint,
+                subject=dataset,
             )
     for number, (here, there) in enumerate(zip(found, names or found, strict=True)):
         if here != there:

@@ -18,6 +18,8 @@ from PIL import Image
 
 from starzoo.config import DataConfig
 from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError, UsageError
+from starzoo.hub.patience import refuse_long_waits
+from starzoo.wording import counted
 
 __all__ = ["ImageFile", "Records", "StoredData", "open_data"]
 
@@ -219,6 +221,7 @@ def _read_dataset(config: DataConfig) -> tuple[Any, Any]:
             hint="give `digits`, a folder, or an id such as uoft-cs/cifar10",
             subject=config.dataset,
         )
+    refuse_long_waits()
     try:
         with _quiet():
             train, test = datasets.load_dataset(
@@ -307,7 +310,9 @@ def _read_labels(split: Any, column: str, where: str) -> Integers:
         raise UsageError(f"{where}: has no images", hint="choose another split", subject=where)
     unlabelled = int((labels < 0).sum())
     if unlabelled:
-        raise UsageError(f"{where}: {unlabelled} images have no label", hint="choose another split", subject=where)
+        raise UsageError(
+            f"{where}: {counted(unlabelled, 'image')} without a label", hint="choose another split", subject=where
+        )
     return labels
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from starzoo.evaluate.measures import Evaluation, PathKind, Quality, Role, Scores, Spread, Tempered
+from starzoo.wording import counted
 
 __all__ = ["Connection", "Predictor", "Scaled", "connections", "has_costs", "predictors", "say_rounding", "summary"]
 
@@ -192,8 +193,8 @@ def _sum_up(group: Sequence[Quality], label: str = "") -> Predictor:
         "naive-mean": "mean of the sources' weights, not aligned",
         "aligned-mean": "aligned mean of the sources",
         "star": "star",
-        "domain": f"star domain, {group[0].passes} points",
-        "domain-untuned": f"star domain, {group[0].passes} points of whole lines",
+        "domain": f"star domain, {counted(group[0].passes, 'point')}",
+        "domain-untuned": f"star domain, {counted(group[0].passes, 'point')} of whole lines",
         "swa": "SWA, going on from one source",
         "student": "student, distilled from the sources",
         "part-ensemble": f"ensemble of {group[0].passes} sources",
@@ -314,9 +315,9 @@ def _on_domain(evaluation: Evaluation, split: Split) -> Iterator[str]:
     ours, theirs = _loss(domain.nll), _loss(star.nll)
     order = "level with" if ours == theirs else "better than" if domain.nll.mean < star.nll.mean else "worse than"
     yield (
-        f"The average of {domain.passes} points of the star domain (t from {choice.t.low:g} to {choice.t.high:g}, "
-        f"{chosen}) has an accuracy of {_percent(domain.accuracy)} and a negative log-likelihood of {ours} nats, "
-        f"{order} the star's own."
+        f"The average of {counted(domain.passes, 'point')} of the star domain (t from {choice.t.low:g} to "
+        f"{choice.t.high:g}, {chosen}) has an accuracy of {_percent(domain.accuracy)} and a negative log-likelihood of "
+        f"{ours} nats, {order} the star's own."
     )
     for rival in predictors(evaluation, split):
         if rival.role in {"ensemble", "part-ensemble"} and rival.passes == domain.passes:
@@ -355,7 +356,7 @@ def _cheapest(level: Sequence[Predictor]) -> str:
 
 
 def _cost(row: Predictor) -> str:
-    passes = f"{row.passes} forward {'pass' if row.passes == 1 else 'passes'} per image"
+    passes = f"{counted(row.passes, 'forward pass', 'forward passes')} per image"
     return passes if row.bytes is None else f"{passes}, {row.bytes / 1e6:,.1f} MB of weights"
 
 
@@ -381,7 +382,7 @@ def _describe(row: Predictor) -> str:
 def _nats(values: Sequence[float]) -> str:
     spread = Spread.of(values)
     scatter = f" ± {spread.std:.3f}" if spread.count > 1 else ""
-    return f"{spread.mean:.3f}{scatter} nats ({spread.count} {'path' if spread.count == 1 else 'paths'})"
+    return f"{spread.mean:.3f}{scatter} nats ({counted(spread.count, 'path')})"
 
 
 def _percent(spread: Spread) -> str:

@@ -23,6 +23,7 @@ from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.evaluate.findings import has_costs
 from starzoo.evaluate.measures import Evaluation, Path, PathKind, Plane, Quality, Role
 from starzoo.files import replacing
+from starzoo.wording import counted
 
 __all__ = ["draw_all", "plot_cost", "plot_paths", "plot_plane", "plot_quality", "save", "to_png"]
 
@@ -111,7 +112,7 @@ def plot_paths(evaluation: Evaluation, split: Split = "test", *, narrow: bool = 
                 axes.fill_between(
                     t, values.min(0), values.max(0), color=look.colour, alpha=0.18, lw=0, zorder=2 + order
                 )
-                label = f"{look.label} ({len(paths)} {'path' if len(paths) == 1 else 'paths'})"
+                label = f"{look.label} ({counted(len(paths), 'path')})"
                 axes.plot(t, values.mean(0), color=look.colour, ls=look.line, lw=2, label=label, zorder=10 + order)
         _scale_loss(losses)
         _scale_accuracy(accuracies)
@@ -374,7 +375,7 @@ def _unstretch(height: Values) -> Values:
 
 
 def _label(role: Role, row: Sequence[Quality]) -> str:
-    numbers = {"ensemble": f" of {row[0].passes}", "domain": f",\n{row[0].passes} points"}
+    numbers = {"ensemble": f" of {row[0].passes}", "domain": f",\n{counted(row[0].passes, 'point')}"}
     return f"{_ROLES[role].label}{numbers.get(role, '')}"
 
 

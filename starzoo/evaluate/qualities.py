@@ -23,6 +23,7 @@ from starzoo.evaluate.predictive import (
     tempered,
 )
 from starzoo.evaluate.rivals import rival_steps
+from starzoo.wording import counted
 
 __all__ = ["measure_qualities", "scores"]
 
@@ -53,7 +54,7 @@ def measure_qualities(
     roles |= {"naive mean": "naive-mean", "aligned mean": "aligned-mean", "star": "star"}
     ways: list[tuple[str, Role, int, Predictions]] = [(name, role, 1, predicted[name]) for name, role in roles.items()]
     for role, choice, mean in averages:
-        name = f"{choice.samples} points of the star domain, t from {choice.t.low:g} to {choice.t.high:g}"
+        name = f"{counted(choice.samples, 'point')} of the star domain, t from {choice.t.low:g} to {choice.t.high:g}"
         ways.append((name, role, choice.samples, mean))
     ways += [(kind, kind, 1, found) for kind, found in rivals.items()]
     members = [predicted[name] for name in zoo.sources]

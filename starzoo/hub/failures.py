@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from starzoo.errors import HubError, ResourceError, StarzooError
+from starzoo.hub.offline import GO_ONLINE
 
 __all__ = ["HubBusyError", "hub_failures", "xet_failures"]
 
@@ -115,7 +116,7 @@ def _explain(error: BaseException, repo: str, revision: str | None) -> tuple[typ
         case errors.EntryNotFoundError() if status:
             what, hint = "a file that was listed is gone", "run the command again"
         case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError() | errors.RevisionResolutionError():
-            what, hint = "not complete in the local cache, and offline", "unset HF_HUB_OFFLINE and pull it once"
+            what, hint = "not complete in the local cache, and offline", f"{GO_ONLINE}, and pull it once"
         case errors.HfHubHTTPError() if status in {401, 403}:
             what, hint = f"not allowed (HTTP {status})", "set HF_TOKEN to a token with the rights this needs"
         case errors.HfHubHTTPError() if status == 402:

@@ -13,6 +13,7 @@ from typing import Any
 
 from starzoo.errors import UntrustedInputError
 from starzoo.hub.strict_json import parse_json
+from starzoo.wording import counted
 
 __all__ = [
     "HEADER_LIMIT",
@@ -102,7 +103,9 @@ def header_length(start: bytes, size: int, subject: str) -> int:
         )
     if len(start) < 8:
         raise UntrustedInputError(
-            f"{subject}: is truncated: {size} bytes", hint="download or write the file again", subject=subject
+            f"{subject}: is truncated: {counted(size, 'byte')}",
+            hint="download or write the file again",
+            subject=subject,
         )
     length = int.from_bytes(start[:8], "little")
     if not 2 <= length <= HEADER_LIMIT:
@@ -151,9 +154,8 @@ def parse_header(header: bytes, data_size: int, subject: str, limit: int = TENSO
     position = 0
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if info.start != position:
-            what = (
-                "overlaps another tensor" if info.start < position else f"leaves {info.start - position} bytes unused"
-            )
+            gap = info.start - position
+            what = "overlaps another tensor" if gap < 0 else f"leaves {counted(gap, 'byte')} unused"
             raise UntrustedInputError(
                 f"{subject}: tensor {name!r} {what}",
                 hint="the file is damaged or hostile: download it again",
@@ -168,7 +170,7 @@ def parse_header(header: bytes, data_size: int, subject: str, limit: int = TENSO
         )
     if position < data_size:
         raise UntrustedInputError(
-            f"{subject}: has {data_size - position:,} bytes after the last tensor",
+            f"{subject}: has {counted(data_size - position, 'byte')} after the last tensor",
             hint="download or write it again",
             subject=subject,
         )

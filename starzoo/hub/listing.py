@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from starzoo.errors import HubError, ResourceError, UntrustedInputError, UsageError
+from starzoo.hub.offline import GO_ONLINE, is_offline
 from starzoo.hub.patience import patiently
 from starzoo.hub.ref import TIMEOUT, ModelRef
 
@@ -24,7 +25,6 @@ __all__ = [
     "check_space",
     "free_bytes",
     "hashes",
-    "is_offline",
     "look_up",
 ]
 
@@ -98,13 +98,6 @@ def look_up(ref: ModelRef | str) -> Listing:
         found.setdefault(CARD, files[CARD])
     complete = CONFIG in found and WEIGHTS in found
     return Listing(where, where.repo, sha, found, pickle=None if complete else _pickle_instead(where, files))
-
-
-def is_offline() -> bool:
-    """Whether no request may be sent."""
-    from huggingface_hub import constants
-
-    return constants.is_offline_mode()
 
 
 def cached(listing: Listing, file: HubFile) -> Path | None:
@@ -229,7 +222,7 @@ def _pickle_instead(where: ModelRef, files: Mapping[str, HubFile]) -> HubFile:
         what = f"has no {CONFIG}"
         inside = [path.removesuffix(f"/{CONFIG}") for path in sorted(files) if path.endswith(f"/{CONFIG}")]
         if below := [f"{where.repo}/{folder}" for folder in inside if folder.startswith(prefix)]:
-            what += f", but {len(below)} of its folders have one"
+            what += f", but {len(below)} of its folders {'has' if len(below) == 1 else 'have'} one"
             hint = f"name the folder: {', '.join(below[:_SHOWN])}"
     elif f"{prefix}{WEIGHTS}.index.json" in files:
         what = "holds its weights in several files"
@@ -248,5 +241,5 @@ def _prefix(where: ModelRef) -> str:
 
 
 def _not_cached(where: ModelRef, name: str) -> HubError:
-    hint = "unset HF_HUB_OFFLINE and pull it once"
+    hint = f"{GO_ONLINE}, and pull it once"
     return HubError(f"{where.place}: {name} is not in the local cache, and offline", hint=hint, subject=str(where))

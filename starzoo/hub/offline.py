@@ -8,9 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["working_offline"]
+__all__ = ["GO_ONLINE", "is_offline", "working_offline"]
+
+GO_ONLINE = "leave --offline out, or unset HF_HUB_OFFLINE"
+"""What to do where something cannot be had offline."""
 
 _VARIABLE = "HF_HUB_OFFLINE"
+
+
+def is_offline() -> bool:
+    """Whether no request may be sent."""
+    from huggingface_hub import constants
+
+    return constants.is_offline_mode()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from starzoo.hub.failures import HubBusyError, hub_failures
 
-__all__ = ["PATIENCE", "patiently"]
+__all__ = ["PATIENCE", "patiently", "refuse_long_waits"]
 
 PATIENCE = 60.0
 """Seconds after which a request that keeps failing is given up, also when the Hub asks to wait longer."""
@@ -53,12 +53,20 @@ def patiently(action: Callable[[], Answer], repo: str, revision: str | None = No
             time.sleep(wait)
 
 
-def _attempt(action: Callable[[], Answer], repo: str, revision: str | None) -> Answer:
+def refuse_long_waits() -> None:
+    """Make an answer that asks to wait longer than `PATIENCE` an error, wherever in the client it comes from.
+
+    For what is not done `patiently`, since it asks many things one after another: the client itself tries those again.
+    """
     from huggingface_hub import get_session
 
     client = get_session()
     if _refuse_to_wait not in client.event_hooks["response"]:
         client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks["response"], _refuse_to_wait]}
+
+
+def _attempt(action: Callable[[], Answer], repo: str, revision: str | None) -> Answer:
+    refuse_long_waits()
     token = _asked.set(repo)
     try:
         with hub_failures(repo, revision):
@@ -68,22 +76,22 @@ def _attempt(action: Callable[[], Answer], repo: str, revision: str | None) -> A
 
 
 def _refuse_to_wait(response: Any) -> None:
-    """Called by the HTTP client for every answer: inside of `patiently`, one that asks to come back later is an error.
+    """Called by the HTTP client for every answer: one that asks to come back later is an error, or only much later.
 
     Raises:
-        HubBusyError: This is such an answer.
+        HubBusyError: This is such an answer: of any to `patiently`, else of those that ask for more than `PATIENCE`.
     """
-    repo = _asked.get()
-    if repo is None or response.status_code not in _BUSY:
+    repo, wait = _asked.get(), _asked_wait(response.headers)
+    if response.status_code not in _BUSY or (repo is None and (wait or 0.0) <= PATIENCE):
         return
-    wait = _asked_wait(response.headers)
-    what = f"{repo}: the Hub answered HTTP {response.status_code}"
+    what = f"{repo}: the Hub" if repo else "the Hub"
+    what += f" answered HTTP {response.status_code}"
     hint = "try again later, or see https://status.huggingface.co"
     if wait is not None:
         what += f" and asks to wait {wait:g} s"
     if response.status_code == 429:
         hint = "too many requests: try again later, or set HF_TOKEN, with which more are allowed"
-    raise HubBusyError(what, hint=hint, subject=repo, wait=wait)
+    raise HubBusyError(what, hint=hint, subject=repo or "the Hub", wait=wait)
 
 
 def _asked_wait(headers: Any) -> float | None:

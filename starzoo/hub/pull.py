@@ -20,9 +20,9 @@ from starzoo.hub.listing import (
     cached,
     check_space,
     hashes,
-    is_offline,
     look_up,
 )
+from starzoo.hub.offline import GO_ONLINE, is_offline
 from starzoo.hub.parallel import in_threads, stoppable_bar
 from starzoo.hub.patience import patiently
 from starzoo.hub.pickles import converted, is_converted
@@ -143,7 +143,7 @@ def fetch(listing: Listing, file: HubFile) -> tuple[Path, str]:
         if is_offline():  # the only copy
             raise UntrustedInputError(
                 f"{listing.repo}: {file.path} in the local cache is damaged: its hash is not the one of the Hub",
-                hint="unset HF_HUB_OFFLINE and pull it again",
+                hint=f"{GO_ONLINE}, and pull it again",
                 subject=listing.repo,
             )
         path.resolve().unlink(missing_ok=True)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from starzoo.errors import UsageError
+from starzoo.errors import HubError, UsageError
 from starzoo.files import refuse_leading_out
 from starzoo.hub.failures import hub_failures, xet_failures
 from starzoo.hub.inspect import read_header
 from starzoo.hub.names import check_repo
+from starzoo.hub.offline import GO_ONLINE, is_offline
+from starzoo.hub.patience import refuse_long_waits
 from starzoo.hub.strict_json import read_json
 
 __all__ = ["STAR_TAG", "PublishedStar", "PushResult", "add_to_collection", "list_stars", "published_files", "push"]
@@ -113,6 +115,7 @@ def push(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(library_name="starzoo")
+    _begin(repo_id)
     with hub_failures(repo_id), xet_failures(repo_id):
         api.create_repo(repo_id, private=private or None, exist_ok=True)
         head = api.model_info(repo_id).sha
@@ -149,6 +152,7 @@ def add_to_collection(title: str, repos: Sequence[str], *, private: bool = False
     from huggingface_hub import HfApi
 
     api = HfApi(library_name="starzoo")
+    _begin(f"the collection {title!r}")
     with hub_failures(f"the collection {title!r}"):
         collection = api.create_collection(title, private=private, exists_ok=True)
         held = {item.item_id for item in collection.items}
@@ -169,6 +173,7 @@ def list_stars(author: str | None = None) -> list[PublishedStar]:
     """
     from huggingface_hub import HfApi
 
+    _begin(author or "the Hub")
     with hub_failures(author or "the Hub"):
         return [
             PublishedStar(
@@ -179,3 +184,10 @@ def list_stars(author: str | None = None) -> list[PublishedStar]:
             )
             for model in HfApi().list_models(filter=STAR_TAG, author=author, full=True)
         ]
+
+
+def _begin(subject: str) -> None:
+    """Make sure that the Hub may be asked for what no cache holds, and that it does not make us wait for long."""
+    if is_offline():
+        raise HubError(f"{subject}: the Hub cannot be asked offline", hint=GO_ONLINE, subject=subject)
+    refuse_long_waits()

@@ -10,6 +10,7 @@ from pathlib import Path
 from starzoo.errors import HubError, UsageError
 from starzoo.hub.failures import hub_failures
 from starzoo.hub.names import split_repo
+from starzoo.hub.offline import is_offline
 from starzoo.hub.patience import patiently
 
 __all__ = ["TIMEOUT", "ModelRef"]
@@ -97,12 +98,12 @@ class ModelRef:
         """
         if self.repo is None:
             raise UsageError(f"{self}: a local folder has no commit", hint="give a repository", subject=str(self))
-        from huggingface_hub import HfApi, constants
+        from huggingface_hub import HfApi
 
         repo, revision = self.repo, self.revision
         if revision and _COMMIT.fullmatch(revision):
             return revision
-        if constants.is_offline_mode():
+        if is_offline():
             with hub_failures(repo, revision):
                 return HfApi().resolve_revision(repo, revision=revision).resolved
         # Not `resolve_revision`: where the Hub does not answer, it takes what the cache remembers and says nothing.

@@ -53,6 +53,7 @@ from starzoo.star.sampling import SourceSampler
 from starzoo.star.stopping import StopRequest, stop
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
+from starzoo.wording import counted
 
 if TYPE_CHECKING:
     from starzoo.data import ImageData
@@ -340,7 +341,7 @@ class _Run:
         then = len(checkpoint.sums)
         self.changes = list(checkpoint.changes)
         if then != self.ranks:
-            change = f"{then} process{'es' * (then > 1)} before, {self.ranks} now"
+            change = f"{counted(then, 'process', 'processes')} before, {self.ranks} now"
             if not allow_world_size_change:
                 raise UsageError(
                     f"{self.folder}: the run had {change}, which changes its draws or their rounding",

@@ -108,7 +108,7 @@ def test_inspect_explains_an_axis(run):
     assert why["groups"][2]["others"] == ["blocks.0.attn.qkv.bias:0", "blocks.0.attn.proj.weight:1"]
     assert why["pinned"] == []
     words = run("inspect", "test_vit", "--why", "pos_embed:1").out
-    assert "101 positions stay in place (space): its positions are places" in words
+    assert "101 positions kept in place (space): its positions are places" in words
 
 
 @pytest.mark.parametrize(

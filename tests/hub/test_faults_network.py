@@ -10,18 +10,22 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import hf_xet
 import pytest
 
+from starzoo.architecture import Preprocessing
+from starzoo.config import DataConfig
+from starzoo.data import load_data
 from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError
 from starzoo.folder import file_hash
 from starzoo.hub import patience
 from starzoo.hub.failures import HubBusyError
 from starzoo.hub.offline import working_offline
 from starzoo.hub.pull import pull, pull_all
-from starzoo.hub.push import push
+from starzoo.hub.push import list_stars, push
 from starzoo.sources import load_source, load_sources
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub, Request, Response
@@ -131,6 +135,26 @@ def test_n08_a_hub_that_asks_to_wait_for_a_day(
         pull("ann/net")
     assert caught.value.exit_code == 4
     assert sum(waited) < 1
+    assert len(fake_hub.asked(pattern)) == 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "action"),
+    [
+        ("GET /api/models$", lambda folder: list_stars()),
+        ("POST .*/info/lfs/", lambda folder: push(folder, "ann/net")),
+        ("GET /api/datasets/", lambda folder: load_data(DataConfig(dataset="ann/images"), Preprocessing())),
+    ],
+    ids=["list", "push", "data"],
+)
+def test_n08_no_command_waits_for_a_day(
+    make_member: MakeMember, fake_hub: FakeHub, pattern: str, action: Callable[[Path], object]
+) -> None:
+    folder = make_member("a")
+    fake_hub.fail(pattern, 429, Retry_After="86400")
+    with pytest.raises(HubError, match="HTTP 429 and asks to wait 86400 s") as caught:
+        action(folder)
+    assert caught.value.exit_code == 4
     assert len(fake_hub.asked(pattern)) == 1
 
 
