@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
     from starzoo.config import RuntimeConfig
 
-__all__ = ["Agreement", "all_or_none", "from_first", "gather", "is_first", "join", "runs_on_cpu", "share_out"]
+__all__ = [
+    "Agreement",
+    "all_or_none",
+    "from_first",
+    "gather",
+    "is_first",
+    "join",
+    "own_device",
+    "runs_on_cpu",
+    "share_out",
+]
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -36,6 +46,13 @@ def runs_on_cpu() -> bool:
     import torch
 
     return not torch.accelerator.is_available()
+
+
+def own_device() -> list[int]:
+    """This process's GPU by its number, if it has one: as `torch.random.fork_rng` takes devices."""
+    import torch
+
+    return [torch.cuda.current_device()] if torch.cuda.is_available() else []
 
 
 def join(config: RuntimeConfig) -> None:

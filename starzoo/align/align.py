@@ -87,7 +87,7 @@ class Aligner:
         by_weight = None
         if self.config.method == "activation-weight":
             by_weight = WeightMatcher(self.spec, fixed, max_sweeps=self.config.max_sweeps)
-        starts = initial or itertools.repeat(Permutation.identity(self.spec))
+        starts = itertools.repeat(Permutation.identity(self.spec)) if initial is None else initial
 
         def match(pair: tuple[StateDict, Permutation]) -> Matching:
             permutee, start = pair

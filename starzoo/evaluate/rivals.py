@@ -19,6 +19,7 @@ from starzoo.data import ImageData
 from starzoo.errors import NumericalError
 from starzoo.layout import channels_last
 from starzoo.optimization import make_optimizer, train_epoch
+from starzoo.processes import own_device
 from starzoo.progress import Progress, silent
 
 __all__ = ["rival_steps", "train_rival"]
@@ -73,7 +74,7 @@ def train_rival(
     Raises:
         NumericalError: The weights are no longer finite.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=own_device()):
         torch.manual_seed(star.seed)
         model = channels_last(architecture.build()).to("cuda" if torch.cuda.is_available() else "cpu")
         epochs = partial(_epochs, model, data, star, _count_epochs(kind, star), partial(progress, _STAGE[kind]))

@@ -7,7 +7,6 @@ state of a random number generator in it: all random numbers of a run are functi
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import shutil
@@ -24,6 +23,7 @@ from torch import Tensor
 from starzoo.differences import all_differences
 from starzoo.errors import CheckpointError, ResourceError, UntrustedInputError, UsageError
 from starzoo.folder import file_hash, save_tensors, writing
+from starzoo.methods import Method
 
 __all__ = ["Checkpoint", "load_newest", "optimizer_tensors", "restore_optimizer", "save_checkpoint"]
 
@@ -47,7 +47,9 @@ class Checkpoint:
         permutations: One set of index vectors per source, in the order of the sources.
         history: One record per finished epoch.
         sums: What the unfinished epoch has summed up, one list per process.
-        scale: The loss scale of half precision, or None.
+        scaler: The state of the loss scaler of half precision, or None.
+        method: How the sources are aligned: what `auto` chose, too.
+        vigil: What the watch over the losses goes by (`starzoo.star.health.Vigil`), or None.
         changes: What was changed when the run was resumed, in words: it is not the run that its configuration tells.
     """
 
@@ -57,7 +59,9 @@ class Checkpoint:
     permutations: Sequence[Mapping[str, Tensor]]
     history: Sequence[Mapping[str, float]]
     sums: Sequence[Sequence[float]] = ()
-    scale: float | None = None
+    scaler: Mapping[str, float] | None = None
+    method: Method | None = None
+    vigil: Mapping[str, Any] | None = None
     changes: Sequence[str] = ()
 
 
@@ -76,9 +80,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str,
         UsageError: There can be no such folder.
         ResourceError: The disk is full; older checkpoints are untouched.
     """
-    name = f"step-{checkpoint.step:09d}"
-    places = itertools.chain([name], (f"{name}-{again}" for again in itertools.count(1)))
-    target = next(folder / place for place in places if not (folder / place).exists())
+    target = folder / f"step-{checkpoint.step:09d}"
     with writing(target):
         folder.mkdir(parents=True, exist_ok=True)
         for orphan in folder.glob(f"{_DRAFT}*"):  # of a process that was killed
@@ -86,6 +88,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str,
         draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=folder))
         try:
             _write(draft, checkpoint, identity)
+            shutil.rmtree(target, ignore_errors=True)  # damaged, or of a run that was given up
             draft.rename(target)
         except ResourceError as error:  # it names a file of the draft, which nobody will find
             free = shutil.disk_usage(folder).free
@@ -187,7 +190,9 @@ def _write(draft: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> 
         "sources": len(checkpoint.permutations),
         "history": list(checkpoint.history),
         "sums": list(checkpoint.sums),
-        "scale": checkpoint.scale,
+        "scaler": checkpoint.scaler,
+        "method": checkpoint.method,
+        "vigil": checkpoint.vigil,
         "changes": list(checkpoint.changes),
         "identity": identity,
     }
@@ -221,7 +226,9 @@ def _read(folder: Path, identity: Mapping[str, Any], override: bool) -> Checkpoi
         permutations=permutations,
         history=state["history"],
         sums=state["sums"],
-        scale=state["scale"],
+        scaler=state.get("scaler"),  # as of the next two, the first checkpoints of this schema say nothing of it
+        method=state.get("method"),
+        vigil=state.get("vigil"),
         changes=changes,
     )
 

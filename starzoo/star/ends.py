@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -66,6 +67,8 @@ class Ends:
         Args:
             permutations: One for every source.
         """
+        if permutations is self._permutations:
+            return
         self._permutations, self._ahead = permutations, None
         self._made.clear()
         if self.ready:
@@ -114,7 +117,7 @@ def _free_memory(device: torch.device) -> float:
         return float(torch.cuda.mem_get_info(device)[0])
     import psutil  # type: ignore[import-untyped]  # Accelerate needs it
 
-    return float(psutil.virtual_memory().available)
+    return float(psutil.virtual_memory().available) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _layout(tensor: Tensor) -> torch.memory_format:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -58,6 +59,27 @@ class Epoch:
         self._waiting.clear()
         return [self.paths, self.path, self.owns, self.own, self.skipped, self.spikes]
 
+    @classmethod
+    def shared_out(cls, parts: Sequence[Sequence[float]], rank: int, ranks: int) -> Epoch:
+        """What a process goes on with, where perhaps another number of them has begun an epoch.
+
+        Args:
+            parts: The sums of every process that did.
+            rank: Which process goes on.
+            ranks: How many do.
+
+        Returns:
+            Its share.
+        """
+        if len(parts) == ranks:
+            sums = parts[rank]
+        else:
+            *losses, skipped, spikes = zip(*parts, strict=True)
+            shared = [sum(column) for column in losses] if rank == 0 else [0.0] * len(losses)
+            sums = [*shared, skipped[0], spikes[0]]  # of which the last two are alike on all processes
+        paths, path, owns, own, skip, spike = sums
+        return cls(paths, path, owns, own, skip, spike)
+
     @staticmethod
     def record(parts: Sequence[Sequence[float]]) -> dict[str, float]:
         """What an epoch's history tells.
@@ -87,6 +109,20 @@ class Vigil:
         self._guessing = math.log(classes)
         self._usual = deque[float](maxlen=_WINDOW)
         self._spikes = self._skipped = 0
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What it goes by, as JSON."""
+        return {"usual": list(self._usual), "spikes": self._spikes, "skipped": self._skipped}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Go on from what another one went by.
+
+        Args:
+            memory: Its `memory`.
+        """
+        self._usual.extend(memory["usual"])
+        self._spikes, self._skipped = memory["spikes"], memory["skipped"]
 
     def is_spike(self, loss: float) -> bool:
         """Whether a loss is far above the usual one.

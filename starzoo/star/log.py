@@ -28,7 +28,6 @@ class TrainingLog:
     def __init__(self, path: Path | None, names: Sequence[str], *, epochs: int, images: int) -> None:
         self._path, self._names, self._epochs, self._images = path, names, epochs, images
         self._began = time.monotonic()
-        self._seconds: list[float] = []  # of the epochs of this process
 
     def note(self, text: str) -> None:
         """Write a line as it is.
@@ -50,9 +49,9 @@ class TrainingLog:
             share: The part of the epoch that this process has seen: less than 1 where it was resumed within.
         """
         now = time.monotonic()
-        self._seconds.append((now - self._began) / max(share, 1e-9))
+        seconds = (now - self._began) / max(share, 1e-9)
         self._began = now
-        left = self._seconds[-1] * (self._epochs - number)
+        left = seconds * (self._epochs - number)
         parts = [f"epoch {number:>{len(str(self._epochs))}}/{self._epochs}"]
         parts += [f"{name} {record[f'{name}_loss']:.4f}" for name in ("path", "own") if f"{name}_loss" in record]
         if "midpoint_loss" in record:
@@ -65,7 +64,7 @@ class TrainingLog:
             for name in ("skipped_steps", "loss_spikes")
             if name in record
         ]
-        parts += [f"{self._images / self._seconds[-1]:.0f} images/s", f"{_duration(left)} left"]
+        parts += [f"{self._images / seconds:.0f} images/s", f"{_duration(left)} left"]
         self.note("  ".join(parts))
 
 

@@ -27,15 +27,14 @@ from accelerate.utils import (
     broadcast,
 )
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from starzoo.architecture import Architecture
-from starzoo.config import AlignConfig, RunConfig
+from starzoo.config import AlignConfig, RunConfig, StarConfig
 from starzoo.errors import UsageError
 from starzoo.evaluate.path import reestimate_batch_norm
 from starzoo.layout import channels_last
 from starzoo.optimization import make_optimizer, set_learning_rate
-from starzoo.processes import Agreement, gather, join, runs_on_cpu
+from starzoo.processes import Agreement, all_or_none, gather, join, own_device, runs_on_cpu
 from starzoo.progress import Progress, silent
 from starzoo.star.alignment import SourceAlignment
 from starzoo.star.checkpoint import (
@@ -45,12 +44,13 @@ from starzoo.star.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from starzoo.star.ends import End, Ends
+from starzoo.star.ends import Ends
 from starzoo.star.health import Epoch, Vigil
 from starzoo.star.log import LOG, TrainingLog, check_trackers
 from starzoo.star.objective import StarlightLoss
 from starzoo.star.sampling import SourceSampler
 from starzoo.star.stopping import StopRequest, stop
+from starzoo.star.teacher import Teacher
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 from starzoo.wording import counted
@@ -137,9 +137,12 @@ def fit(
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # Accelerate knows no other
     identity = {**(identity or {}), "config": _deciding(config)}
     checkpoints = folder / CHECKPOINTS if folder else None
-    # A stranger's checkpoint is refused before any work.
-    found = load_newest(checkpoints, identity, override=override) if checkpoints else None
-    with torch.random.fork_rng(devices=[] if runs_on_cpu() else None):
+    with all_or_none():  # a stranger's checkpoint is refused before any work
+        found = load_newest(checkpoints, identity, override=override) if checkpoints else None
+    _check_same(gather(found.step if found else 0), folder)
+    if found and found.method:  # the one that `auto` chose then
+        config = config.model_copy(update={"align": config.align.model_copy(update={"method": found.method})})
+    with torch.random.fork_rng(devices=own_device()):
         run = _Run(architecture, spec, sources, data, config, folder, identity, progress)
         run.names = names or [str(number) for number in range(1, len(sources) + 1)]
         if found:
@@ -166,6 +169,7 @@ class _Run:
         self.spec, self.data, self.config = spec, data, config
         self.folder, self.identity, self.progress = folder, identity, progress
         self.step, self.epoch, self.history, self.changes = 0, Epoch(), list[dict[str, float]](), list[str]()
+        self.moved = 0
         self.kept: int | None = None  # the step of the newest checkpoint
         self.names: Sequence[str] = ()
         settings = config.star
@@ -177,6 +181,7 @@ class _Run:
         self.alignment = SourceAlignment(architecture, spec, sources, data, config)
         torch.manual_seed(settings.seed)  # for the random start
         self.network = architecture.build().to(self.device)
+        _check_share(settings, self.draws, self.network)
         random = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
         self.network.load_state_dict(self.alignment.start(random))
         if settings.channels_last:
@@ -186,7 +191,8 @@ class _Run:
         self.optimizer = make_optimizer(self.star.values(), settings)
         kept = {"auto": None, "ready": True, "stored": False}[config.runtime.sources]
         self.ends = Ends(sources, self.star, ready=kept)
-        self.teacher = _hollow(architecture.build()).to(self.device) if settings.kappa else None
+        precision = self.accelerator.autocast
+        self.teacher = Teacher(architecture.build(), self.star, precision) if settings.kappa else None
         working = self.accelerator.prepare_model(self.network) if self.ranks > 1 else self.network
         self.loss = StarlightLoss(
             list(self.star.values()),
@@ -195,7 +201,7 @@ class _Run:
             draws=self.draws // self.ranks,
             backward=self.accelerator.backward,
             hold=functools.partial(self.accelerator.no_sync, working),
-            precision=self.accelerator.autocast,
+            precision=precision,
         )
         self.sampler = SourceSampler(settings, len(sources), self.draws)
         self.vigil, self.agreement = Vigil(architecture.num_classes), Agreement(self.device)
@@ -263,7 +269,7 @@ class _Run:
             self._prefetch(place)
             torch.manual_seed(self.sampler.noise(self.step, place))
             images, labels = self._to_device(images), labels.to(self.device, non_blocking=True)
-            prediction = self._predict(end, images) if self.teacher else None
+            prediction = self.teacher.predict(end, images) if self.teacher else None
             last = place == self._places[-1]
             loss = self.loss.accumulate(end.parameters, draw.t, images, labels, prediction, last=last)
             self.epoch.add(loss, own=draw.own)
@@ -325,8 +331,14 @@ class _Run:
             record |= {f"midpoint_loss.{source}": loss for source, loss in enumerate(losses)}
         if not all(map(_is_finite, record.values())):
             raise self.vigil.broken(f"in epoch {number}")
+        self._check_finite(f"at the end of epoch {number}")
         self.history = [*self.history, record]
         return record
+
+    def _check_finite(self, where: str) -> None:
+        """Make sure that the star is one: the gradient of a finite loss need not be finite."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.star.values()):
+            raise self.vigil.broken(where)
 
     def _is_settled(self) -> bool:
         """Whether the half-way losses have stopped falling, where that ends the run."""
@@ -349,20 +361,21 @@ class _Run:
                     subject=str(self.folder),
                 )
             self.changes.append(f"from step {checkpoint.step}: {change}")
-        sums = [sum(column) for column in zip(*checkpoint.sums, strict=True)] if then != self.ranks else None
-        rank = self.accelerator.process_index
-        mine = checkpoint.sums[rank] if sums is None else sums if rank == 0 else [0.0] * len(sums)
         with torch.no_grad():
             for name, parameter in self.star.items():
                 parameter.copy_(checkpoint.star[name])
         if not restore_optimizer(self.optimizer, checkpoint.optimizer):
             self.changes.append(f"from step {checkpoint.step}: the new optimizer begins without a state")
-        if self.accelerator.scaler and checkpoint.scale:
-            self.accelerator.scaler.update(checkpoint.scale)
+        if self.accelerator.scaler and checkpoint.scaler:
+            self.accelerator.scaler.load_state_dict(dict(checkpoint.scaler))
         self.alignment.permutations = [
             Permutation.from_tensors(self.spec, tensors) for tensors in checkpoint.permutations
         ]
-        self.step, self.epoch, self.moved = checkpoint.step, Epoch(*mine[:-1]), int(checkpoint.sums[0][-1])
+        parts, [moved, *_] = [part[:-1] for part in checkpoint.sums], [part[-1] for part in checkpoint.sums]
+        self.epoch = Epoch.shared_out(parts, self.accelerator.process_index, self.ranks)
+        self.step, self.moved = checkpoint.step, int(moved)
+        if checkpoint.vigil:
+            self.vigil.remember(checkpoint.vigil)
         self.history = [dict(record) for record in checkpoint.history]
         self.kept = self.step
 
@@ -387,10 +400,10 @@ class _Run:
         if self.step == self.kept:
             return
         self.kept = self.step
+        self._judge(self.agreement.hear(), self.step)  # so that nothing is on its way any more
         moved = float(self.moved)
         sums = gather([*self.epoch.sums(), moved])
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.star.values()):
-            raise self.vigil.broken(f"before step {self.step}")
+        self._check_finite(f"before step {self.step}")
         if not self.folder or not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
@@ -401,7 +414,9 @@ class _Run:
             permutations=[permutation.tensors() for permutation in self.alignment.permutations],
             history=self.history,
             sums=sums,
-            scale=scaler.get_scale() if scaler else None,
+            scaler=scaler.state_dict() if scaler else None,
+            method=self.alignment.config.method,
+            vigil=self.vigil.memory,
             changes=self.changes,
         )
         save_checkpoint(self.folder / CHECKPOINTS, checkpoint, self.identity)
@@ -450,14 +465,6 @@ class _Run:
         step, following = (self.step, place + self.ranks) if place != places[-1] else (self.step + 1, places[0])
         if step % self.steps_per_epoch or following != places[0]:  # a new epoch may align anew
             self.ends.prefetch(self.sampler.draw(step, following).source)
-
-    def _predict(self, end: End, images: Tensor) -> Tensor:
-        """The probabilities that an aligned source gives: those of the source itself."""
-        assert self.teacher is not None
-        tensors = {**dict(zip(self.star, end.parameters, strict=True)), **end.buffers}
-        with torch.no_grad(), self.accelerator.autocast():
-            logits: Tensor = functional_call(self.teacher, tensors, (images,))
-        return logits.float().softmax(1)
 
     def _describe_step(self, step: int, place: int) -> tuple[str, list[int]]:
         """One draw of a step, from 0, in words, and the images that it has seen."""
@@ -524,11 +531,25 @@ def _count_draws(wanted: int | None, ranks: int) -> int:
     return draws
 
 
-def _hollow(network: nn.Module) -> nn.Module:
-    """A network in evaluation mode without weights of its own."""
-    for parameter in network.parameters():
-        parameter.data = torch.empty(0)
-    return network.eval().requires_grad_(False)
+def _check_share(settings: StarConfig, draws: int, network: nn.Module) -> None:
+    """Batch norm has no deviation to divide by where a draw has one image."""
+    normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+    if normalised and settings.batch_size < 2 * draws:
+        raise UsageError(
+            f"{settings.batch_size} images for {draws} draws per step: batch norm needs two for each",
+            hint=f"use star.batch_size={2 * draws} or more",
+            subject="star.batch_size",
+        )
+
+
+def _check_same(steps: Sequence[int], folder: Path | None) -> None:
+    """All processes must go on from one checkpoint."""
+    if len(set(steps)) > 1:
+        raise UsageError(
+            f"{folder}: the processes find different checkpoints there, of the steps {', '.join(map(str, steps))}",
+            hint="give an --out that all machines of the run share",
+            subject=str(folder),
+        )
 
 
 def _compile(network: nn.Module) -> nn.Module:

@@ -146,6 +146,12 @@ def test_a_method_that_runs_the_models_needs_images(method: str) -> None:
     assert "name a data set" in caught.value.hint
 
 
+def test_a_process_without_a_share_has_nothing_to_match() -> None:
+    fixed = make("residual", 0)
+    aligner = Aligner(infer(fixed, torch.zeros(1, 1, 4, 4)), AlignConfig(method="weight"))
+    assert list(aligner.match(fixed.state_dict(), [], [])) == []
+
+
 def test_average_is_the_mean_and_keeps_counters() -> None:
     a, b = make("residual", 0).state_dict(), make("residual", 1).state_dict()
     mean = average([a, b])

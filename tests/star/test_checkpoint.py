@@ -21,6 +21,9 @@ def make_checkpoint(step: int) -> Checkpoint:
         optimizer={"0.momentum_buffer": torch.ones(3, 2)},
         permutations=[{"g:0": torch.tensor(order, dtype=torch.int32)} for order in ([1, 0], [0, 1])],
         history=[{"path_loss": 0.5}] * step,
+        scaler={"scale": 2.0**16, "_growth_tracker": 7},
+        method="balanced",
+        vigil={"usual": [0.1, 0.7], "spikes": 1, "skipped": 0},
     )
 
 
@@ -30,6 +33,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     found = load_newest(tmp_path, IDENTITY)
     assert found is not None
     assert (found.step, found.history) == (3, saved.history)
+    assert (found.scaler, found.method, found.vigil) == (saved.scaler, saved.method, saved.vigil)
     assert torch.equal(found.star["weight"], saved.star["weight"])
     assert torch.equal(found.optimizer["0.momentum_buffer"], torch.ones(3, 2))
     assert [p["g:0"].tolist() for p in found.permutations] == [[1, 0], [0, 1]]
@@ -43,6 +47,17 @@ def test_the_newest_two_are_kept_and_nothing_else(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         save_checkpoint(tmp_path, make_checkpoint(step), IDENTITY)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000003", "step-000000004"]
+
+
+def test_a_damaged_checkpoint_gives_way_to_a_whole_one_of_its_step(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_checkpoint(tmp_path, make_checkpoint(step), IDENTITY)
+    (tmp_path / "step-000000002" / "star.safetensors").write_bytes(b"")
+    save_checkpoint(tmp_path, make_checkpoint(2), IDENTITY)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000001", "step-000000002"]
+    found = load_newest(tmp_path, IDENTITY)
+    assert found is not None
+    assert found.step == 2
 
 
 @pytest.mark.parametrize(

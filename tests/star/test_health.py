@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -33,6 +34,22 @@ def test_the_record_is_the_mean_over_all_processes() -> None:
     assert one.record([one.sums()]) == {"path_loss": 1.0, "own_loss": 9.0}
     both = one.record([one.sums(), other.sums()])
     assert both == {"path_loss": 3.0, "own_loss": 9.0, "skipped_steps": 0.5, "loss_spikes": 1.0}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_another_number_of_processes_goes_on_with_the_same_sums(ranks: int) -> None:
+    parts = [[3.0, 6.0, 1.0, 2.0, 4.0, 5.0], [2.0, 4.0, 2.0, 2.0, 4.0, 5.0]]  # of which the last two are alike
+    shares = [Epoch.shared_out(parts, rank, ranks).sums() for rank in range(ranks)]
+    assert Epoch.record(shares) == Epoch.record(parts)
+
+
+def test_a_vigil_goes_on_from_what_another_one_remembers() -> None:
+    one, other = Vigil(classes=10), Vigil(classes=10)
+    for loss in [0.5, 0.6, *[9.0] * 20]:
+        one.is_spike(loss)
+    other.remember(json.loads(json.dumps(one.memory)))
+    with pytest.raises(NumericalError, match="21 steps in a row"):
+        other.is_spike(9.0)
 
 
 def test_a_loss_far_above_the_usual_and_above_guessing_is_a_spike() -> None:

@@ -15,13 +15,13 @@ import torch
 
 from starzoo.config import AlignConfig, Constant, RunConfig, RuntimeConfig, StarConfig
 from starzoo.data import ImageData, load_data
-from starzoo.errors import NumericalError, PreemptedError
+from starzoo.errors import NumericalError, PreemptedError, UsageError
 from starzoo.inspection import infer_architecture
 from starzoo.progress import Progress, silent
 from starzoo.sources import Source, load_sources
 from starzoo.star.alignment import SourceAlignment
 from starzoo.star.objective import StarlightLoss
-from starzoo.star.train import FittedStar, _make_accelerator, fit
+from starzoo.star.train import FittedStar, _check_same, _make_accelerator, fit
 from starzoo.symmetry import PermutationSpec
 
 
@@ -214,7 +214,26 @@ def test_t02_steps_that_overflow_are_left_out_counted_and_reported(
     assert "skipped steps 2" in (tmp_path / "training.log").read_text().splitlines()[0]
     assert all(torch.isfinite(tensor).all() for tensor in star.state.values())
     state = json.loads((tmp_path / "checkpoints" / "step-000000022" / "state.json").read_text())
-    assert state["scale"] == 2.0**14  # halved twice
+    assert state["scaler"]["scale"] == 2.0**14  # halved twice
+
+
+@pytest.mark.usefixtures("scaled")
+def test_a_run_in_half_precision_ends_bit_equal_when_it_was_stopped(
+    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(stage: str, done: int, total: int, **_: float) -> None:
+        if done == 7:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("starzoo.star.train._SECONDS_BETWEEN_REPORTS", -1.0)
+    whole = run(sources, spec, data, tmp_path / "whole", epochs=2)
+    with pytest.raises(PreemptedError):
+        run(sources, spec, data, tmp_path / "half", progress=stop, epochs=2)
+    assert_same(run(sources, spec, data, tmp_path / "half", epochs=2), whole)
+    ends = [tmp_path / name / "checkpoints" / "step-000000022" / "state.json" for name in ("whole", "half")]
+    one, other = (json.loads(end.read_text())["scaler"] for end in ends)
+    assert one == other
+    assert one["_growth_tracker"] == 22  # steps since it grew
 
 
 @pytest.mark.usefixtures("scaled")
@@ -225,6 +244,27 @@ def test_t02_more_than_twenty_overflows_in_a_row_end_the_run(
     with pytest.raises(NumericalError, match="21 steps in a row overflowed in half precision") as caught:
         run(sources, spec, data, tmp_path, epochs=4)
     assert "star.precision=bf16 and add --override" in caught.value.hint
+
+
+def test_t01_a_star_that_broke_in_the_last_step_of_an_epoch_ends_the_run(
+    sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Spoiled(monkeypatch, {11}, gradient=math.inf)
+    with pytest.raises(NumericalError, match="not finite at the end of epoch 1"):
+        run(sources, spec, data, epochs=2, midpoint_every=0)
+
+
+def test_one_image_for_a_draw_is_none_for_batch_norm(
+    sources: list[Source], spec: PermutationSpec, data: ImageData
+) -> None:
+    with pytest.raises(UsageError, match="8 images for 8 draws per step: batch norm needs two for each"):
+        run(sources, spec, data, batch_size=8, draws=8)
+
+
+def test_processes_that_find_other_checkpoints_are_told(tmp_path: Path) -> None:
+    _check_same([500, 500], tmp_path)
+    with pytest.raises(UsageError, match=r"the processes find different checkpoints there, of the steps 500, 0"):
+        _check_same([500, 0], tmp_path)
 
 
 def test_a_signal_after_the_last_step_is_obeyed(

@@ -1,0 +1,54 @@
+"""What an aligned source predicts, for distillation: a network without weights of its own is lent those of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from starzoo.star.ends import End
+
+__all__ = ["Teacher"]
+
+
+class Teacher:
+    """Computes the predictions of sources.
+
+    Args:
+        network: A network of their architecture; its parameters are given up.
+        star: The star's parameters, by name, on the device where all is computed.
+        precision: The context in which the star is computed.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        star: Mapping[str, nn.Parameter],
+        precision: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        for parameter in network.parameters():
+            parameter.data = torch.empty(0)
+        self._network = network.requires_grad_(False).to(next(iter(star.values())).device)
+        self._names, self._precision = list(star), precision
+        self._buffers = [name for name, _ in network.named_buffers()]
+
+    @torch.no_grad()
+    def predict(self, end: End, images: Tensor) -> Tensor:
+        """What an aligned source predicts: the same as the source itself.
+
+        Args:
+            end: The source; of tied weights, which have several names, it is enough to lend one.
+            images: A batch.
+
+        Returns:
+            Probabilities, shape (batch, classes).
+        """
+        self._network.eval()  # each time: some networks keep what they make of their weights until this is called
+        buffers = {name: end.buffers[name] for name in self._buffers if name in end.buffers}
+        tensors = {**dict(zip(self._names, end.parameters, strict=True)), **buffers}
+        with self._precision():
+            logits: Tensor = functional_call(self._network, tensors, (images,))
+        return logits.float().softmax(1)
