@@ -10,6 +10,7 @@ from typing import ClassVar
 
 __all__ = [
     "CheckpointError",
+    "FolderInUseError",
     "HubError",
     "IncompatibleError",
     "InterruptedRunError",
@@ -51,6 +52,10 @@ class UsageError(StarzooError):
     """A wrong command, option, configuration value or data set name."""
 
     exit_code = 2
+
+
+class FolderInUseError(UsageError):
+    """A folder in which another run is at work: its files are not to be touched."""
 
 
 class UntrustedInputError(StarzooError):

@@ -8,12 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from safetensors import SafetensorError
 
 from starzoo.errors import ResourceError, UsageError
 
-__all__ = ["refuse_leading_out", "replacing", "write_text", "writing"]
+__all__ = ["open_to_append", "refuse_leading_out", "replacing", "write_text", "writing"]
 
 # The path is wrong; all else (a full disk, a broken one) is a lack of something.
 _WRONG_PATH = frozenset({
@@ -37,6 +38,20 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8", newline="\n")
+
+
+def open_to_append(path: Path) -> IO[bytes]:
+    """Open a file to which lines are added, never one to which a link leads.
+
+    Args:
+        path: The file; it and its folder are made when they do not exist.
+
+    Returns:
+        The file.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab")
 
 
 @contextmanager

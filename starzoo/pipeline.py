@@ -129,6 +129,7 @@ def fit_star(
     status = Status(out, watcher=progress)
     with RunLock(out) as lock, ignoring_signals(), status.recording(), obeying_signals():
         join(config.runtime)
+        status.met()
         with all_or_none():
             models = load_sources([*sources, *holdouts], progress=status)
             if reorder_classes:

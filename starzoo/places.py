@@ -12,6 +12,7 @@ from starzoo.config import DataConfig, Frozen, RunConfig
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.folder import write_text
 from starzoo.hub.ref import ModelRef
+from starzoo.star.log import LOG
 from starzoo.star.manifest import MANIFEST, ModelRecord
 from starzoo.status import STATUS, is_status
 
@@ -167,6 +168,8 @@ def refuse_other_files(target: Path) -> None:
     found = [name for name in _REPLACED if os.path.lexists(target / name)]
     if os.path.lexists(target / STATUS) and not is_status(target / STATUS):
         found.append(STATUS)
+    if os.path.lexists(target / LOG) and (target / LOG).lstat().st_size:  # our own is empty before the run has begun
+        found.append(LOG)
     if found:
         raise UsageError(
             f"{target}: holds {found[0]}, which would be overwritten",

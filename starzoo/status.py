@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from starzoo.errors import (
+    FolderInUseError,
     HubError,
     IncompatibleError,
     PreemptedError,
@@ -55,6 +56,7 @@ class Status:
     watcher: Progress
     rank: int = field(default_factory=lambda: int(os.environ.get("RANK", "0")))
     ranks: int = field(default_factory=lambda: int(os.environ.get("WORLD_SIZE", "1")))
+    _met: bool = False
     _stage: dict[str, Any] = field(default_factory=dict)
     _written: float = 0.0
     _changed: bool = False
@@ -67,11 +69,17 @@ class Status:
             self._write("running")
         self.watcher(stage, done, total, **figures)
 
+    def met(self) -> None:
+        """The processes have met: from now on each leaves marks. Before, only the first knows whose folder it is."""
+        self._met = True
+        self._write("running")
+
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record how the block ends.
 
         Raises:
+            FolderInUseError: Another run is at work in the folder; nothing is recorded over its status.
             PreemptedError: Another process was lost; the same command goes on from the last checkpoint.
             BaseException: What was raised in the block.
         """
@@ -79,6 +87,8 @@ class Status:
         self._write("running")
         try:
             yield
+        except FolderInUseError:
+            raise
         except BaseException as error:
             if self.ranks > 1 and not isinstance(error, StarzooError) and any(sign in str(error) for sign in _LOST):
                 self._write("left alone", by=-1)
@@ -126,6 +136,8 @@ class Status:
 
     def _write(self, state: str, error: BaseException | None = None, *, by: int = 0) -> None:
         self._written = time.monotonic()
+        if self.rank and not self._met:
+            return
         if not self.folder.is_dir() and "TORCHELASTIC_RUN_ID" not in os.environ:
             return
         document: dict[str, Any] = {"state": state, "time": _now(), **self._stage}

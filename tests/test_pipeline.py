@@ -156,7 +156,9 @@ def test_a_model_is_never_overwritten(digits_zoo: list[Path], tmp_path: Path) ->
     assert [(folder / "model.safetensors").read_bytes() for folder in zoo] == before
 
 
-@pytest.mark.parametrize("name", ["README.md", "run.yaml", "status.json", "plots/mine.png", "metrics/paths.csv"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "run.yaml", "status.json", "training.log", "plots/mine.png", "metrics/paths.csv"]
+)
 def test_a_folder_with_files_of_somebody_is_never_a_stars(name: str, digits_zoo: list[Path], tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('{"state": "mine"}')

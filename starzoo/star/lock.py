@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import IO
 
-from starzoo.errors import UsageError
-from starzoo.folder import writing
+from starzoo.errors import FolderInUseError
+from starzoo.files import open_to_append
 from starzoo.star.log import LOG
 
 __all__ = ["RunLock"]
@@ -44,20 +44,18 @@ class RunLock:
         """Take it, if that is not done yet.
 
         Raises:
-            UsageError: Another run has it.
+            FolderInUseError: Another run has it.
         """
         if self._file:
             return
         path = self._folder / LOG
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("ab")
+        file = open_to_append(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
                 file.close()
-                raise UsageError(
+                raise FolderInUseError(
                     f"{self._folder}: another run is at work in it",
                     hint="wait until it has ended, or choose another --out",
                     subject=str(self._folder),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from starzoo.errors import UsageError
+from starzoo.files import open_to_append
 
 __all__ = ["LOG", "TrainingLog", "check_trackers"]
 
@@ -36,9 +37,8 @@ class TrainingLog:
             text: The line.
         """
         if self._path:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}  {text}\n")
+            with open_to_append(self._path) as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}  {text}\n".encode())
 
     def epoch(self, number: int, record: Mapping[str, float], share: float = 1.0) -> None:
         """Write what an epoch came to.

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from starzoo.star.lock import RunLock
 from tests.star.runs import digest, fit_star, hold, kept, kill, launch, status, torchrun, until
 
 UNREADABLE = "digits: 7.png cannot be read: the disk timed out"
@@ -266,6 +267,19 @@ def test_d09_another_number_of_processes_than_asked_for_is_refused(members: list
     assert [each.code for each in both] == [2, 2]
     assert status(tmp_path / "two")["exit_code"] == 2
     assert status(tmp_path / "two")["message"].startswith("this run has 2 processes, and 3 were asked for")
+
+
+def test_a_second_run_touches_nothing_of_the_first(members: list[Path], killed_of_two: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(killed_of_two, tmp_path / "star")
+    files = [out / "status.json", *(out / "processes" / f"{rank}.json" for rank in range(2))]
+    before = [file.read_bytes() for file in files]
+    with RunLock(out) as lock:
+        lock.take()
+        first, second = fit_star(members, out, "--set", "runtime.timeout_minutes=0.1", ranks=2).wait()
+    assert first.code == 2
+    assert "another run is at work in it" in first.text
+    assert second.code
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_d10_two_ranks_measure_what_one_does(whole: Path, digits_zoo: list[Path], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from starzoo.errors import UsageError
 from starzoo.star.lock import RunLock
+from starzoo.star.log import TrainingLog
 
 HOLD = """
 import sys, time
@@ -49,6 +50,18 @@ def test_the_first_of_several_processes_locks_for_all(tmp_path: Path, monkeypatc
         monkeypatch.setenv("RANK", "1")
         with RunLock(tmp_path):
             pass
+
+
+def test_a_log_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    notes, log = tmp_path / "notes.txt", tmp_path / "star" / "training.log"
+    notes.write_text("mine")
+    log.parent.mkdir()
+    log.symlink_to(notes)
+    lock, lines = RunLock(log.parent), TrainingLog(log, [], epochs=1, images=1)
+    for write in (lock.take, lambda: lines.note("a line")):
+        with pytest.raises(UsageError, match=r"training\.log: cannot be written"):
+            write()
+    assert notes.read_text() == "mine"
 
 
 def test_a_file_system_without_locks_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
