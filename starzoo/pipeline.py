@@ -45,7 +45,7 @@ from starzoo.star.star import Star, load_star, write_manifest
 from starzoo.star.stopping import ignoring_signals, obeying_signals
 from starzoo.star.train import FittedStar, fit
 from starzoo.status import Status
-from starzoo.symmetry import PermutationSpec
+from starzoo.symmetry import Permutation, PermutationSpec
 from starzoo.zoo import architecture_for, train_zoo
 
 __all__ = [
@@ -273,7 +273,8 @@ def evaluate_star(
         }
     )
     spec = infer_architecture(then.architecture)
-    zoo = _zoo(loaded.state, members, unseen, stars)
+    permutations = [Permutation.from_tensors(spec, loaded.permutations[name]) for name in names]
+    zoo = _zoo(loaded.state, members, permutations, unseen, stars)
     cache = ResultCache.of_user() if use_cache else ResultCache(None)
     if shard:
         align = then.alignment or then.config.align
@@ -411,16 +412,21 @@ def _save(
         star.save_folder(out)
 
     from_first(save)
-    zoo = _zoo(fitted.state, members, unseen)
+    zoo = _zoo(fitted.state, members, fitted.permutations, unseen)
     measured = _evaluate(manifest, spec, zoo, data, outside, ResultCache.of_user(), progress)
     from_first(lambda: write_manifest(out, measured))
 
 
 def _zoo(
-    state: Mapping[str, Tensor], members: Sequence[Source], unseen: Sequence[Source], stars: Sequence[Source] = ()
+    state: Mapping[str, Tensor],
+    members: Sequence[Source],
+    permutations: Sequence[Permutation],
+    unseen: Sequence[Source],
+    stars: Sequence[Source] = (),
 ) -> Zoo:
-    named = ({model.name: model.state for model in models} for models in (members, unseen, stars))
-    return Zoo(star=state, **dict(zip(("sources", "holdouts", "others"), named, strict=True)))
+    sources, holdouts, others = ({model.name: model.state for model in models} for models in (members, unseen, stars))
+    known = dict(zip(sources, permutations, strict=True))
+    return Zoo(star=state, sources=sources, holdouts=holdouts, others=others, permutations=known)
 
 
 def _is_other_part(data: DataConfig, of: DataConfig) -> bool:

@@ -15,6 +15,7 @@ from starzoo.architecture import Architecture
 from starzoo.config import AlignConfig, Uniform
 from starzoo.evaluate.cache import hash_tensors
 from starzoo.evaluate.measures import PathKind
+from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
 if TYPE_CHECKING:
@@ -34,12 +35,15 @@ class Zoo:
         sources: The models that the star was fitted on.
         holdouts: The models that it never saw.
         others: Other stars of the same task.
+        permutations: What brings sources to the star, by name, where its fit has found that: the star domain that it
+            publishes. What is missing is found here.
     """
 
     star: StateDict
     sources: Mapping[str, StateDict]
     holdouts: Mapping[str, StateDict]
     others: Mapping[str, StateDict] = field(default_factory=dict)
+    permutations: Mapping[str, Permutation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,9 @@ class Models:
     @cached_property
     def to_star(self) -> dict[str, dict[str, Tensor]]:
         """All models but the star, aligned to it."""
-        return self._bring(self._others, "star")
+        known = self.zoo.permutations
+        found = self._bring([name for name in self._others if name not in known], "star")
+        return found | {name: permutation.apply(self.by_name[name]) for name, permutation in known.items()}
 
     @property
     def aligned(self) -> dict[str, dict[str, Tensor]]:
@@ -125,12 +131,12 @@ class Models:
         return self.alignment(*(Line("star-source", "star", name) for name in names))
 
     def alignment(self, *lines: Line) -> dict[str, Any]:
-        """What decides how the ends of some lines are aligned; random starts go by a model's place among others."""
-        places = [0 if line.kind == "regular-regular" else self._others.index(line.b) for line in lines]
+        """What decides how the ends of some lines are aligned."""
+        known = self.zoo.permutations
         return {
             "config": self.config.model_dump(mode="json"),
             "fixed": [self.hashes[line.a] for line in lines],
-            "places": places if self.config.restarts > 1 else None,
+            "known": [hash_tensors(known[line.b].tensors()) for line in lines if line.a == "star" and line.b in known],
         }
 
     @property
@@ -147,6 +153,8 @@ class Models:
 
     def _bring(self, names: Sequence[str], fixed: str) -> dict[str, dict[str, Tensor]]:
         """Some models, aligned to another one."""
+        if not names:
+            return {}
         seen = map(self._aligner.evidence.of, map(self.by_name.__getitem__, (fixed, *names)))
         return {
             name: found.permutation.apply(self.by_name[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from starzoo.data import ImageData, load_data
 from starzoo.evaluate.barrier import Evaluator
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.measures import Evaluation
+from starzoo.evaluate.models import Models
 from starzoo.evaluate.path import interpolate, reestimate_batch_norm
 from starzoo.inspection import infer_architecture
 from starzoo.sources import Source, load_sources
@@ -57,6 +59,21 @@ def test_everything_planned_is_measured_once_on_both_splits(measured: Evaluation
         single = ["member", "member", "held-out", "naive-mean", "aligned-mean", "star"]
         assert roles == [*single, "domain", "domain-untuned", "ensemble"]
     assert measured.qualities_of("ensemble")[0].passes == 2
+
+
+def test_sources_are_measured_where_the_fit_has_brought_them(
+    models: list[Source], spec: PermutationSpec, data: ImageData
+) -> None:
+    star, source, held, _ = models
+    permutation = Permutation.random(spec, np.random.default_rng(0))
+    zoo = Zoo(star=star.state, sources={"source": source.state}, holdouts={"held-out": held.state})
+    with_it = replace(zoo, permutations={"source": permutation})
+    found, without = (Models(star.architecture, spec, each, data, ALIGN) for each in (with_it, zoo))
+    expected = permutation.apply(source.state)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.aligned["source"].items())
+    assert not torch.equal(without.aligned["source"]["fc.weight"], expected["fc.weight"])
+    assert torch.equal(found.to_star["held-out"]["fc.weight"], without.to_star["held-out"]["fc.weight"])
+    assert found.identity("aligned mean") != without.identity("aligned mean")  # of which the cache of results knows
 
 
 def test_alignment_lowers_the_highest_loss_between_regular_models(measured: Evaluation) -> None:
