@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from starzoo.align.probe import Probe, required
@@ -48,6 +49,11 @@ class Evidence:
             spec = replace(spec, axes={**spec.axes, **self._responses.axes})
         self.spec = spec
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are made."""
+        return self._responses.probe.device if self._responses else torch.device("cpu")
+
     def of(self, state: StateDict) -> dict[str, Tensor]:
         """The evidence about one model.
 
@@ -60,5 +66,4 @@ class Evidence:
         weights = self._scale(state)
         if self._responses is None:
             return weights
-        device = self._responses.probe.device
-        return {**{name: tensor.to(device) for name, tensor in weights.items()}, **self._responses.of(state)}
+        return {**{name: tensor.to(self.device) for name, tensor in weights.items()}, **self._responses.of(state)}

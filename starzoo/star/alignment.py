@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,7 @@ class SourceAlignment:
         self._halfway = Probe(network, *some)
         self.config = from_first(lambda: choose_method(spec, sources[0], sources[1:], align, probe))
         self._aligner = Aligner(spec, self.config.to_one, probe)
-        self._seen = [self._aligner.evidence.of(source) for source in sources]
+        self._kept: dict[int, StateDict] = {}
         self.permutations = [Permutation.identity(spec) for _ in sources]
 
     def start(self, random: StateDict) -> StateDict:
@@ -68,8 +68,9 @@ class SourceAlignment:
         Returns:
             The average of the sources, aligned to each other; one of them; or the random weights.
         """
+        everyone = range(len(self._sources))
         if self._start == "aligned-average":
-            self.permutations = from_first(lambda: self._aligner.match_all(self._seen))
+            self.permutations = from_first(lambda: self._aligner.match_all(list(self._evidence(everyone))))
             pairs = zip(self.permutations, self._sources, strict=True)
             return average([permutation.apply(source) for permutation, source in pairs])
         start = random if self._start == "random" else self._sources[0]
@@ -88,11 +89,20 @@ class SourceAlignment:
         fixed, before = self._aligner.evidence.of(star), self.permutations
 
         def match(numbers: Sequence[int]) -> Iterator[Permutation]:
-            seen, starts = [self._seen[number] for number in numbers], [before[number] for number in numbers]
-            return (found.permutation for found in self._aligner.match(fixed, seen, starts))
+            starts = [before[number] for number in numbers]
+            return (found.permutation for found in self._aligner.match(fixed, self._evidence(numbers), starts))
 
         self.permutations = share_out(range(len(before)), match)
         return sum(new.moved(old) for new, old in zip(self.permutations, before, strict=True))
+
+    def _evidence(self, numbers: Iterable[int]) -> Iterator[StateDict]:
+        """What some sources are compared by: made once, where it is needed, and kept off the GPU."""
+        for number in numbers:
+            if number not in self._kept:
+                found = self._aligner.evidence.of(self._sources[number])
+                self._kept[number] = {name: tensor.cpu() for name, tensor in found.items()}
+            device = self._aligner.evidence.device
+            yield {name: tensor.to(device) for name, tensor in self._kept[number].items()}
 
     def halfway_losses(self, star: StateDict) -> list[float]:
         """The losses half-way between the star and every source, on some training images, in nats.
