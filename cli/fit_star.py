@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from starzoo.wording import counted
+
 from . import options
 from .output import Output
 from .parsing import read_zoo
@@ -24,7 +26,7 @@ def fit_star(
     resume: options.ResumeOptions,
     publish: options.PublishOptions,
     holdout: Annotated[
-        list[str] | None, typer.Option(metavar="REF", help="A model to test on, or a folder of them; repeatable.")
+        list[str] | None, typer.Option(metavar="REF", help="A model to test on, or a folder of them; repeat it.")
     ] = None,
     title: Annotated[str | None, typer.Option("--name", help="Title of the star's card.")] = None,
     reorder_classes: options.ReorderClasses = False,
@@ -35,7 +37,7 @@ def fit_star(
     The same command again goes on where it was cut off.
 
     Example:
-        starzoo fit-star zoo/seed-{0..7} --holdout zoo/seed-8 --out star
+        starzoo fit-star zoo/seed-{0..7} --holdout={zoo/seed-8,zoo/seed-9} --out star
     """
     sections = {"data": data, "align": align, "star": star, "evaluate": measure}
     run = options.load_run(config, **{name: options.given(section) for name, section in sections.items()})
@@ -45,8 +47,11 @@ def fit_star(
         return show_plan(out, plan_star(*read_zoo(sources, holdout), run, reorder_classes=reorder_classes))
     from starzoo.pipeline import fit_star as run_fit_star
 
+    members, unseen = read_zoo(sources, holdout)
+    out.note(f"{counted(len(members), 'source')}, {counted(len(unseen), 'held-out')}")
     report = run_fit_star(
-        *read_zoo(sources, holdout),
+        members,
+        unseen,
         run,
         folder,
         name=title,

@@ -18,16 +18,17 @@ def plan(
     star: StarOptions,
     config: ConfigOptions,
     holdout: Annotated[
-        list[str] | None, typer.Option(metavar="REF", help="A model to test on, or a folder of them; repeatable.")
+        list[str] | None, typer.Option(metavar="REF", help="A model to test on, or a folder of them; repeat it.")
     ] = None,
     reorder_classes: options.ReorderClasses = False,
 ) -> None:
     """Say what fit-star would take, before anything is spent: bytes, memory, licences, steps.
 
-    No weight is downloaded. Every check that needs none is made: a model that cannot be used is refused here.
+    No weight is downloaded, and the images are not looked at. Every check of the models that needs neither is made: one
+    that cannot be used with the others is refused here.
 
     Example:
-        starzoo plan timm/resnet18.a1_in1k timm/resnet18.a2_in1k --dataset uoft-cs/cifar10
+        starzoo plan timm/resnet18.a1_in1k timm/resnet18.a2_in1k --train-size 1281167
     """
     run = options.load_run(config, data=given(data), star=given(star))
     from starzoo.planning import plan_star

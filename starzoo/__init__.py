@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from starzoo.errors import StarzooError as StarzooError
     from starzoo.evaluate.measures import Evaluation as Evaluation
     from starzoo.hub.pull import pull as pull
+    from starzoo.hub.push import list_stars as list_stars
     from starzoo.inspection import inspect_model as inspect_model
     from starzoo.pipeline import evaluate_star as evaluate_star
     from starzoo.pipeline import fit_star as fit_star
     from starzoo.pipeline import publish_star as publish_star
     from starzoo.pipeline import quickstart as quickstart
     from starzoo.pipeline import render_card as render_card
+    from starzoo.planning import plan_star as plan_star
     from starzoo.sources import Source as Source
     from starzoo.sources import load_source as load_source
     from starzoo.star.domain import StarDomain as StarDomain
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from starzoo.using import join_star as join_star
     from starzoo.using import predict_images as predict_images
     from starzoo.verification import verify_star as verify_star
+    from starzoo.zoo import architecture_for as architecture_for
     from starzoo.zoo import train_zoo as train_zoo
 
 __version__ = "0.1.0"
@@ -49,13 +52,16 @@ _HOME = {
     "StarDomain": "starzoo.star.domain",
     "StarzooError": "starzoo.errors",
     "align_models": "starzoo.alignment",
+    "architecture_for": "starzoo.zoo",
     "evaluate_star": "starzoo.pipeline",
     "fit_star": "starzoo.pipeline",
     "inspect_model": "starzoo.inspection",
     "join_star": "starzoo.using",
+    "list_stars": "starzoo.hub.push",
     "load_config": "starzoo.config",
     "load_source": "starzoo.sources",
     "load_star": "starzoo.star.star",
+    "plan_star": "starzoo.planning",
     "predict_images": "starzoo.using",
     "pull": "starzoo.hub.pull",
     "publish_star": "starzoo.pipeline",
@@ -78,13 +84,16 @@ __all__ = [
     "StarzooError",
     "__version__",
     "align_models",
+    "architecture_for",
     "evaluate_star",
     "fit_star",
     "inspect_model",
     "join_star",
+    "list_stars",
     "load_config",
     "load_source",
     "load_star",
+    "plan_star",
     "predict_images",
     "publish_star",
     "pull",

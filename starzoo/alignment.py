@@ -63,7 +63,8 @@ def align_models(
     Args:
         fixed: Reference of the model that stays.
         permutees: References of the models that are permuted.
-        out: Gets one folder per permutee, with permutations.safetensors beside the weights.
+        out: Gets one folder per permutee, with permutations.safetensors beside the weights, whose metadata say how the
+            model was aligned.
         config: The method of alignment.
         data: The task, for the methods that run the models, and to measure the loss half-way between them.
         reorder_classes: Bring models that know the same classes in another order into that of the fixed one.
@@ -91,9 +92,10 @@ def align_models(
     probe = _make_probe(anchor.architecture, label_names_of(models), data, config) if data else None
     config = choose_method(spec, anchor.state, states, config, probe)
     reports = []
+    made = {"fixed": anchor.name, "align": config.model_dump_json()}
     aligned = align(spec, anchor.state, states, config, probe=probe, progress=progress)
     for other, folder, result in zip(others, folders, aligned, strict=True):
-        save_tensors(folder / PERMUTATIONS, result.permutation.tensors())  # which says that the model is ours
+        save_tensors(folder / PERMUTATIONS, result.permutation.tensors(), made)  # which says that the model is ours
         save_folder(folder, other.architecture, result.state)
         reports.append(
             AlignmentReport(

@@ -62,13 +62,16 @@ _SCORES = ("accuracy", "nll", "ece", "brier", "auroc", "ood_auroc", "ood_auroc_e
 _MEASURES = ("barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess")
 
 
-def render(manifest: StarManifest, repo: str | None = None, *, licence: str | None = None) -> str:
+def render(
+    manifest: StarManifest, repo: str | None = None, *, licence: str | None = None, complete: bool = True
+) -> str:
     """Write the card of a star.
 
     Args:
         manifest: The star's manifest; everything that the card says stands in it.
         repo: The repository `user/name` where the star is published, or None for a star in a folder.
         licence: The star's licence, where its publisher decided; else that of its sources.
+        complete: Whether the weights lie beside it.
 
     Returns:
         The README.md: YAML front matter as the Hub reads it, and Markdown.
@@ -79,6 +82,7 @@ def render(manifest: StarManifest, repo: str | None = None, *, licence: str | No
     if repo is not None and not is_repo(repo):
         raise UsageError(f"{repo!r}: not the name of a repository", hint="write user/name", subject=repo)
     evaluation = manifest.evaluation or Evaluation(paths=(), qualities=())
+    portable = _portable(manifest)
     splits = sorted(evaluation.splits, key=lambda split: split != "test")
     text = load_template("star.md.jinja").render(
         front_matter=Markup(_dump_yaml(_front_matter(manifest, licence))),
@@ -109,17 +113,19 @@ def render(manifest: StarManifest, repo: str | None = None, *, licence: str | No
         repository=_repository,
         location=Markup(f"hf-hub:{repo}" if repo else "local-dir:FOLDER"),
         star=Markup(repo or "FOLDER"),
+        complete=complete,
+        images_option=Markup(_images_option(portable.data)),
         mode={1: "L", 3: "RGB"}.get(manifest.architecture.preprocessing.input_size[0]),
         command=_command(manifest),
         elsewhere=describe_data(evaluation.data) if evaluation.data else None,
         apart={model.images for model in (*manifest.sources, *manifest.holdouts)} == {manifest.data_fingerprint},
-        run_yaml=_dump_yaml(_portable(manifest).model_dump(mode="json", exclude_none=True)),
+        run_yaml=_dump_yaml(portable.model_dump(mode="json", exclude_none=True)),
     )
     return re.sub(r"\n{3,}", "\n\n", text)  # what parts that are not there leave behind
 
 
 def write_card(folder: Path, manifest: StarManifest, repo: str | None = None, *, licence: str | None = None) -> Path:
-    """Write README.md, plots/ and metrics/ into the folder of a star; the same manifest gives the same bytes.
+    """Write README.md, plots/ and metrics/ into the folder of a star; the same files give the same bytes.
 
     Args:
         folder: The star's folder.
@@ -131,7 +137,7 @@ def write_card(folder: Path, manifest: StarManifest, repo: str | None = None, *,
         The path of README.md.
     """
     readme = folder / "README.md"
-    text = render(manifest, repo, licence=licence)
+    text = render(manifest, repo, licence=licence, complete=is_complete(folder, manifest))
     for name in ("plots", "metrics"):
         refuse_leading_out(folder / name, folder)
     _remove_plots(folder / "plots")
@@ -140,6 +146,11 @@ def write_card(folder: Path, manifest: StarManifest, repo: str | None = None, *,
         _write_metrics(folder / "metrics", manifest.evaluation)
     write_text(readme, text)
     return readme
+
+
+def is_complete(folder: Path, manifest: StarManifest) -> bool:
+    """Whether the star's own files lie in a folder, and not only its card."""
+    return all((folder / name).is_file() for name in manifest.files)
 
 
 def describe_data(data: DataConfig) -> str:
@@ -361,10 +372,21 @@ def _portable(manifest: StarManifest) -> RunConfig:
     config = manifest.config
     if manifest.draws is not None and manifest.draws > 1:
         config = config.model_copy(update={"star": config.star.model_copy(update={"draws": manifest.draws})})
-    if config.data.dataset == "digits" or _is_hub_data(config.data):
-        return config
-    data = config.data.model_copy(update={"dataset": f"path/to/{_folder_name(config.data)}"})
-    return config.model_copy(update={"data": data})
+    ood = config.evaluate.ood and _elsewhere(config.evaluate.ood)
+    evaluate = config.evaluate.model_copy(update={"ood": ood})
+    return config.model_copy(update={"data": _elsewhere(config.data), "evaluate": evaluate})
+
+
+def _elsewhere(data: DataConfig) -> DataConfig:
+    """A data set as another machine names it: a local folder lies at some path there."""
+    if data.dataset == "digits" or _is_hub_data(data):
+        return data
+    return data.model_copy(update={"dataset": f"path/to/{_folder_name(data)}"})
+
+
+def _images_option(data: DataConfig) -> str:
+    """What a command needs to be told of images that are a local folder, since it may lie anywhere."""
+    return "" if data.dataset == "digits" or _is_hub_data(data) else f" --dataset {shlex.quote(data.dataset)}"
 
 
 def _command(manifest: StarManifest) -> str:

@@ -22,6 +22,7 @@ __all__ = ["Command", "HfJobs", "Launch", "Place", "Slurm", "launch"]
 
 Place = Literal["slurm", "hf-jobs"]
 
+_FROM_FOLDER = {"push", "card"}  # commands whose folder is no place for results, but what they read
 _SHARED = "fit-star"  # the command whose processes share one run
 _INPUTS = (
     "sources",
@@ -271,6 +272,12 @@ def _launch_on_hf_jobs(command: Command, jobs: HfJobs, submit: bool) -> Launch:
 
 def _check_remote(command: Command) -> None:
     """Make sure that a command needs nothing of this machine, and that its result outlives the job."""
+    if command.name in _FROM_FOLDER:
+        raise UsageError(
+            f"{command.folder} lies on this machine, where a job cannot read it",
+            hint=f"run starzoo {command.name} here",
+            subject=str(command.folder),
+        )
     if command.folder and not command.values.get("push_to"):
         raise UsageError(
             f"{command.name} would leave its result on the job's disk, which is gone when the job ends",

@@ -142,7 +142,9 @@ def fit_star(
             if push_to:
                 check_licence(manifest, accept_licence)  # before anything is spent
             weights = [member.provenance.files[WEIGHTS_FILE] for member in members]
-            places = RunPlaces.of(sources, holdouts, config.data, config.evaluate.ood, weights)
+            refs = [model.record.pinned or ref for model, ref in zip(models, [*sources, *holdouts], strict=True)]
+            pinned = refs[: len(sources)], refs[len(sources) :]
+            places = RunPlaces.of(*pinned, config.data, config.evaluate.ood, weights)
             if not override:
                 RunPlaces.read(out).check_unchanged(places)
         if not from_first(lambda: _is_finished(out, manifest)):
@@ -407,7 +409,7 @@ def _save(
     star = Star(manifest=manifest, state=fitted.state, permutations=permutations)
 
     def save() -> None:
-        config = manifest.config.model_dump(mode="json")
+        config = RunPlaces.read(out).found(manifest.config).model_dump(mode="json")
         write_text(out / CONFIG_FILE, yaml.safe_dump(config, sort_keys=False))
         star.save_folder(out)
 

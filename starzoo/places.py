@@ -108,8 +108,17 @@ class RunPlaces(Frozen):
 
         Raises:
             UntrustedInputError: One has; a Hub's commit never does, and what it holds is checked when it is loaded.
+            UsageError: A branch of the Hub is at another commit now.
         """
         for place, before, here, found in zip(self.sources, self.weights, now.sources, now.weights, strict=False):
+            (repo, _, commit), (same, _, _) = place.partition("@"), here.partition("@")
+            if before != found and commit and repo == same:
+                name = repo.removeprefix("hf-hub:")
+                raise UsageError(
+                    f"{name}: is at another commit than when the run began",
+                    hint=f"name that one: {name}@{commit}, or use another --out",
+                    subject=name,
+                )
             if place == here and before != found and Path(place).is_dir():
                 name = Path(place).name
                 raise UntrustedInputError(
@@ -144,6 +153,19 @@ class RunPlaces(Frozen):
         """
         known = ood and self.ood and ood.dataset == f"./{Path(self.ood).name}"
         return ood.model_copy(update={"dataset": self.ood}) if ood and known else ood
+
+    def found(self, config: RunConfig) -> RunConfig:
+        """A run's configuration as it may be published, with its data sets where they lie on this machine.
+
+        Args:
+            config: The configuration, `without_paths`.
+
+        Returns:
+            The configuration that the run was given.
+        """
+        data = config.data.model_copy(update={"dataset": self.dataset}) if self.dataset else config.data
+        evaluate = config.evaluate.model_copy(update={"ood": self.other_images(config.evaluate.ood)})
+        return config.model_copy(update={"data": data, "evaluate": evaluate})
 
     def write(self, folder: Path) -> None:
         """Keep the places beside a star.
@@ -193,8 +215,8 @@ def find_models(records: Sequence[ModelRecord], places: Sequence[str]) -> list[s
     """
     refs = []
     for number, record in enumerate(records):
-        if record.repo and record.sha:
-            refs.append(f"hf-hub:{record.repo}@{record.sha}")  # whatever lies in the current folder
+        if record.pinned:
+            refs.append(record.pinned)
         elif len(places) == len(records):
             refs.append(places[number])
         else:

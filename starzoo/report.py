@@ -17,7 +17,7 @@ from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 from markupsafe import Markup
 
-from starzoo.card import render
+from starzoo.card import is_complete, render
 from starzoo.evaluate.measures import Evaluation
 from starzoo.files import write_text
 from starzoo.markdown import load_template
@@ -29,19 +29,20 @@ _FRONT_MATTER = re.compile(r"\A---\n.*?^---\n", re.DOTALL | re.MULTILINE)
 _PHONE = "(max-width: 640px)"
 
 
-def render_report(manifest: StarManifest, repo: str | None = None) -> str:
+def render_report(manifest: StarManifest, repo: str | None = None, *, complete: bool = True) -> str:
     """Write the card of a star as an HTML page that holds its own figures.
 
     Args:
         manifest: The star's manifest; everything that the page says stands in it.
         repo: The repository `user/name` where the star is published, or None for a star in a folder.
+        complete: Whether the weights lie beside it.
 
     Returns:
         The page, the same for the same manifest.
     """
     figures = _draw(manifest.evaluation) if manifest.evaluation else {}
     markdown = MarkdownIt("commonmark", renderer_cls=_Renderer).enable("table")
-    text = _FRONT_MATTER.sub("", render(manifest, repo))
+    text = _FRONT_MATTER.sub("", render(manifest, repo, complete=complete))
     body = Markup(markdown.render(text, {"figures": figures}))
     return load_template("report.html.jinja").render(title=manifest.name, body=body)
 
@@ -58,7 +59,7 @@ def write_report(folder: Path, manifest: StarManifest, repo: str | None = None) 
         The page's path.
     """
     page = folder / "report.html"
-    write_text(page, render_report(manifest, repo))
+    write_text(page, render_report(manifest, repo, complete=is_complete(folder, manifest)))
     return page
 
 

@@ -20,6 +20,7 @@ from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, load_c
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.inspection import infer_architecture
 from starzoo.pipeline import StarReport, evaluate_star, fit_star, load_star, publish_star, render_card
+from starzoo.places import RunPlaces, without_paths
 from starzoo.verification import verify_star
 from tests.hub.fakehub import FakeHub
 
@@ -217,6 +218,27 @@ def test_a_star_is_never_overwritten_by_an_aligned_model(
     with pytest.raises(UsageError, match="holds a star, which would be overwritten"):
         align_models(str(digits_zoo[0]), [str(digits_zoo[1])], tmp_path, CONFIG.align, data=CONFIG.data)
     assert contents_of(star) == before
+
+
+def test_the_configuration_of_a_run_is_read_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "others").mkdir()
+    monkeypatch.chdir(tmp_path)
+    data, ood = DataConfig(dataset="images"), DataConfig(dataset="./others", test_size=7)
+    config = RunConfig(data=data, evaluate=EvalConfig(ood=ood))
+    found = RunPlaces.of([], [], data, ood).found(without_paths(config))
+    assert found.data.dataset == str(tmp_path / "images")
+    assert found.evaluate.ood == ood.model_copy(update={"dataset": str(tmp_path / "others")})
+    assert RunPlaces().found(CONFIG) == CONFIG
+
+
+def test_k14_a_branch_that_moved_is_named_with_its_commit(tmp_path: Path) -> None:
+    data = DataConfig(dataset="digits")
+    then = RunPlaces.of(["hf-hub:ann/net@" + "a" * 40], [], data, None, ["1"])
+    then.check_unchanged(then)
+    moved = RunPlaces.of(["hf-hub:ann/net@" + "b" * 40], [], data, None, ["2"])
+    with pytest.raises(UsageError, match=f"ann/net: is at another commit .*name that one: ann/net@{'a' * 40}"):
+        then.check_unchanged(moved)
 
 
 def test_k14_a_source_that_changed_is_refused(digits_zoo: list[Path], tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ class Evaluator:
                 for split, (batches, _) in self.splits.items()
             }
         if not all(torch.isfinite(values).all() for values in predicted.values()):
-            raise NumericalError("the predictions are not finite", hint="check its weights with `starzoo inspect`")
+            raise NumericalError("the predictions are not finite", hint="use another model, or evaluate.precision=fp32")
         return predicted
 
     def curve(self, a: StateDict, b: StateDict, t: Sequence[float]) -> Curve:

@@ -241,4 +241,4 @@ def mutual_information(members: Tensor) -> Tensor:
 
 def _refuse_nan(values: Tensor) -> None:
     if torch.isnan(values).any():
-        raise NumericalError("the predictions are not numbers", hint="check its weights with `starzoo inspect`")
+        raise NumericalError("the predictions are not numbers", hint="use another model, or evaluate.precision=fp32")

@@ -48,6 +48,11 @@ class ModelRecord(Frozen):
     steps: int | None = None
     images: str | None = None
 
+    @property
+    def pinned(self) -> str | None:
+        """The reference of its commit on the Hub, whatever lies in the current folder; None for a local folder."""
+        return f"hf-hub:{self.repo}@{self.sha}" if self.repo and self.sha else None
+
 
 class StarManifest(Frozen):
     """Everything about a star but its weights.

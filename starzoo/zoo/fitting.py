@@ -53,7 +53,7 @@ def architecture_for(
     width, height = (image_size, image_size) if image_size else images[0].size
     if not image_size and len({image.size for image in images}) > 1:
         raise UsageError(
-            f"{data_config.dataset}: its images differ in size", hint="give an image size", subject="image_size"
+            f"{data_config.dataset}: its images differ in size", hint="give --image-size", subject="image_size"
         )
     if registry.fixed_input_size and (height, width) != tuple(registry.input_size[1:]):
         arguments.setdefault("img_size", [height, width])

@@ -83,6 +83,12 @@ def test_what_cannot_run_is_refused_before_anything_is_asked(options, words, mes
     assert fake_hub.requests == []
 
 
+def test_a_job_cannot_publish_what_is_on_this_machine(run):
+    ended = run(*JOB, "--dry-run", "--", "push", "star", "me/star")
+    assert ended.code == 2
+    assert "error: star lies on this machine, where a job cannot read it (hint: run starzoo push here)" in ended.err
+
+
 @pytest.mark.parametrize(
     ("here", "words"),
     [
