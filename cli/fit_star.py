@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from starzoo.wording import counted
-
 from . import options
 from .output import Output
 from .parsing import read_zoo
@@ -47,11 +45,8 @@ def fit_star(
         return show_plan(out, plan_star(*read_zoo(sources, holdout), run, reorder_classes=reorder_classes))
     from starzoo.pipeline import fit_star as run_fit_star
 
-    members, unseen = read_zoo(sources, holdout)
-    out.note(f"{counted(len(members), 'source')}, {counted(len(unseen), 'held-out')}")
     report = run_fit_star(
-        members,
-        unseen,
+        *read_zoo(sources, holdout),
         run,
         folder,
         name=title,
