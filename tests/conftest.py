@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -43,6 +44,9 @@ os.environ |= {
     "NO_PROXY": "127.0.0.1",
 }
 os.environ.pop("HF_HUB_OFFLINE", None)
+# No example fails because the machine was busy, and every run tries the same ones.
+hypothesis.settings.register_profile("starzoo", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("starzoo")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -77,7 +78,7 @@ WAITING_TORCHRUN = """
             sys.exit(75)
         signal.signal(signal.SIGUSR1, stop)
         open("ready", "w").close()
-        signal.sigtimedwait([], 3)
+        signal.sigtimedwait([], SECONDS)
         '''
     os.makedirs("star", exist_ok=True)
     sys.exit(subprocess.Popen([sys.executable, "-c", run], start_new_session=True).wait() and 1)
@@ -236,12 +237,12 @@ def test_the_status_of_an_earlier_attempt_does_not_count(cluster):
     assert not cluster.requeued
 
 
-def warn(cluster: Cluster, script: str, number: signal.Signals, everyone: bool = False) -> int:
+def warn(cluster: Cluster, script: str, number: signal.Signals, everyone: bool = False, wait: int = 50) -> int:
     """Run a script, and send a signal to what srun started when the run is ready.
 
     SLURM tells only the children of its daemon or, depending on how it tracks processes, all their descendants.
     """
-    cluster.install("torchrun", WAITING_TORCHRUN)
+    cluster.install("torchrun", WAITING_TORCHRUN.replace("SECONDS", str(wait)))
     process = cluster.start(script)
     deadline = time.monotonic() + 30
     while not (cluster.folder / "ready").exists() and time.monotonic() < deadline:
@@ -251,7 +252,8 @@ def warn(cluster: Cluster, script: str, number: signal.Signals, everyone: bool =
         told += map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
     assert len(told) == (3 if everyone else 1)
     for process_id in told:
-        os.kill(process_id, number)
+        with contextlib.suppress(ProcessLookupError):  # it ended with one that was told before
+            os.kill(process_id, number)
     return process.wait(timeout=60)
 
 
@@ -265,7 +267,7 @@ def test_the_warning_reaches_the_run_and_not_torchrun(cluster, number, everyone)
 
 def test_the_run_would_not_hear_the_warning(cluster):
     deaf = script_of(requeue=True).replace("pkill -USR1 -P", ": ")
-    assert warn(cluster, deaf, signal.SIGUSR1) == 0
+    assert warn(cluster, deaf, signal.SIGUSR1, wait=3) == 0
 
 
 def test_a_torchrun_that_is_killed_ends_the_job(cluster):

@@ -285,6 +285,15 @@ def test_p02_nothing_of_this_machine_is_in_what_is_published(report: StarReport,
         assert str(report.folder.parent).encode() not in content
 
 
+def test_images_that_the_star_was_fitted_on_validate_nothing(report: StarReport, tmp_path: Path) -> None:
+    folder = shutil.copytree(report.folder, tmp_path / "star")
+    few = {"points": 3, "pairs": 0, "sources": 1, "samples": 0}
+    again = evaluate_star(str(folder), data={"train_size": 300}, evaluate=few).manifest.evaluation
+    assert again is not None
+    assert again.validation_images == 0  # the other 1,137 are those of the fit
+    assert all(quality.tempered is None for quality in again.qualities)
+
+
 def test_push_then_load_as_star_and_as_timm_model(report: StarReport, fake_hub: FakeHub, tmp_path: Path) -> None:
     folder = shutil.copytree(report.folder, tmp_path / "star")
     pushed = publish_star(folder, "me/tiny-star")

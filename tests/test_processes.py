@@ -5,15 +5,16 @@ from __future__ import annotations
 import datetime
 import multiprocessing
 import os
-import socket
 import time
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_port
+
 SPAWN = multiprocessing.get_context("spawn")
 
 
-def _join(rank: int, port: int) -> None:
+def _join(rank: int, port: int, together: Any) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -22,16 +23,20 @@ def _join(rank: int, port: int) -> None:
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
     }
+    import accelerate  # noqa: F401
+    import torch.distributed  # noqa: F401
+
     from starzoo import processes
     from starzoo.config import RuntimeConfig
 
+    together.wait(60)  # one may have taken longer to import all this than the other waits for it
     processes.join(RuntimeConfig(timeout_minutes=2 / 60))
 
 
-def _share(rank: int, port: int, out: str) -> None:
+def _share(rank: int, port: int, together: Any, out: str) -> None:
     from starzoo import processes
 
-    _join(rank, port)
+    _join(rank, port, together)
 
     def work(items: Any) -> Any:
         for item in items:
@@ -43,10 +48,10 @@ def _share(rank: int, port: int, out: str) -> None:
     Path(out, str(rank)).write_text(str(found))
 
 
-def _lose(rank: int, port: int, out: str) -> None:
+def _lose(rank: int, port: int, together: Any, out: str) -> None:
     from starzoo import processes
 
-    _join(rank, port)
+    _join(rank, port, together)
     processes._PATIENCE = datetime.timedelta(minutes=5)
     processes.gather(rank)
     if rank == 1:
@@ -59,10 +64,8 @@ def _lose(rank: int, port: int, out: str) -> None:
 
 
 def _run(target: Any, out: Path) -> list[int | None]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    both = [SPAWN.Process(target=target, args=(rank, port, str(out))) for rank in range(2)]
+    port, together = free_port(), SPAWN.Barrier(2)
+    both = [SPAWN.Process(target=target, args=(rank, port, together, str(out))) for rank in range(2)]
     for process in both:
         process.start()
     for process in both:

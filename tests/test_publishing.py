@@ -62,6 +62,20 @@ def card_of(hub: FakeHub) -> ModelCard:
     return ModelCard(hub.files("me/star")["README.md"].decode())
 
 
+def test_the_options_of_push_reach_the_hub(star: Path, fake_hub: FakeHub, run) -> None:
+    ended = run("push", with_licences(star, "mit", "mit", None), "me/secret", "--private", "--tag", "v1")
+    assert ended.code == 0, ended.err
+    secret = fake_hub.repos["me/secret"]
+    assert secret.private
+    assert secret.tags == {"v1": secret.branches["main"]}
+    licences = with_licences(star, "cc-by-nc-4.0", "mit", None)
+    ended = run("push", licences, "me/open", "--create-pr", "--accept-license", "cc-by-nc-4.0", "--json")
+    assert ended.code == 0, ended.err
+    assert "/discussions/" in ended.json["url"]
+    assert not fake_hub.repos["me/open"].private
+    assert "model.safetensors" not in fake_hub.files("me/open")
+
+
 def test_the_card_is_what_the_hub_reads(star: Path, fake_hub: FakeHub) -> None:
     publish_star(with_licences(star, "mit", "apache-2.0", "mit"), "me/star")
     data = card_of(fake_hub).data

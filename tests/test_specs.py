@@ -68,7 +68,7 @@ def test_a_damaged_file_is_written_again(damage, traces, cache):
     spec = infer_architecture(SMALL)
     [path] = cache.iterdir()
     path.write_text(damage)
-    assert infer_architecture(SMALL) == spec or len(traces) == 2
+    assert infer_architecture(SMALL).groups == spec.groups
     assert len(traces) == 2
     assert json.loads(path.read_text())["groups"]
 

@@ -43,6 +43,7 @@ def accuracy(log_probabilities: Tensor, labels: Tensor) -> float:
     Returns:
         A share from 0 to 1.
     """
+    _refuse_nan(log_probabilities)
     return float((log_probabilities.argmax(dim=1) == labels).double().mean())
 
 

@@ -78,6 +78,7 @@ def test_ensemble_averages_probabilities_not_logits() -> None:
 
 
 METRICS = [
+    accuracy,
     negative_log_likelihood,
     expected_calibration_error,
     brier_score,

@@ -6,6 +6,8 @@ from starzoo.hub import patience
 
 
 @pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pauses between two tries, which no test wants to sit out."""
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> tuple[float, ...]:
+    """Short pauses between two tries stand for these, which no test wants to sit out."""
+    pauses = patience._PAUSES
     monkeypatch.setattr(patience, "_PAUSES", (0.01, 0.02, 0.04, 0.08))
+    return pauses

@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from tests.ports import free_port
 
 __all__ = [
     "FEW",
@@ -121,7 +122,7 @@ def launch(*arguments: str | Path, ranks: int = 1, fault: Fault | None = None) -
     Returns:
         The processes.
     """
-    port, words = _free_port(), [str(argument) for argument in arguments]
+    port, words = free_port(), [str(argument) for argument in arguments]
     processes, outputs = [], []
     for rank in range(ranks):
         ours, theirs = SERVER.Pipe(duplex=False)
@@ -165,7 +166,7 @@ def torchrun(fault: Sequence[object], sources: Sequence[Path], out: Path, *optio
     Returns:
         The process of torchrun.
     """
-    ranks = ["--nproc_per_node", "2", "--master_port", str(_free_port())]
+    ranks = ["--nproc_per_node", "2", "--master_port", str(free_port())]
     program = ["-m", "torch.distributed.run", *ranks, "-m", __name__, json.dumps(fault)]
     command = ["fit-star", *map(str, sources), "--out", str(out), *FEW, *options]
     return subprocess.Popen(
@@ -258,13 +259,6 @@ def status(folder: Path) -> dict[str, Any]:
 def kept(folder: Path) -> list[int]:
     """The steps of a run's checkpoints."""
     return [int(path.name.split("-")[1]) for path in sorted((folder / "checkpoints").iterdir())]
-
-
-def _free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _serve(

@@ -60,10 +60,13 @@ def test_a_damaged_checkpoint_gives_way_to_a_whole_one_of_its_step(tmp_path: Pat
     assert found.step == 2
 
 
-@pytest.mark.parametrize(
-    "file", [f"{part}.safetensors" for part in ("star", "optimizer", "permutations")] + ["state.json"]
-)
-def test_k07_flipped_bit_falls_back_to_the_one_before(tmp_path: Path, file: str) -> None:
+FILES = [*(f"{part}.safetensors" for part in ("star", "optimizer", "permutations")), "state.json", "manifest.json"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_k07_flipped_bit_falls_back_to_the_one_before(
+    tmp_path: Path, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
     for step in (1, 2):
         save_checkpoint(tmp_path, make_checkpoint(step), IDENTITY)
     damaged = tmp_path / "step-000000002" / file
@@ -73,9 +76,10 @@ def test_k07_flipped_bit_falls_back_to_the_one_before(tmp_path: Path, file: str)
     found = load_newest(tmp_path, IDENTITY)
     assert found is not None
     assert found.step == 1
+    assert "step-000000002: damaged, the one before it is used" in caplog.text
 
 
-@pytest.mark.parametrize("file", ["star.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("file", FILES)
 def test_k08_truncated_or_missing_file_falls_back(tmp_path: Path, file: str) -> None:
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, make_checkpoint(step), IDENTITY)

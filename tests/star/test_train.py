@@ -254,6 +254,43 @@ def test_t01_a_star_that_broke_in_the_last_step_of_an_epoch_ends_the_run(
         run(sources, spec, data, epochs=2, midpoint_every=0)
 
 
+@pytest.mark.parametrize(("period", "times"), [(0, 1), (1, 3), (2, 2)])
+def test_the_sources_are_aligned_anew_as_often_as_asked(
+    period: int,
+    times: int,
+    sources: list[Source],
+    spec: PermutationSpec,
+    data: ImageData,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bring, at = SourceAlignment.bring_to, list[int]()
+
+    def count(self: SourceAlignment, star: dict[str, torch.Tensor]) -> int:
+        at.append(1)
+        return bring(self, star)
+
+    monkeypatch.setattr(SourceAlignment, "bring_to", count)
+    run(sources, spec, data, epochs=3, realign_every=period, midpoint_every=0, batch_size=640)
+    assert len(at) == times  # before epochs, and once more for the star that was found
+
+
+def test_gradients_are_clipped(
+    sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Spoiled(monkeypatch, range(99), gradient=1e6)
+    free, clipped = (run(sources, spec, data, epochs=1, clip_grad_norm=norm) for norm in (None, 1.0))
+    assert free.state["conv1.weight"].norm() > 1000  # which a batch norm does not notice
+    assert clipped.state["conv1.weight"].norm() < 2 * sources[0].state["conv1.weight"].norm()
+
+
+def test_a_star_that_starts_from_a_source_and_takes_no_step_is_that_source(
+    sources: list[Source], spec: PermutationSpec, data: ImageData
+) -> None:
+    star = run(sources, spec, data, epochs=0, start="source")
+    for name, _ in sources[0].model().named_parameters():
+        assert torch.equal(star.state[name], sources[0].state[name])
+
+
 def test_one_image_for_a_draw_is_none_for_batch_norm(
     sources: list[Source], spec: PermutationSpec, data: ImageData
 ) -> None:
