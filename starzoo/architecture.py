@@ -69,6 +69,9 @@ class Architecture(Frozen):
 
         Returns:
             The architecture.
+
+        Raises:
+            UsageError: timm does not know the name, or the number of channels is none.
         """
         registry = registry_entry(name)
         arguments = dict(model_args or {})
@@ -80,7 +83,7 @@ class Architecture(Frozen):
             name=name,
             num_classes=registry.num_classes,
             model_args=arguments,
-            preprocessing=Preprocessing(input_size=(arguments.get("in_chans", channels), *size)),
+            preprocessing=Preprocessing(input_size=(channels_of(name, arguments) or channels, *size)),
         )
 
     def build(self) -> nn.Module:
@@ -242,6 +245,27 @@ def _without_default_pool(architecture: Architecture) -> Architecture:
         return default if pool is not None and _global_pool(default.build_meta()) == pool else architecture
     except UsageError:  # its other arguments need this pooling: a ViT without a class token
         return architecture
+
+
+def channels_of(name: str, arguments: Mapping[str, Any]) -> int | None:
+    """The number of input channels among arguments of `timm.create_model`.
+
+    Args:
+        name: The network, for the message.
+        arguments: The arguments.
+
+    Returns:
+        The number, or None where it is not among them.
+
+    Raises:
+        UsageError: It is no such number.
+    """
+    channels = arguments.get("in_chans")
+    if channels is not None and (not isinstance(channels, int) or isinstance(channels, bool) or channels < 1):
+        raise UsageError(
+            f"{name}: in_chans={channels!r} is no number of channels", hint="give a number from 1 on", subject=name
+        )
+    return channels
 
 
 def registry_entry(name: str) -> Any:

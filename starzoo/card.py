@@ -62,15 +62,12 @@ _SCORES = ("accuracy", "nll", "ece", "brier", "auroc", "ood_auroc", "ood_auroc_e
 _MEASURES = ("barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess")
 
 
-def render(
-    manifest: StarManifest, repo: str | None = None, *, licence: str | None = None, complete: bool = True
-) -> str:
+def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = True) -> str:
     """Write the card of a star.
 
     Args:
         manifest: The star's manifest; everything that the card says stands in it.
         repo: The repository `user/name` where the star is published, or None for a star in a folder.
-        licence: The star's licence, where its publisher decided; else that of its sources.
         complete: Whether the weights lie beside it.
 
     Returns:
@@ -85,7 +82,7 @@ def render(
     portable = _portable(manifest)
     splits = sorted(evaluation.splits, key=lambda split: split != "test")
     text = load_template("star.md.jinja").render(
-        front_matter=Markup(_dump_yaml(_front_matter(manifest, licence))),
+        front_matter=Markup(_dump_yaml(_front_matter(manifest))),
         manifest=manifest,
         config=manifest.config,
         evaluation=evaluation,
@@ -103,7 +100,6 @@ def render(
         data=describe_data(manifest.config.data),
         ood_data=describe_data(manifest.config.evaluate.ood or manifest.config.data),
         shared_licence=_shared_licence(manifest),
-        chosen_licence=licence,
         licences=Counter(source.licence for source in manifest.sources),
         measured={
             split: _describe_split(split, evaluation.data or manifest.config.data, evaluation.images.get(split))
@@ -124,20 +120,19 @@ def render(
     return re.sub(r"\n{3,}", "\n\n", text)  # what parts that are not there leave behind
 
 
-def write_card(folder: Path, manifest: StarManifest, repo: str | None = None, *, licence: str | None = None) -> Path:
+def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) -> Path:
     """Write README.md, plots/ and metrics/ into the folder of a star; the same files give the same bytes.
 
     Args:
         folder: The star's folder.
         manifest: The star's manifest.
         repo: The repository `user/name` where the star is published, or None.
-        licence: The star's licence, where its publisher decided; else that of its sources.
 
     Returns:
         The path of README.md.
     """
     readme = folder / "README.md"
-    text = render(manifest, repo, licence=licence, complete=is_complete(folder, manifest))
+    text = render(manifest, repo, complete=is_complete(folder, manifest))
     for name in ("plots", "metrics"):
         refuse_leading_out(folder / name, folder)
     _remove_plots(folder / "plots")
@@ -201,7 +196,7 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
     write_text(file, table.getvalue())
 
 
-def _front_matter(manifest: StarManifest, licence: str | None) -> dict[str, Any]:
+def _front_matter(manifest: StarManifest) -> dict[str, Any]:
     """The card's metadata, in the words of the Hub's specification of model cards."""
     places = [split_repo(source.repo) for source in manifest.sources if source.repo]
     bases = dict.fromkeys(place[0] for place in places if place)
@@ -210,7 +205,7 @@ def _front_matter(manifest: StarManifest, licence: str | None) -> dict[str, Any]
         "library_name": "timm",
         "pipeline_tag": "image-classification",
         "tags": ["timm", "starzoo", "star-model", "linear-mode-connectivity"],
-        "license": licence or _shared_licence(manifest),
+        "license": _licence(manifest),
         "base_model": list(bases),
         "base_model_relation": "merge" if bases else None,
         "datasets": [data.dataset] if _is_hub_data(data) else None,
@@ -253,6 +248,12 @@ def _model_index(manifest: StarManifest) -> list[dict[str, Any]]:
             "metrics": metrics,
         })
     return [{"name": clean(manifest.name), "results": results}] if results else []
+
+
+def _licence(manifest: StarManifest) -> str | None:
+    """The licence that the star's publisher chose, or that of its sources."""
+    chosen = manifest.chosen_licence
+    return chosen if chosen and is_identifier(chosen) else _shared_licence(manifest)
 
 
 def _shared_licence(manifest: StarManifest) -> str | None:

@@ -63,7 +63,9 @@ class Frozen(BaseModel):
 class DataConfig(Frozen):
     """Which images, and how they are split and augmented."""
 
-    dataset: str = Field("digits", description="`digits` (embedded), a Hub data set id, or a local folder")
+    dataset: str = Field(
+        "digits", min_length=1, description="`digits` (embedded), a Hub data set id, or a local folder"
+    )
     name: str | None = Field(None, description="the data set's configuration name, where it has several")
     revision: str | None = Field(None, description="the commit of a Hub data set")
     train_split: str = "train"
@@ -364,6 +366,8 @@ def _assign(tree: dict[str, Any], overrides: Sequence[str]) -> None:
         node = tree
         for parent in parents:
             child = node.setdefault(parent, {})
+            if parent == "ood" and isinstance(child, str):  # as `--ood` names it
+                child = node[parent] = {"dataset": child}
             if not isinstance(child, dict):
                 raise UsageError(f"--set {path}: {parent!r} is a value, not a section", hint="see --help")
             node = child

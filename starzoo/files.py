@@ -24,6 +24,7 @@ _WRONG_PATH = frozenset({
     errno.ELOOP,
     errno.ENAMETOOLONG,
     errno.ENOTDIR,
+    errno.ENOTEMPTY,
     errno.EPERM,
     errno.EROFS,
 })

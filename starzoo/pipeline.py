@@ -28,6 +28,7 @@ from starzoo.places import (
     OF_A_RUN,
     RunPlaces,
     find_models,
+    is_folder,
     refuse_other_files,
     refuse_overwriting,
     without_path,
@@ -167,7 +168,7 @@ def fit_star(
                 allow_world_size_change=allow_world_size_change,
                 progress=status,
             )
-            _save(out, manifest, spec, fitted, members, unseen, data, outside, status)
+            _save(out, manifest, places, spec, fitted, members, unseen, data, outside, status)
 
         def publish() -> str | None:
             places.write(out)
@@ -241,7 +242,7 @@ def evaluate_star(
         raise UsageError("a shard leaves its results in the cache", hint="leave --no-cache out", subject="--shard")
     loaded, folder = load_star(star), ModelRef.parse(star).folder
     then, places = loaded.manifest, RunPlaces.read(folder)
-    measure = validate(EvalConfig, {**then.config.evaluate.model_dump(), **(evaluate or {})})
+    measure = _measure_as(places.found(then.config).evaluate, evaluate or {})
     members = load_models(then.sources, find_models(then.sources, places.sources), progress=progress)
     names = [member.name for member in members]
     if holdouts:
@@ -263,9 +264,9 @@ def evaluate_star(
             hint="leave --rival out, or measure on the star's own data",
             subject=star,
         )
-    if _is_other_part(without_path(images.config), then.config.data):
-        images = replace(images, validation=None)
-    outside = load_other_images(places.other_images(measure.ood), then.architecture)
+    if not same and not _leaves_the_same(images.config, places.found(then.config).data):
+        images = replace(images, validation=None)  # the star may have been fitted on them
+    outside = load_other_images(measure.ood, then.architecture)
     if holdouts:
         _check_unnamed(unseen, images, progress)
     manifest = then.model_copy(
@@ -381,6 +382,7 @@ def _is_finished(out: Path, manifest: StarManifest) -> bool:
 def _save(
     out: Path,
     manifest: StarManifest,
+    places: RunPlaces,
     spec: PermutationSpec,
     fitted: FittedStar,
     members: Sequence[Source],
@@ -409,7 +411,7 @@ def _save(
     star = Star(manifest=manifest, state=fitted.state, permutations=permutations)
 
     def save() -> None:
-        config = RunPlaces.read(out).found(manifest.config).model_dump(mode="json")
+        config = places.found(manifest.config).model_dump(mode="json")
         write_text(out / CONFIG_FILE, yaml.safe_dump(config, sort_keys=False))
         star.save_folder(out)
 
@@ -431,10 +433,20 @@ def _zoo(
     return Zoo(star=state, sources=sources, holdouts=holdouts, others=others, permutations=known)
 
 
-def _is_other_part(data: DataConfig, of: DataConfig) -> bool:
-    """Whether the images that `train_size` leaves out are others than when the star was fitted on the rest."""
-    same = data.dataset == of.dataset
-    return same and (data.train_split, data.train_size) != (of.train_split, of.train_size)
+def _measure_as(known: EvalConfig, changes: Mapping[str, Any]) -> EvalConfig:
+    """How a star is measured again: single values of its other data set change that one."""
+    ood, other = known.ood, changes.get("ood")
+    if ood and isinstance(other, Mapping) and "dataset" not in other:
+        changes = {**changes, "ood": {**ood.model_dump(), **other}}
+    return validate(EvalConfig, {**known.model_dump(), **changes})
+
+
+def _leaves_the_same(data: DataConfig, of: DataConfig) -> bool:
+    """Whether the images that `train_size` leaves out are none of a fit on `of`, or of another data set of the Hub."""
+    of_test = {"test_split", "test_size", "augment"}
+    if data.model_dump(exclude=of_test) == of.model_dump(exclude=of_test):
+        return True
+    return data.dataset != of.dataset and not is_folder(data)
 
 
 def _evaluate(

@@ -20,6 +20,7 @@ __all__ = [
     "OF_A_RUN",
     "RunPlaces",
     "find_models",
+    "is_folder",
     "refuse_other_files",
     "refuse_overwriting",
     "without_path",
@@ -112,7 +113,7 @@ class RunPlaces(Frozen):
         """
         for place, before, here, found in zip(self.sources, self.weights, now.sources, now.weights, strict=False):
             (repo, _, commit), (same, _, _) = place.partition("@"), here.partition("@")
-            if before != found and commit and repo == same:
+            if before != found and commit and repo == same and place.startswith("hf-hub:"):
                 name = repo.removeprefix("hf-hub:")
                 raise UsageError(
                     f"{name}: is at another commit than when the run began",
@@ -138,7 +139,7 @@ class RunPlaces(Frozen):
             New places.
         """
         changes: dict[str, object] = {"holdouts": tuple(map(_absolute, holdouts))} if holdouts else {}
-        if ood and not ood.dataset.startswith("./"):
+        if ood:
             changes["ood"] = _place(ood)
         return self.model_copy(update=changes)
 
@@ -248,6 +249,18 @@ def refuse_overwriting(target: Path, inputs: Sequence[str], *, unless: Sequence[
         )
 
 
+def is_folder(data: DataConfig) -> bool:
+    """Whether a data set is a local folder; `digits` never is, whatever lies in the current one.
+
+    Args:
+        data: The data set.
+
+    Returns:
+        False for one of the Hub.
+    """
+    return data.dataset != "digits" and Path(data.dataset).expanduser().is_dir()
+
+
 def without_path(data: DataConfig) -> DataConfig:
     """A local data set by its folder's name alone: where it lies tells about a machine and its user.
 
@@ -257,7 +270,7 @@ def without_path(data: DataConfig) -> DataConfig:
     Returns:
         The data set as it may be published: a folder as `./NAME`, which neither `digits` nor a Hub id can be.
     """
-    if not _is_folder(data):
+    if not is_folder(data):
         return data
     return data.model_copy(update={"dataset": f"./{Path(data.dataset).expanduser().resolve().name}"})
 
@@ -281,12 +294,7 @@ def _holds_any(folder: Path, patterns: Sequence[str]) -> bool:
 
 
 def _place(data: DataConfig) -> str:
-    return str(Path(data.dataset).expanduser().resolve()) if _is_folder(data) else data.dataset
-
-
-def _is_folder(data: DataConfig) -> bool:
-    """Whether the data set is a local folder; `digits` never is, whatever lies in the current one."""
-    return data.dataset != "digits" and Path(data.dataset).expanduser().is_dir()
+    return str(Path(data.dataset).expanduser().resolve()) if is_folder(data) else data.dataset
 
 
 def _absolute(ref: str) -> str:

@@ -33,7 +33,7 @@ def publish_star(
         private: Whether a new repository is private.
         tag: A git tag to put on the commit.
         create_pr: Open a pull request instead of changing the main branch.
-        accept_licence: The licence of the star, where a person must decide.
+        accept_licence: The licence of the star, where a person must decide; the star keeps it.
         collection: Title of a collection for the star and those of its sources that are on the Hub.
 
     Returns:
@@ -42,10 +42,12 @@ def publish_star(
     check_repo(repo)
     sources: list[str] = []
     if (folder / MANIFEST).is_file():
-        manifest = read_manifest(folder / MANIFEST).model_copy(update={"repo": repo})
-        check_licence(manifest, accept_licence)
+        manifest = read_manifest(folder / MANIFEST)
+        chosen = accept_licence or manifest.chosen_licence
+        check_licence(manifest, chosen)
+        manifest = manifest.model_copy(update={"repo": repo, "chosen_licence": chosen})
         write_manifest(folder, manifest)
-        write_card(folder, manifest, repo, licence=accept_licence)
+        write_card(folder, manifest, repo)
         places = [split_repo(source.repo) for source in manifest.sources if source.repo]
         sources = list(dict.fromkeys(place[0] for place in places if place))
     pushed = push(folder, repo, private=private, tag=tag, create_pr=create_pr)

@@ -65,7 +65,7 @@ def read_zoo_file(file: Path) -> ZooFile:
     if not zoo.sources and not zoo.holdouts:
         raise UsageError(f"{file}: names no model", hint=hint, subject=str(file))
     near = [
-        tuple(str(file.parent / ref) if ref.startswith(("./", "../")) else ref for ref in refs)
+        tuple(str((file.parent / ref).absolute()) if ref.startswith(("./", "../")) else ref for ref in refs)
         for refs in (zoo.sources, zoo.holdouts)
     ]
     return ZooFile(sources=near[0], holdouts=near[1])

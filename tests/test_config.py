@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from starzoo.config import EvalConfig, Uniform, load_config
+from starzoo.config import DataConfig, EvalConfig, Uniform, load_config
 from starzoo.errors import UsageError
+
+
+def test_a_value_of_other_data_goes_with_its_name() -> None:
+    config = load_config(None, ["evaluate.ood.test_split=valid"], evaluate={"ood": "user/images"})
+    assert config.evaluate.ood == DataConfig(dataset="user/images", test_split="valid")
 
 
 def test_a_split_that_is_named_twice_is_measured_once() -> None:

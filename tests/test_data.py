@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import errno
 import re
+import shutil
 from io import BytesIO
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, Response
 from huggingface_hub.utils import get_session
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import create_transform
 from torch import Tensor
 
@@ -181,6 +183,38 @@ def test_missing_labels_are_refused(tmp_path: Path) -> None:
         load_data(DataConfig(dataset=str(tmp_path)), COLOUR)
 
 
+def test_labels_beyond_the_class_names_are_refused(tmp_path: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    for split in ("train", "test"):
+        rows = datasets.Dataset.from_dict({"image": [paint(0), paint(1)], "label": [0, 1]}, features=features)
+        table = rows.data.table.set_column(1, "label", [pyarrow.array([0, 5])])
+        table = table.replace_schema_metadata(rows.data.table.schema.metadata)
+        pyarrow.parquet.write_table(table, tmp_path / f"{split}.parquet")
+    with pytest.raises(UntrustedInputError, match="has the label 5, but only 2 class names"):
+        load_data(DataConfig(dataset=str(tmp_path)), COLOUR)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("train", "train[50%:]"), ("train+test", "test"), ("train[:9]+test", "train+test[5:]")]
+)
+def test_splits_that_share_images_are_refused(folder: Path, train: str, test: str) -> None:
+    config = DataConfig(dataset=str(folder), train_split=train, test_split=test)
+    with pytest.raises(UsageError, match="share images"):
+        load_data(config, COLOUR)
+    parts = config.model_copy(update={"train_split": "train[:50%]", "test_split": "train[50%:]"})
+    assert len(load_data(parts, COLOUR).train) == 6
+
+
+def test_a_broken_archive_is_untrusted_input(folder: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        archive = shutil.make_archive(str(tmp_path / "zipped" / split), "zip", folder / split)
+        content = Path(archive).read_bytes()
+        Path(archive).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UntrustedInputError, match="cannot be read") as caught:
+        load_data(DataConfig(dataset=str(tmp_path / "zipped")), COLOUR)
+    assert caught.value.exit_code == 3
+
+
 def test_damaged_table_is_untrusted_input(tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / f"{split}.parquet").write_bytes(b"nothing")
@@ -340,6 +374,26 @@ def test_decoded_image_is_upright() -> None:
     exif[Image.ExifTags.Base.Orientation] = 6
     lying.save(file, format="PNG", exif=exif)
     assert decode(ImageFile("here", "data", file.getvalue())).size == (4, 6)
+    for turn in range(1, 9):
+        exif[Image.ExifTags.Base.Orientation] = turn
+        file = BytesIO()
+        lying.save(file, format="PNG", exif=exif)
+        expected = ImageOps.exif_transpose(Image.open(file))
+        assert decode(ImageFile("here", "data", file.getvalue())).tobytes() == expected.tobytes()
+
+
+def test_what_else_a_camera_wrote_does_not_matter() -> None:
+    content = BytesIO()
+    exif = Image.Exif()
+    exif[Image.ExifTags.Base.Orientation] = 6
+    exif[Image.ExifTags.Base.XResolution] = 72.0
+    paint(3, (6, 4)).save(content, format="JPEG", exif=exif)
+    place = content.getvalue().find(b"\x01\x1a\x00\x05")  # the resolution, said to be the name of the maker
+    assert place > 0
+    odd = content.getvalue().replace(b"\x01\x1a\x00\x05", b"\x01\x0f\x00\x05", 1)
+    with pytest.raises((AttributeError, TypeError)):
+        ImageOps.exif_transpose(Image.open(BytesIO(odd)))
+    assert decode(ImageFile("here", "data", odd)).size == (4, 6)
 
 
 # What a model sees

@@ -19,7 +19,16 @@ from starzoo.alignment import align_models
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, load_config
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.inspection import infer_architecture
-from starzoo.pipeline import StarReport, evaluate_star, fit_star, load_star, publish_star, render_card
+from starzoo.pipeline import (
+    StarReport,
+    _leaves_the_same,
+    _measure_as,
+    evaluate_star,
+    fit_star,
+    load_star,
+    publish_star,
+    render_card,
+)
 from starzoo.places import RunPlaces, without_paths
 from starzoo.verification import verify_star
 from tests.hub.fakehub import FakeHub
@@ -230,10 +239,44 @@ def test_the_configuration_of_a_run_is_read_from_anywhere(tmp_path: Path, monkey
     assert found.data.dataset == str(tmp_path / "images")
     assert found.evaluate.ood == ood.model_copy(update={"dataset": str(tmp_path / "others")})
     assert RunPlaces().found(CONFIG) == CONFIG
+    # A folder that a user names is the one that lies here, whatever the star knows by that name.
+    known = RunPlaces.of([], [], data, DataConfig(dataset="/else/others"))
+    assert known.with_changes([], ood).ood == str(tmp_path / "others")
+
+
+def test_single_values_of_other_data_change_that_data() -> None:
+    known = EvalConfig(ood=DataConfig(dataset="user/images", test_split="valid"))
+    ood = _measure_as(known, {"ood": {"test_size": 7}}).ood
+    assert ood == DataConfig(dataset="user/images", test_split="valid", test_size=7)
+    assert _measure_as(known, {"ood": {"dataset": "digits"}}).ood == DataConfig(dataset="digits")
+    assert _measure_as(known, {"points": 3}).ood == known.ood
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"test_size": 7}, True),
+        ({"train_size": 99}, False),
+        ({"revision": "main"}, False),
+        ({"dataset": "user/others"}, True),
+        ({"dataset": "./copy"}, False),
+    ],
+)
+def test_images_validate_only_where_no_fit_may_have_seen_them(
+    changes: dict[str, object], kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "copy").mkdir()
+    of = DataConfig(dataset="user/images", train_size=100)
+    assert _leaves_the_same(of.model_copy(update=changes), of) is kept
 
 
 def test_k14_a_branch_that_moved_is_named_with_its_commit(tmp_path: Path) -> None:
     data = DataConfig(dataset="digits")
+    (tmp_path / "a@b").mkdir()
+    local, changed = (RunPlaces.of([str(tmp_path / "a@b")], [], data, None, [digest]) for digest in "12")
+    with pytest.raises(UntrustedInputError, match="a@b: its files are not those"):
+        local.check_unchanged(changed)
     then = RunPlaces.of(["hf-hub:ann/net@" + "a" * 40], [], data, None, ["1"])
     then.check_unchanged(then)
     moved = RunPlaces.of(["hf-hub:ann/net@" + "b" * 40], [], data, None, ["2"])

@@ -108,6 +108,9 @@ def test_c18_a_push_asks_a_person_about_licences(
     assert len(fake_hub.requests) == before
     publish_star(star, "me/star", accept_licence="cc-by-nc-4.0")
     assert card_of(fake_hub).data.license == "cc-by-nc-4.0"
+    publish_star(star, "me/star")  # which remembers it
+    assert card_of(fake_hub).data.license == "cc-by-nc-4.0"
+    assert read_manifest(star / "star.json").chosen_licence == "cc-by-nc-4.0"
     assert "Its publisher states the licence" in card_of(fake_hub).content
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +218,9 @@ def test_changed_data_is_refused(tmp_path: Path) -> None:
     config, recipe = DataConfig(dataset=str(tmp_path / "images")), TrainConfig(epochs=1, batch_size=4)
     architecture = architecture_for("test_resnet", config)
     train_zoo(architecture, config, recipe, [0], tmp_path / "zoo")
+    beside = DataConfig(dataset=f"{tmp_path}/zoo/../images")  # the same images, by another way
+    [kept] = train_zoo(architecture, beside, recipe, [0], tmp_path / "zoo")
+    assert not kept.trained
     Image.new("L", (16, 16), 250).save(tmp_path / "images/train/a/0.png")
     with pytest.raises(UsageError, match=r"seed-0: was made otherwise: data\.fingerprint was"):
         train_zoo(architecture, config, recipe, [0], tmp_path / "zoo")
@@ -310,7 +314,33 @@ def test_unknown_architecture(name: str) -> None:
         architecture_for(name, DataConfig())
 
 
+def test_the_first_class_does_not_speak_for_all(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name, mode in (("a-grey", "L"), ("b-red", "RGB")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(40):
+                Image.new(mode, (16, 16), number if mode == "L" else (200, number, 7)).save(
+                    tmp_path / split / name / f"{number}.png"
+                )
+    assert architecture_for("test_resnet", DataConfig(dataset=str(tmp_path))).preprocessing.input_size == (3, 16, 16)
+
+
+def test_a_member_that_another_run_has_made_meanwhile_is_taken(tmp_path: Path) -> None:
+    [first] = train_zoo(ARCHITECTURE, DATA, RECIPE, [0], tmp_path / "one")
+
+    def be_overtaken(stage: str, done: int, total: int, **_: float) -> None:
+        if not (tmp_path / "two" / "seed-0").exists():
+            shutil.copytree(first.folder, tmp_path / "two" / "seed-0")
+
+    [found] = train_zoo(ARCHITECTURE, DATA, RECIPE, [0], tmp_path / "two", progress=be_overtaken)
+    assert (found.trained, found.seconds, found.folder) == (False, first.seconds, tmp_path / "two" / "seed-0")
+
+
 def test_refused_arguments() -> None:
+    with pytest.raises(UsageError, match="resnet18: in_chans='x' is no number of channels"):
+        architecture_for("resnet18", DataConfig(), model_args={"in_chans": "x"})
+    with pytest.raises(UsageError, match="resnet18: in_chans=0 is no number of channels"):
+        Architecture.from_registry("resnet18", model_args={"in_chans": 0})
     with pytest.raises(UsageError, match="resnet18: timm cannot build it with"):
         architecture_for("resnet18", DataConfig(), model_args={"depth": 3})
 

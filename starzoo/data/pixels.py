@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from io import BytesIO
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from starzoo.architecture import Preprocessing
@@ -21,11 +21,30 @@ __all__ = ["Pixels", "decode", "make_reader", "normalize"]
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # EPS, for one, would run a program
 _MODES = {1: "L", 3: "RGB"}
-_DEEP_MODES = ("I", "F", "I;16")  # Pillow clips these when it converts them to 8 bits
+_DEEP_MODES = ("I", "F")  # Pillow clips these when it converts them to 8 bits
 _MOST_PIXELS = 2 * 89_478_485  # twice Pillow's MAX_IMAGE_PIXELS, beyond which it takes a file for a bomb
 _CACHE_BYTES = 4 * 2**30
 _DECODED_AT_ONCE = 1024  # images
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # how a camera was held
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 class Pixels:
@@ -142,7 +161,8 @@ def decode(file: ImageFile) -> Image.Image:
     """
     with _refusing_damage(file), Image.open(BytesIO(file.content), formats=_FORMATS) as image:
         image.load()
-        upright = ImageOps.exif_transpose(image)
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        upright = image.copy() if turn is None else image.transpose(turn)
     if upright.mode.startswith(_DEEP_MODES):
         raise UntrustedInputError(
             f"{file.where} has more than 8 bits per channel (mode {upright.mode})",

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import lzma
 import re
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +32,7 @@ Integers = np.ndarray[Any, np.dtype[np.int64]]
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _DIGITS_TEST_SIZE = 360  # a fifth; 36 of every digit
 _DIGITS_SEED = 0
+_BROKEN_ARCHIVES = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
 _READ_AT_ONCE = 256  # rows
 
 
@@ -159,9 +164,16 @@ def open_data(config: DataConfig, *, seed: int = 0) -> StoredData:
             hint="name two splits; parts of one are written train[:80%] and train[80%:]",
             subject=config.dataset,
         )
+    if _share_images(config.train_split, config.test_split):
+        raise UsageError(
+            f"{config.dataset}: the splits {config.train_split!r} and {config.test_split!r} share images",
+            hint="parts of one are written train[:80%] and train[80%:]",
+            subject=config.dataset,
+        )
+    names = tuple(train.features[label_column].names)
     splits, rest = [], None
     for name, (split, size) in rows.items():
-        labels = _read_labels(split, label_column, f"{config.dataset}: split {name!r}")
+        labels = _read_labels(split, label_column, names, f"{config.dataset}: split {name!r}")
         images = _undecoded(split.select_columns([image_column]), image_column)
         select = partial(_select, images, labels, dataset=config.dataset, name=name, image_column=image_column)
         every = np.arange(len(labels))
@@ -169,7 +181,6 @@ def open_data(config: DataConfig, *, seed: int = 0) -> StoredData:
         splits.append(select(numbers))
         if name == config.train_split and len(numbers) < len(every):
             rest = select(np.setdiff1d(every, numbers))
-    names = tuple(train.features[label_column].names)
     return StoredData(class_names=names, train=splits[0], test=splits[1], validation=rest)
 
 
@@ -214,7 +225,7 @@ def _read_dataset(config: DataConfig) -> tuple[Any, Any]:
     import datasets
 
     # A bare word would name one of the loaders of `datasets` ("json"), which reads whatever lies in the current folder.
-    folder = Path(config.dataset)
+    folder = Path(config.dataset).expanduser()
     if not folder.is_dir() and not _HUB_ID.fullmatch(config.dataset):
         raise UsageError(
             f"{config.dataset}: no such folder, and no data set id of the Hub",
@@ -230,7 +241,14 @@ def _read_dataset(config: DataConfig) -> tuple[Any, Any]:
                 revision=None if folder.is_dir() else config.revision,
                 split=[config.train_split, config.test_split],
             )
-    except (OSError, ValueError, RuntimeError, NotImplementedError, datasets.exceptions.DatasetsError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+        datasets.exceptions.DatasetsError,
+        *_BROKEN_ARCHIVES,
+    ) as error:
         raise _explain(config.dataset, error) from error
     return train, test
 
@@ -273,7 +291,7 @@ def _explain(dataset: str, error: Exception) -> StarzooError:
             hint="use a data set of image files or Parquet files",
             subject=dataset,
         )
-    if isinstance(error, ArrowException) or (
+    if isinstance(error, (ArrowException, *_BROKEN_ARCHIVES)) or (
         isinstance(error, DatasetsError) and not isinstance(error, FileNotFoundError)
     ):
         return UntrustedInputError(
@@ -303,7 +321,19 @@ def _type_name(feature: Any) -> str:
     return str(getattr(feature, "dtype", "")) if type(feature).__name__ == "Value" else type(feature).__name__
 
 
-def _read_labels(split: Any, column: str, where: str) -> Integers:
+def _share_images(one: str, other: str) -> bool:
+    """Whether two splits, as `train+extra` and `train[90%:]`, are sure to share images; two parts may or may not."""
+    whole, parts = zip(*(_split_parts(text) for text in (one, other)), strict=True)
+    return any(whole[here] & (whole[there] | parts[there]) for here, there in ((0, 1), (1, 0)))
+
+
+def _split_parts(text: str) -> tuple[set[str], set[str]]:
+    """The splits that an instruction of `datasets` takes as a whole, and those of which it takes a part."""
+    names = [part.strip() for part in text.split("+")]
+    return {name for name in names if "[" not in name}, {name.partition("[")[0] for name in names if "[" in name}
+
+
+def _read_labels(split: Any, column: str, names: Sequence[str], where: str) -> Integers:
     values = split.select_columns([column]).with_format("arrow")[:][column]
     labels: Integers = values.fill_null(-1).to_numpy().astype(np.int64)
     if len(labels) == 0:
@@ -312,6 +342,12 @@ def _read_labels(split: Any, column: str, where: str) -> Integers:
     if unlabelled:
         raise UsageError(
             f"{where}: {counted(unlabelled, 'image')} without a label", hint="choose another split", subject=where
+        )
+    if (last := int(labels.max())) >= len(names):
+        raise UntrustedInputError(
+            f"{where}: has the label {last}, but only {counted(len(names), 'class name')}",
+            hint="repair the data set",
+            subject=where,
         )
     return labels
 

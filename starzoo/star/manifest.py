@@ -61,6 +61,7 @@ class StarManifest(Frozen):
         schema_version: Version of this format.
         name: The star's name, the title of its card.
         repo: The repository that it was last published in, or None.
+        chosen_licence: The licence that its publisher chose, or None for that of its sources.
         files: SHA-256 of the star's own configuration, weights and permutations, by name.
         architecture: The timm architecture of star and sources.
         sources: The models that the star was fitted on.
@@ -82,6 +83,7 @@ class StarManifest(Frozen):
     schema_version: Literal[1] = 1
     name: str
     repo: str | None = None
+    chosen_licence: str | None = None
     files: dict[str, str] = {}
     architecture: Architecture
     sources: tuple[ModelRecord, ...]
@@ -117,12 +119,6 @@ class StarManifest(Frozen):
         if taken := RESERVED_NAMES.intersection(names):
             raise ValueError(f"a model has the name {min(taken)!r}, which an evaluation gives to one of its own")
         return self
-
-    @property
-    def licence(self) -> str | None:
-        """The one licence that all sources share, or None: what is mixed or missing is for a person to decide."""
-        licences = {source.licence for source in self.sources}
-        return licences.pop() if len(licences) == 1 else None
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from starzoo.architecture import Architecture, Preprocessing, registry_entry
+from starzoo.architecture import Architecture, Preprocessing, channels_of, registry_entry
 from starzoo.config import DataConfig
 from starzoo.data import open_data
 from starzoo.data.pixels import Pixels, decode
@@ -20,6 +20,7 @@ __all__ = ["architecture_for"]
 _GREY_MODES = frozenset({"1", "L", "LA"})
 _LOOKED_AT = 32  # images that tell the size and the number of channels
 _MEASURED = 5000  # images that give mean and standard deviation
+_AT_ONCE = 64
 
 
 def architecture_for(
@@ -46,8 +47,8 @@ def architecture_for(
     registry = registry_entry(name)
     arguments = dict(model_args or {})
     stored = open_data(data_config)
-    images = [decode(file) for file in stored.train.files(range(min(_LOOKED_AT, len(stored.train))))]
-    channels = arguments.get("in_chans") or (1 if all(image.mode in _GREY_MODES for image in images) else 3)
+    images = [decode(file) for file in stored.train.files(_some(len(stored.train), _LOOKED_AT))]
+    channels = channels_of(name, arguments) or (1 if all(image.mode in _GREY_MODES for image in images) else 3)
     if channels != registry.input_size[0]:
         arguments["in_chans"] = channels
     width, height = (image_size, image_size) if image_size else images[0].size
@@ -79,8 +80,18 @@ def architecture_for(
 
 def _channel_statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of every channel on the scale 0 to 1, to four digits."""
-    count = pixels.shape[0]
-    chosen = torch.from_numpy(np.random.default_rng(0).permutation(count)[:_MEASURED])
-    values = pixels[chosen].flatten(0, 2).double() / 255
-    std = [round(value, 4) or 1.0 for value in values.std(0).tolist()]  # a constant channel stays as it is
-    return tuple(round(value, 4) for value in values.mean(0).tolist()), tuple(std)
+    counts = torch.zeros(pixels.shape[-1], 256, dtype=torch.float64)  # how often each channel has each value
+    for some in torch.tensor(_some(pixels.shape[0], _MEASURED)).split(_AT_ONCE):  # type: ignore[no-untyped-call]
+        for channel, values in zip(counts, pixels[some].flatten(0, 2).unbind(-1), strict=True):
+            channel += torch.bincount(values, minlength=256)
+    values, total = torch.arange(256, dtype=torch.float64) / 255, counts.sum(1, keepdim=True)
+    mean = (counts * values).sum(1, keepdim=True) / total
+    variance = (counts * (values - mean).square()).sum(1) / (total.squeeze(1) - 1).clamp_min(1)
+    std = [round(value, 4) or 1.0 for value in variance.sqrt().tolist()]  # a constant channel stays as it is
+    return tuple(round(value, 4) for value in mean.squeeze(1).tolist()), tuple(std)
+
+
+def _some(count: int, most: int) -> list[int]:
+    """Some rows of a split, which may be sorted by class."""
+    found: list[int] = np.random.default_rng(0).permutation(count)[:most].tolist()
+    return found

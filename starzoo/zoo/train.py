@@ -8,7 +8,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -199,9 +199,12 @@ def _train_missing(
 
     def publish(report: MemberReport) -> None:
         target = out / report.folder.name
-        with writing(target):
-            report.folder.rename(target)
-        reports[report.seed] = replace(report, folder=target)
+        # Another run may have made the same member meanwhile.
+        found = _read_report(target, trainer.identity(report.seed))
+        if found is None:
+            with writing(target):
+                report.folder.rename(target)
+        reports[report.seed] = found or replace(report, folder=target)
 
     with _scratch_folder(out) as scratch:
         tasks = [
@@ -228,6 +231,13 @@ def _scratch_folder(out: Path) -> Iterator[Path]:
                 out.rmdir()
 
 
+def _without_place(identity: Mapping[str, Any], record: Any) -> dict[str, Any]:
+    """What a member must say, wherever its images lie: they are told by their fingerprint."""
+    data = record.get("data") if isinstance(record, dict) else None
+    place = data.get("dataset") if isinstance(data, dict) else None
+    return {**identity, "data": {**identity["data"], **({"dataset": place} if place else {})}}
+
+
 def _read_report(folder: Path, identity: dict[str, Any]) -> MemberReport | None:
     """The report of a finished member; None when there is no folder."""
     if not folder.exists():
@@ -237,7 +247,7 @@ def _read_report(folder: Path, identity: dict[str, Any]) -> MemberReport | None:
     if absent:
         raise UsageError(f"{folder}: is no finished member: it has no {absent[0]}", hint=hint, subject=str(folder))
     record = read_json(folder / _RECORD_FILE)
-    if difference := first_difference({key: record.get(key) for key in identity}, identity):
+    if difference := first_difference({key: record.get(key) for key in identity}, _without_place(identity, record)):
         raise UsageError(f"{folder}: was made otherwise: {difference}", hint=hint, subject=str(folder))
     try:
         return MemberReport(seed=identity["seed"], folder=folder, trained=False, **record["result"])

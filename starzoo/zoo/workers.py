@@ -123,9 +123,12 @@ def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
         kind, value = connection.recv()
     except (EOFError, ConnectionResetError) as error:
         process.join()
+        killed = (process.exitcode or 0) < 0
         raise ResourceError(
             f"a worker process ended with exit code {process.exitcode} in the middle of its task",
-            hint="the system may have run out of memory: use fewer jobs",
+            hint="the system may have run out of memory: use fewer jobs"
+            if killed
+            else 'see what it printed; a script that trains a zoo does so under `if __name__ == "__main__":`',
         ) from error
     return kind, value
 

@@ -11,6 +11,7 @@ from starzoo.cli.parsing import read_zoo, with_members
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.hub.offline import working_offline
 from starzoo.hub.pull import pull
+from starzoo.hub.ref import ModelRef
 from starzoo.places import find_models
 from starzoo.sources import load_source, load_sources
 from starzoo.star.manifest import ModelRecord
@@ -77,6 +78,14 @@ def test_a_zoo_file_names_sources_and_held_outs(tmp_path: Path, make_member: Mak
     assert holdouts == ["bob/net", "di/net"]
     assert with_members([str(file)])[-2:] == ["ann/zoo/a@v1", "bob/net"]
     assert with_members([str(file)], of="holdouts") == ["bob/net"]
+
+
+def test_a_folder_that_a_zoo_file_names_is_never_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("zoo.yaml").write_text("sources: [./timm/resnet18.a1_in1k]\n")
+    [ref] = read_zoo_file(Path("zoo.yaml")).sources
+    with pytest.raises(UsageError, match=f"{tmp_path}/timm/resnet18.a1_in1k: "):
+        ModelRef.parse(ref)
 
 
 def test_a_zoo_file_that_would_be_passed_over_is_refused(tmp_path: Path) -> None:
