@@ -11,7 +11,10 @@ from typing import Any
 
 from starzoo.architecture import Architecture
 from starzoo.errors import UsageError
-from starzoo.sources import load_source
+from starzoo.folder import read_architecture
+from starzoo.hub.listing import look_up
+from starzoo.hub.pull import architecture_of
+from starzoo.hub.ref import ModelRef
 from starzoo.specs import infer_architecture
 from starzoo.symmetry import PermutationSpec
 from starzoo.symmetry import verify as prove
@@ -226,5 +229,8 @@ def _find_architecture(ref_or_arch: str, model_args: Mapping[str, Any] | None, i
                 hint="give --model-args and --image-size with the name of an architecture only",
                 subject=ref_or_arch,
             )
-        return load_source(ref_or_arch).architecture
+        where = ModelRef.parse(ref_or_arch)
+        if where.folder is not None:
+            return read_architecture(where.folder)
+        return architecture_of(look_up(where))
     return Architecture.from_registry(ref_or_arch, model_args=model_args, image_size=image_size)

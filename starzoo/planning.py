@@ -16,9 +16,8 @@ from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, read_architecture
 from starzoo.hub.inspect import TensorInfo, check_tensors, read_header
 from starzoo.hub.listing import CARD, Listing, bytes_to_download, free_bytes, look_up
 from starzoo.hub.parallel import in_threads
-from starzoo.hub.pull import check_header, check_pickle, fetch
+from starzoo.hub.pull import architecture_of, check_header, check_pickle, fetch
 from starzoo.hub.ref import ModelRef
-from starzoo.hub.strict_json import read_json
 from starzoo.licences import Licensing, combine
 from starzoo.sources import check_architectures, licence_of
 
@@ -151,7 +150,7 @@ def _in_one_order(models: Sequence[PlannedModel]) -> list[PlannedModel]:
 
 def _look_at(listing: Listing) -> PlannedModel:
     check_pickle(listing)
-    architecture = Architecture.from_config(read_json(fetch(listing, listing.files[CONFIG_FILE])[0]), str(listing.ref))
+    architecture = architecture_of(listing)
     card = fetch(listing, listing.files[CARD])[0] if CARD in listing.files else None
     return PlannedModel(
         name=listing.ref.place,

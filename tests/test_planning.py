@@ -128,6 +128,13 @@ def test_c18_the_plan_shows_licences_that_a_person_must_look_at(hub: FakeHub, ru
     assert document["to_download"] == int(run("plan", *REFS, "--quiet").out)
 
 
+def test_an_inspection_asks_for_no_weight(hub: FakeHub, run) -> None:
+    ended = run("inspect", "bob/net", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["groups"] > 0
+    assert [request.path.rpartition("/")[2] for request in sent(hub, 0)] == ["config.json"]
+
+
 def test_a_dry_run_of_fit_star_is_a_plan(hub: FakeHub, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")  # held still: other processes write to the disk between the two calls
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)

@@ -25,17 +25,22 @@ class ImageData:
         class_names: The name of every class, in the order of the labels.
         train: The training split.
         test: The test split.
-        fingerprint: SHA-256 over class names, labels and image files, so that a changed data set is noticed.
         validation: The training images that `train_size` leaves out, which nothing was fitted on; None where it leaves
             none. The fingerprint is not about them.
+        stored: The same as it is stored.
     """
 
     config: DataConfig
     class_names: tuple[str, ...]
     train: Split
     test: Split
-    fingerprint: str
     validation: Split | None = None
+    stored: StoredData
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over class names, labels and image files, so that a changed data set is noticed."""
+        return self.stored.fingerprint
 
 
 def load_data(
@@ -68,7 +73,7 @@ def load_data(
         class_names=stored.class_names,
         train=Split(stored.train, preprocessing),
         test=Split(stored.test, preprocessing),
-        fingerprint=stored.fingerprint,
+        stored=stored,
         validation=None if stored.validation is None else Split(stored.validation, preprocessing),
     )
 

@@ -30,7 +30,7 @@ from starzoo.hub.ref import TIMEOUT, ModelRef
 from starzoo.hub.strict_json import read_json
 from starzoo.progress import Progress, silent
 
-__all__ = ["Snapshot", "check_header", "check_pickle", "fetch", "pull", "pull_all"]
+__all__ = ["Snapshot", "architecture_of", "check_header", "check_pickle", "fetch", "pull", "pull_all"]
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,18 @@ def fetch(listing: Listing, file: HubFile) -> tuple[Path, str]:
         hint="something changes downloads on their way: try another network, then tell the repository's owner",
         subject=listing.repo,
     )
+
+
+def architecture_of(listing: Listing) -> Architecture:
+    """Read a model's config.json, which is downloaded where that is needed.
+
+    Args:
+        listing: The model.
+
+    Returns:
+        The architecture.
+    """
+    return Architecture.from_config(read_json(fetch(listing, listing.files[CONFIG])[0]), str(listing.ref))
 
 
 def check_header(listing: Listing, architecture: Architecture) -> dict[str, TensorInfo]:
