@@ -9,29 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import Tensor
 
 from starzoo.architecture import Architecture
 from starzoo.card import write_card
-from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, validate
+from starzoo.config import DataConfig, RunConfig, StarConfig, TrainConfig, validate
 from starzoo.data import ImageData, Split, load_data
 from starzoo.errors import UsageError
 from starzoo.evaluate.cache import ResultCache
-from starzoo.evaluate.evaluate import Shard, Zoo, evaluate, evaluate_shard
-from starzoo.evaluate.floor import check_above_chance
+from starzoo.evaluate.evaluate import Shard, evaluate_shard
 from starzoo.folder import WEIGHTS_FILE, write_text
 from starzoo.gallery import find_stars, write_gallery
 from starzoo.hub.names import check_repo
 from starzoo.hub.ref import ModelRef
+from starzoo.measuring import check_unnamed, leaves_the_same, make_zoo, measure, measured_as
 from starzoo.origins import load_images, load_models, load_other_images
 from starzoo.places import (
     OF_A_RUN,
     RunPlaces,
     find_models,
-    is_folder,
     refuse_other_files,
     refuse_overwriting,
-    without_path,
     without_paths,
 )
 from starzoo.processes import all_or_none, from_first, is_first, join
@@ -150,7 +147,7 @@ def fit_star(
                 RunPlaces.read(out).check_unchanged(places)
         if not from_first(lambda: _is_finished(out, manifest)):
             with all_or_none():
-                _check_unnamed(models, data, status)
+                check_unnamed(models, data, status)
                 spec = infer_architecture(manifest.architecture)
                 data.train.loader(config.star.batch_size, epoch=0, seed=0)  # refused before anything is written
             from_first(lock.take)
@@ -242,7 +239,7 @@ def evaluate_star(
         raise UsageError("a shard leaves its results in the cache", hint="leave --no-cache out", subject="--shard")
     loaded, folder = load_star(star), ModelRef.parse(star).folder
     then, places = loaded.manifest, RunPlaces.read(folder)
-    measure = _measure_as(places.found(then.config).evaluate, evaluate or {})
+    settings = measured_as(places.found(then.config).evaluate, evaluate or {})
     members = load_models(then.sources, find_models(then.sources, places.sources), progress=progress)
     names = [member.name for member in members]
     if holdouts:
@@ -258,36 +255,36 @@ def evaluate_star(
     check_compatible([*members, *unseen, *stars])
     images = load_images(then, places, data)
     same = images.fingerprint == then.data_fingerprint and images.config.augment == then.config.data.augment
-    if measure.rivals and not same:
+    if settings.rivals and not same:
         raise UsageError(
             f"{star}: its rivals would be trained on other images than it was",
             hint="leave --rival out, or measure on the star's own data",
             subject=star,
         )
-    if not same and not _leaves_the_same(images.config, places.found(then.config).data):
+    if not same and not leaves_the_same(images.config, places.found(then.config).data):
         images = replace(images, validation=None)  # the star may have been fitted on them
-    outside = load_other_images(measure.ood, then.architecture)
+    outside = load_other_images(settings.ood, then.architecture)
     if holdouts:
-        _check_unnamed(unseen, images, progress)
+        check_unnamed(unseen, images, progress)
     manifest = then.model_copy(
         update={
-            "config": without_paths(then.config.model_copy(update={"evaluate": measure})),
+            "config": without_paths(then.config.model_copy(update={"evaluate": settings})),
             "holdouts": tuple(model.record for model in unseen),
         }
     )
     spec = infer_architecture(then.architecture)
     permutations = [Permutation.from_tensors(spec, loaded.permutations[name]) for name in names]
-    zoo = _zoo(loaded.state, members, permutations, unseen, stars)
+    zoo = make_zoo(loaded.state, members, permutations, unseen, stars)
     cache = ResultCache.of_user() if use_cache else ResultCache(None)
     if shard:
         align = then.alignment or then.config.align
-        arguments = (then.architecture, spec, zoo, images, measure, align, shard)
+        arguments = (then.architecture, spec, zoo, images, settings, align, shard)
         evaluate_shard(*arguments, star_config=then.fitted_config, outside=outside, cache=cache, progress=progress)
         return StarReport(folder=folder or Path(star), manifest=then)
-    manifest = _evaluate(manifest, spec, zoo, images, outside, cache, progress)
+    manifest = measure(manifest, spec, zoo, images, outside, cache, progress)
     if folder is not None and is_first():
         write_manifest(folder, manifest)
-        places.with_changes(holdouts, measure.ood).write(folder)
+        places.with_changes(holdouts, settings.ood).write(folder)
         render_card(folder)
     return StarReport(folder=folder or Path(star), manifest=manifest)
 
@@ -334,13 +331,6 @@ def render_gallery(folder: Path) -> list[Path]:
 def _load_data_for(architecture: Architecture, names: Sequence[str] | None, config: DataConfig) -> ImageData:
     classes = architecture.num_classes
     return load_data(config, architecture.preprocessing, class_names=names, num_classes=classes)
-
-
-def _check_unnamed(models: Sequence[Source], data: ImageData, progress: Progress) -> None:
-    """Where no label names show that a model's classes are those of the data, its accuracy must."""
-    unnamed = {model.name: model.state for model in models if not model.architecture.label_names}
-    if unnamed:
-        check_above_chance(models[0].architecture, unnamed, data, progress=progress)
 
 
 def _describe(
@@ -416,61 +406,6 @@ def _save(
         star.save_folder(out)
 
     from_first(save)
-    zoo = _zoo(fitted.state, members, fitted.permutations, unseen)
-    measured = _evaluate(manifest, spec, zoo, data, outside, ResultCache.of_user(), progress)
+    zoo = make_zoo(fitted.state, members, fitted.permutations, unseen)
+    measured = measure(manifest, spec, zoo, data, outside, ResultCache.of_user(), progress)
     from_first(lambda: write_manifest(out, measured))
-
-
-def _zoo(
-    state: Mapping[str, Tensor],
-    members: Sequence[Source],
-    permutations: Sequence[Permutation],
-    unseen: Sequence[Source],
-    stars: Sequence[Source] = (),
-) -> Zoo:
-    sources, holdouts, others = ({model.name: model.state for model in models} for models in (members, unseen, stars))
-    known = dict(zip(sources, permutations, strict=True))
-    return Zoo(star=state, sources=sources, holdouts=holdouts, others=others, permutations=known)
-
-
-def _measure_as(known: EvalConfig, changes: Mapping[str, Any]) -> EvalConfig:
-    """How a star is measured again: single values of its other data set change that one."""
-    ood, other = known.ood, changes.get("ood")
-    if ood and isinstance(other, Mapping) and "dataset" not in other:
-        changes = {**changes, "ood": {**ood.model_dump(), **other}}
-    return validate(EvalConfig, {**known.model_dump(), **changes})
-
-
-def _leaves_the_same(data: DataConfig, of: DataConfig) -> bool:
-    """Whether the images that `train_size` leaves out are none of a fit on `of`, or of another data set of the Hub."""
-    of_test = {"test_split", "test_size", "augment"}
-    if data.model_dump(exclude=of_test) == of.model_dump(exclude=of_test):
-        return True
-    return data.dataset != of.dataset and not is_folder(data)
-
-
-def _evaluate(
-    manifest: StarManifest,
-    spec: PermutationSpec,
-    zoo: Zoo,
-    data: ImageData,
-    outside: Split | None,
-    cache: ResultCache,
-    progress: Progress,
-) -> StarManifest:
-    measured = evaluate(
-        manifest.architecture,
-        spec,
-        zoo,
-        data,
-        manifest.config.evaluate,
-        manifest.alignment or manifest.config.align,
-        star_config=manifest.fitted_config,
-        outside=outside,
-        cache=cache,
-        progress=progress,
-    )
-    other = without_path(data.config)
-    if other != manifest.config.data:
-        measured = measured.model_copy(update={"data": other})
-    return manifest.model_copy(update={"evaluation": measured})

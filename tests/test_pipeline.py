@@ -19,16 +19,8 @@ from starzoo.alignment import align_models
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, load_config
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.inspection import infer_architecture
-from starzoo.pipeline import (
-    StarReport,
-    _leaves_the_same,
-    _measure_as,
-    evaluate_star,
-    fit_star,
-    load_star,
-    publish_star,
-    render_card,
-)
+from starzoo.measuring import leaves_the_same, measured_as
+from starzoo.pipeline import StarReport, evaluate_star, fit_star, load_star, publish_star, render_card
 from starzoo.places import RunPlaces, without_paths
 from starzoo.verification import verify_star
 from tests.hub.fakehub import FakeHub
@@ -246,10 +238,10 @@ def test_the_configuration_of_a_run_is_read_from_anywhere(tmp_path: Path, monkey
 
 def test_single_values_of_other_data_change_that_data() -> None:
     known = EvalConfig(ood=DataConfig(dataset="user/images", test_split="valid"))
-    ood = _measure_as(known, {"ood": {"test_size": 7}}).ood
+    ood = measured_as(known, {"ood": {"test_size": 7}}).ood
     assert ood == DataConfig(dataset="user/images", test_split="valid", test_size=7)
-    assert _measure_as(known, {"ood": {"dataset": "digits"}}).ood == DataConfig(dataset="digits")
-    assert _measure_as(known, {"points": 3}).ood == known.ood
+    assert measured_as(known, {"ood": {"dataset": "digits"}}).ood == DataConfig(dataset="digits")
+    assert measured_as(known, {"points": 3}).ood == known.ood
 
 
 @pytest.mark.parametrize(
@@ -268,7 +260,7 @@ def test_images_validate_only_where_no_fit_may_have_seen_them(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "copy").mkdir()
     of = DataConfig(dataset="user/images", train_size=100)
-    assert _leaves_the_same(of.model_copy(update=changes), of) is kept
+    assert leaves_the_same(of.model_copy(update=changes), of) is kept
 
 
 def test_k14_a_branch_that_moved_is_named_with_its_commit(tmp_path: Path) -> None:

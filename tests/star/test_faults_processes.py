@@ -94,13 +94,13 @@ def signal_while_measuring(number: signal.Signals, rank: int) -> None:
     """A signal comes when the star is fitted, and is being measured."""
     import starzoo.pipeline
 
-    measure = starzoo.pipeline._evaluate
+    measure = starzoo.pipeline.measure
 
     def be_told(*arguments: Any) -> Any:
         signal.raise_signal(number)
         return measure(*arguments)
 
-    starzoo.pipeline._evaluate = be_told
+    starzoo.pipeline.measure = be_told
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])

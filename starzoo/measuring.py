@@ -1,0 +1,131 @@
+"""How a star is measured, when it is fitted and again: which models and images, and what may choose temperatures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from starzoo.config import DataConfig, EvalConfig, validate
+from starzoo.data import ImageData, Split
+from starzoo.evaluate.cache import ResultCache
+from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.evaluate.floor import check_above_chance
+from starzoo.places import is_folder, without_path
+from starzoo.progress import Progress
+from starzoo.sources import Source
+from starzoo.star.manifest import StarManifest
+from starzoo.symmetry import Permutation, PermutationSpec
+
+__all__ = ["check_unnamed", "leaves_the_same", "make_zoo", "measure", "measured_as"]
+
+
+def check_unnamed(models: Sequence[Source], data: ImageData, progress: Progress) -> None:
+    """Make sure of the classes of models without label names, which nothing but their accuracy shows.
+
+    Args:
+        models: The models.
+        data: The images.
+        progress: Told about every one that has to be looked at.
+    """
+    unnamed = {model.name: model.state for model in models if not model.architecture.label_names}
+    if unnamed:
+        check_above_chance(models[0].architecture, unnamed, data, progress=progress)
+
+
+def make_zoo(
+    state: Mapping[str, Tensor],
+    members: Sequence[Source],
+    permutations: Sequence[Permutation],
+    unseen: Sequence[Source],
+    stars: Sequence[Source] = (),
+) -> Zoo:
+    """The models of an evaluation.
+
+    Args:
+        state: The star's weights.
+        members: Its sources.
+        permutations: What brings each of them to the star.
+        unseen: The held-outs.
+        stars: Other stars of the same models.
+
+    Returns:
+        The zoo.
+    """
+    sources, holdouts, others = ({model.name: model.state for model in models} for models in (members, unseen, stars))
+    known = dict(zip(sources, permutations, strict=True))
+    return Zoo(star=state, sources=sources, holdouts=holdouts, others=others, permutations=known)
+
+
+def measured_as(known: EvalConfig, changes: Mapping[str, Any]) -> EvalConfig:
+    """How a star is measured again: single values of its other data set change that one.
+
+    Args:
+        known: How it was measured before.
+        changes: The values that differ.
+
+    Returns:
+        The checked configuration.
+    """
+    ood, other = known.ood, changes.get("ood")
+    if ood and isinstance(other, Mapping) and "dataset" not in other:
+        changes = {**changes, "ood": {**ood.model_dump(), **other}}
+    return validate(EvalConfig, {**known.model_dump(), **changes})
+
+
+def leaves_the_same(data: DataConfig, of: DataConfig) -> bool:
+    """Whether the images that `train_size` leaves out are certain to be new to a star.
+
+    Args:
+        data: The images that are measured on.
+        of: Those that the star was fitted on.
+
+    Returns:
+        True for what the fit has left out too, and for another data set of the Hub: what a folder holds is not known.
+    """
+    of_test = {"test_split", "test_size", "augment"}
+    if data.model_dump(exclude=of_test) == of.model_dump(exclude=of_test):
+        return True
+    return data.dataset != of.dataset and not is_folder(data)
+
+
+def measure(
+    manifest: StarManifest,
+    spec: PermutationSpec,
+    zoo: Zoo,
+    data: ImageData,
+    outside: Split | None,
+    cache: ResultCache,
+    progress: Progress,
+) -> StarManifest:
+    """Measure a star as its manifest says.
+
+    Args:
+        manifest: The manifest of a star that is fitted.
+        spec: The symmetries of its architecture.
+        zoo: The models.
+        data: The images; where they are others than those of the fit, the evaluation says so.
+        outside: Images of another task, or None.
+        cache: What was measured before.
+        progress: Told about every stage.
+
+    Returns:
+        The manifest with the evaluation.
+    """
+    measured = evaluate(
+        manifest.architecture,
+        spec,
+        zoo,
+        data,
+        manifest.config.evaluate,
+        manifest.alignment or manifest.config.align,
+        star_config=manifest.fitted_config,
+        outside=outside,
+        cache=cache,
+        progress=progress,
+    )
+    other = without_path(data.config)
+    if other != manifest.config.data:
+        measured = measured.model_copy(update={"data": other})
+    return manifest.model_copy(update={"evaluation": measured})
