@@ -110,9 +110,16 @@ def assert_same(one: FittedStar, other: FittedStar) -> None:
         assert mine.moved(theirs) == 0
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(sources: list[Source], spec: PermutationSpec, data: ImageData) -> FittedStar:
+    """A run of three epochs that nobody stopped."""
+    return run(sources, spec, data, epochs=3, mu=0.5)
+
+
 @pytest.mark.parametrize("at", [1, 7, 11, 22, 30])
 def test_a_run_that_was_stopped_within_an_epoch_ends_bit_equal(
     at: int,
+    uninterrupted: FittedStar,
     tmp_path: Path,
     sources: list[Source],
     spec: PermutationSpec,
@@ -124,11 +131,10 @@ def test_a_run_that_was_stopped_within_an_epoch_ends_bit_equal(
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("starzoo.star.train._SECONDS_BETWEEN_REPORTS", -1.0)
-    whole = run(sources, spec, data, epochs=3, mu=0.5)
     with pytest.raises(PreemptedError, match=r"stopped by SIGTERM; step \d+ of 33 is kept"):
         run(sources, spec, data, tmp_path, "balanced", stop_at, epochs=3, mu=0.5)
     resumed = run(sources, spec, data, tmp_path, epochs=3, mu=0.5)
-    assert_same(resumed, whole)
+    assert_same(resumed, uninterrupted)
     assert "resumed at step" in (tmp_path / "training.log").read_text()
 
 
