@@ -28,8 +28,8 @@ __all__ = [
 ]
 
 _FILE = "run-places.json"
-OF_A_RUN = (MANIFEST, _FILE, "checkpoints/*/manifest.json")
-"""Files, as patterns, of which each tells the folder of a run, finished or not."""
+OF_A_RUN = (MANIFEST, _FILE)
+"""Files of which each tells the folder of a run: the second is there before anything else of it."""
 
 _REPLACED = ("README.md", "run.yaml", "model.safetensors", "permutations.safetensors", "plots", "metrics")
 
@@ -186,7 +186,7 @@ def refuse_other_files(target: Path) -> None:
     Raises:
         UsageError: It holds such files, and no run has begun in it.
     """
-    if _holds_any(target, OF_A_RUN):
+    if _holds_any(target, [*OF_A_RUN, "checkpoints/*/manifest.json"]):
         return
     found = [name for name in _REPLACED if os.path.lexists(target / name)]
     if os.path.lexists(target / STATUS) and not is_status(target / STATUS):
@@ -235,7 +235,7 @@ def refuse_overwriting(target: Path, inputs: Sequence[str], *, unless: Sequence[
     Args:
         target: The folder.
         inputs: References of the models that are read.
-        unless: Files, as patterns, of which each tells a folder of our own, which may be written again.
+        unless: Files of which each tells a folder of our own, which may be written again.
 
     Raises:
         UsageError: The folder is one of the inputs, or holds another model.

@@ -148,6 +148,8 @@ def test_another_configuration_in_the_same_folder_is_refused(report: StarReport,
 def test_a_model_is_never_overwritten(digits_zoo: list[Path], tmp_path: Path) -> None:
     zoo = [shutil.copytree(folder, tmp_path / folder.name) for folder in digits_zoo[:3]]
     refs, before = [str(folder) for folder in zoo], [(folder / "model.safetensors").read_bytes() for folder in zoo]
+    (zoo[2] / "checkpoints" / "of-theirs").mkdir(parents=True)
+    (zoo[2] / "checkpoints" / "of-theirs" / "manifest.json").write_text("{}")  # makes it no folder of a run of ours
     for write in (
         lambda: fit_star(refs[:2], [], CONFIG, zoo[0]),
         lambda: fit_star(refs[:2], [], CONFIG, zoo[2]),
