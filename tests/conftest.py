@@ -41,9 +41,12 @@ os.environ |= {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_CACHE": str(_HOME / "datasets"),
-    "NO_PROXY": "127.0.0.1",
+    "NO_PROXY": "127.0.0.1,localhost",
 }
 os.environ.pop("HF_HUB_OFFLINE", None)
+if "STARZOO_TEST_HF_ENDPOINT" not in os.environ:
+    # pytest-socket lets this process connect to loopback only; its subprocesses find nobody behind this proxy.
+    os.environ |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
 # No example fails because the machine was busy, and every run tries the same ones.
 hypothesis.settings.register_profile("starzoo", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("starzoo")

@@ -1,4 +1,5 @@
-"""What must hold on every Hub: the fake one, or with STARZOO_TEST_HF_ENDPOINT and STARZOO_TEST_HF_TOKEN a real one.
+"""What must hold on every Hub: the fake one, or with STARZOO_TEST_HF_ENDPOINT and STARZOO_TEST_HF_TOKEN a real one,
+to which `pytest --force-enable-socket` lets the tests connect.
 
 On a real Hub private repositories are made in the token's own name, and deleted afterwards.
 """
