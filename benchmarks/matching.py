@@ -6,7 +6,7 @@
 
 connects every pair of four members by every method, at t = ¼, ½ and ¾, on 1,000 training and 2,000 test images, and
 writes benchmarks/results/matching-ZOO.json for each zoo, and matching.md for all. A zoo that was measured before is
-measured anew only when it is named.
+measured anew only when it is named; with `--methods`, by these methods only, and its other rows stay.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import itertools
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from starzoo.specs import infer_architecture
 RESULTS = Path(__file__).parent / "results"
 MEMBERS = 4
 POINTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-METHODS: tuple[Method, ...] = get_args(Method)
+METHODS: tuple[Method | Literal["none"], ...] = ("none", *get_args(Method))
 Row = dict[str, Any]
 
 
@@ -44,18 +45,24 @@ def main() -> None:
     parser.add_argument("zoos", nargs="*", choices=[[], *FAMILIES])
     parser.add_argument("--dataset", default=DATASET, help="a Hub data set or a local folder")
     parser.add_argument("--out", type=Path, default=OUT, help="the folder of all zoos")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--table-only", action="store_true", help="write the table again from the committed results")
     options = parser.parse_args()
     files = {name: RESULTS / f"matching-{name}.json" for name in FAMILIES}
     wanted = options.zoos or [name for name, file in files.items() if not file.is_file()]
     for name in [] if options.table_only else wanted:
-        files[name].write_text(json.dumps(measure(name, options.dataset, options.out), indent=1) + "\n")
+        rows = measure(name, options.methods, options.dataset, options.out)
+        others = json.loads(files[name].read_text()) if files[name].is_file() else []  # two may run side by side
+        rows += [row for row in others if row["method"] not in options.methods]
+        rows.sort(key=lambda row: METHODS.index(row["method"]))
+        files[name].write_text(json.dumps(rows, indent=1) + "\n")
     found = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
-    (RESULTS / "matching.md").write_text(table(found))
+    whole = {name: rows for name, rows in found.items() if {row["method"] for row in rows} == {*METHODS}}
+    (RESULTS / "matching.md").write_text(table(whole))
 
 
-def measure(name: str, dataset: str, out: Path) -> list[Row]:
-    """Every method on every pair: the loss and the accuracy at each point of the path, and the seconds of a match."""
+def measure(name: str, methods: Sequence[str], dataset: str, out: Path) -> list[Row]:
+    """These methods on every pair: the loss and the accuracy at each point of the path, and the seconds of a match."""
     models = load_sources(train(name, range(MEMBERS), dataset, out))
     states = [model.state for model in models]
     architecture = models[0].architecture
@@ -74,7 +81,7 @@ def measure(name: str, dataset: str, out: Path) -> list[Row]:
     )
     own = [evaluator.curve(state, state, [0.0]) for state in states]
     rows = []
-    for method in ("none", *METHODS):
+    for method in methods:
         config = AlignConfig(method="weight" if method == "none" else method)
         started = time.perf_counter()
         if config.at_once:
@@ -142,9 +149,9 @@ def table(found: dict[str, list[Row]]) -> str:
         means = {
             (zoo, method): statistics.fmean(measured(row) for row in rows if row["method"] == method)
             for zoo, rows in found.items()
-            for method in ("none", *METHODS)
+            for method in METHODS
         }
-        for method in ("none", *METHODS):
+        for method in METHODS:
             cells = []
             for zoo, rows in found.items():
                 spread = statistics.stdev(measured(row) for row in rows if row["method"] == method)

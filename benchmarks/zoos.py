@@ -66,14 +66,13 @@ RECIPES: dict[str, Recipe] = {
         model_args=RESNET,
         train=TrainConfig(epochs=8, batch_size=128),
     ),
-    # timm's VGG takes no narrower convolutions: an image costs ten times as much as in the other zoos, so that it gets a
-    # quarter of them. SGD at the rates 0.1 and 0.02 leaves it at chance, as its head has no batch norm.
+    # timm's VGG takes no narrower convolutions: an image costs ten times as much as in the other zoos, hence fewer of
+    # them. SGD at the rates 0.1 and 0.02 leaves it at chance, as its head has no batch norm.
     "vgg": Recipe(
         model="vgg11_bn",
         model_args={"mlp_ratio": 0.0625},
         train=TrainConfig(epochs=14, batch_size=32, optimizer="adamw", lr=0.0005, weight_decay=0.01),
         data=QUARTER,
-        members=4,
     ),
     # The same in small: a chain of convolutions with batch norm. Every block changes the width, so that without a
     # `downsample` there is no shortcut.
