@@ -14,7 +14,7 @@ from .tables import show_star
 
 def fit_star(
     out: Output,
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Models, folders of members, or a zoo file.")],
+    sources: options.Sources,
     folder: Annotated[Path, typer.Option("--out", help="Folder of the star; a run that was cut off goes on here.")],
     data: options.DataOptions,
     star: options.StarOptions,

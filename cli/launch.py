@@ -33,7 +33,9 @@ class JobOptions:
     flavor: Annotated[str | None, typer.Option(help="Hardware, as a10g-small; cpu-basic when not given.")] = None
     timeout: Annotated[str | None, typer.Option(help="As 90m or 8h; 30m when not given.")] = None
     image: Annotated[str | None, typer.Option(help="Docker image; python:3.12 when not given.")] = None
-    package: Annotated[str | None, typer.Option(help="starzoo for pip; not needed in an image that has it.")] = None
+    package: Annotated[
+        str | None, typer.Option(help="starzoo, as pip installs it (git+https://…); not for an --image that has it.")
+    ] = None
     namespace: Annotated[str | None, typer.Option(help="The user or organisation that pays for it.")] = None
 
 

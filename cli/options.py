@@ -24,6 +24,7 @@ __all__ = [
     "PublishOptions",
     "ReorderClasses",
     "ResumeOptions",
+    "Sources",
     "StarOptions",
     "TrainOptions",
     "given",
@@ -37,6 +38,14 @@ ModelArgs = Annotated[
 ReorderClasses = Annotated[
     bool, typer.Option("--reorder-classes", help="Bring models with the same classes in another order into one order.")
 ]
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE",
+        help="Two models or more (user/repo, user/repo/folder, user/repo@revision, folders, folders of folders), or a "
+        "zoo file.",
+    ),
+]
 ImageSize = Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Height and width of the model's input.")]
 
 
@@ -46,7 +55,11 @@ class DataOptions:
 
     title: ClassVar = "Images"
     dataset: Annotated[
-        str | None, typer.Option(help="digits (embedded, the default), a Hub data set id, or a local folder.")
+        str | None,
+        typer.Option(
+            help="digits (embedded), a Hub data set id, or a local folder; by default a star's own, none "
+            "for align, and otherwise digits."
+        ),
     ] = None
     name: Annotated[
         str | None, typer.Option("--data-name", help="Configuration of the data set, where it has several.")
@@ -66,12 +79,12 @@ class TrainOptions:
     """How a member is trained: the fields of `starzoo.config.TrainConfig` that have an option."""
 
     title: ClassVar = "Training"
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None
-    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split; 20 by default.")] = None
+    batch_size: Annotated[int | None, typer.Option(help="Images per step; 64 by default.")] = None
     optimizer: Annotated[Literal["sgd", "adamw"] | None, typer.Option(help="sgd when not given.")] = None
-    lr: Annotated[float | None, typer.Option(help="Greatest learning rate.")] = None
-    weight_decay: Annotated[float | None, typer.Option(help="Decay of the weights.")] = None
-    warmup: Annotated[float | None, typer.Option(help="Share of all steps with a rising rate.")] = None
+    lr: Annotated[float | None, typer.Option(help="Greatest learning rate; 0.1 by default.")] = None
+    weight_decay: Annotated[float | None, typer.Option(help="Decay of the weights; 0.0005 by default.")] = None
+    warmup: Annotated[float | None, typer.Option(help="Share of all steps with a rising rate; 0.05 by default.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +103,13 @@ class StarOptions:
     """How the star is fitted: the fields of `starzoo.config.StarConfig` that have an option."""
 
     title: ClassVar = "Star"
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None
-    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None
-    lr: Annotated[float | None, typer.Option(help="Greatest learning rate.")] = None
-    mu: Annotated[float | None, typer.Option(help="Weight of the star's own loss.")] = None
-    kappa: Annotated[float | None, typer.Option(help="Weight of the sources' predictions beside the labels.")] = None
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split; 40 by default.")] = None
+    batch_size: Annotated[int | None, typer.Option(help="Images per step; 64 by default.")] = None
+    lr: Annotated[float | None, typer.Option(help="Greatest learning rate; 0.2 by default.")] = None
+    mu: Annotated[float | None, typer.Option(help="Weight of the star's own loss; 0.2 by default.")] = None
+    kappa: Annotated[
+        float | None, typer.Option(help="Weight of the sources' predictions beside the labels; 1.0 by default.")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,17 +145,20 @@ class EvaluateOptions:
     """What is measured: the fields of `starzoo.config.EvalConfig` that have an option."""
 
     title: ClassVar = "Evaluation"
-    points: Annotated[int | None, typer.Option(help="Points of a path, both ends included.")] = None
-    pairs: Annotated[int | None, typer.Option(help="How many pairs of regular models to connect.")] = None
+    points: Annotated[int | None, typer.Option(help="Points of a path, both ends included; 11 by default.")] = None
+    pairs: Annotated[
+        int | None, typer.Option(help="Pairs of ordinary models (sources, held-outs) to connect; 6 by default.")
+    ] = None
     splits: Annotated[
         list[str] | None, typer.Option("--split", metavar="train|test", help="Measure on this split; repeatable.")
     ] = None
     ood: Annotated[
         str | None, typer.Option(metavar="DATASET", help="Other images, which uncertainty should tell from the task's.")
     ] = None
-    samples: Annotated[int | None, typer.Option(help="Average at most so many points of the star domain; 0: none.")] = (
-        None
-    )
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Average at most so many points of the star domain, or none at 0; 8 by default."),
+    ] = None
     rivals: Annotated[
         list[str] | None,
         typer.Option(
@@ -168,7 +186,7 @@ class FileOptions:
 class ConfigOptions(FileOptions):
     """A whole configuration of a star, with one seed for everything."""
 
-    seed: Annotated[int | None, typer.Option(help="Seed of alignment, training and evaluation.")] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.")] = None
 
 
 def given(options: object) -> dict[str, Any]:

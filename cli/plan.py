@@ -13,7 +13,7 @@ from .plan_tables import show_plan
 
 def plan(
     out: Output,
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Models, folders of members, or a zoo file.")],
+    sources: options.Sources,
     data: DataOptions,
     star: StarOptions,
     config: ConfigOptions,

@@ -10,7 +10,9 @@ from .parsing import with_members
 
 def pull(
     out: Output,
-    refs: Annotated[list[str], typer.Argument(metavar="REF", help="user/repo or user/repo/folder, or a zoo file.")],
+    refs: Annotated[
+        list[str], typer.Argument(metavar="REF", help="user/repo, user/repo/folder, user/repo@revision, or a zoo file.")
+    ],
     allow_pickle: Annotated[
         bool,
         typer.Option("--allow-pickle", help="Convert weights that are only a pickle, once, in a process of their own."),

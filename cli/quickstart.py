@@ -16,7 +16,7 @@ def quickstart(
 ) -> None:
     """Train a small zoo on the embedded digits, fit its star, and prove it on models that it never saw.
 
-    Needs no network and a few minutes on two cores.
+    Needs no internet connection, and a few minutes on two cores.
 
     Example:
         starzoo quickstart --out quickstart

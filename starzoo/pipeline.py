@@ -138,7 +138,7 @@ def fit_star(
             outside = load_other_images(config.evaluate.ood, members[0].architecture)
             manifest = _describe(name or out.resolve().name, members, unseen, config, data)
             if push_to:
-                check_licence(manifest, accept_licence)  # before anything is spent
+                check_licence(manifest, accept_licence)  # before the fit
             weights = [member.provenance.files[WEIGHTS_FILE] for member in members]
             refs = [model.record.pinned or ref for model, ref in zip(models, [*sources, *holdouts], strict=True)]
             pinned = refs[: len(sources)], refs[len(sources) :]

@@ -90,3 +90,21 @@ def test_the_quickstart_makes_a_star_with_a_card(tmp_path: Path, monkeypatch: py
     assert found.qualities_of("star")[0].accuracy > 0.97
     assert found.spread("star-held-out").mean < found.spread("regular-regular-raw").mean
     assert "digits-star" in (report.folder / "README.md").read_text()
+
+
+def test_checkpoints_saved_as_the_page_says_keep_their_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+    import torch
+
+    from starzoo.folder import read_architecture
+
+    page = (ROOT / "docs" / "fit-on-checkpoints.md").read_text(encoding="utf-8")
+    (snippet,) = blocks("python", page)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(snippet.partition("for seed")[0], names)
+    for seed in range(3):
+        model = timm.create_model("resnet18", num_classes=10, in_chans=1, **names["MODEL_ARGS"])
+        torch.save(model.state_dict(), f"checkpoint-{seed}.pth")
+    exec(snippet, names)
+    assert read_architecture(tmp_path / "mine" / "seed-2").label_names == tuple("0123456789")

@@ -16,7 +16,7 @@ from starzoo.evaluate.plots import house_style, save
 PAGE = ROOT / "docs" / "RESULTS.md"
 PLOTS = ROOT / "docs" / "results"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
-ORDER = ("cifar", "digits", "sources", "digits-sources", "sizes", "architectures", "strangers", "ablations")
+ORDER = ("cifar", "digits", "sources", "digits-sources", "sizes", "architectures", "vgg", "strangers", "ablations")
 OTHERS = {  # tables of other benchmarks, by the command that makes them
     "Matching two networks": ("matching", "python -m benchmarks.matching"),
     "Averaging over the star domain": ("bma", "python -m benchmarks.bma"),
@@ -106,9 +106,9 @@ def page() -> str:
     parts = [
         "# Results",
         "Written by `python -m benchmarks.study` from the files in benchmarks/results; each section names the command "
-        "that measures it anew. All figures are on test images, mean ± standard deviation over seeds of the star (or "
-        "over pairs of models, where it says so); all stars are measured under the same matching. A *barrier* is how "
-        "far the loss rises above the straight line between the losses of the ends, an *excess* how far above the "
+        "that measures it anew. All figures of stars are on test images, mean ± standard deviation over seeds of the star (or "
+        "over pairs of models, where it says so); all stars, the paper's too, are fitted (unless a variant says otherwise) "
+        "and measured under the same matching, starzoo's. A *barrier* is how far the loss rises above the straight line between the losses of the ends, an *excess* how far above the "
         "worse end.",
     ]
     parts += map(section, measured())

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from dataclasses import fields
+from typing import get_type_hints
 
 import pytest
 
@@ -9,21 +11,31 @@ from starzoo.cli.options import ConfigOptions, DataOptions, FileOptions, StarOpt
 from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, ZooConfig
 from starzoo.errors import UsageError
 
-
-@pytest.mark.parametrize(
-    ("group", "config"),
-    [
-        (DataOptions, DataConfig),
-        (TrainOptions, TrainConfig),
-        (StarOptions, StarConfig),
-        (options.AlignOptions, AlignConfig),
-        (options.EvaluateOptions, EvalConfig),
-    ],
+GROUPS = (
+    (DataOptions, DataConfig),
+    (TrainOptions, TrainConfig),
+    (StarOptions, StarConfig),
+    (options.AlignOptions, AlignConfig),
+    (options.EvaluateOptions, EvalConfig),
 )
+
+
+@pytest.mark.parametrize(("group", "config"), GROUPS)
 def test_every_option_is_a_field_of_its_configuration(group, config):
     names = {option.name for option in fields(group)}
     assert names
     assert names <= set(config.model_fields)
+
+
+def test_the_help_of_an_option_says_the_default_of_its_configuration():
+    said = {}
+    for group, config in GROUPS:
+        for name, hint in get_type_hints(group, include_extras=True).items():
+            for option in getattr(hint, "__metadata__", ()):
+                if found := re.search(r"([\d.]+) by default", option.help or ""):
+                    said[config.__name__, name] = float(found[1]), config.model_fields[name].default
+    assert len(said) == 13
+    assert {place: both for place, both in said.items() if both[0] != both[1]} == {}
 
 
 def test_nothing_given_is_the_default():
