@@ -102,8 +102,10 @@ class Floor:
 
     def __init__(self, matcher: WeightMatcher) -> None:
         self.matcher = matcher
+        # In these networks all groups within another one take their turn together.
+        self.views = {name: each for (turn,) in matcher.turns.values() for name, each in turn.views.items()}
         self.rows = {
-            name: [view.rows(matcher.fixed[view.tensor]) for view in views] for name, views in matcher.views.items()
+            name: [view.rows(matcher.fixed[view.tensor]) for view in views] for name, views in self.views.items()
         }
 
     def gains(self, state: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
@@ -111,7 +113,7 @@ class Floor:
         return {
             name: [
                 fixed @ view.rows(state[view.tensor]).T
-                for fixed, view in zip(self.rows[name], self.matcher.views[name], strict=True)
+                for fixed, view in zip(self.rows[name], self.views[name], strict=True)
             ]
             for name in self.rows
         }

@@ -102,7 +102,10 @@ class AlignConfig(Frozen):
 
     method: Method = Field("activation-gradient", description="how models are matched")
     restarts: int = Field(
-        1, ge=1, description="starts of weight matching: the given one, and random ones; the closest is kept"
+        1,
+        ge=1,
+        description="starts of the matching to one model: the given one, and random ones; the closest is kept. All "
+        "models are matched to each other from one start",
     )
     max_sweeps: int = Field(
         100, ge=1, description="bound on sweeps over the groups; a sweep that moves nothing ends it"

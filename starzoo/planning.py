@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from starzoo.align.responses import most_numbers
 from starzoo.architecture import Architecture
 from starzoo.classes import are_reordered
 from starzoo.config import RunConfig
@@ -63,6 +64,7 @@ class Plan:
         parameters: Numbers in the weights of one model.
         memory: Bytes for weights: of all models, of the star with gradient and momentum, and of a point on a path.
             Activations and images come on top; they depend on the batch.
+        evidence: Bytes that alignment keeps of the sources while the star is fitted, at most.
         images: Training images, where they are known without opening the data set.
         steps: Optimizer steps, where the number of images is known.
         licensing: The licence that the star may have.
@@ -73,6 +75,7 @@ class Plan:
     free: int
     parameters: int
     memory: int
+    evidence: int
     images: int | None
     steps: int | None
     licensing: Licensing
@@ -131,6 +134,7 @@ def plan_star(
         free=free,
         parameters=numbers,
         memory=4 * numbers * (len(models) + 4),
+        evidence=4 * len(sources) * (numbers + (most_numbers(len(sources)) if config.align.needs_images else 0)),
         images=images,
         steps=steps,
         licensing=combine([model.licence for model in models[: len(sources)] if model.sha or model.licence]),

@@ -35,13 +35,18 @@ def infer_architecture(architecture: Architecture, *, pin_output: bool = True) -
         Its specification.
     """
     path = cache_folder("specs") / f"{architecture.name}-{_key(architecture, pin_output)}.json"
-    try:
-        return PermutationSpec.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, StarzooError):
-        pass  # not there, or damaged
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, StarzooError):
+        return _read(path)  # unless it is not there, or damaged
     spec = infer(architecture.build_blank(), architecture.example_input(), pin_output=pin_output)
     with suppress(StarzooError):  # a home that cannot be written costs a trace each time, and nothing else
         write_text(path, json.dumps(spec.to_json(), separators=(",", ":")))
+    return spec
+
+
+def _read(path: Path) -> PermutationSpec:
+    spec = PermutationSpec.from_json(json.loads(path.read_text(encoding="utf-8")))
+    if not sum(spec.term_size(term) for terms in spec.axes.values() for term in terms):
+        raise ValueError("it says nothing of any tensor")
     return spec
 
 
@@ -59,8 +64,10 @@ def _key(architecture: Architecture, pin_output: bool) -> str:
 
 @cache
 def rules_version() -> str:
-    """What found the symmetries: timm, torch, and a hash of the rules."""
+    """What found the symmetries: timm, torch, and a hash of the rules and of how a network is made."""
     digest = hashlib.sha256()
-    for path in sorted(Path(starzoo.symmetry.__file__).parent.rglob("*.py")):
+    rules = Path(starzoo.symmetry.__file__).parent
+    networks = [rules.with_name("architecture.py"), rules.with_name("blank.py")]  # which decide what buffers hold
+    for path in (*sorted(rules.rglob("*.py")), *networks):
         digest.update(path.read_bytes())
     return f"timm {version('timm')}, torch {version('torch')}, rules {digest.hexdigest()[:12]}"

@@ -184,6 +184,7 @@ ROOMS: Mapping[str, set[str]] = {
     "publishing": {"errors", "card", "hub", "hub.names", "licences", "star.manifest", "star.star"},
     "planning": {
         *LOW,
+        "align",
         "architecture",
         "classes",
         "folder",

@@ -63,11 +63,26 @@ def test_other_rules_find_anew(traces, monkeypatch):
     assert len(traces) == 2
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"groups": 1}'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"groups": 1}',
+        "[" * 200_000,
+        '{"groups": [], "axes": [], "reasons": {}, "exchanges": [], "outputs": []}',
+        '{"groups": [], "axes": {}, "reasons": {}, "exchanges": [], "outputs": []}',
+        lambda text: json.dumps({**json.loads(text), "groups": [["stem", "x", None]]}),
+        lambda text: json.dumps({**json.loads(text), "groups": []}),
+        lambda text: json.dumps({**json.loads(text), "axes": {}}),
+    ],
+)
 def test_a_damaged_file_is_written_again(damage, traces, cache):
     spec = infer_architecture(SMALL)
     [path] = cache.iterdir()
-    path.write_text(damage)
+    path.write_text(damage(path.read_text()) if callable(damage) else damage)
     assert infer_architecture(SMALL).groups == spec.groups
     assert len(traces) == 2
     assert json.loads(path.read_text())["groups"]

@@ -106,10 +106,10 @@ def page() -> str:
     parts = [
         "# Results",
         "Written by `python -m benchmarks.study` from the files in benchmarks/results; each section names the command "
-        "that measures it anew. All figures of stars are on test images, mean ± standard deviation over seeds of the star (or "
-        "over pairs of models, where it says so); all stars, the paper's too, are fitted (unless a variant says otherwise) "
-        "and measured under the same matching, starzoo's. A *barrier* is how far the loss rises above the straight line between the losses of the ends, an *excess* how far above the "
-        "worse end.",
+        "that measures it anew. All figures of stars are on test images, mean ± standard deviation over seeds of the "
+        "star (or over pairs of models, where it says so); all stars, the paper's too, are fitted (unless a variant "
+        "says otherwise) and measured under the same matching, starzoo's. A *barrier* is how far the loss rises above "
+        "the straight line between the losses of the ends, an *excess* how far above the worse end.",
     ]
     parts += map(section, measured())
     for title, (name, command) in OTHERS.items():

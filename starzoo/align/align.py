@@ -33,6 +33,7 @@ CANDIDATES: tuple[Method, ...] = tuple(
 """The methods that `auto` tries, on at most `_TRIED` permutees: those that match each model by itself."""
 
 _TRIED = 3
+_AHEAD = 8  # permutees that are matched side by side, at most: each has gains and evidence of its own in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +62,17 @@ class Aligner:
         spec: The symmetries that all models share.
         config: The method and its limits; `auto` must be settled (`choose_method`).
         probe: Runs the models, for the methods that look at what they compute.
+        models: How many models' evidence is kept at once.
 
     Attributes:
         evidence: What the method compares. Of a model that is aligned again and again it is enough to ask once.
     """
 
-    def __init__(self, spec: PermutationSpec, config: AlignConfig, probe: Probe | None = None) -> None:
+    def __init__(
+        self, spec: PermutationSpec, config: AlignConfig, probe: Probe | None = None, *, models: int = 1
+    ) -> None:
         self.spec, self.config = spec, config
-        self.evidence = Evidence(spec, config.method, probe)
+        self.evidence = Evidence(spec, config.method, probe, models=models)
 
     def match(
         self, fixed: StateDict, permutees: Iterable[StateDict], initial: Iterable[Permutation] | None = None
@@ -103,7 +107,7 @@ class Aligner:
 
         # While one permutee's products use all cores, others are at their assignments, of which each uses one.
         pairs = zip(permutees, starts, strict=initial is not None)
-        return map_ahead(match, pairs, torch.get_num_threads())
+        return map_ahead(match, pairs, min(torch.get_num_threads(), _AHEAD))
 
     def _random_start(self, start: Permutation, rng: np.random.Generator) -> Permutation:
         """All groups at random; branches stay where they are, since responses do not change places with them."""
@@ -120,7 +124,11 @@ class Aligner:
             One permutation per model; the first moves nothing.
         """
         rng = np.random.default_rng(self.config.seed)
-        back, *others = match_all(self.evidence.spec, models, rng, max_sweeps=self.config.max_sweeps)
+        found = match_all(self.evidence.spec, models, rng, max_sweeps=self.config.max_sweeps)
+        if self.config.method == "activation-weight":
+            starts = [replace(each, spec=self.spec) for each in found]
+            found = match_all(self.spec, models, rng, max_sweeps=self.config.max_sweeps, initial=starts)
+        back, *others = found
         return [replace(back.inverse().compose(each), spec=self.spec) for each in (back, *others)]
 
 
@@ -150,7 +158,7 @@ def align(
         UsageError: The method needs images, and there is no probe.
     """
     config = choose_method(spec, fixed, permutees, config, probe)
-    aligner = Aligner(spec, config, probe)
+    aligner = Aligner(spec, config, probe, models=1 + len(permutees) if config.at_once else 1)
     seen = (aligner.evidence.of(model) for model in (fixed, *permutees))
     if config.at_once:
         _, *permutations = aligner.match_all(list(seen))

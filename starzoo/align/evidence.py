@@ -32,6 +32,7 @@ class Evidence:
         spec: The symmetries of the models.
         method: The method of alignment.
         probe: Runs the models; needed unless only weights are compared.
+        models: How many models' evidence is kept at once: with many of them less is noted of each.
 
     Attributes:
         spec: The same symmetries, for the tensors of the evidence.
@@ -40,18 +41,18 @@ class Evidence:
         UsageError: The method runs the models, and there is no probe.
     """
 
-    def __init__(self, spec: PermutationSpec, method: Method, probe: Probe | None = None) -> None:
+    def __init__(self, spec: PermutationSpec, method: Method, probe: Probe | None = None, *, models: int = 1) -> None:
         self._scale = _SCALINGS.get(method, balanced)
         self._responses = None
         if method.startswith("activation"):
             gradients = method in {"activation-gradient", "activation-cycle"}
-            self._responses = Responses(spec, required(probe, method), gradients=gradients)
+            self._responses = Responses(spec, required(probe, method), gradients=gradients, models=models)
             spec = replace(spec, axes={**spec.axes, **self._responses.axes})
         self.spec = spec
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are made."""
+        """Where responses are made; weights are compared on the CPU where there are none."""
         return self._responses.probe.device if self._responses else torch.device("cpu")
 
     def of(self, state: StateDict) -> dict[str, Tensor]:

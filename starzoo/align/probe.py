@@ -25,7 +25,8 @@ class Probe:
     """Runs any weights of one architecture on the same images.
 
     Args:
-        network: The architecture; its weights are overwritten, and it is brought to the first GPU, where there is one.
+        network: The architecture, which becomes the probe's own: its weights are overwritten and need no gradients any
+            more, and it is brought to the current GPU, where there is one.
         images: Un-augmented training images in batches, each of shape (batch, channels, height, width).
         labels: Their classes, shape (images,).
     """

@@ -25,12 +25,14 @@ from starzoo.errors import IncompatibleError
 from starzoo.symmetry import PermutationSpec, infer_activations
 from starzoo.symmetry.spec import Pinned, Term, groups_of
 
-__all__ = ["Responses"]
+__all__ = ["Responses", "most_numbers"]
 
 StateDict = Mapping[str, Tensor]
 
 _SAMPLE = 4000  # images and positions in all; all of them, a hundred times as many, leave the same barriers
 _MOST = 250_000_000  # numbers that are kept of one model: a gigabyte, in which a ViT-B has a sample of a thousand
+_MOST_OF_ALL = 1_000_000_000  # and of all models that are kept at once
+_FAINT = 1e-4  # share of the greatest norm below which a row is largely rounding: a channel of which nothing depends
 _TRUST = 1e-5  # share of a row's mean square below which its variance is what rounding left
 
 
@@ -46,11 +48,23 @@ class _Witness:
     def rows(self, response: Tensor, rng: np.random.Generator) -> Tensor:
         """Some columns of a response, the same ones for every model: its shape is (channels…, columns)."""
         moved = response.movedim(self.axes, tuple(range(len(self.axes))))
-        flat = moved.flatten(len(self.axes))
+        flat = moved.unsqueeze(-1).flatten(len(self.axes))  # the result may have no other axis
         found = flat.shape[-1]
         few = found <= self.columns
         chosen = np.arange(self.columns) % found if few else rng.choice(found, self.columns, replace=False)
         return flat[..., torch.from_numpy(chosen).to(flat.device)]
+
+
+def most_numbers(models: int) -> int:
+    """How much may be noted of one model.
+
+    Args:
+        models: How many are kept at once, which share the memory.
+
+    Returns:
+        A bound on the numbers of its responses, gradients included.
+    """
+    return min(_MOST, _MOST_OF_ALL // models)
 
 
 class Responses:
@@ -60,6 +74,7 @@ class Responses:
         spec: The symmetries of the architecture.
         probe: Runs the models.
         gradients: Whether what the network makes of a channel is noted as well.
+        models: How many models are kept at once.
 
     Attributes:
         axes: One term for each axis of each tensor that `of` returns, as in `PermutationSpec.axes`.
@@ -68,14 +83,14 @@ class Responses:
         IncompatibleError: The probe's network has other symmetries.
     """
 
-    def __init__(self, spec: PermutationSpec, probe: Probe, *, gradients: bool) -> None:
+    def __init__(self, spec: PermutationSpec, probe: Probe, *, gradients: bool, models: int = 1) -> None:
         activations = infer_activations(probe.network, probe.images[0])
         if dict(activations.groups) != dict(spec.groups):
             raise IncompatibleError(
                 "the network that is run has other symmetries than the models", hint="use one architecture for both"
             )
         self.probe, self.gradients = probe, gradients
-        self._witnesses = list(_find_witnesses(activations, probe, most=_MOST // (1 + gradients)))
+        self._witnesses = list(_find_witnesses(activations, probe, most=most_numbers(models) // (1 + gradients)))
         self.axes: dict[str, tuple[Term, ...]] = {
             name: (*witness.terms, Pinned(witness.columns * len(probe.images), "images"))
             for witness in self._witnesses
@@ -106,14 +121,12 @@ class Responses:
 
 
 def _find_witnesses(activations: PermutationSpec, probe: Probe, *, most: int) -> Iterator[_Witness]:
-    shapes = {
-        name: response.shape
-        for name, (response,) in probe.responses(
-            probe.network.state_dict(), probe.images[0], activations.axes, gradients=False
-        ).items()
-    }
+    own = probe.responses(probe.network.state_dict(), probe.images[0], activations.axes, gradients=False)
+    shapes = {name: response.shape for name, (response,) in own.items() if response.is_floating_point()}  # no masks
     found = []
     for module, terms in activations.axes.items():
+        if module not in shapes:
+            continue
         axes = tuple(axis for axis, term in enumerate(terms) if any(groups_of(term)))
         sizes = [activations.term_size(terms[axis]) for axis in axes]
         # An axis that the network merges with the batch was shorter when it was traced.
@@ -128,8 +141,9 @@ def _find_witnesses(activations: PermutationSpec, probe: Probe, *, most: int) ->
 
 
 def _standardise(rows: Tensor) -> Tensor:
-    """Mean 0 and norm 1 along the last axis; 0 where all is constant."""
+    """Mean 0 and norm 1 along the last axis; 0 where all is constant, or rounding beside what other rows say."""
     centred = rows - rows.mean(dim=-1, keepdim=True)
     norms = centred.norm(dim=-1, keepdim=True)
     varies = norms > math.sqrt(_TRUST) * rows.norm(dim=-1, keepdim=True)
-    return torch.where(varies, centred / norms, 0)
+    responds = norms > _FAINT * norms.max()  # the greatest of all rows, in whatever order they are
+    return torch.where(varies & responds, centred / norms, 0)

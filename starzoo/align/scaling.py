@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 __all__ = ["balanced", "plain", "unit_norm_rows"]
@@ -29,8 +30,8 @@ def plain(state: StateDict) -> dict[str, Tensor]:
 def unit_norm_rows(state: StateDict) -> dict[str, Tensor]:
     """Every weight with output rows of norm 1.
 
-    A network with normalisation layers computes the same function whatever the scale of a weight's output row, so the
-    scale carries no information about which row is which.
+    Before a batch norm the scale of a weight's output row changes nothing that is computed, and so says nothing about
+    which row is which; for other weights it may, and is left out as well.
 
     Args:
         state: A state dict.
@@ -39,7 +40,7 @@ def unit_norm_rows(state: StateDict) -> dict[str, Tensor]:
         Tensors of two and more axes with every slice along axis 0 of norm 1; zeros for the others, which scale with it.
     """
     return {
-        name: tensor / tensor.flatten(1).norm(dim=1).clamp_min(_TINY).reshape(-1, *[1] * (tensor.ndim - 1))
+        name: tensor / tensor.flatten(1).norm(dim=1).clamp_min(_tiny(tensor)).reshape(-1, *[1] * (tensor.ndim - 1))
         if _is_weight(tensor)
         else tensor * 0
         for name, tensor in state.items()
@@ -59,12 +60,14 @@ def balanced(state: StateDict) -> dict[str, Tensor]:
         Tensors of two and more axes with Euclidean norm 1; zeros for the others.
     """
     return {
-        name: tensor / tensor.norm().clamp_min(_TINY) if _is_weight(tensor) else tensor * 0
+        name: tensor / tensor.norm().clamp_min(_tiny(tensor)) if _is_weight(tensor) else tensor * 0
         for name, tensor in state.items()
     }
 
 
-_TINY = 1e-12
+def _tiny(tensor: Tensor) -> float:
+    """Greater than nothing in the tensor's own precision: what is all zero stays so."""
+    return torch.finfo(tensor.dtype).tiny
 
 
 def _is_weight(tensor: Tensor) -> bool:

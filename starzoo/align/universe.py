@@ -26,7 +26,12 @@ _MAX_TURNS = 100  # of each model; they settle after about ten
 
 
 def match_all(
-    spec: PermutationSpec, states: Sequence[StateDict], rng: np.random.Generator, *, max_sweeps: int = 100
+    spec: PermutationSpec,
+    states: Sequence[StateDict],
+    rng: np.random.Generator,
+    *,
+    max_sweeps: int = 100,
+    initial: Sequence[Permutation] | None = None,
 ) -> list[Permutation]:
     """Maximise Σ_{p<q} ⟨π_p A_p, π_q A_q⟩ over the tensors that can be permuted.
 
@@ -35,12 +40,13 @@ def match_all(
         states: The tensors by which they are compared.
         rng: Decides the order in which the models take turns.
         max_sweeps: Bound on passes over the groups, for each turn of a model.
+        initial: Where the models stand at first; when not given, each comes to those before it from where it is.
 
     Returns:
         One permutation per model, into the universe.
     """
     moving = [name for name in spec.axes if spec.is_permuted(name)]
-    permutations = [Permutation.identity(spec) for _ in states]
+    permutations = list(initial or [Permutation.identity(spec)] * len(states))
 
     def place(number: int) -> dict[str, Tensor]:
         return permutations[number].apply(states[number], only=moving)
@@ -48,15 +54,18 @@ def match_all(
     def take_turn(number: int, others: StateDict) -> tuple[bool, dict[str, Tensor]]:
         """Match one model to the sum of the others: whether it moved, and the sum with it."""
         before = permutations[number]
-        permutations[number] = (
-            WeightMatcher(spec, others, max_sweeps=max_sweeps).match(states[number], before).permutation
-        )
+        permutations[number] = matcher.towards(others).match(states[number], before).permutation
         own = place(number)
         return permutations[number].moved(before) > 0, {name: others[name] + own[name] for name in moving}
 
     total = place(0)
+    matcher = WeightMatcher(spec, total, max_sweeps=max_sweeps)
     for number in range(1, len(states)):  # the models come one after the other
-        _, total = take_turn(number, total)
+        if initial:
+            own = place(number)
+            total = {name: total[name] + own[name] for name in moving}
+        else:
+            _, total = take_turn(number, total)
     for _ in range(_MAX_TURNS if len(states) > 1 else 0):
         settled = True
         for number in rng.permutation(len(states)):

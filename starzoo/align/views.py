@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import itertools
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from starzoo.symmetry.spec import Concat, Leaf, PermutationSpec, Pinned, Product, Term
 
-__all__ = ["View", "find_views"]
+__all__ = ["Turn", "View", "find_turns", "find_views"]
 
 Places = NDArray[np.int64]
 
@@ -56,6 +58,41 @@ class View:
         return moved.reshape(int(np.prod(self.places.shape[:-1])), -1)
 
 
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """Groups that are solved at once: an outer one, and groups within it of which no two describe the same positions.
+
+    Attributes:
+        outer: The outer group.
+        inner: Those within it.
+        views: Where each of them meets the tensors: every position that the outer group moves is in one view.
+        meets_itself: Whether they lie twice in one tensor: on two axes, or twice at the same positions. What they
+            add to an inner product is then not linear.
+    """
+
+    outer: str
+    inner: tuple[str, ...]
+    views: Mapping[str, tuple[View, ...]]
+    meets_itself: bool
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The tensors that they move, in the order of the views."""
+        return tuple(dict.fromkeys(view.tensor for views in self.views.values() for view in views))
+
+    def among(self, tensors: Collection[str]) -> Turn:
+        """The same where only some tensors count.
+
+        Args:
+            tensors: Their names.
+
+        Returns:
+            The groups, with their views of these tensors.
+        """
+        views = {name: tuple(view for view in each if view.tensor in tensors) for name, each in self.views.items()}
+        return replace(self, views=views)
+
+
 @dataclass(frozen=True)
 class _Occurrence:
     """One leaf of a term: which position of `group` each index of the axis belongs to, or `_ABSENT`."""
@@ -64,7 +101,47 @@ class _Occurrence:
     coordinates: Places
 
 
-def find_views(spec: PermutationSpec, group: str) -> tuple[View, ...]:
+def find_turns(spec: PermutationSpec, outer: str) -> tuple[Turn, ...]:
+    """Share out the groups within an outer one: all of them at once, or one after the other.
+
+    Groups within an outer one are solved together with it, unless two of them describe the same positions, as channels
+    that count as (block, a, b) do where both a and b can be permuted. What a block is worth at another one's place
+    depends on both then, and not linearly. So they take turns, and those whose turn it is not go along with the blocks.
+
+    Args:
+        spec: The symmetries of the network.
+        outer: The outer group's name.
+
+    Returns:
+        One turn for all, or one for each group within.
+    """
+    inner = spec.inner_groups[outer]
+    views = {name: find_views(spec, name) for name in inner}
+    claims = [(view.tensor, view.axis, view.places, name) for name, each in views.items() for view in each]
+    entangled = any(len(set(names)) > 1 for names in _who_shares(claims))
+    turns = []
+    for together in [(name,) for name in inner] if entangled else [inner]:
+        mine = {outer: find_views(spec, outer, finer=together), **{name: views[name] for name in together}}
+        flat = [view for each in mine.values() for view in each]
+        places = {(view.tensor, view.axis) for view in flat}
+        twice = any(True for _ in _who_shares([(view.tensor, view.axis, view.places, "") for view in flat]))
+        on_two_axes = len(places) > len({tensor for tensor, _ in places})
+        turns.append(Turn(outer=outer, inner=together, views=mine, meets_itself=twice or on_two_axes))
+    return tuple(turns)
+
+
+def _who_shares(claims: Collection[tuple[str, int, Places, str]]) -> Iterator[tuple[str, str]]:
+    """Whoever claims a position that another claim on the same axis of the same tensor has as well."""
+    by_axis: dict[tuple[str, int], list[tuple[Places, str]]] = defaultdict(list)
+    for tensor, axis, places, name in claims:
+        by_axis[tensor, axis].append((places, name))
+    for each in by_axis.values():
+        for (a, one), (b, other) in itertools.combinations(each, 2):
+            if np.intersect1d(a, b).size:
+                yield one, other
+
+
+def find_views(spec: PermutationSpec, group: str, *, finer: Collection[str] | None = None) -> tuple[View, ...]:
     """List every place at which a group meets a tensor.
 
     Positions of an outer group that a wreath group within it describes more finely belong to the inner group alone:
@@ -73,6 +150,7 @@ def find_views(spec: PermutationSpec, group: str) -> tuple[View, ...]:
     Args:
         spec: The symmetries of the network.
         group: The group's name.
+        finer: The groups within it whose positions are theirs alone; all of them when not given.
 
     Returns:
         One view per leaf of the group, in the order of the state dict.
@@ -82,17 +160,17 @@ def find_views(spec: PermutationSpec, group: str) -> tuple[View, ...]:
         found = list(_occurrences(spec, spec.axes[tensor][axis]))
         for occurrence in found:
             if occurrence.group == group:
-                places = _places(spec, occurrence, found)
+                places = _places(spec, occurrence, found, spec.inner_groups[group] if finer is None else finer)
                 if places.size:
                     views.append(View(tensor, axis, places))
     return tuple(views)
 
 
-def _places(spec: PermutationSpec, occurrence: _Occurrence, found: list[_Occurrence]) -> Places:
+def _places(spec: PermutationSpec, occurrence: _Occurrence, found: list[_Occurrence], finer: Collection[str]) -> Places:
     group = spec.groups[occurrence.group]
     present = occurrence.coordinates != _ABSENT
     for other in found:
-        if other.group in spec.inner_groups[group.name]:
+        if other.group in finer:
             present = present & (other.coordinates == _ABSENT)
     order = np.flatnonzero(present)
     shape: tuple[int, ...] = (group.size, -1)

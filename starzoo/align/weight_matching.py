@@ -9,12 +9,13 @@ Four things differ from the published code. A group is solved again only when a 
 G is kept, and only what the positions contribute that its neighbours have moved since is computed anew. Sweeps go
 through the network there and back instead of at random: they are fewer, and end no farther away. And a group is solved
 together with the wreath groups within it: the best inner assignment for every pair of blocks, then the assignment of
-the blocks.
+the blocks (`starzoo.align.views.find_turns` says which of them at once).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starzoo.align.assignment import solve_assignment
-from starzoo.align.views import View, find_views
+from starzoo.align.views import Turn, View, find_turns
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
@@ -43,7 +44,7 @@ class Matching:
     Attributes:
         permutation: Takes the permutee, as it was given, towards the fixed model.
         sweeps: Groups solved, divided by the number of groups.
-        objective: ⟨A, πB⟩ at the start and after every assignment that was taken; it never falls.
+        objective: ⟨A, πB⟩ at the start and after every family that moved; it never falls.
     """
 
     permutation: Permutation
@@ -64,22 +65,35 @@ class WeightMatcher:
         self.spec = spec
         self.max_sweeps = max_sweeps
         self.groups = [name for name, group in spec.groups.items() if group.within is None]
-        self.families = {group: (group, *spec.inner_groups[group]) for group in self.groups}
         self.moving = tuple(name for name in spec.axes if spec.is_permuted(name))
+        self._all_turns = {group: find_turns(spec, group) for group in self.groups}
+        self._face(fixed)
+
+    def towards(self, fixed: StateDict) -> WeightMatcher:
+        """A matcher of the same architecture, for which its symmetries are not looked through again.
+
+        Args:
+            fixed: State dict of the model that stays.
+
+        Returns:
+            The matcher.
+        """
+        other = copy(self)
+        other._face(fixed)
+        return other
+
+    def _face(self, fixed: StateDict) -> None:
         self.fixed = _floats(fixed, self.moving)
         votes = {name for name, tensor in self.fixed.items() if tensor.any()}
-        self.views = {
-            name: tuple(view for view in find_views(spec, name) if view.tensor in votes) for name in spec.groups
-        }
+        self.turns = {group: tuple(each.among(votes) for each in turns) for group, turns in self._all_turns.items()}
         self.tensors = {
-            group: tuple(dict.fromkeys(view.tensor for member in family for view in self.views[member]))
-            for group, family in self.families.items()
+            group: tuple(dict.fromkeys(name for each in turns for name in each.tensors))
+            for group, turns in self.turns.items()
         }
-        self.meets_itself = {group for group in self.groups if self._meets_itself(group)}
-        self.neighbours = {group: self._neighbours(group) for group in self.groups}
+        self.neighbours = self._find_neighbours()
 
     def match(self, permutee: StateDict, initial: Permutation) -> Matching:
-        """Find a permutation of the permutee that no change of a single group improves.
+        """Find a permutation of the permutee that no step improves: each solves one group, or a family, by assignments.
 
         Args:
             permutee: State dict of the model that is permuted.
@@ -105,21 +119,25 @@ class WeightMatcher:
             permutation=ascent.permutation, sweeps=solved / max(1, len(self.groups)), objective=tuple(objective)
         )
 
-    def _meets_itself(self, group: str) -> bool:
-        """Whether the family lies on two axes of one tensor: its part of the inner product is then quadratic."""
-        places = {(view.tensor, view.axis) for member in self.families[group] for view in self.views[member]}
-        return len(places) > len(self.tensors[group])
-
-    def _neighbours(self, group: str) -> frozenset[str]:
-        """Groups whose assignment may change when this one moves: those that share a tensor with it."""
-        shared = {other for other in self.groups if not set(self.tensors[group]).isdisjoint(self.tensors[other])}
-        return frozenset(shared if group in self.meets_itself else shared - {group})
+    def _find_neighbours(self) -> dict[str, frozenset[str]]:
+        """Groups whose assignment may change when one moves: those that share a tensor with it."""
+        at: dict[str, set[str]] = {}
+        for group, tensors in self.tensors.items():
+            for tensor in tensors:
+                at.setdefault(tensor, set()).add(group)
+        found = {}
+        for group, tensors in self.tensors.items():
+            near = {other for tensor in tensors for other in at[tensor]}
+            if len(self.turns[group]) == 1 and not self.turns[group][0].meets_itself:
+                near.discard(group)  # it stands at its best
+            found[group] = frozenset(near)
+        return found
 
 
 class _Ascent:
     """Where one permutee stands, and what is known of the gain matrix G of every group.
 
-    Positions are counted as the permutee has them, so a family's own moves change nothing of its G.
+    Positions are counted as the permutee has them, so what the groups of a turn move changes nothing of their G.
 
     Attributes:
         permutation: Takes the permutee, as it was given, to where it stands.
@@ -134,11 +152,11 @@ class _Ascent:
         branches = replace(self._identity, indices={**self._identity.indices, **exchanged})
         self._permutee = _floats(branches.apply(permutee, only=matcher.moving), matcher.moving)
         self._device = next((tensor.device for tensor in self._permutee.values()), None)
-        self._gains: dict[str, Tensor] = {}
+        self._gains: dict[tuple[Turn, str], Tensor] = {}
         self._seen: dict[View, list[Index]] = {}
 
     def step(self, group: str) -> float:
-        """Solve one family, the others standing as they do, and move it if that is a gain.
+        """Solve one family, the others standing as they do, and move it where that is a gain.
 
         Args:
             group: The family's outer group.
@@ -146,33 +164,39 @@ class _Ascent:
         Returns:
             How much the inner product has grown; 0 if the family stays.
         """
+        return sum(map(self._move, self._matcher.turns[group]))
+
+    def _move(self, turn: Turn) -> float:
         stands = self.permutation
-        moved = replace(stands, indices={**stands.indices, **self.best(group)})
-        # The gain of a group that meets itself in one tensor is a quadratic form, whose linear part can promise what
+        moved = replace(stands, indices={**stands.indices, **self.best(turn)})
+        # The gain of groups that meet themselves in one tensor is a quadratic form, whose linear part can promise what
         # the step does not keep: it is measured, not read off G.
-        value = self._measure if group in self._matcher.meets_itself else self._read
-        before, after = value(group, stands), value(group, moved)
+        value = self._measure if turn.meets_itself else self._read
+        before, after = value(turn, stands), value(turn, moved)
         if after - before <= _ROUNDING * abs(before):
             return 0.0
         self.permutation = moved
         return after - before
 
-    def best(self, group: str) -> dict[str, Index]:
-        """The best permutation of one family, the others standing as they do.
+    def best(self, turn: Turn) -> dict[str, Index]:
+        """The best permutation of the groups of one turn, all others standing as they do.
 
         Args:
-            group: The family's outer group.
+            turn: The groups.
 
         Returns:
-            The index vectors of its members.
+            The index vectors of the whole family: groups within it whose turn it is not go along with their blocks.
         """
-        blocks = self._spec.groups[group].size
-        gain, inner = self._gain(group), {}
-        for name in self._spec.inner_groups[group]:
-            values, inner[name] = _assign_within(self._gain(name), blocks)
-            gain = gain + values
+        blocks = self._spec.groups[turn.outer].size
+        at_home = self._at_home(turn)
+        gain, found = self._gain(turn, turn.outer, at_home), {}
+        for name in turn.inner:
+            values, indices = _assign_within(self._gain(turn, name, at_home), blocks)
+            gain, found[name] = gain + values, indices
         chosen = solve_assignment(gain)
-        return {group: chosen, **{name: indices[np.arange(blocks), chosen] for name, indices in inner.items()}}
+        carried = {name: at_home.indices[name][chosen] for name in self._spec.inner_groups[turn.outer]}
+        solved = {name: indices[np.arange(blocks), chosen] for name, indices in found.items()}
+        return {turn.outer: chosen, **carried, **solved}
 
     def inner_product(self, tensors: Iterable[str], permutation: Permutation) -> float:
         """⟨A, πB⟩.
@@ -191,19 +215,28 @@ class _Ascent:
             total += float(torch.dot(self._matcher.fixed[name].reshape(-1), moved.reshape(-1)))
         return total
 
-    def _measure(self, group: str, permutation: Permutation) -> float:
-        return self.inner_product(self._matcher.tensors[group], permutation)
+    def _measure(self, turn: Turn, permutation: Permutation) -> float:
+        return self.inner_product(turn.tensors, permutation)
 
-    def _read(self, group: str, permutation: Permutation) -> float:
-        """The family's part of the inner product: the trace of each G, its columns in the order of the permutation."""
-        value, outer = 0.0, permutation.indices[group]
-        for member in self._matcher.families[group]:
-            gain, index = self._gains[member], permutation.indices[member]
-            columns = index if member == group else (outer[:, None] * index.shape[1] + index).reshape(-1)
+    def _read(self, turn: Turn, permutation: Permutation) -> float:
+        """The turn's part of the inner product: the trace of each G, its columns in the order of the permutation."""
+        value, outer = 0.0, permutation.indices[turn.outer]
+        for member in (turn.outer, *turn.inner):
+            gain, index = self._gains[turn, member], permutation.indices[member]
+            columns = index if member == turn.outer else (outer[:, None] * index.shape[1] + index).reshape(-1)
             value += float(gain.gather(1, _index(columns, gain)[:, None]).double().sum())
         return value
 
-    def _gain(self, member: str) -> Gain:
+    def _at_home(self, turn: Turn) -> Permutation:
+        """What stands now, but for the turn's groups, which are as the permutee has them; others keep their blocks."""
+        here = self.permutation.indices
+        back = np.argsort(here[turn.outer])
+        family = (turn.outer, *turn.inner)
+        home = {name: here[name][back] for name in self._spec.inner_groups[turn.outer]}
+        home |= {name: self._identity.indices[name] for name in family}
+        return replace(self.permutation, indices={**here, **home})
+
+    def _gain(self, turn: Turn, member: str, at_home: Permutation) -> Gain:
         """Bring G up to date: Σ over views of A_i · B_j, the other families standing as they do.
 
         The first product with a tensor is a whole one. Later on, only those features count that have moved since: what
@@ -212,14 +245,11 @@ class _Ascent:
         Returns:
             Shape (n, n), or (h·n, h·n) for a wreath group in h blocks.
         """
-        family = self._matcher.families[self._spec.groups[member].within or member]
-        home = {name: self._identity.indices[name] for name in family}
-        at_home = replace(self.permutation, indices={**self.permutation.indices, **home})
-        if member not in self._gains:
-            size = home[member].size
-            self._gains[member] = torch.zeros(size, size, device=self._device)
-        total = self._gains[member]
-        for view in self._matcher.views[member]:
+        if (turn, member) not in self._gains:
+            size = self._identity.indices[member].size
+            self._gains[turn, member] = torch.zeros(size, size, device=self._device)
+        total = self._gains[turn, member]
+        for view in turn.views[member]:
             now, then = self._places(view, at_home), self._seen.get(view)
             self._seen[view] = now
             fixed, permutee = self._matcher.fixed[view.tensor], self._permutee[view.tensor]
@@ -235,7 +265,7 @@ class _Ascent:
         return total.cpu().numpy()
 
     def _places(self, view: View, at_home: Permutation) -> list[Index]:
-        """Where each axis of a view's tensor stands, the view's own one without the moves of its own family."""
+        """Where each axis of a view's tensor stands, the view's own one without the moves of its own turn."""
         return [
             (at_home if axis == view.axis else self.permutation).index(term)
             for axis, term in enumerate(self._spec.axes[view.tensor])

@@ -55,7 +55,7 @@ class SourceAlignment:
         some = split.labelled_images(limit=config.star.midpoint_images, seed=config.star.seed)
         self._halfway = Probe(network, *some)
         self.config = from_first(lambda: choose_method(spec, sources[0], sources[1:], align, probe))
-        self._aligner = Aligner(spec, self.config.to_one, probe)
+        self._aligner = Aligner(spec, self.config.to_one, probe, models=len(sources))
         self._kept: dict[int, StateDict] = {}
         self.permutations = [Permutation.identity(spec) for _ in sources]
 

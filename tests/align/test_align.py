@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from starzoo.align.align import CANDIDATES, Aligner, align, average, choose_method, distance
 from starzoo.align.scaling import balanced, plain, unit_norm_rows
+from starzoo.align.universe import match_all
 from starzoo.config import AlignConfig
 from starzoo.errors import UsageError
 from starzoo.symmetry import Permutation, infer
@@ -74,6 +78,16 @@ def test_scaling_commutes_with_permutation(method: str) -> None:
         torch.testing.assert_close(one[name], two[name])
 
 
+@pytest.mark.parametrize("scale", [unit_norm_rows, balanced])
+def test_what_is_zero_stays_zero_in_half_precision(scale: Callable[..., dict[str, Tensor]]) -> None:
+    weight = torch.tensor([[1.0, 2.0], [0.0, 0.0]], dtype=torch.float16)
+    found = scale({"some": weight, "none": torch.zeros(2, 2, dtype=torch.float16)})
+    assert found["some"].isfinite().all()
+    assert found["some"][0].any()
+    assert not found["some"][1].any()
+    assert not found["none"].any()
+
+
 def test_scalings_do_what_their_names_say() -> None:
     state = make("residual", 0).state_dict()
     rows = SCALINGS["unit-norm"](state)["conv1.weight"].flatten(1).norm(dim=1)
@@ -106,6 +120,19 @@ def test_models_matched_at_once_are_seen_from_the_first(method: str) -> None:
     for permutation, copy in zip(permutations, copies, strict=True):
         moved = permutation.apply(copy)
         assert all(torch.equal(moved[name], tensor) for name, tensor in copies[0].items())
+
+
+def test_weights_have_the_last_word_after_activations_when_all_are_matched_at_once() -> None:
+    spec = spec_of("residual")
+    states = [make("residual", seed).state_dict() for seed in range(3)]
+    ends = {}
+    for method in ("activation", "activation-weight"):
+        aligner = Aligner(spec, AlignConfig(method=method), probe_of("residual"))  # type: ignore[arg-type]
+        seen = [aligner.evidence.of(state) for state in states]
+        ends[method] = aligner.match_all(seen)
+        again = match_all(spec, seen, np.random.default_rng(0), initial=ends[method])
+        moved = sum(new.moved(old) for new, old in zip(again, ends[method], strict=True))
+        assert (moved > 0) == (method == "activation")
 
 
 def test_auto_takes_the_method_with_the_lowest_loss_half_way() -> None:

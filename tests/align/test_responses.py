@@ -89,6 +89,59 @@ def test_the_sample_is_smaller_where_a_network_has_many_channels(monkeypatch: py
         assert sum(tensor.numel() for tensor in found.values()) == 2 * 100 * rows
 
 
+def test_many_models_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, state = spec_of("residual"), make("residual", 0).state_dict()
+    probe = probe_of("residual", images=40, batch=20)
+    rows = sum(len(tensor) for tensor in Responses(spec, probe, gradients=False).of(state).values())
+    monkeypatch.setattr(responses, "_MOST_OF_ALL", 50 * 100 * rows)
+    for models, columns in ((1, responses._SAMPLE), (25, 200), (50, 100)):
+        found = Responses(spec, probe, gradients=False, models=models).of(state)
+        assert {tensor.shape[-1] for tensor in found.values()} == {columns}
+
+
+def test_rows_that_are_rounding_beside_others_say_nothing() -> None:
+    rows = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)) * torch.tensor([[1.0], [1e-3], [1e-6]])
+    norms = responses._standardise(rows).norm(dim=-1)
+    torch.testing.assert_close(norms, torch.tensor([1.0, 1.0, 0.0]))
+
+
+class Mask(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x > 0
+
+
+class Scale(nn.Module):
+    """A module whose result has no axis but the channels'."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(width) + 0.5)
+
+    def forward(self) -> Tensor:
+        return self.weight.exp()
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.mask, self.scale, self.down = nn.Linear(4, 6), Mask(), Scale(6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up(x.flatten(1))
+        return self.down(x * self.mask(x) * self.scale())
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_masks_are_passed_over_and_a_result_may_be_the_channels_alone(gradients: bool) -> None:
+    network = Masked()
+    probe = Probe(network, torch.randn(20, 1, 2, 2).split(10), torch.zeros(20, dtype=torch.long))
+    spec = infer(network, torch.zeros(1, 1, 2, 2))
+    seen = Responses(spec, probe, gradients=gradients)
+    assert "scale()" in seen.axes
+    assert "mask()" not in seen.axes
+    assert {len(tensor) for tensor in seen.of(network.state_dict()).values()} == {6}
+
+
 def test_a_channel_that_never_responds_is_placed_by_its_weights() -> None:
     spec, state = spec_of("residual"), make("residual", 0).state_dict()
     state = {name: tensor.clone() for name, tensor in state.items()}
