@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,11 +15,9 @@ from torch import Tensor
 
 from starzoo.symmetry.spec import Concat, Leaf, PermutationSpec, Pinned, Product, Term
 
-__all__ = ["Turn", "View", "find_turns", "find_views"]
+__all__ = ["Turn", "View", "find_turns"]
 
 Places = NDArray[np.int64]
-
-_ABSENT = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +94,15 @@ class Turn:
 
 @dataclass(frozen=True)
 class _Occurrence:
-    """One leaf of a term: which position of `group` each index of the axis belongs to, or `_ABSENT`."""
+    """One leaf of a term: the indices of the axis that belong to `group`, in order, and each one's position in it."""
 
     group: str
-    coordinates: Places
+    indices: Places
+    positions: Places
 
 
-def find_turns(spec: PermutationSpec, outer: str) -> tuple[Turn, ...]:
-    """Share out the groups within an outer one: all of them at once, or one after the other.
+def find_turns(spec: PermutationSpec) -> dict[str, tuple[Turn, ...]]:
+    """Share out the groups within every outer one: all of them at once, or one after the other.
 
     Groups within an outer one are solved together with it, unless two of them describe the same positions, as channels
     that count as (block, a, b) do where both a and b can be permuted. What a block is worth at another one's place
@@ -110,24 +110,39 @@ def find_turns(spec: PermutationSpec, outer: str) -> tuple[Turn, ...]:
 
     Args:
         spec: The symmetries of the network.
-        outer: The outer group's name.
 
     Returns:
-        One turn for all, or one for each group within.
+        For every outer group one turn, or one for each group within it.
     """
-    inner = spec.inner_groups[outer]
-    views = {name: find_views(spec, name) for name in inner}
-    claims = [(view.tensor, view.axis, view.places, name) for name, each in views.items() for view in each]
-    entangled = any(len(set(names)) > 1 for names in _who_shares(claims))
-    turns = []
-    for together in [(name,) for name in inner] if entangled else [inner]:
-        mine = {outer: find_views(spec, outer, finer=together), **{name: views[name] for name in together}}
-        flat = [view for each in mine.values() for view in each]
-        places = {(view.tensor, view.axis) for view in flat}
-        twice = any(True for _ in _who_shares([(view.tensor, view.axis, view.places, "") for view in flat]))
-        on_two_axes = len(places) > len({tensor for tensor, _ in places})
-        turns.append(Turn(outer=outer, inner=together, views=mine, meets_itself=twice or on_two_axes))
-    return tuple(turns)
+    leaves = {
+        (tensor, axis): list(_occurrences(spec, term))
+        for tensor, terms in spec.axes.items()
+        for axis, term in enumerate(terms)
+    }
+
+    def views_of(group: str, finer: Collection[str]) -> tuple[View, ...]:
+        found = (
+            View(tensor, axis, _places(spec, leaf, leaves[tensor, axis], finer))
+            for tensor, axis in spec.occurrences[group]
+            for leaf in leaves[tensor, axis]
+            if leaf.group == group
+        )
+        return tuple(view for view in found if view.places.size)
+
+    def turns_of(outer: str) -> Iterator[Turn]:
+        inner = spec.inner_groups[outer]
+        views = {name: views_of(name, ()) for name in inner}
+        claims = [(view.tensor, view.axis, view.places, name) for name, each in views.items() for view in each]
+        entangled = any(len(set(names)) > 1 for names in _who_shares(claims))
+        for together in [(name,) for name in inner] if entangled else [inner]:
+            mine = {outer: views_of(outer, together), **{name: views[name] for name in together}}
+            flat = [view for each in mine.values() for view in each]
+            places = {(view.tensor, view.axis) for view in flat}
+            twice = any(True for _ in _who_shares([(view.tensor, view.axis, view.places, "") for view in flat]))
+            on_two_axes = len(places) > len({tensor for tensor, _ in places})
+            yield Turn(outer=outer, inner=together, views=mine, meets_itself=twice or on_two_axes)
+
+    return {name: tuple(turns_of(name)) for name, group in spec.groups.items() if group.within is None}
 
 
 def _who_shares(claims: Collection[tuple[str, int, Places, str]]) -> Iterator[tuple[str, str]]:
@@ -141,66 +156,43 @@ def _who_shares(claims: Collection[tuple[str, int, Places, str]]) -> Iterator[tu
                 yield one, other
 
 
-def find_views(spec: PermutationSpec, group: str, *, finer: Collection[str] | None = None) -> tuple[View, ...]:
-    """List every place at which a group meets a tensor.
-
-    Positions of an outer group that a wreath group within it describes more finely belong to the inner group alone:
-    what a block is worth at another block's place is then known only after the inner assignment.
-
-    Args:
-        spec: The symmetries of the network.
-        group: The group's name.
-        finer: The groups within it whose positions are theirs alone; all of them when not given.
-
-    Returns:
-        One view per leaf of the group, in the order of the state dict.
-    """
-    views = []
-    for tensor, axis in spec.occurrences[group]:
-        found = list(_occurrences(spec, spec.axes[tensor][axis]))
-        for occurrence in found:
-            if occurrence.group == group:
-                places = _places(spec, occurrence, found, spec.inner_groups[group] if finer is None else finer)
-                if places.size:
-                    views.append(View(tensor, axis, places))
-    return tuple(views)
-
-
-def _places(spec: PermutationSpec, occurrence: _Occurrence, found: list[_Occurrence], finer: Collection[str]) -> Places:
-    group = spec.groups[occurrence.group]
-    present = occurrence.coordinates != _ABSENT
-    for other in found:
+def _places(
+    spec: PermutationSpec, leaf: _Occurrence, leaves: Collection[_Occurrence], finer: Collection[str]
+) -> Places:
+    """The places of a view, but for those that a finer group on the same axis describes, which are its own."""
+    group, indices, keys = spec.groups[leaf.group], leaf.indices, [leaf.positions]
+    for other in leaves:
         if other.group in finer:
-            present = present & (other.coordinates == _ABSENT)
-    order = np.flatnonzero(present)
+            left = ~np.isin(indices, other.indices)
+            indices, keys = indices[left], [keys[0][left]]
+    if not len(indices):
+        return np.empty((0,), dtype=np.int64)
     shape: tuple[int, ...] = (group.size, -1)
-    keys = [occurrence.coordinates[order]]
     if group.within is not None:
-        outer = next(o for o in found if o.group == group.within and (o.coordinates[order] != _ABSENT).all())
-        keys.append(outer.coordinates[order])  # lexsort: the last key leads
+        outer = next(o for o in leaves if o.group == group.within and np.isin(indices, o.indices).all())
+        keys.append(outer.positions[np.searchsorted(outer.indices, indices)])  # lexsort: the last key leads
         shape = (spec.groups[group.within].size, group.size, -1)
-    return order[np.lexsort(keys)].reshape(shape) if len(order) else np.empty((0,), dtype=np.int64)
+    return indices[np.lexsort(keys)].reshape(shape)
 
 
 def _occurrences(spec: PermutationSpec, term: Term) -> Iterator[_Occurrence]:
     match term:
         case Leaf(group):
-            yield _Occurrence(group, np.arange(spec.groups[group].size))
+            yield _Occurrence(group, *(np.arange(spec.groups[group].size),) * 2)
         case Pinned():
             return
         case Product(factors):
             sizes = [spec.term_size(factor) for factor in factors]
-            for position, factor in enumerate(factors):
-                before, after = int(np.prod(sizes[:position])), int(np.prod(sizes[position + 1 :]))
-                for occurrence in _occurrences(spec, factor):
-                    coordinates = np.tile(np.repeat(occurrence.coordinates, after), before)
-                    yield _Occurrence(occurrence.group, coordinates)
+            for number, factor in enumerate(factors):
+                before, after = math.prod(sizes[:number]), math.prod(sizes[number + 1 :])
+                blocks = np.arange(before)[:, None, None] * sizes[number]
+                for leaf in _occurrences(spec, factor):
+                    indices = (blocks + leaf.indices[:, None]) * after + np.arange(after)
+                    positions = np.broadcast_to(leaf.positions[:, None], indices.shape)
+                    yield _Occurrence(leaf.group, indices.reshape(-1), positions.reshape(-1))
         case Concat(parts):
-            total, offset = spec.term_size(term), 0
+            offset = 0
             for part in parts:
-                size = spec.term_size(part)
-                for occurrence in _occurrences(spec, part):
-                    coordinates = np.full(total, _ABSENT)
-                    coordinates[offset : offset + size] = occurrence.coordinates
-                    yield _Occurrence(occurrence.group, coordinates)
-                offset += size
+                for leaf in _occurrences(spec, part):
+                    yield _Occurrence(leaf.group, leaf.indices + offset, leaf.positions)
+                offset += spec.term_size(part)

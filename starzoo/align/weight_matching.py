@@ -64,9 +64,9 @@ class WeightMatcher:
     def __init__(self, spec: PermutationSpec, fixed: StateDict, *, max_sweeps: int = 100) -> None:
         self.spec = spec
         self.max_sweeps = max_sweeps
-        self.groups = [name for name, group in spec.groups.items() if group.within is None]
         self.moving = tuple(name for name in spec.axes if spec.is_permuted(name))
-        self._all_turns = {group: find_turns(spec, group) for group in self.groups}
+        self._all_turns = find_turns(spec)
+        self.groups = list(self._all_turns)
         self._face(fixed)
 
     def towards(self, fixed: StateDict) -> WeightMatcher:

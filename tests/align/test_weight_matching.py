@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from starzoo.align.views import find_turns, find_views
+from starzoo.align.views import find_turns
 from starzoo.align.weight_matching import WeightMatcher, _Ascent
 from starzoo.symmetry import Permutation, PermutationSpec, infer
 from starzoo.symmetry.spec import groups_of
@@ -161,7 +161,7 @@ def blocks(seed: int) -> dict[str, Tensor]:
 def test_groups_that_describe_the_same_positions_take_turns(seed: int) -> None:
     spec, fixed, permutee = case("blocks", seed)
     ((outer, inner),) = ((name, inner) for name, inner in spec.inner_groups.items() if inner)
-    assert [turn.inner for turn in find_turns(spec, outer)] == [(name,) for name in inner]
+    assert [turn.inner for turn in find_turns(spec)[outer]] == [(name,) for name in inner]
     assert len(inner) == 2
     matcher, shuffle = WeightMatcher(spec, fixed), Permutation.random(spec, np.random.default_rng(seed))
     for start in (Permutation.identity(spec), shuffle):
@@ -285,15 +285,15 @@ def gain_of(
     moved = Permutation(spec, indices).apply(permutee)
     return sum(
         float((view.rows(fixed[view.tensor]).double() * view.rows(moved[view.tensor]).double()).sum())
-        for view in find_views(spec, group)
+        for (turn,) in find_turns(spec).values()
+        for view in turn.views.get(group, ())
     )
 
 
 @pytest.mark.parametrize("network", [*NETWORKS, "loop", "blocks"])
 def test_views_of_one_turn_of_every_family_cover_every_permuted_position_once(network: str) -> None:
     spec, *_ = case(network, 0)
-    families = [find_turns(spec, name) for name, group in spec.groups.items() if group.within is None]
-    for turns in itertools.product(*families):
+    for turns in itertools.product(*find_turns(spec).values()):
         views = [view for turn in turns for each in turn.views.values() for view in each]
         for tensor, terms in spec.axes.items():
             for axis, term in enumerate(terms):
