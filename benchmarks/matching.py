@@ -4,9 +4,9 @@
     python -m benchmarks.matching vit densenet
     python -m benchmarks.matching --table-only
 
-connects every pair of four members by every method, at t = ¼, ½ and ¾, on 1,000 training and 2,000 test images (the VGG's
-1,000), and writes benchmarks/results/matching-ZOO.json for each zoo, and matching.md for all. A zoo that was measured before is
-measured anew only when it is named; with `--methods`, by these methods only, and its other rows stay.
+connects every pair of four members by every method, at t = ¼, ½ and ¾, on 1,000 training and 2,000 test images (of the
+VGG 1,000), and writes benchmarks/results/matching-ZOO.json for each zoo, and matching.md for all. A zoo that was measured
+before is measured anew only when it is named; with `--methods`, by these methods only, and its other rows stay.
 """
 
 from __future__ import annotations
@@ -143,8 +143,7 @@ def table(found: dict[str, list[Row]]) -> str:
         "six pairs of four members, t = ¼, ½, ¾. Made by `python -m benchmarks.matching`; the zoos are those of "
         "benchmarks/zoos.py. `vit` and `convnext` memorise 5,000 images: their ends have a test loss of 3 nats and are "
         "sure of their errors, so that a mean of two models has no barrier on test images; there, read the accuracy. "
-        "`vgg` is timm's VGG-11 with batch norm on 2,500 images, whose members have 89 to 99 % of them right; the other "
-        "zoos' members have 99 % and more.",
+        "`vgg` is timm's VGG-11 with batch norm on 2,500 images, of which its members have 89 to 99 % right.",
     ]
     for title, measured, form in TABLES:
         lines += ["", f"| {title} | " + " | ".join(found) + " |", "|---|" + "--:|" * len(found)]

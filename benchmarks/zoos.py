@@ -3,7 +3,8 @@
     python -m benchmarks.zoos vit --members 6
 
 trains the members that runs/zoos/vit lacks, as many at a time as there are cores, and prints how good each one is. A
-member takes one to three minutes on one core, and ends with at least 99 % of its training images right.
+member takes one to three minutes on one core, and ends with at least 99 % of its training images right; one of the VGG
+takes twenty, and ends with 89 to 99 %.
 """
 
 from __future__ import annotations
