@@ -5,8 +5,9 @@
     python -m benchmarks.matching --table-only
 
 connects every pair of four members by every method, at t = ¼, ½ and ¾, on 1,000 training and 2,000 test images (of the
-VGG 1,000), and writes benchmarks/results/matching-ZOO.json for each zoo, and matching.md for all. A zoo that was measured
-before is measured anew only when it is named; with `--methods`, by these methods only, and its other rows stay.
+VGG 1,000), and writes benchmarks/results/matching-ZOO.json for each zoo, and matching.md for all. A zoo that was
+measured before is measured anew only when it is named; with `--methods`, by these methods only, and its other rows
+stay.
 """
 
 from __future__ import annotations
