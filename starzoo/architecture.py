@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Architecture", "Preprocessing", "registry_entry"]
+__all__ = ["Architecture", "Preprocessing", "number_among", "registry_entry"]
 
 
 class Preprocessing(Frozen):
@@ -71,19 +71,21 @@ class Architecture(Frozen):
             The architecture.
 
         Raises:
-            UsageError: timm does not know the name, or the number of channels is none.
+            UsageError: timm does not know the name, or the number of channels or classes is none.
         """
         registry = registry_entry(name)
         arguments = dict(model_args or {})
         channels, height, width = registry.input_size
+        classes = number_among(name, arguments, "num_classes")
+        arguments.pop("num_classes", None)
         size = (image_size, image_size) if image_size else (height, width)
         if registry.fixed_input_size and size != (height, width):
             arguments.setdefault("img_size", list(size))
         return cls(
             name=name,
-            num_classes=registry.num_classes,
+            num_classes=registry.num_classes if classes is None else classes,
             model_args=arguments,
-            preprocessing=Preprocessing(input_size=(channels_of(name, arguments) or channels, *size)),
+            preprocessing=Preprocessing(input_size=(number_among(name, arguments, "in_chans") or channels, *size)),
         )
 
     def build(self) -> nn.Module:
@@ -247,12 +249,13 @@ def _without_default_pool(architecture: Architecture) -> Architecture:
         return architecture
 
 
-def channels_of(name: str, arguments: Mapping[str, Any]) -> int | None:
-    """The number of input channels among arguments of `timm.create_model`.
+def number_among(name: str, arguments: Mapping[str, Any], argument: Literal["in_chans", "num_classes"]) -> int | None:
+    """How many input channels or classes arguments of `timm.create_model` ask for.
 
     Args:
         name: The network, for the message.
         arguments: The arguments.
+        argument: Which of them.
 
     Returns:
         The number, or None where it is not among them.
@@ -260,12 +263,13 @@ def channels_of(name: str, arguments: Mapping[str, Any]) -> int | None:
     Raises:
         UsageError: It is no such number.
     """
-    channels = arguments.get("in_chans")
-    if channels is not None and (not isinstance(channels, int) or isinstance(channels, bool) or channels < 1):
+    number, least = arguments.get(argument), 1 if argument == "in_chans" else 0  # without classes there is no head
+    if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < least):
+        what = "channels" if argument == "in_chans" else "classes"
         raise UsageError(
-            f"{name}: in_chans={channels!r} is no number of channels", hint="give a number from 1 on", subject=name
+            f"{name}: {argument}={number!r} is no number of {what}", hint=f"give a number from {least} on", subject=name
         )
-    return channels
+    return number
 
 
 def registry_entry(name: str) -> Any:

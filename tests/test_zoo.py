@@ -339,8 +339,16 @@ def test_a_member_that_another_run_has_made_meanwhile_is_taken(tmp_path: Path) -
 def test_refused_arguments() -> None:
     with pytest.raises(UsageError, match="resnet18: in_chans='x' is no number of channels"):
         architecture_for("resnet18", DataConfig(), model_args={"in_chans": "x"})
+    with pytest.raises(UsageError, match="resnet18: num_classes is that of digits, 10"):
+        architecture_for("resnet18", DataConfig(dataset="digits"), model_args={"num_classes": 3}, image_size=16)
+    same = architecture_for("resnet18", DataConfig(dataset="digits"), model_args={"num_classes": 10}, image_size=16)
+    assert (same.num_classes, same.model_args) == (10, {"in_chans": 1})
     with pytest.raises(UsageError, match="resnet18: in_chans=0 is no number of channels"):
         Architecture.from_registry("resnet18", model_args={"in_chans": 0})
+    with pytest.raises(UsageError, match="resnet18: num_classes='x' is no number of classes"):
+        Architecture.from_registry("resnet18", model_args={"num_classes": "x"})
+    seven = Architecture.from_registry("test_resnet", model_args={"num_classes": 7})
+    assert (seven.num_classes, dict(seven.model_args)) == (7, {})
     with pytest.raises(UsageError, match="resnet18: timm cannot build it with"):
         architecture_for("resnet18", DataConfig(), model_args={"depth": 3})
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from starzoo.architecture import Architecture, Preprocessing, channels_of, registry_entry
+from starzoo.architecture import Architecture, Preprocessing, number_among, registry_entry
 from starzoo.config import DataConfig
 from starzoo.data import open_data
 from starzoo.data.pixels import Pixels, decode
@@ -42,13 +42,22 @@ def architecture_for(
         The architecture, with label names.
 
     Raises:
-        UsageError: timm does not know the name, or images differ in size and no size is given.
+        UsageError: timm does not know the name, images differ in size and no size is given, or the arguments ask for
+            another number of classes.
     """
     registry = registry_entry(name)
     arguments = dict(model_args or {})
     stored = open_data(data_config)
+    if arguments.pop("num_classes", len(stored.class_names)) != len(stored.class_names):
+        raise UsageError(
+            f"{name}: num_classes is that of {data_config.dataset}, {len(stored.class_names)}",
+            hint="leave it out of --model-args",
+            subject="model_args",
+        )
     images = [decode(file) for file in stored.train.files(_some(len(stored.train), _LOOKED_AT))]
-    channels = channels_of(name, arguments) or (1 if all(image.mode in _GREY_MODES for image in images) else 3)
+    channels = number_among(name, arguments, "in_chans") or (
+        1 if all(image.mode in _GREY_MODES for image in images) else 3
+    )
     if channels != registry.input_size[0]:
         arguments["in_chans"] = channels
     width, height = (image_size, image_size) if image_size else images[0].size
