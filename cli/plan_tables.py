@@ -36,7 +36,7 @@ def show_plan(out: Output, plan: Plan) -> None:
     notes = [
         f"models to download: {human_bytes(plan.to_download)}, free: {human_bytes(plan.free)}",
         f"memory for weights: {human_bytes(plan.memory)}; on top come activations, which depend on the batch, and what "
-        f"alignment compares: {human_bytes(plan.evidence)} at most",
+        f"alignment compares, which with large networks may be {human_bytes(plan.evidence)}, never more",
         f"steps: {plan.steps:,}"
         if plan.steps is not None
         else "steps: not known before the data set is read; give --train-size",
