@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Recipe:
 
 
 HALF = DataConfig(dataset=DATASET, train_size=5000, test_size=2000)
+DIGITS = DataConfig(dataset="digits")
 QUARTER = DataConfig(dataset=DATASET, train_size=2500, test_size=1000)
 RESNET = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256], "zero_init_last": False}
 HALF_RESNET = {**RESNET, "channels": [32, 64, 128, 128]}
@@ -159,11 +160,20 @@ RECIPES |= {
         model="resnet18",
         model_args=QUICKSTART_ARGS,
         train=TrainConfig(),
-        data=DataConfig(dataset="digits"),
+        data=DIGITS,
         image_size=16,
         first=100,
         members=17,
     ),
+}
+# The network of `digits`, trained otherwise.
+RECIPES |= {
+    f"digits-{name}": replace(RECIPES["digits"], train=settings, data=data, first=200, members=5)
+    for name, settings, data in (
+        ("adamw", TrainConfig(optimizer="adamw", lr=0.002, weight_decay=0.01), DIGITS),
+        ("crops", TrainConfig(epochs=40), DIGITS.model_copy(update={"augment": "crop-flip"})),
+        ("low-rate", TrainConfig(epochs=40, lr=0.01), DIGITS),
+    )
 }
 
 

@@ -16,7 +16,10 @@ from starzoo.evaluate.plots import house_style, save
 PAGE = ROOT / "docs" / "RESULTS.md"
 PLOTS = ROOT / "docs" / "results"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
-ORDER = ("cifar", "digits", "sources", "digits-sources", "sizes", "architectures", "vgg", "strangers", "ablations")
+ORDER = (
+    *("cifar", "digits", "sources", "digits-sources", "sizes", "architectures", "vgg"),
+    *("strangers", "digits-strangers", "ablations"),
+)
 OTHERS = {  # tables of other benchmarks, by the command that makes them
     "Matching two networks": ("matching", "python -m benchmarks.matching"),
     "Averaging over the star domain": ("bma", "python -m benchmarks.bma"),
