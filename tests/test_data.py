@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, Response
+from datasets.exceptions import DatasetGenerationError
+from huggingface_hub.errors import HfHubHTTPError, Response
 from huggingface_hub.utils import get_session
 from PIL import Image, ImageOps
 from timm.data import create_transform
@@ -23,8 +23,9 @@ from torch import Tensor
 from starzoo.architecture import Preprocessing
 from starzoo.config import DataConfig
 from starzoo.data import Split, load_data, open_data, read_images
+from starzoo.data.opening import _explain
 from starzoo.data.pixels import _resized, decode, make_reader
-from starzoo.data.reading import ImageFile, Records, _explain
+from starzoo.data.reading import ImageFile, Records
 from starzoo.data.split import _augment
 from starzoo.errors import (
     HubError,
@@ -34,6 +35,7 @@ from starzoo.errors import (
     UntrustedInputError,
     UsageError,
 )
+from starzoo.hub.failures import HubBusyError
 
 GREY = Preprocessing(input_size=(1, 8, 8), mean=(0.3,), std=(0.35,))
 COLOUR = Preprocessing(input_size=(3, 8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
@@ -240,12 +242,17 @@ def chained(error: Exception, cause: Exception) -> Exception:
     return error
 
 
+def hiding(error: Exception, reason: Exception) -> Exception:
+    error.__context__, error.__suppress_context__ = reason, True
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "expected", "message"),
     [
-        (DatasetNotFoundError("'a/b' is not there\nMore"), UsageError, "a/b: 'a/b' is not there .check"),
-        (chained(DatasetNotFoundError(""), answered(GatedRepoError, 403)), HubError, "a/b: is gated .ask for access"),
-        (answered(HfHubHTTPError, 503), HubError, "a/b: 503 from the server"),
+        (ValueError("'a' is not there\nMore"), UsageError, "a/b: 'a' is not there .check"),
+        (answered(HfHubHTTPError, 503), HubBusyError, "a/b: the Hub answered HTTP 503"),
+        (hiding(FileNotFoundError(""), answered(HfHubHTTPError, 503)), HubBusyError, "a/b: the Hub answered HTTP 503"),
         (chained(DatasetGenerationError(""), OSError(errno.ENOSPC, "")), ResourceError, "a/b: the disk is full"),
     ],
 )

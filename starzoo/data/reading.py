@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import lzma
-import re
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from io import BytesIO
@@ -21,18 +14,16 @@ import numpy as np
 from PIL import Image
 
 from starzoo.config import DataConfig
-from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError, UsageError
-from starzoo.hub.patience import refuse_long_waits
+from starzoo.data.opening import load_splits
+from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.wording import counted
 
 __all__ = ["ImageFile", "Records", "StoredData", "open_data"]
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _DIGITS_TEST_SIZE = 360  # a fifth; 36 of every digit
 _DIGITS_SEED = 0
-_BROKEN_ARCHIVES = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
 _READ_AT_ONCE = 256  # rows
 
 
@@ -148,7 +139,7 @@ def open_data(config: DataConfig, *, seed: int = 0) -> StoredData:
     Raises:
         UsageError: No such data set, configuration, split or column, or fewer images than asked for.
     """
-    train, test = _read_digits(config) if config.dataset == "digits" else _read_dataset(config)
+    train, test = _read_digits(config) if config.dataset == "digits" else load_splits(config)
     if train.features != test.features:
         raise UsageError(
             f"{config.dataset}: the splits {config.train_split!r} and {config.test_split!r} have different columns",
@@ -219,89 +210,6 @@ def _png(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     file = BytesIO()
     Image.fromarray(pixels).save(file, format="PNG")
     return file.getvalue()
-
-
-def _read_dataset(config: DataConfig) -> tuple[Any, Any]:
-    import datasets
-
-    # A bare word would name one of the loaders of `datasets` ("json"), which reads whatever lies in the current folder.
-    folder = Path(config.dataset).expanduser()
-    if not folder.is_dir() and not _HUB_ID.fullmatch(config.dataset):
-        raise UsageError(
-            f"{config.dataset}: no such folder, and no data set id of the Hub",
-            hint="give `digits`, a folder, or an id such as uoft-cs/cifar10",
-            subject=config.dataset,
-        )
-    refuse_long_waits()
-    try:
-        with _quiet():
-            train, test = datasets.load_dataset(
-                str(folder.resolve()) if folder.is_dir() else config.dataset,
-                config.name,
-                revision=None if folder.is_dir() else config.revision,
-                split=[config.train_split, config.test_split],
-            )
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        NotImplementedError,
-        datasets.exceptions.DatasetsError,
-        *_BROKEN_ARCHIVES,
-    ) as error:
-        raise _explain(config.dataset, error) from error
-    return train, test
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep `datasets` from drawing its own bars and logging what our error will say."""
-    import datasets
-
-    level, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(level)
-        if not bars:
-            datasets.enable_progress_bars()
-
-
-def _explain(dataset: str, error: Exception) -> StarzooError:
-    """What went wrong inside `datasets.load_dataset`, in the terms of the exit codes."""
-    from datasets.exceptions import DatasetNotFoundError, DatasetsError
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
-    from pyarrow import ArrowException
-
-    cause = error.__cause__ or error
-    reason = _first_line(error)
-    if isinstance(error, DatasetNotFoundError) and isinstance(cause, GatedRepoError):
-        return HubError(
-            f"{dataset}: is gated", hint=f"ask for access at https://huggingface.co/datasets/{dataset}", subject=dataset
-        )
-    if isinstance(error, ConnectionError | HfHubHTTPError | OfflineModeIsEnabled | TimeoutError):
-        return HubError(f"{dataset}: {reason}", hint="check the network and try again", subject=dataset)
-    if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
-        return ResourceError(f"{dataset}: the disk is full", hint="free space or set HF_HOME", subject=dataset)
-    if isinstance(error, RuntimeError) and "scripts are no longer supported" in reason:
-        return UntrustedInputError(
-            f"{dataset}: comes with a loading script, which is never run",
-            hint="use a data set of image files or Parquet files",
-            subject=dataset,
-        )
-    if isinstance(error, (ArrowException, *_BROKEN_ARCHIVES)) or (
-        isinstance(error, DatasetsError) and not isinstance(error, FileNotFoundError)
-    ):
-        return UntrustedInputError(
-            f"{dataset}: cannot be read: {_first_line(cause)}", hint="repair the files", subject=dataset
-        )
-    return UsageError(f"{dataset}: {reason}", hint="check the data set, its configuration and splits", subject=dataset)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _column(features: Any, kind: str, asked: str | None, dataset: str, option: str) -> str:

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from starzoo.errors import HubError, ResourceError, StarzooError
 from starzoo.hub.offline import GO_ONLINE
 
-__all__ = ["HubBusyError", "hub_failures", "xet_failures"]
+__all__ = ["BUSY", "HubBusyError", "as_hub_error", "hub_failures", "is_of_the_client", "xet_failures"]
+
+BUSY = frozenset({408, 429, 500, 502, 503, 504})
+"""The answers after which the same request may succeed in a moment."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SAYS_FULL = re.compile("no space left|quota exceeded|file too large|not enough space", re.IGNORECASE)
@@ -48,13 +51,30 @@ def hub_failures(repo: str, revision: str | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            raise ResourceError(f"{repo}: the disk is full", hint=_MAKE_SPACE, subject=repo) from error
-        of_the_network = isinstance(error, OSError) and not error.filename
-        if isinstance(error, StarzooError) or not (of_the_network or _is_of_the_client(error)):
+        ours = as_hub_error(error, repo, revision)
+        if ours is None:
             raise
-        kind, what, hint = _explain(error, repo, revision)
-        raise kind(f"{repo}: {what}", hint=hint, subject=repo) from error
+        raise ours from error
+
+
+def as_hub_error(error: BaseException, repo: str, revision: str | None = None) -> StarzooError | None:
+    """What an exception of huggingface_hub, of the network or of a full disk says about `repo`.
+
+    Args:
+        error: The exception.
+        repo: The repository that it is about.
+        revision: The revision asked for, where there is one.
+
+    Returns:
+        The same as an error of ours; None where it already is one, or comes from elsewhere.
+    """
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return ResourceError(f"{repo}: the disk is full", hint=_MAKE_SPACE, subject=repo)
+    of_the_network = isinstance(error, OSError) and not error.filename
+    if isinstance(error, StarzooError) or not (of_the_network or is_of_the_client(error)):
+        return None
+    kind, what, hint = _explain(error, repo, revision)
+    return kind(f"{repo}: {what}", hint=hint, subject=repo)
 
 
 @contextmanager
@@ -76,7 +96,7 @@ def xet_failures(repo: str) -> Iterator[None]:
         yield
     except Exception as error:
         of_xet = type(error).__module__ == "hf_xet"
-        if not of_xet and (type(error) is not RuntimeError or _is_of_the_client(error)):
+        if not of_xet and (type(error) is not RuntimeError or is_of_the_client(error)):
             raise
         if _SAYS_FULL.search(str(error)):
             raise ResourceError(f"{repo}: the disk is full", hint=_MAKE_SPACE, subject=repo) from error
@@ -85,14 +105,14 @@ def xet_failures(repo: str) -> Iterator[None]:
         raise kind(what, hint="run it again, with HF_HUB_DISABLE_XET=1 to do without it", subject=repo) from error
 
 
-def _is_of_the_client(error: BaseException) -> bool:
+def is_of_the_client(error: BaseException) -> bool:
     """Whether an exception comes from huggingface_hub or from the HTTP library below it, whose name changes."""
     modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     wrapped = error.__cause__
     return any(name == "huggingface_hub" or name.startswith("httpx") for name in modules) or (
         (isinstance(error, RuntimeError) or type(error) is ValueError)
         and wrapped is not None
-        and _is_of_the_client(wrapped)
+        and is_of_the_client(wrapped)
     )
 
 
@@ -129,6 +149,7 @@ def _explain(error: BaseException, repo: str, revision: str | None) -> tuple[typ
             what, hint = "somebody else changed the repository meanwhile", "look at the changes, then run it again"
         case errors.HfHubHTTPError():
             what, hint = f"the Hub answered HTTP {status}", "try again later, or see https://status.huggingface.co"
+            return HubBusyError if status in BUSY else HubError, what, hint
         case _:
             what = f"the Hub cannot be reached ({type(cause).__name__})"
             return HubBusyError, what, "check the network; HF_HUB_OFFLINE=1 uses the cache"

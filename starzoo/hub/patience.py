@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from starzoo.hub.failures import HubBusyError, hub_failures
+from starzoo.hub.failures import BUSY, HubBusyError, hub_failures
 
 __all__ = ["PATIENCE", "patiently", "refuse_long_waits"]
 
@@ -17,14 +17,15 @@ PATIENCE = 60.0
 """Seconds after which a request that keeps failing is given up, also when the Hub asks to wait longer."""
 
 _PAUSES = (1.0, 2.0, 4.0, 8.0)
-_BUSY = frozenset({408, 429, 500, 502, 503, 504})
 _asked: ContextVar[str | None] = ContextVar("asked", default=None)
 _logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
 
-def patiently(action: Callable[[], Answer], repo: str, revision: str | None = None) -> Answer:
+def patiently(
+    action: Callable[[], Answer], repo: str, revision: str | None = None, *, patience: float = PATIENCE
+) -> Answer:
     """Do something on the Hub, and again where it fails in a way that may pass: at most five times, and not for long.
 
     The client's own waiting, which has no bound, is switched off: an answer that asks to wait ends the attempt.
@@ -33,12 +34,13 @@ def patiently(action: Callable[[], Answer], repo: str, revision: str | None = No
         action: Calls huggingface_hub; it may run several times.
         repo: The repository that it talks about.
         revision: The revision asked for, where there is one.
+        patience: Seconds after which it is not tried again; more than `PATIENCE` for what goes on where it broke off.
 
     Returns:
         What `action` returned.
 
     Raises:
-        HubBusyError: It failed too often, or the Hub asks to wait longer than `PATIENCE`.
+        HubBusyError: It failed too often or for too long, or the Hub asks to wait longer than `PATIENCE`.
     """
     began, pauses = time.monotonic(), iter(_PAUSES)
     while True:
@@ -47,7 +49,7 @@ def patiently(action: Callable[[], Answer], repo: str, revision: str | None = No
         except HubBusyError as error:
             pause = next(pauses, None)
             wait = pause if error.wait is None else error.wait
-            if pause is None or wait is None or time.monotonic() - began + wait > PATIENCE:
+            if pause is None or wait is None or wait > PATIENCE or time.monotonic() - began + wait > patience:
                 raise
             _logger.warning("%s; trying again in %g s", error.message, wait)
             time.sleep(wait)
@@ -82,7 +84,7 @@ def _refuse_to_wait(response: Any) -> None:
         HubBusyError: This is such an answer: of any to `patiently`, else of those that ask for more than `PATIENCE`.
     """
     repo, wait = _asked.get(), _asked_wait(response.headers)
-    if response.status_code not in _BUSY or (repo is None and (wait or 0.0) <= PATIENCE):
+    if response.status_code not in BUSY or (repo is None and (wait or 0.0) <= PATIENCE):
         return
     what = f"{repo}: the Hub" if repo else "the Hub"
     what += f" answered HTTP {response.status_code}"

@@ -9,7 +9,8 @@ from tests.hub.fakehub.store import Repo, Store
 
 Route = tuple[tuple[str, ...], str, Callable[..., Response]]
 
-NAME, REVISION = r"(?P<name>[^/]+/[^/]+)", r"(?P<revision>refs/pr/\d+|[^/]+)"
+NAME = r"(?P<name>(?:datasets/)?[^/]+/[^/]+)"  # that of a data set as in its address, `datasets/ann/images`
+REVISION = r"(?P<revision>refs/pr/\d+|[^/]+)"
 
 
 def has_token(request: Request) -> bool:

@@ -12,7 +12,8 @@ from tests.hub.fakehub.store import DATE, Repo, Store, git_oid, is_large, sha256
 
 def list_models(store: Store, request: Request) -> Response:
     wanted, authors = set(request.query.get("filter", [])), request.query.get("author", [])
-    infos = [_info(repo) for repo in store.repos.values() if not repo.private]
+    models = [repo for repo in store.repos.values() if not repo.name.startswith("datasets/")]
+    infos = [_info(repo) for repo in models if not repo.private]
     return as_json([
         info for info in infos if wanted <= {*info["tags"]} and info["author"] in (authors or [info["author"]])
     ])
@@ -22,9 +23,18 @@ def model_info(store: Store, request: Request, name: str, revision: str = "main"
     return as_json(_info(*open_commit(store, request, name, revision), blobs="blobs" in request.query))
 
 
-def tree(store: Store, request: Request, name: str, revision: str) -> Response:
+def tree(store: Store, request: Request, name: str, revision: str, folder: str | None = None) -> Response:
     repo, sha = open_commit(store, request, name, revision)
-    return as_json([*_entries(repo.commits[sha])])
+    start = f"{folder}/" if folder else ""
+    within = {path: data for path, data in repo.commits[sha].items() if path.startswith(start)}
+    if folder and not within:
+        raise Refusal(404, "EntryNotFound", f"{folder} does not exist on {revision}")
+    if request.query.get("recursive", ["false"]) == ["true"]:
+        return as_json([*_entries(within)])
+    here = {path: data for path, data in within.items() if "/" not in path[len(start) :]}
+    folders = sorted({start + path[len(start) :].partition("/")[0] for path in within.keys() - here.keys()})
+    named = [{"type": "directory", "path": path, "size": 0, "oid": git_oid(path.encode())} for path in folders]
+    return as_json([*named, *_entries(here)])
 
 
 def paths_info(store: Store, request: Request, name: str, revision: str) -> Response:
@@ -61,14 +71,14 @@ def download_large(store: Store, request: Request, oid: str) -> Response:
 
 def _info(repo: Repo, sha: str | None = None, blobs: bool = False) -> dict:
     sha = sha or repo.branches["main"]
-    card = repo.card
+    card, name = repo.card, repo.name.removeprefix("datasets/")
     siblings = [
         {"rfilename": path, **(_metadata(path, data) if blobs else {})}
         for path, data in sorted(repo.commits[sha].items())
     ]
     return {
-        "_id": git_oid(repo.name.encode())[:24], "id": repo.name, "modelId": repo.name, "sha": sha,
-        "author": repo.name.split("/")[0], "private": repo.private, "gated": repo.gated and "auto",
+        "_id": git_oid(repo.name.encode())[:24], "id": name, "modelId": name, "sha": sha,
+        "author": name.split("/")[0], "private": repo.private, "gated": repo.gated and "auto",
         "disabled": False, "downloads": 3, "likes": 1, "lastModified": DATE, "createdAt": DATE,
         "tags": [*card.get("tags", []), *([f"license:{card['license']}"] if "license" in card else [])],
         "cardData": card, "siblings": siblings,
@@ -89,7 +99,7 @@ ROUTES: list[Route] = [
     (("GET",), "/api/models", list_models),
     (("GET",), f"/api/models/{NAME}", model_info),
     (("GET",), f"/api/models/{NAME}/revision/{REVISION}", model_info),
-    (("GET",), f"/api/models/{NAME}/tree/{REVISION}", tree),
+    (("GET",), f"/api/models/{NAME}/tree/{REVISION}(?:/(?P<folder>.+))?", tree),
     (("POST",), f"/api/models/{NAME}/paths-info/{REVISION}", paths_info),
     (("GET",), f"/api/models/{NAME}/refs", refs),
     (("GET", "HEAD"), "/large/(?P<oid>[0-9a-f]{64})", download_large),

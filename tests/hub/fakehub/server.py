@@ -51,9 +51,10 @@ class FakeHub(Store, Faults):
             return self.intercepted(request) or self.route(request)
 
     def route(self, request: Request) -> Response:
+        path = request.path.replace("/api/datasets/", "/api/models/datasets/")
         with self.lock:
             for methods, pattern, handle in ROUTES:
-                match = re.fullmatch(pattern, request.path)
+                match = re.fullmatch(pattern, path)
                 if match and request.method in methods:
                     try:
                         return handle(self, request, **match.groupdict())

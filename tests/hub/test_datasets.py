@@ -1,0 +1,191 @@
+"""Data sets of the Hub, opened by `datasets` itself: what goes wrong there ends as one line, or passes by."""
+
+from __future__ import annotations
+
+import socket
+from io import BytesIO
+from pathlib import Path
+
+import datasets
+import pytest
+from PIL import Image
+
+from starzoo.cli.main import main
+from starzoo.config import DataConfig
+from starzoo.data import open_data
+from starzoo.data.reading import StoredData
+from starzoo.errors import HubError, UntrustedInputError, UsageError
+from starzoo.hub.offline import working_offline
+from starzoo.hub.patience import PATIENCE
+from tests.hub.fakehub import FakeHub
+
+NAME, REPO = "ann/pictures", "datasets/ann/pictures"
+TABLE = "GET .*(/resolve/.*parquet|/large/)"
+
+
+def table(images: int, *, first: int = 0) -> bytes:
+    """Grey images of the values 0, 1, … and two classes, as a Parquet file."""
+    pictures = []
+    for value in range(first, first + images):
+        file = BytesIO()
+        Image.new("RGB", (8, 8), (value,) * 3).save(file, format="PNG")
+        pictures.append({"bytes": file.getvalue(), "path": None})
+    rows = datasets.Dataset.from_dict(
+        {"image": pictures, "label": [number % 2 for number in range(images)]},
+        features=datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["odd", "even"])}),
+    )
+    file = BytesIO()
+    rows.to_parquet(file)
+    return file.getvalue()
+
+
+FILES = {
+    "data/train-00000-of-00001.parquet": table(20),
+    "data/test-00000-of-00001.parquet": table(6, first=20),
+    "README.md": b"# Pictures\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def hub(fake_hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    """A Hub with one data set, and nothing of it in a cache."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    fake_hub.commit(REPO, FILES)
+    return fake_hub
+
+
+def opened(**choice: str) -> StoredData:
+    return open_data(DataConfig.model_validate({"dataset": NAME, **choice}))
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_data_set_of_the_hub(hub: FakeHub, capfd: pytest.CaptureFixture[str], elsewhere: bool) -> None:
+    hub.large_files_elsewhere = elsewhere
+    found = opened()
+    assert (len(found.train), len(found.test), found.class_names) == (20, 6, ("odd", "even"))
+    pixels = [Image.open(BytesIO(file.content)).getpixel((0, 0)) for file in found.test.files(range(6))]
+    assert pixels == [(value,) * 3 for value in range(20, 26)]
+    assert len(hub.asked(TABLE)) == 2
+    assert opened().fingerprint == found.fingerprint
+    assert len(hub.asked(TABLE)) == 2  # the second time from the cache
+    assert "card metadata" not in capfd.readouterr().err
+
+
+def test_a_revision(hub: FakeHub) -> None:
+    first = hub.repos[REPO].branches["main"]
+    hub.commit(REPO, {"data/train-00000-of-00001.parquet": table(30)})
+    assert [len(opened().train), len(opened(revision=first).train)] == [30, 20]
+
+
+def test_from_the_cache_without_a_hub(hub: FakeHub) -> None:
+    online, asked = opened().fingerprint, len(hub.requests)
+    with working_offline():
+        assert opened().fingerprint == online
+    assert len(hub.requests) == asked
+
+
+def test_never_from_the_cache_where_the_hub_fails(hub: FakeHub) -> None:
+    opened()
+    hub.fail(".*", 503)
+    with pytest.raises(HubError, match=r"^ann/pictures: the Hub does not give it now, and it may have changed"):
+        opened()
+
+
+def test_offline_a_revision_is_that_revision(hub: FakeHub) -> None:
+    first = hub.repos[REPO].branches["main"]
+    opened()
+    hub.repos[REPO].tags["v2"] = second = hub.commit(REPO, {"data/train-00000-of-00001.parquet": table(30)})
+    opened(revision="v2")
+    with working_offline():
+        assert len(opened(revision="v2").train) == len(opened(revision=second).train) == 30
+        with pytest.raises(HubError, match=r"^ann/pictures: the cache has another revision than "):
+            opened(revision=first)
+        with pytest.raises(HubError, match=r"^ann/pictures: .*offline"):
+            opened(revision="v3")
+
+
+def test_not_in_the_cache_and_offline(hub: FakeHub) -> None:
+    with working_offline(), pytest.raises(HubError, match=r"^ann/pictures: not in the local cache, and offline"):
+        opened()
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("pattern", ["GET .*README", "GET .*/tree/", "HEAD .*parquet", TABLE])
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_hub_that_fails_twice(hub: FakeHub, pattern: str, status: int) -> None:
+    hub.fail(pattern, status, times=2)
+    assert len(opened().train) == 20
+
+
+def test_a_body_that_breaks_off_once(hub: FakeHub) -> None:
+    hub.spoil("GET .*train.*parquet", cut=100, times=1)
+    assert len(opened().train) == 20
+
+
+@pytest.mark.parametrize("pattern", ["GET .*README", TABLE])
+def test_a_hub_that_fails_for_ever_is_asked_five_times(hub: FakeHub, pattern: str) -> None:
+    hub.fail(pattern, 503)
+    with pytest.raises(HubError, match=r"^ann/pictures: the Hub answered HTTP 503 \(try again later") as caught:
+        opened()
+    assert caught.value.exit_code == 4
+    assert len(hub.asked(pattern)) == 5
+
+
+def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        nowhere = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    waited: list[float] = []
+    monkeypatch.setattr("datasets.config.HF_ENDPOINT", nowhere)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waited.append)  # the client has a patience of its own
+    with pytest.raises(HubError, match=r"^ann/pictures: the Hub cannot be reached \(check the network") as caught:
+        opened()
+    assert caught.value.exit_code == 4
+    assert sum(waited) < PATIENCE
+
+
+def test_a_hub_that_asks_to_wait_a_day(hub: FakeHub) -> None:
+    hub.fail(".*", 429, Retry_After="86400")
+    with pytest.raises(HubError, match="asks to wait 86400 s"):
+        opened()
+    assert len(hub.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("choice", "error", "message"),
+    [
+        ({"dataset": "ann/none"}, HubError, "ann/none: no such data set on the Hub, or a private one, and no such fol"),
+        ({"revision": "v9"}, HubError, "ann/pictures: Revision 'v9' doesn't exist"),
+        ({"test_split": "validation"}, UsageError, 'ann/pictures: Unknown split "validation". Should be one of'),
+        ({"name": "german"}, UsageError, "ann/pictures: BuilderConfig 'german' not found. Available: "),
+    ],
+)
+def test_what_is_not_there(choice: dict[str, str], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        opened(**choice)
+
+
+def test_gated(hub: FakeHub) -> None:
+    hub.repos[REPO].gated = True
+    with pytest.raises(HubError, match=rf"^{NAME}: is gated \(ask for access at .*/datasets/{NAME} and set HF_TOKEN"):
+        opened()
+
+
+def test_damaged(hub: FakeHub) -> None:
+    hub.commit(REPO, {"data/test-00000-of-00001.parquet": b"PAR1 and nothing else"})
+    with pytest.raises(UntrustedInputError, match=r"^ann/pictures: cannot be read: .*parquet"):
+        opened()
+
+
+def test_a_command_ends_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code = main(["train", "resnet18", "--dataset", "ann/none", "--seeds", "0", "--out", str(tmp_path / "zoo")])
+    said = capfd.readouterr().err
+    assert code == 4
+    assert "ann/none: no such data set on the Hub" in said
+    assert "Traceback" not in said
+
+
+def test_c17_a_loading_script_is_never_run(hub: FakeHub) -> None:
+    hub.commit("datasets/ann/script", {"script.py": b"raise SystemExit(99)"})
+    with pytest.raises(UntrustedInputError, match=r"^ann/script: comes with a loading script, which is never run"):
+        opened(dataset="ann/script")
