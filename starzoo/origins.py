@@ -9,7 +9,7 @@ from typing import Any
 
 from starzoo.architecture import Architecture
 from starzoo.config import DataConfig, validate
-from starzoo.data import ImageData, Split, load_data
+from starzoo.data import ImageData, Split, load_data, load_unlabelled
 from starzoo.errors import UntrustedInputError
 from starzoo.places import RunPlaces
 from starzoo.progress import Progress, silent
@@ -69,7 +69,7 @@ def load_images(manifest: StarManifest, places: RunPlaces, changes: Mapping[str,
 
 
 def load_other_images(config: DataConfig | None, architecture: Architecture) -> Split | None:
-    """Open the test images of another data set, whatever its classes, through the preprocessing of a star.
+    """Open the test images of another data set, which needs no labels, through the preprocessing of a star.
 
     Args:
         config: The data set, or None.
@@ -78,4 +78,4 @@ def load_other_images(config: DataConfig | None, architecture: Architecture) -> 
     Returns:
         Its test split, or None.
     """
-    return load_data(config, architecture.preprocessing).test if config else None
+    return load_unlabelled(config, architecture.preprocessing) if config else None

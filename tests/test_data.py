@@ -22,7 +22,7 @@ from torch import Tensor
 
 from starzoo.architecture import Preprocessing
 from starzoo.config import DataConfig
-from starzoo.data import Split, load_data, open_data, read_images
+from starzoo.data import Split, load_data, load_unlabelled, open_data, read_images
 from starzoo.data.opening import _explain
 from starzoo.data.pixels import _resized, decode, make_reader
 from starzoo.data.reading import ImageFile, Records
@@ -215,6 +215,22 @@ def test_a_broken_archive_is_untrusted_input(folder: Path, tmp_path: Path) -> No
     with pytest.raises(UntrustedInputError, match="cannot be read") as caught:
         load_data(DataConfig(dataset=str(tmp_path / "zipped")), COLOUR)
     assert caught.value.exit_code == 3
+
+
+def test_unlabelled_images_of_one_split(tmp_path: Path) -> None:
+    for number in range(5):
+        paint(number).save(tmp_path / f"{number}.png")
+    config = DataConfig(dataset=str(tmp_path), test_split="train")
+    images = load_unlabelled(config, COLOUR)
+    assert (images.labels.tolist(), images.pixels.shape) == ([0] * 5, (5, 8, 8, 3))
+    some = load_unlabelled(config.model_copy(update={"test_size": 3}), COLOUR)
+    assert len(some) == 3
+    with pytest.raises(UsageError, match="no ClassLabel columns"):
+        load_data(config, COLOUR)
+    with pytest.raises(UsageError, match='Unknown split "test"'):
+        load_unlabelled(DataConfig(dataset=str(tmp_path)), COLOUR)
+    with pytest.raises(UsageError, match="split 'train': 6 images asked for, 5 there"):
+        load_unlabelled(config.model_copy(update={"test_size": 6}), COLOUR)
 
 
 def test_damaged_table_is_untrusted_input(tmp_path: Path) -> None:

@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from starzoo.architecture import Preprocessing
 from starzoo.config import DataConfig
 from starzoo.data.files import read_images
-from starzoo.data.reading import StoredData, open_data
+from starzoo.data.reading import StoredData, open_data, open_images
 from starzoo.data.split import Augmentation, Loader, Split
 from starzoo.errors import IncompatibleError
 from starzoo.wording import counted
 
-__all__ = ["Augmentation", "ImageData", "Loader", "Split", "StoredData", "load_data", "open_data", "read_images"]
+__all__ = [
+    "Augmentation",
+    "ImageData",
+    "Loader",
+    "Split",
+    "StoredData",
+    "load_data",
+    "load_unlabelled",
+    "open_data",
+    "read_images",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +86,20 @@ def load_data(
         stored=stored,
         validation=None if stored.validation is None else Split(stored.validation, preprocessing),
     )
+
+
+def load_unlabelled(config: DataConfig, preprocessing: Preprocessing, *, seed: int = 0) -> Split:
+    """Open the test images of a data set that need be no task: it may have this one split only, and no labels.
+
+    Args:
+        config: Which images and which split, by `test_split`.
+        preprocessing: The image transform that belongs to the weights.
+        seed: Draws the subset of `test_size`.
+
+    Returns:
+        The images, all of label 0.
+    """
+    return Split(open_images(config, seed=seed), preprocessing)
 
 
 def _check_classes(dataset: str, found: Sequence[str], names: Sequence[str] | None, count: int | None) -> None:

@@ -10,7 +10,7 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,15 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _BROKEN_ARCHIVES = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
 
 
-def load_splits(config: DataConfig) -> tuple[Any, Any]:
-    """The training and the test split, each a `datasets.Dataset`.
+def load_splits(config: DataConfig, splits: Sequence[str]) -> list[Any]:
+    """Some splits of a data set, each a `datasets.Dataset`.
 
     Args:
-        config: Names a local folder or a data set of the Hub, and what of it is wanted.
+        config: Names a local folder or a data set of the Hub.
+        splits: The names of the splits, or what `datasets` understands as such (`train[:80%]`).
 
     Returns:
-        Both splits.
+        The splits, in this order.
 
     Raises:
         UsageError: There is no such folder, configuration or split.
@@ -44,11 +45,10 @@ def load_splits(config: DataConfig) -> tuple[Any, Any]:
     """
     import datasets
 
-    folder, splits = Path(config.dataset).expanduser(), [config.train_split, config.test_split]
+    folder = Path(config.dataset).expanduser()
     if folder.is_dir():
         with _understood(config.dataset):
-            train, test = datasets.load_dataset(str(folder.resolve()), config.name, split=splits)
-        return train, test
+            return list(datasets.load_dataset(str(folder.resolve()), config.name, split=list(splits)))
     # A bare word would name one of the loaders of `datasets` ("json"), which reads whatever lies in the current folder.
     if not _HUB_ID.fullmatch(config.dataset):
         raise UsageError(
@@ -57,13 +57,12 @@ def load_splits(config: DataConfig) -> tuple[Any, Any]:
             subject=config.dataset,
         )
 
-    def download() -> tuple[Any, Any]:
+    def download() -> list[Any]:
         with _understood(config.dataset):
             builder = datasets.load_dataset_builder(config.dataset, config.name, revision=config.revision)
             _refuse_another_revision(config, builder)
             builder.download_and_prepare()
-            train, test = builder.as_dataset(split=splits)
-        return train, test
+            return list(builder.as_dataset(split=list(splits)))
 
     return patiently(download, config.dataset, config.revision, patience=math.inf)
 

@@ -18,7 +18,7 @@ from starzoo.data.opening import load_splits
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.wording import counted
 
-__all__ = ["ImageFile", "Records", "StoredData", "open_data"]
+__all__ = ["ImageFile", "Records", "StoredData", "open_data", "open_images"]
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -139,7 +139,7 @@ def open_data(config: DataConfig, *, seed: int = 0) -> StoredData:
     Raises:
         UsageError: No such data set, configuration, split or column, or fewer images than asked for.
     """
-    train, test = _read_digits(config) if config.dataset == "digits" else load_splits(config)
+    train, test = _read_splits(config, config.train_split, config.test_split)
     if train.features != test.features:
         raise UsageError(
             f"{config.dataset}: the splits {config.train_split!r} and {config.test_split!r} have different columns",
@@ -175,6 +175,30 @@ def open_data(config: DataConfig, *, seed: int = 0) -> StoredData:
     return StoredData(class_names=names, train=splits[0], test=splits[1], validation=rest)
 
 
+def open_images(config: DataConfig, *, seed: int = 0) -> Records:
+    """The images of the test split alone, whatever their labels and whether there are any: all of label 0.
+
+    Args:
+        config: Names the data set, its split and the column, which is found by its type if it is not named.
+        seed: Draws the subset of `test_size`.
+
+    Returns:
+        The images.
+
+    Raises:
+        UsageError: No such data set, configuration, split or column, or fewer images than asked for.
+    """
+    name, where = config.test_split, f"{config.dataset}: split {config.test_split!r}"
+    (rows,) = _read_splits(config, name)
+    image_column = _column(rows.features, "Image", config.image_column, config.dataset, "image_column")
+    images, labels = _undecoded(rows.select_columns([image_column]), image_column), np.zeros(len(rows), dtype=np.int64)
+    if len(labels) == 0:
+        raise UsageError(f"{where}: has no images", hint="choose another split", subject=where)
+    some = config.test_size
+    numbers = np.arange(len(labels)) if some is None else _balanced_subset(labels, some, seed, where)
+    return _select(images, labels, numbers, dataset=config.dataset, name=name, image_column=image_column)
+
+
 def _select(images: Any, labels: Integers, numbers: Integers, *, dataset: str, name: str, image_column: str) -> Records:
     return Records(
         dataset=dataset,
@@ -186,13 +210,20 @@ def _select(images: Any, labels: Integers, numbers: Integers, *, dataset: str, n
     )
 
 
-def _read_digits(config: DataConfig) -> tuple[Any, Any]:
+def _read_splits(config: DataConfig, *names: str) -> list[Any]:
+    if config.dataset != "digits":
+        return load_splits(config, names)
+    splits = _read_digits()
+    if not splits.keys() >= set(names):
+        raise UsageError("digits: has the splits 'train' and 'test'", hint="leave the splits out", subject="digits")
+    return [splits[name] for name in names]
+
+
+def _read_digits() -> dict[str, Any]:
     """scikit-learn's 1,797 handwritten digits of 8x8 grey pixels: 1,437 to train, 360 to test."""
     import datasets
     from sklearn.datasets import load_digits
 
-    if (config.train_split, config.test_split) != ("train", "test"):
-        raise UsageError("digits: has the splits 'train' and 'test'", hint="leave the splits out", subject="digits")
     digits = load_digits()
     features = datasets.Features({
         "image": datasets.Image(),
@@ -203,7 +234,7 @@ def _read_digits(config: DataConfig) -> tuple[Any, Any]:
         {"image": [_png(image) for image in pixels], "label": digits.target}, features=features
     )
     test = _balanced_subset(digits.target, _DIGITS_TEST_SIZE, _DIGITS_SEED, "digits")
-    return rows.select(np.setdiff1d(np.arange(len(rows)), test)), rows.select(test)
+    return {"train": rows.select(np.setdiff1d(np.arange(len(rows)), test)), "test": rows.select(test)}
 
 
 def _png(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
