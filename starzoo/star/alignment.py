@@ -59,23 +59,26 @@ class SourceAlignment:
         self._kept: dict[int, StateDict] = {}
         self.permutations = [Permutation.identity(spec) for _ in sources]
 
-    def start(self, random: StateDict) -> StateDict:
+    def start(self, random: StateDict, known: Sequence[Permutation] | None = None) -> StateDict:
         """Where the star starts from, and the sources aligned to that.
 
         Args:
             random: Weights that no training has seen, for a random start.
+            known: How the sources are aligned in a run that goes on; nothing is matched then.
 
         Returns:
             The average of the sources, aligned to each other; one of them; or the random weights.
         """
-        everyone = range(len(self._sources))
-        if self._start == "aligned-average":
+        everyone, of_one = range(len(self._sources)), random if self._start == "random" else self._sources[0]
+        if known is not None:
+            self.permutations = list(known)
+        elif self._start == "aligned-average":
             self.permutations = from_first(lambda: self._aligner.match_all(list(self._evidence(everyone))))
-            pairs = zip(self.permutations, self._sources, strict=True)
-            return average([permutation.apply(source) for permutation, source in pairs])
-        start = random if self._start == "random" else self._sources[0]
-        self.bring_to(start)
-        return start
+        else:
+            self.bring_to(of_one)
+        if self._start != "aligned-average":
+            return of_one
+        return average([found.apply(source) for found, source in zip(self.permutations, self._sources, strict=True)])
 
     def bring_to(self, star: StateDict) -> int:
         """Align the sources to the star, each from where it is.

@@ -143,7 +143,8 @@ def fit(
     if found and found.method:  # the one that `auto` chose then
         config = config.model_copy(update={"align": config.align.model_copy(update={"method": found.method})})
     with torch.random.fork_rng(devices=own_device()):
-        run = _Run(architecture, spec, sources, data, config, folder, identity, progress)
+        aligned = [Permutation.from_tensors(spec, tensors) for tensors in found.permutations] if found else None
+        run = _Run(architecture, spec, sources, data, config, folder, identity, progress, aligned)
         run.names = names or [str(number) for number in range(1, len(sources) + 1)]
         if found:
             run.restore(found, allow_world_size_change=allow_world_size_change)
@@ -165,6 +166,7 @@ class _Run:
         folder: Path | None,
         identity: Mapping[str, Any],
         progress: Progress,
+        aligned: Sequence[Permutation] | None,
     ) -> None:
         self.spec, self.data, self.config = spec, data, config
         self.folder, self.identity, self.progress = folder, identity, progress
@@ -183,7 +185,7 @@ class _Run:
         self.network = architecture.build().to(self.device)
         _check_share(settings, self.draws, self.network)
         random = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
-        self.network.load_state_dict(self.alignment.start(random))
+        self.network.load_state_dict(self.alignment.start(random, aligned))
         if settings.channels_last:
             channels_last(self.network)
         self.star = {name: nn.Parameter(value.detach().clone()) for name, value in self.network.named_parameters()}
@@ -368,9 +370,6 @@ class _Run:
             self.changes.append(f"from step {checkpoint.step}: the new optimizer begins without a state")
         if self.accelerator.scaler and checkpoint.scaler:
             self.accelerator.scaler.load_state_dict(dict(checkpoint.scaler))
-        self.alignment.permutations = [
-            Permutation.from_tensors(self.spec, tensors) for tensors in checkpoint.permutations
-        ]
         parts, [moved, *_] = [part[:-1] for part in checkpoint.sums], [part[-1] for part in checkpoint.sums]
         self.epoch = Epoch.shared_out(parts, self.accelerator.process_index, self.ranks)
         self.step, self.moved = checkpoint.step, int(moved)
