@@ -57,8 +57,10 @@ def load_images(manifest: StarManifest, places: RunPlaces, changes: Mapping[str,
     Returns:
         The task.
     """
-    known = {"dataset": places.dataset} if places.dataset else {}
-    config = validate(DataConfig, {**manifest.config.data.model_dump(), **known, **(changes or {})})
+    then, known = manifest.config.data, {"dataset": places.dataset} if places.dataset else {}
+    another = (changes or {}).get("dataset", then.dataset) != then.dataset
+    of_it = {"name": None, "revision": None} if another else {}  # which no other data set has
+    config = validate(DataConfig, {**then.model_dump(), **known, **of_it, **(changes or {})})
     architecture = manifest.architecture
     return load_data(
         config,

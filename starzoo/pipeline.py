@@ -345,7 +345,7 @@ def _describe(
         architecture=architecture,
         sources=tuple(model.record for model in members),
         holdouts=tuple(model.record for model in unseen),
-        config=without_paths(config),
+        config=without_paths(config.model_copy(update={"data": data.config})),
         data_fingerprint=data.fingerprint,
         software={package: metadata.version(package) for package in ("starzoo", "torch", "timm")},
     )
@@ -361,7 +361,7 @@ def _is_finished(out: Path, manifest: StarManifest) -> bool:
             one.identity,
             one.name,
             [(model.name, model.repo, model.sha, model.files) for model in one.holdouts],
-            one.config.model_dump(exclude={"runtime"}),
+            one.config.model_dump(exclude={"runtime": True, "data": {"revision"}}),
         )
         for one in (manifest, found)
     )

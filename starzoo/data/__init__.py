@@ -31,7 +31,7 @@ class ImageData:
     """A classification task as models of one preprocessing see it.
 
     Attributes:
-        config: Where it came from, and how training images are augmented.
+        config: Where it came from, at which commit of the Hub, and how training images are augmented.
         class_names: The name of every class, in the order of the labels.
         train: The training split.
         test: The test split.
@@ -79,7 +79,7 @@ def load_data(
     stored = open_data(config, seed=seed)
     _check_classes(config.dataset, stored.class_names, class_names, num_classes)
     return ImageData(
-        config=config,
+        config=config.model_copy(update={"revision": stored.revision}),
         class_names=stored.class_names,
         train=Split(stored.train, preprocessing),
         test=Split(stored.test, preprocessing),

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,27 @@ from starzoo.hub.failures import HubBusyError, as_hub_error, is_of_the_client
 from starzoo.hub.offline import GO_ONLINE, is_offline
 from starzoo.hub.patience import patiently
 
-__all__ = ["load_splits"]
+__all__ = ["Splits", "load_splits"]
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _BROKEN_ARCHIVES = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
 
 
-def load_splits(config: DataConfig, splits: Sequence[str]) -> list[Any]:
-    """Some splits of a data set, each a `datasets.Dataset`.
+@dataclass(frozen=True)
+class Splits:
+    """Some splits of a data set.
+
+    Attributes:
+        rows: Each a `datasets.Dataset`.
+        revision: The commit that they are from, 40 hexadecimal digits; None where they are not from the Hub.
+    """
+
+    rows: Sequence[Any]
+    revision: str | None = None
+
+
+def load_splits(config: DataConfig, splits: Sequence[str]) -> Splits:
+    """Open some splits of a data set.
 
     Args:
         config: Names a local folder or a data set of the Hub.
@@ -48,7 +62,7 @@ def load_splits(config: DataConfig, splits: Sequence[str]) -> list[Any]:
     folder = Path(config.dataset).expanduser()
     if folder.is_dir():
         with _understood(config.dataset):
-            return list(datasets.load_dataset(str(folder.resolve()), config.name, split=list(splits)))
+            return Splits(datasets.load_dataset(str(folder.resolve()), config.name, split=list(splits)))
     # A bare word would name one of the loaders of `datasets` ("json"), which reads whatever lies in the current folder.
     if not _HUB_ID.fullmatch(config.dataset):
         raise UsageError(
@@ -57,12 +71,12 @@ def load_splits(config: DataConfig, splits: Sequence[str]) -> list[Any]:
             subject=config.dataset,
         )
 
-    def download() -> list[Any]:
+    def download() -> Splits:
         with _understood(config.dataset):
             builder = datasets.load_dataset_builder(config.dataset, config.name, revision=config.revision)
             _refuse_another_revision(config, builder)
             builder.download_and_prepare()
-            return list(builder.as_dataset(split=list(splits)))
+            return Splits(builder.as_dataset(split=list(splits)), builder.hash)
 
     return patiently(download, config.dataset, config.revision, patience=math.inf)
 

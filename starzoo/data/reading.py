@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from starzoo.config import DataConfig
-from starzoo.data.opening import load_splits
+from starzoo.data.opening import Splits, load_splits
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.wording import counted
 
@@ -110,12 +110,14 @@ class StoredData:
         train: The training split, or its subset.
         test: The test split, or its subset.
         validation: What a subset leaves of the training split; None where it leaves nothing.
+        revision: The commit of the Hub that it is from; None for what is not from the Hub.
     """
 
     class_names: tuple[str, ...]
     train: Records
     test: Records
     validation: Records | None = None
+    revision: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -139,7 +141,8 @@ def open_data(config: DataConfig, *, seed: int = 0) -> StoredData:
     Raises:
         UsageError: No such data set, configuration, split or column, or fewer images than asked for.
     """
-    train, test = _read_splits(config, config.train_split, config.test_split)
+    opened = _read_splits(config, config.train_split, config.test_split)
+    train, test = opened.rows
     if train.features != test.features:
         raise UsageError(
             f"{config.dataset}: the splits {config.train_split!r} and {config.test_split!r} have different columns",
@@ -172,7 +175,8 @@ def open_data(config: DataConfig, *, seed: int = 0) -> StoredData:
         splits.append(select(numbers))
         if name == config.train_split and len(numbers) < len(every):
             rest = select(np.setdiff1d(every, numbers))
-    return StoredData(class_names=names, train=splits[0], test=splits[1], validation=rest)
+    train, test = splits
+    return StoredData(class_names=names, train=train, test=test, validation=rest, revision=opened.revision)
 
 
 def open_images(config: DataConfig, *, seed: int = 0) -> Records:
@@ -189,7 +193,7 @@ def open_images(config: DataConfig, *, seed: int = 0) -> Records:
         UsageError: No such data set, configuration, split or column, or fewer images than asked for.
     """
     name, where = config.test_split, f"{config.dataset}: split {config.test_split!r}"
-    (rows,) = _read_splits(config, name)
+    (rows,) = _read_splits(config, name).rows
     image_column = _column(rows.features, "Image", config.image_column, config.dataset, "image_column")
     images, labels = _undecoded(rows.select_columns([image_column]), image_column), np.zeros(len(rows), dtype=np.int64)
     if len(labels) == 0:
@@ -210,13 +214,13 @@ def _select(images: Any, labels: Integers, numbers: Integers, *, dataset: str, n
     )
 
 
-def _read_splits(config: DataConfig, *names: str) -> list[Any]:
+def _read_splits(config: DataConfig, *names: str) -> Splits:
     if config.dataset != "digits":
         return load_splits(config, names)
     splits = _read_digits()
     if not splits.keys() >= set(names):
         raise UsageError("digits: has the splits 'train' and 'test'", hint="leave the splits out", subject="digits")
-    return [splits[name] for name in names]
+    return Splits([splits[name] for name in names])
 
 
 def _read_digits() -> dict[str, Any]:

@@ -492,6 +492,7 @@ class _Run:
 def _deciding(config: RunConfig) -> dict[str, Any]:
     """What of a configuration decides which star is found: not how it is measured, but how its statistics are."""
     values = config.model_dump(mode="json", exclude={"evaluate", "runtime"})
+    values["data"]["revision"] = None  # its images are told by their fingerprint, whatever else was committed since
     values["evaluate"] = config.evaluate.model_dump(include={"batch_size", "statistics_images", "seed"})
     return values
 

@@ -11,12 +11,14 @@ import pytest
 from PIL import Image
 
 from starzoo.cli.main import main
-from starzoo.config import DataConfig
+from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarConfig
 from starzoo.data import open_data
 from starzoo.data.reading import StoredData
 from starzoo.errors import HubError, UntrustedInputError, UsageError
 from starzoo.hub.offline import working_offline
 from starzoo.hub.patience import PATIENCE
+from starzoo.pipeline import evaluate_star, fit_star
+from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
 
 NAME, REPO = "ann/pictures", "datasets/ann/pictures"
@@ -175,6 +177,32 @@ def test_damaged(hub: FakeHub) -> None:
     hub.commit(REPO, {"data/test-00000-of-00001.parquet": b"PAR1 and nothing else"})
     with pytest.raises(UntrustedInputError, match=r"^ann/pictures: cannot be read: .*parquet"):
         opened()
+
+
+def test_a_star_pins_its_images(hub: FakeHub, make_member: MakeMember, tmp_path: Path) -> None:
+    kind = {"num_classes": 2, "label_names": ("odd", "even")}
+    members = [str(make_member(f"seed-{seed}", seed=seed, **kind)) for seed in range(2)]
+    config = RunConfig(
+        data=DataConfig(dataset=NAME),
+        align=AlignConfig(images=10),
+        star=StarConfig(epochs=1, batch_size=10, midpoint_every=0),
+        evaluate=EvalConfig(points=3, pairs=0, samples=0),
+    )
+    then = hub.repos[REPO].branches["main"]
+    star = fit_star(members, [], config, tmp_path / "star")
+    assert star.manifest.config.data.revision == then
+    assert f"- Data: ann/pictures at `{then[:12]}`, fingerprint" in (star.folder / "README.md").read_text()
+
+    hub.commit(REPO, {"README.md": b"# The same pictures\n"})
+    assert fit_star(members, [], config, tmp_path / "star").manifest == star.manifest  # it is finished
+    now = hub.commit(REPO, {"data/test-00000-of-00001.parquet": table(8, first=40)})
+    again = evaluate_star(str(star.folder)).manifest
+    assert again.evaluation == star.manifest.evaluation
+    other = evaluate_star(str(star.folder), data={"revision": "main"}).manifest
+    assert other.evaluation.data.revision == now
+    assert other.evaluation.images == {"test": 8}
+    with pytest.raises(HubError, match=r"^ann/others: no such data set"):  # and not: no such revision
+        evaluate_star(str(star.folder), data={"dataset": "ann/others"})
 
 
 def test_a_command_ends_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
