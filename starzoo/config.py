@@ -31,6 +31,7 @@ __all__ = [
     "load_config",
     "load_zoo_config",
     "validate",
+    "with_changes",
 ]
 
 Optimizer = Literal["sgd", "adamw"]
@@ -355,9 +356,23 @@ def _load(
     for section, values in sections.items():
         given = {key: value for key, value in values.items() if value is not None}
         if given and isinstance(tree.get(section) or {}, dict):  # what is no mapping is refused below
-            tree[section] = {**(tree.get(section) or {}), **given}
+            tree[section] = with_changes(tree.get(section) or {}, given)
     _assign(tree, overrides)
     return validate(kind, tree, origin=str(file or "the options"))
+
+
+def with_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Some values with changes; where these name another data set, it has not the revision of the one before.
+
+    Args:
+        values: The values of a section.
+        changes: Those that differ.
+
+    Returns:
+        All of them.
+    """
+    another = "dataset" in changes and changes["dataset"] != values.get("dataset")
+    return {**{key: value for key, value in values.items() if not (another and key == "revision")}, **changes}
 
 
 def _assign(tree: dict[str, Any], overrides: Sequence[str]) -> None:

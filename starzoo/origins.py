@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from starzoo.architecture import Architecture
-from starzoo.config import DataConfig, validate
+from starzoo.config import DataConfig, validate, with_changes
 from starzoo.data import ImageData, Split, load_data, load_unlabelled
 from starzoo.errors import UntrustedInputError
 from starzoo.places import RunPlaces
@@ -57,10 +57,8 @@ def load_images(manifest: StarManifest, places: RunPlaces, changes: Mapping[str,
     Returns:
         The task.
     """
-    then, known = manifest.config.data, {"dataset": places.dataset} if places.dataset else {}
-    another = (changes or {}).get("dataset", then.dataset) != then.dataset
-    of_it = {"name": None, "revision": None} if another else {}  # which no other data set has
-    config = validate(DataConfig, {**then.model_dump(), **known, **of_it, **(changes or {})})
+    known = {"dataset": places.dataset} if places.dataset else {}
+    config = validate(DataConfig, with_changes({**manifest.config.data.model_dump(), **known}, changes or {}))
     architecture = manifest.architecture
     return load_data(
         config,

@@ -134,7 +134,9 @@ def fit_star(
                 models = order_classes(models, label_names_of(models))
             check_compatible(models)
             members, unseen = models[: len(sources)], models[len(sources) :]
-            data = _load_data_for(members[0].architecture, label_names_of(models), config.data)
+            began = RunPlaces.read(out)
+            asked = began.at_its_commit(config.data)
+            data = _load_data_for(members[0].architecture, label_names_of(models), asked)
             outside = load_other_images(config.evaluate.ood, members[0].architecture)
             manifest = _describe(name or out.resolve().name, members, unseen, config, data)
             if push_to:
@@ -142,9 +144,9 @@ def fit_star(
             weights = [member.provenance.files[WEIGHTS_FILE] for member in members]
             refs = [model.record.pinned or ref for model, ref in zip(models, [*sources, *holdouts], strict=True)]
             pinned = refs[: len(sources)], refs[len(sources) :]
-            places = RunPlaces.of(*pinned, config.data, config.evaluate.ood, weights)
+            places = RunPlaces.of(*pinned, data.config, config.evaluate.ood, weights)
             if not override:
-                RunPlaces.read(out).check_unchanged(places)
+                began.check_unchanged(places)
         if not from_first(lambda: _is_finished(out, manifest)):
             with all_or_none():
                 check_unnamed(models, data, status)
@@ -255,6 +257,8 @@ def evaluate_star(
     check_compatible([*members, *unseen, *stars])
     images = load_images(then, places, data)
     same = images.fingerprint == then.data_fingerprint and images.config.augment == then.config.data.augment
+    if same:  # though another commit may hold them
+        images = replace(images, config=images.config.model_copy(update={"revision": then.config.data.revision}))
     if settings.rivals and not same:
         raise UsageError(
             f"{star}: its rivals would be trained on other images than it was",

@@ -41,6 +41,7 @@ class RunPlaces(Frozen):
         sources: One reference per source; a local folder by its absolute path, a repository after `hf-hub:`.
         holdouts: The same for the held-outs.
         dataset: The data set; a local folder by its absolute path.
+        revision: The commit that it was at, where it is from the Hub.
         ood: The same for the other data set that it was evaluated on, if there was one.
         weights: SHA-256 of the sources' weights, one per source.
     """
@@ -48,6 +49,7 @@ class RunPlaces(Frozen):
     sources: tuple[str, ...] = ()
     holdouts: tuple[str, ...] = ()
     dataset: str | None = None
+    revision: str | None = None
     ood: str | None = None
     weights: tuple[str, ...] = ()
 
@@ -76,6 +78,7 @@ class RunPlaces(Frozen):
             sources=tuple(map(_absolute, sources)),
             holdouts=tuple(map(_absolute, holdouts)),
             dataset=_place(data),
+            revision=data.revision,
             ood=ood and _place(ood),
             weights=tuple(weights),
         )
@@ -142,6 +145,18 @@ class RunPlaces(Frozen):
         if ood:
             changes["ood"] = _place(ood)
         return self.model_copy(update=changes)
+
+    def at_its_commit(self, data: DataConfig) -> DataConfig:
+        """The data set of a run that goes on: of the commit that it began with, unless another one is asked for.
+
+        Args:
+            data: As the run was given it.
+
+        Returns:
+            The data set.
+        """
+        known = data.revision is None and _place(data) == self.dataset
+        return data.model_copy(update={"revision": self.revision}) if known else data
 
     def other_images(self, ood: DataConfig | None) -> DataConfig | None:
         """The other data set of an evaluation, by where it lies on this machine.

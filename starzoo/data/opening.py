@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import lzma
 import math
@@ -11,20 +10,24 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from starzoo.config import DataConfig
 from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError, UsageError
-from starzoo.hub.failures import HubBusyError, as_hub_error, is_of_the_client
-from starzoo.hub.offline import GO_ONLINE, is_offline
+from starzoo.hub.failures import as_hub_error, is_of_a_full_disk, is_of_the_client
+from starzoo.hub.offline import GO_ONLINE, is_offline, working_offline
 from starzoo.hub.patience import patiently
 
 __all__ = ["Splits", "load_splits"]
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_BROKEN_DESCRIPTIONS = (yaml.YAMLError, TypeError, KeyError, AttributeError)  # of the README, which `datasets` trusts
 _BROKEN_ARCHIVES = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
 
 
@@ -73,8 +76,7 @@ def load_splits(config: DataConfig, splits: Sequence[str]) -> Splits:
 
     def download() -> Splits:
         with _understood(config.dataset):
-            builder = datasets.load_dataset_builder(config.dataset, config.name, revision=config.revision)
-            _refuse_another_revision(config, builder)
+            builder = _builder(config)
             builder.download_and_prepare()
             return Splits(builder.as_dataset(split=list(splits)), builder.hash)
 
@@ -96,35 +98,92 @@ def _understood(dataset: str) -> Iterator[None]:
         NotImplementedError,
         datasets.exceptions.DatasetsError,
         *_BROKEN_ARCHIVES,
+        *_BROKEN_DESCRIPTIONS,
     ) as error:
         raise _explain(dataset, error) from error
 
 
-def _refuse_another_revision(config: DataConfig, builder: Any) -> None:
-    """Refuse what `datasets` takes where the Hub does not give a data set: that of the cache which was opened last.
+# Where `datasets` cannot have what is asked for, it takes what its cache made last, of whatever commit. That is left to
+# it offline alone, and for a data set of which no commit is asked for or known.
 
-    Raises:
-        HubBusyError: The Hub should have given it.
-        HubError: Offline, and it is not known to be the revision that is asked for.
-    """
+
+def _builder(config: DataConfig) -> Any:
+    """What makes a data set of the Hub, from there or, where it cannot differ, from the cache."""
+    import datasets
     from datasets.packaged_modules.cache.cache import Cache
-    from huggingface_hub import HfApi
 
-    name, revision = config.dataset, config.revision
-    if not isinstance(builder, Cache):
-        return
-    if not is_offline():
-        raise HubBusyError(
-            f"{name}: the Hub does not give it now, and it may have changed since it came into the cache",
-            hint="try again later; --offline takes what is in the cache",
-            subject=name,
-        )
-    if revision and builder.hash != HfApi().resolve_revision(name, repo_type="dataset", revision=revision).resolved:
-        raise HubError(
-            f"{name}: the cache has another revision than {revision!r}, and offline",
-            hint=f"{GO_ONLINE}, and run it once",
-            subject=name,
-        )
+    name, revision, offline = config.dataset, config.revision, _is_offline()
+    is_commit = revision is not None and _COMMIT.fullmatch(revision)
+    commit = revision if is_commit else _commit_in_cache(config) if offline else None
+    if offline and (commit or revision):
+        if kept := _kept(config, commit):
+            return kept
+        what = f"revision {revision!r} is" if revision else "it is"
+        hint = f"{GO_ONLINE}, and run it once"
+        raise HubError(f"{name}: {what} not in the local cache, and offline", hint=hint, subject=name)
+    builder = datasets.load_dataset_builder(name, config.name, revision=revision)
+    if offline or not isinstance(builder, Cache):
+        return builder
+    if kept := _kept(config, commit):
+        return kept
+    _ask_why(name)
+    raise HubError(
+        f"{name}: the Hub does not give it now, and it may have changed since it came into the cache",
+        hint="try again later; --offline takes what is in the cache",
+        subject=name,
+    )
+
+
+def _is_offline() -> bool:
+    import datasets
+
+    return is_offline() or bool(datasets.config.HF_HUB_OFFLINE)  # which HF_DATASETS_OFFLINE is too
+
+
+def _commit_in_cache(config: DataConfig) -> str | None:
+    """The commit that a revision was at when the client last asked."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionResolutionError
+
+    with working_offline(), suppress(RevisionResolutionError, OSError):
+        found: str = HfApi().resolve_revision(config.dataset, repo_type="dataset", revision=config.revision).resolved
+        return found
+    return None
+
+
+def _kept(config: DataConfig, commit: str | None) -> Any | None:
+    """What the cache of `datasets` has made of one commit."""
+    import datasets
+    from datasets.naming import camelcase_to_snakecase
+    from datasets.packaged_modules.cache.cache import Cache
+
+    owner, name = config.dataset.split("/")
+    places = Path(datasets.config.HF_DATASETS_CACHE, f"{owner}___{camelcase_to_snakecase(name)}")
+    if commit is None:
+        return None
+    whole = [file.parent.parts for file in places.glob(f"{config.name or '*'}/*/{commit}/dataset_info.json")]
+    if len(whole) != 1:
+        return None
+    *_, configuration, version, _ = whole[0]
+    return Cache(repo_id=config.dataset, dataset_name=name, config_name=configuration, version=version, hash=commit)
+
+
+def _ask_why(dataset: str) -> None:
+    """Let the Hub itself say why it does not give a data set, as an error, if it does."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    try:
+        HfApi().auth_check(dataset, repo_type="dataset")
+    except GatedRepoError as error:
+        raise _gated(dataset) from error
+    except Exception as error:
+        known = as_hub_error(error, dataset)
+        if known is None:
+            raise
+        if isinstance(error, HfHubHTTPError):
+            raise known from error
+        raise HubError(known.message, hint=known.hint, subject=dataset) from error  # the client has tried often
 
 
 @contextmanager
@@ -133,15 +192,17 @@ def _quiet() -> Iterator[None]:
     import datasets
 
     level, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
-    cards = logging.getLogger("huggingface_hub.repocard")  # warns of every README without metadata
-    level_of_cards = cards.level
+    loggers = [logging.getLogger(f"huggingface_hub.{name}") for name in ("repocard", "hf_api")]
+    levels = [logger.level for logger in loggers]
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     datasets.disable_progress_bars()
-    cards.setLevel(logging.ERROR)
+    for logger in loggers:  # READMEs without metadata, and what is found in the cache offline
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        cards.setLevel(level_of_cards)
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)
         datasets.logging.set_verbosity(level)
         if not bars:
             datasets.enable_progress_bars()
@@ -154,17 +215,18 @@ def _explain(dataset: str, error: Exception) -> StarzooError:
     from pyarrow import ArrowException
 
     reasons, reason = list(_behind(error)), _first_line(error)
-    if any(isinstance(each, OSError) and each.errno == errno.ENOSPC for each in reasons):
-        return ResourceError(f"{dataset}: the disk is full", hint="free space or set HF_HOME", subject=dataset)
+    for each in reasons:
+        if isinstance(each, StarzooError):
+            return each
+        if is_of_a_full_disk(each):
+            return ResourceError(f"{dataset}: the disk is full", hint="free space or set HF_HOME", subject=dataset)
     if isinstance(error, DatasetNotFoundError):  # which does not keep the client's error
         if "gated" in reason:
-            page = f"{constants.ENDPOINT}/datasets/{dataset}"
-            what, hint = "is gated", f"ask for access at {page} and set HF_TOKEN"
-        elif "Revision" in reason:
+            return _gated(dataset)
+        what = "no such data set on the Hub, or a private one, and no such folder"
+        hint = "check the name, or set HF_TOKEN if it is private"
+        if "Revision" in reason:
             what, hint = reason, f"see {constants.ENDPOINT}/datasets/{dataset}/commits for the revisions there are"
-        else:
-            what = "no such data set on the Hub, or a private one, and no such folder"
-            hint = "check the name, or set HF_TOKEN if it is private"
         return HubError(f"{dataset}: {what}", hint=hint, subject=dataset)
     if isinstance(error, RuntimeError) and "scripts are no longer supported" in reason:
         return UntrustedInputError(
@@ -172,7 +234,7 @@ def _explain(dataset: str, error: Exception) -> StarzooError:
             hint="use a data set of image files or Parquet files",
             subject=dataset,
         )
-    if isinstance(error, (ArrowException, *_BROKEN_ARCHIVES)) or (
+    if isinstance(error, (ArrowException, *_BROKEN_ARCHIVES, *_BROKEN_DESCRIPTIONS)) or (
         isinstance(error, DatasetsError) and not isinstance(error, FileNotFoundError)
     ):
         return UntrustedInputError(
@@ -182,13 +244,20 @@ def _explain(dataset: str, error: Exception) -> StarzooError:
         )
     if isinstance(error, ConnectionError | TimeoutError):  # after the client has tried often, or not at all
         what, hint = "the Hub cannot be reached", "check the network; HF_HUB_OFFLINE=1 uses the cache"
-        if is_offline():
+        if _is_offline():
             what, hint = "not in the local cache, and offline", f"{GO_ONLINE}, and run it once"
         return HubError(f"{dataset}: {what}", hint=hint, subject=dataset)
     known = next((as_hub_error(each, dataset) for each in reasons if is_of_the_client(each)), None)
     if known is not None:
         return known
     return UsageError(f"{dataset}: {reason}", hint="check the data set, its configuration and splits", subject=dataset)
+
+
+def _gated(dataset: str) -> HubError:
+    from huggingface_hub import constants
+
+    page = f"{constants.ENDPOINT}/datasets/{dataset}"
+    return HubError(f"{dataset}: is gated", hint=f"ask for access at {page} and set HF_TOKEN", subject=dataset)
 
 
 def _behind(error: BaseException) -> Iterator[BaseException]:

@@ -10,13 +10,21 @@ from contextlib import contextmanager
 from starzoo.errors import HubError, ResourceError, StarzooError
 from starzoo.hub.offline import GO_ONLINE
 
-__all__ = ["BUSY", "HubBusyError", "as_hub_error", "hub_failures", "is_of_the_client", "xet_failures"]
+__all__ = [
+    "BUSY",
+    "HubBusyError",
+    "as_hub_error",
+    "hub_failures",
+    "is_of_a_full_disk",
+    "is_of_the_client",
+    "xet_failures",
+]
 
 BUSY = frozenset({408, 429, 500, 502, 503, 504})
 """The answers after which the same request may succeed in a moment."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_SAYS_FULL = re.compile("no space left|quota exceeded|file too large|not enough space", re.IGNORECASE)
+_SAYS_FULL = re.compile("no space left|quota exceeded|file too large|not enough (disk )?space", re.IGNORECASE)
 _MAKE_SPACE = "free space, or set HF_HOME"
 
 
@@ -68,7 +76,7 @@ def as_hub_error(error: BaseException, repo: str, revision: str | None = None) -
     Returns:
         The same as an error of ours; None where it already is one, or comes from elsewhere.
     """
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if is_of_a_full_disk(error):
         return ResourceError(f"{repo}: the disk is full", hint=_MAKE_SPACE, subject=repo)
     of_the_network = isinstance(error, OSError) and not error.filename
     if isinstance(error, StarzooError) or not (of_the_network or is_of_the_client(error)):
@@ -103,6 +111,13 @@ def xet_failures(repo: str) -> Iterator[None]:
         kind = HubError if of_xet else HubBusyError
         what = f"{repo}: the Xet storage of the Hub failed ({type(error).__name__})"
         raise kind(what, hint="run it again, with HF_HUB_DISABLE_XET=1 to do without it", subject=repo) from error
+
+
+def is_of_a_full_disk(error: BaseException) -> bool:
+    """Whether an exception says that there is no more space, by its number or, without one, in words."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno in _FULL
+    return isinstance(error, OSError) and not is_of_the_client(error) and bool(_SAYS_FULL.search(str(error)))
 
 
 def is_of_the_client(error: BaseException) -> bool:

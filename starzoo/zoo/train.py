@@ -99,7 +99,7 @@ def train_zoo(
         class_names=architecture.label_names,
         num_classes=architecture.num_classes,
     )
-    trainer = _Trainer(architecture, data_config, train_config, data.fingerprint)
+    trainer = _Trainer(architecture, data.config, train_config, data.fingerprint)
     reports = {seed: _read_report(out / f"seed-{seed}", trainer.identity(seed)) for seed in seeds}
     missing = [seed for seed, report in reports.items() if report is None]
     if missing:
@@ -232,10 +232,10 @@ def _scratch_folder(out: Path) -> Iterator[Path]:
 
 
 def _without_place(identity: Mapping[str, Any], record: Any) -> dict[str, Any]:
-    """What a member must say, wherever its images lie: they are told by their fingerprint."""
+    """What a member must say, wherever its images lie, at whatever commit: they are told by their fingerprint."""
     data = record.get("data") if isinstance(record, dict) else None
-    place = data.get("dataset") if isinstance(data, dict) else None
-    return {**identity, "data": {**identity["data"], **({"dataset": place} if place else {})}}
+    places = {key: data[key] for key in ("dataset", "revision") if key in data} if isinstance(data, dict) else {}
+    return {**identity, "data": {**identity["data"], **places}}
 
 
 def _read_report(folder: Path, identity: dict[str, Any]) -> MemberReport | None:

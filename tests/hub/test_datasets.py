@@ -5,13 +5,15 @@ from __future__ import annotations
 import socket
 from io import BytesIO
 from pathlib import Path
+from unittest.mock import Mock
 
 import datasets
 import pytest
+from datasets.load import httpx
 from PIL import Image
 
 from starzoo.cli.main import main
-from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarConfig
+from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarConfig, load_config
 from starzoo.data import open_data
 from starzoo.data.reading import StoredData
 from starzoo.errors import HubError, UntrustedInputError, UsageError
@@ -46,6 +48,13 @@ FILES = {
     "data/test-00000-of-00001.parquet": table(6, first=20),
     "README.md": b"# Pictures\n",
 }
+
+
+def nowhere() -> str:
+    """An address where nobody listens."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{unused.getsockname()[1]}"
 
 
 @pytest.fixture(autouse=True)
@@ -88,9 +97,35 @@ def test_from_the_cache_without_a_hub(hub: FakeHub) -> None:
 
 def test_never_from_the_cache_where_the_hub_fails(hub: FakeHub) -> None:
     opened()
-    hub.fail(".*", 503)
+    pinned = hub.repos[REPO].branches["main"]
+    hub.fail("datasets/ann/pictures/resolve", 503)
     with pytest.raises(HubError, match=r"^ann/pictures: the Hub does not give it now, and it may have changed"):
         opened()
+    assert len(opened(revision=pinned).train) == 20  # which cannot have changed
+    hub.fail(".*", 503)
+    with pytest.raises(HubError, match=r"^ann/pictures: the Hub answered HTTP 503"):
+        opened()
+
+
+def test_in_the_cache_and_refused(hub: FakeHub) -> None:
+    opened()
+    hub.repos[REPO].gated = True
+    with pytest.raises(HubError, match=r"^ann/pictures: is gated"):
+        opened()
+    del hub.repos[REPO]
+    with pytest.raises(HubError, match=r"^ann/pictures: no such repository, or a private one"):
+        opened()
+
+
+def test_in_the_cache_and_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened()
+    waited: list[float] = []
+    monkeypatch.setattr("datasets.config.HF_ENDPOINT", nowhere())
+    monkeypatch.setattr("huggingface_hub.hf_api.HfApi.auth_check", Mock(side_effect=httpx.ConnectError("refused")))
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waited.append)
+    with pytest.raises(HubError, match=r"^ann/pictures: the Hub cannot be reached \(ConnectError\)"):
+        opened()
+    assert sum(waited) < PATIENCE
 
 
 def test_offline_a_revision_is_that_revision(hub: FakeHub) -> None:
@@ -100,10 +135,32 @@ def test_offline_a_revision_is_that_revision(hub: FakeHub) -> None:
     opened(revision="v2")
     with working_offline():
         assert len(opened(revision="v2").train) == len(opened(revision=second).train) == 30
-        with pytest.raises(HubError, match=r"^ann/pictures: the cache has another revision than "):
-            opened(revision=first)
-        with pytest.raises(HubError, match=r"^ann/pictures: .*offline"):
+        assert (
+            len(opened(revision=first).train) == len(opened().train) == 20
+        )  # where `main` was, and not what came last
+        with pytest.raises(HubError, match=r"^ann/pictures: revision 'v3' is not in the local cache, and offline"):
             opened(revision="v3")
+    assert len(opened().train) == 30
+    with working_offline():
+        assert len(opened().train) == 30
+
+
+def test_offline_by_the_variable_of_datasets(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened()
+    asked = len(hub.requests)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)  # HF_DATASETS_OFFLINE
+    assert len(opened().train) == 20
+    with pytest.raises(HubError, match=r"^ann/none: not in the local cache, and offline"):
+        opened(dataset="ann/none")
+    assert len(hub.requests) == asked
+
+
+def test_offline_beside_a_preparation_that_was_killed(hub: FakeHub, tmp_path: Path) -> None:
+    opened()
+    [made] = (tmp_path / "datasets").glob("ann___pictures/*/*/*/dataset_info.json")
+    (made.parent.parent / f"{made.parent.name}.incomplete").mkdir()
+    with working_offline():
+        assert len(opened().train) == 20
 
 
 def test_not_in_the_cache_and_offline(hub: FakeHub) -> None:
@@ -134,11 +191,8 @@ def test_a_hub_that_fails_for_ever_is_asked_five_times(hub: FakeHub, pattern: st
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        nowhere = f"http://127.0.0.1:{unused.getsockname()[1]}"
     waited: list[float] = []
-    monkeypatch.setattr("datasets.config.HF_ENDPOINT", nowhere)
+    monkeypatch.setattr("datasets.config.HF_ENDPOINT", nowhere())
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waited.append)  # the client has a patience of its own
     with pytest.raises(HubError, match=r"^ann/pictures: the Hub cannot be reached \(check the network") as caught:
         opened()
@@ -173,6 +227,26 @@ def test_gated(hub: FakeHub) -> None:
         opened()
 
 
+def test_files_in_folders(hub: FakeHub) -> None:
+    picture = BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, format="PNG")
+    names = [f"{split}/{kind}/{number}.png" for split in ("train", "test") for kind in "xy" for number in range(10)]
+    hub.commit("datasets/ann/folders", dict.fromkeys(names, picture.getvalue()))
+    hub.fail("GET .*png", 503, times=2)
+    found = opened(dataset="ann/folders")
+    assert (len(found.train), len(found.test), found.class_names) == (20, 20, ("x", "y"))
+
+
+@pytest.mark.parametrize(
+    "description",
+    ["configs: [", "dataset_info:\n  features: 7", "dataset_info:\n  features: [{dtype: image}]", "a: !!python/x 1"],
+)
+def test_a_broken_description(hub: FakeHub, description: str) -> None:
+    hub.commit(REPO, {"README.md": f"---\n{description}\n---\n".encode()})
+    with pytest.raises(UntrustedInputError, match=r"^ann/pictures: cannot be read: "):
+        opened()
+
+
 def test_damaged(hub: FakeHub) -> None:
     hub.commit(REPO, {"data/test-00000-of-00001.parquet": b"PAR1 and nothing else"})
     with pytest.raises(UntrustedInputError, match=r"^ann/pictures: cannot be read: .*parquet"):
@@ -193,16 +267,27 @@ def test_a_star_pins_its_images(hub: FakeHub, make_member: MakeMember, tmp_path:
     assert star.manifest.config.data.revision == then
     assert f"- Data: ann/pictures at `{then[:12]}`, fingerprint" in (star.folder / "README.md").read_text()
 
-    hub.commit(REPO, {"README.md": b"# The same pictures\n"})
+    same = hub.commit(REPO, {"README.md": b"# The same pictures\n"})
     assert fit_star(members, [], config, tmp_path / "star").manifest == star.manifest  # it is finished
     now = hub.commit(REPO, {"data/test-00000-of-00001.parquet": table(8, first=40)})
     again = evaluate_star(str(star.folder)).manifest
     assert again.evaluation == star.manifest.evaluation
+    assert evaluate_star(str(star.folder), data={"revision": same}).manifest.evaluation.data is None
+    assert fit_star(members, [], config, tmp_path / "star").manifest.config == star.manifest.config  # still finished
     other = evaluate_star(str(star.folder), data={"revision": "main"}).manifest
     assert other.evaluation.data.revision == now
     assert other.evaluation.images == {"test": 8}
     with pytest.raises(HubError, match=r"^ann/others: no such data set"):  # and not: no such revision
         evaluate_star(str(star.folder), data={"dataset": "ann/others"})
+
+
+def test_another_data_set_has_not_the_commit_of_that_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("data: {dataset: ann/pictures, revision: v2, train_size: 9}")
+    other = load_config(file, data={"dataset": "ann/others"}).data
+    assert (other.dataset, other.revision, other.train_size) == ("ann/others", None, 9)
+    assert load_config(file, data={"dataset": "ann/pictures"}).data.revision == "v2"
+    assert load_config(file, data={"dataset": "ann/others", "revision": "v3"}).data.revision == "v3"
 
 
 def test_a_command_ends_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from urllib.parse import parse_qs
 
 from tests.hub.fakehub.access import NAME, REVISION, Route, open_commit, open_repo
@@ -29,18 +30,28 @@ def tree(store: Store, request: Request, name: str, revision: str, folder: str |
     within = {path: data for path, data in repo.commits[sha].items() if path.startswith(start)}
     if folder and not within:
         raise Refusal(404, "EntryNotFound", f"{folder} does not exist on {revision}")
-    if request.query.get("recursive", ["false"]) == ["true"]:
-        return as_json([*_entries(within)])
-    here = {path: data for path, data in within.items() if "/" not in path[len(start) :]}
-    folders = sorted({start + path[len(start) :].partition("/")[0] for path in within.keys() - here.keys()})
-    named = [{"type": "directory", "path": path, "size": 0, "oid": git_oid(path.encode())} for path in folders]
-    return as_json([*named, *_entries(here)])
+    recursive = request.query.get("recursive", ["false"]) == ["true"]
+    folders = {str(parent) for path in within for parent in PurePosixPath(path).parents} - {".", folder}
+    named = [
+        {"type": "directory", "path": path, "size": 0, "oid": git_oid(path.encode())}
+        for path in sorted(folders)
+        if path.startswith(start)
+    ]
+    return as_json([
+        entry for entry in (*named, *_entries(within)) if recursive or "/" not in entry["path"][len(start) :]
+    ])
 
 
 def paths_info(store: Store, request: Request, name: str, revision: str) -> Response:
     repo, sha = open_commit(store, request, name, revision)
     wanted = parse_qs(request.body.decode()).get("paths", [])
     return as_json([entry for entry in _entries(repo.commits[sha]) if entry["path"] in wanted])
+
+
+def auth_check(store: Store, request: Request, name: str) -> Response:
+    if open_repo(store, request, name).gated:
+        raise Refusal(403, "GatedRepo", "Access is restricted")
+    return as_json({})
 
 
 def refs(store: Store, request: Request, name: str) -> Response:
@@ -102,6 +113,7 @@ ROUTES: list[Route] = [
     (("GET",), f"/api/models/{NAME}/tree/{REVISION}(?:/(?P<folder>.+))?", tree),
     (("POST",), f"/api/models/{NAME}/paths-info/{REVISION}", paths_info),
     (("GET",), f"/api/models/{NAME}/refs", refs),
+    (("GET",), f"/api/models/{NAME}/auth-check", auth_check),
     (("GET", "HEAD"), "/large/(?P<oid>[0-9a-f]{64})", download_large),
     (("GET", "HEAD"), f"/{NAME}/resolve/{REVISION}/(?P<path>.+)", resolve),
 ]
