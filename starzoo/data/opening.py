@@ -157,10 +157,10 @@ def _kept(config: DataConfig, commit: str | None) -> Any | None:
     from datasets.naming import camelcase_to_snakecase
     from datasets.packaged_modules.cache.cache import Cache
 
-    owner, name = config.dataset.split("/")
-    places = Path(datasets.config.HF_DATASETS_CACHE, f"{owner}___{camelcase_to_snakecase(name)}")
     if commit is None:
         return None
+    owner, name = config.dataset.split("/")
+    places = Path(datasets.config.HF_DATASETS_CACHE, f"{owner}___{camelcase_to_snakecase(name)}")
     whole = [file.parent.parts for file in places.glob(f"{config.name or '*'}/*/{commit}/dataset_info.json")]
     if len(whole) != 1:
         return None
