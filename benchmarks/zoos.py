@@ -166,6 +166,15 @@ RECIPES |= {
         members=17,
     ),
 }
+# At full size, for a GPU: the whole network and all images, enlarged, since its first layers halve them twice.
+RECIPES["resnet18"] = Recipe(
+    model="resnet18",
+    model_args={"zero_init_last": False},
+    train=TrainConfig(epochs=40, batch_size=128),
+    data=DataConfig(dataset=DATASET, augment="crop-flip"),
+    image_size=64,
+    members=25,
+)
 # The network of `digits`, trained otherwise.
 RECIPES |= {
     f"digits-{name}": replace(RECIPES["digits"], train=settings, data=data, first=200, members=5)
