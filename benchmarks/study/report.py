@@ -114,8 +114,8 @@ def page() -> str:
         "says otherwise) and measured under the same matching, starzoo's. A *barrier* is how far the loss rises above "
         "the straight line between the losses of the ends, an *excess* how far above the worse end.",
         "The networks are small, and trained on parts of CIFAR-10 or on digits. Nothing was measured at full size, "
-        "where the paper has a barrier of 0.035 (ResNet-18 on all of CIFAR-10): `benchmarks/study/full-size.yaml` is that "
-        "experiment, takes a GPU, and was not run.",
+        "where the paper has a barrier of 0.035 (ResNet-18 on all of CIFAR-10): "
+        "`benchmarks/study/full-size.yaml` is that experiment, takes a GPU, and was not run.",
     ]
     parts += map(section, measured())
     for title, (name, command) in OTHERS.items():
