@@ -24,7 +24,7 @@ from starzoo.errors import UsageError
 from starzoo.evaluate.findings import connections, has_costs, predictors, say_rounding, summary
 from starzoo.evaluate.measures import Evaluation, PathKind, Role
 from starzoo.files import refuse_leading_out, write_text
-from starzoo.hub.names import is_repo, split_repo
+from starzoo.hub.names import is_commit, is_repo, split_repo
 from starzoo.licences import combine_sources, is_identifier
 from starzoo.markdown import clean, escape, load_template
 from starzoo.star.manifest import ModelRecord, StarManifest
@@ -32,7 +32,6 @@ from starzoo.wording import counted
 
 __all__ = ["describe_data", "render", "write_card"]
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _KIND_NAMES: dict[PathKind, str] = {
     "star-source": "star to source",
     "star-held-out": "star to held-out",
@@ -289,7 +288,7 @@ def _repository(model: ModelRecord) -> Markup | str:
         return model.repo
     repo, folder = place
     name = escape(model.repo)
-    if model.sha is None or not _COMMIT.fullmatch(model.sha):
+    if model.sha is None or not is_commit(model.sha):
         return Markup("[{0}](https://huggingface.co/{1}), no commit recorded").format(name, escape(repo))
     tree = f"{model.sha}/{folder}" if folder else model.sha
     return Markup("[{0} at {1}](https://huggingface.co/{2}/tree/{3})").format(

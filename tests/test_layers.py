@@ -58,7 +58,7 @@ ROOMS: Mapping[str, set[str]] = {
     "folder": {"errors", "wording", "files", "architecture", "hub.strict_json", "hub.inspect"},
     "classes": {"errors", "architecture", "specs", "symmetry"},
     "sources": {*LOW, "licences", "architecture", "classes", "folder", "hub", "star.manifest"},
-    "data": {*LOW, "ahead", "architecture", "hub.failures", "hub.patience"},
+    "data": {*LOW, "ahead", "architecture", "hub.failures", "hub.names", "hub.patience"},
     "symmetry": {"errors"},
     "align": {*LOW, "ahead", "layout", "symmetry", "evaluate.path"},
     "optimization": {"config"},

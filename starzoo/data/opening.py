@@ -20,13 +20,13 @@ import yaml
 from starzoo.config import DataConfig
 from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError, UsageError
 from starzoo.hub.failures import as_hub_error, is_of_a_full_disk, is_of_the_client
+from starzoo.hub.names import is_commit
 from starzoo.hub.offline import GO_ONLINE, is_offline, working_offline
 from starzoo.hub.patience import patiently
 
 __all__ = ["Splits", "load_splits"]
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _BROKEN_DESCRIPTIONS = (yaml.YAMLError, TypeError, KeyError, AttributeError)  # of the README, which `datasets` trusts
 _BROKEN_ARCHIVES = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
 
@@ -113,8 +113,7 @@ def _builder(config: DataConfig) -> Any:
     from datasets.packaged_modules.cache.cache import Cache
 
     name, revision, offline = config.dataset, config.revision, _is_offline()
-    is_commit = revision is not None and _COMMIT.fullmatch(revision)
-    commit = revision if is_commit else _commit_in_cache(config) if offline else None
+    commit = revision if is_commit(revision) else _commit_in_cache(config) if offline else None
     if offline and (commit or revision):
         if kept := _kept(config, commit):
             return kept

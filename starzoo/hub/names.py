@@ -1,4 +1,4 @@
-"""What a repository on the Hub may be called."""
+"""What a repository on the Hub, and a commit of one, may be called."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 
 from starzoo.errors import UsageError
 
-__all__ = ["check_repo", "is_repo", "split_repo"]
+__all__ = ["check_repo", "is_commit", "is_repo", "split_repo"]
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _FOLDER = re.compile(r"[A-Za-z0-9_][\w.+=-]{0,95}", re.ASCII)
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
@@ -15,6 +16,11 @@ _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 def is_repo(name: str) -> bool:
     """Whether `name` has the form `user/name` of a repository."""
     return bool(_REPO.fullmatch(name)) and ".." not in name and "--" not in name
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a commit in full, which never becomes another one as a branch does."""
+    return revision is not None and bool(_COMMIT.fullmatch(revision))
 
 
 def split_repo(name: str) -> tuple[str, str] | None:

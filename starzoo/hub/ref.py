@@ -9,7 +9,7 @@ from pathlib import Path
 
 from starzoo.errors import HubError, UsageError
 from starzoo.hub.failures import hub_failures
-from starzoo.hub.names import split_repo
+from starzoo.hub.names import is_commit, split_repo
 from starzoo.hub.offline import is_offline
 from starzoo.hub.patience import patiently
 
@@ -18,7 +18,6 @@ __all__ = ["TIMEOUT", "ModelRef"]
 TIMEOUT = 10.0
 """Seconds to wait for an answer of the Hub."""
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"\w[\w./-]{0,199}")
 _FORMS = (
     "write user/repo, user/repo@revision, user/repo/folder@revision, "
@@ -101,7 +100,7 @@ class ModelRef:
         from huggingface_hub import HfApi
 
         repo, revision = self.repo, self.revision
-        if revision and _COMMIT.fullmatch(revision):
+        if revision and is_commit(revision):
             return revision
         if is_offline():
             with hub_failures(repo, revision):
