@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +11,8 @@ from pydantic import Field, ValidationError
 
 from starzoo.config import Frozen
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.hub.allowlist import check_config
+from starzoo.network import Network
+from starzoo.timm_config import TimmConfig, build, resolve_name
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +45,8 @@ class Architecture(Frozen):
     """One timm architecture with everything that decides its shapes and its input.
 
     Attributes:
-        name: The name that `timm.create_model` takes, without a pretrained tag.
-        num_classes: Number of outputs.
+        name: Its current name in timm, without a pretrained tag.
+        num_classes: Number of outputs; 0 where it has no classifier.
         model_args: Further JSON arguments of `timm.create_model`.
         preprocessing: The image transform that belongs to the weights.
         label_names: One name per class, in the order of the outputs, or None when unknown.
@@ -63,7 +65,7 @@ class Architecture(Frozen):
         """An architecture of timm with its own classes and preprocessing.
 
         Args:
-            name: The name that `timm.create_model` takes, without a pretrained tag.
+            name: The name that `timm.create_model` takes: with a tag, the classes and the input size are the tag's.
             model_args: Further JSON arguments of `timm.create_model`.
             image_size: Height and width in pixels; timm's own when not given.
 
@@ -74,15 +76,16 @@ class Architecture(Frozen):
             UsageError: timm does not know the name, or the number of channels or classes is none.
         """
         registry = registry_entry(name)
+        current, _ = resolve_name(name)
         arguments = dict(model_args or {})
         channels, height, width = registry.input_size
         classes = number_among(name, arguments, "num_classes")
         arguments.pop("num_classes", None)
         size = (image_size, image_size) if image_size else (height, width)
-        if registry.fixed_input_size and size != (height, width):
+        if registry.fixed_input_size and size != tuple(registry_entry(current).input_size[1:]):
             arguments.setdefault("img_size", list(size))
         return cls(
-            name=name,
+            name=current,
             num_classes=registry.num_classes if classes is None else classes,
             model_args=arguments,
             preprocessing=Preprocessing(input_size=(number_among(name, arguments, "in_chans") or channels, *size)),
@@ -93,31 +96,8 @@ class Architecture(Frozen):
 
         Returns:
             The module, on the current default device.
-
-        Raises:
-            UsageError: timm does not know the name or refuses the arguments.
         """
-        import timm
-
-        try:
-            model: nn.Module = timm.create_model(
-                self.name, pretrained=False, num_classes=self.num_classes, **self.model_args
-            )
-        except (
-            ArithmeticError,
-            AssertionError,
-            AttributeError,
-            LookupError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise UsageError(
-                f"{self.name}: timm cannot build it with {self.model_args}: {error}",
-                hint="see timm.list_models() for names and the model's page for arguments",
-                subject=self.name,
-            ) from error
-        return model.eval()
+        return build(self.name, {"num_classes": self.num_classes, **self.model_args})
 
     def build_blank(self) -> nn.Module:
         """Make the model without writing its weights: what a trace of its symmetries needs, at any size.
@@ -148,15 +128,14 @@ class Architecture(Frozen):
         return torch.zeros(1, *self.preprocessing.input_size)
 
     @cached_property
+    def network(self) -> Network:
+        """What its arguments come to: two architectures with equal ones compute the same function of their weights."""
+        return Network.describe(self.build_meta())
+
+    @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The shape of every tensor of the state dict, by name."""
-        return {name: tuple(tensor.shape) for name, tensor in self.build_meta().state_dict().items()}
-
-    @cached_property
-    def integer_tensors(self) -> frozenset[str]:
-        """The tensors of the state dict that do not hold floating-point numbers, such as batch counters."""
-        state = self.build_meta().state_dict()
-        return frozenset(name for name, tensor in state.items() if not tensor.is_floating_point())
+        return self.network.shapes
 
     def config(self, **extra: Any) -> dict[str, Any]:
         """The config.json of a folder or repository that plain timm loads.
@@ -173,18 +152,18 @@ class Architecture(Frozen):
         Raises:
             UsageError: The model has a fixed input size that is not the one of `preprocessing`.
         """
+        from timm.data import resolve_input_data_config  # type: ignore[attr-defined]  # lacks a re-export
+
         model = self.build_meta()
         registry: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-        fixed = bool(registry.get("fixed_input_size")) and not _is_flexible(self.model_args, model)
-        size = _image_size(self.model_args.get("img_size"), registry["input_size"][1:])
-        if fixed and size != self.preprocessing.input_size[1:]:
+        size = tuple(resolve_input_data_config(model, pretrained_cfg=self._pretrained_cfg(registry))["input_size"][1:])
+        if size != self.preprocessing.input_size[1:]:
             raise UsageError(
                 f"{self.name}: built for images of {size[0]}x{size[1]} pixels, but its preprocessing makes "
                 f"{'x'.join(map(str, self.preprocessing.input_size[1:]))}",
                 hint='give model_args {"img_size": ...} the size of the preprocessing',
                 subject=self.name,
             )
-        preprocessing = self.preprocessing.model_dump(mode="json")
         config: dict[str, Any] = {
             "architecture": self.name,
             "num_classes": self.num_classes,
@@ -192,22 +171,24 @@ class Architecture(Frozen):
             "global_pool": _global_pool(model),
             "model_args": self.model_args,
             "label_names": list(self.label_names) if self.label_names else None,
-            "pretrained_cfg": {
-                **preprocessing,
-                "fixed_input_size": fixed,
-                "num_classes": self.num_classes,
-                "first_conv": registry.get("first_conv"),
-                "classifier": registry.get("classifier"),
-            },
+            "pretrained_cfg": self._pretrained_cfg(registry),
             **extra,
         }
         return {key: value for key, value in config.items() if value is not None and value != {}}
 
+    def _pretrained_cfg(self, registry: Mapping[str, Any]) -> dict[str, Any]:
+        flexible = self.model_args.get("dynamic_img_size") or not self.model_args.get("strict_img_size", True)
+        return {
+            **self.preprocessing.model_dump(mode="json"),
+            "fixed_input_size": bool(registry.get("fixed_input_size")) and not flexible,
+            "num_classes": self.num_classes,
+            "first_conv": registry.get("first_conv"),
+            "classifier": registry.get("classifier"),
+        }
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any], subject: str) -> Architecture:
-        """Read a config.json, which may come from a stranger.
-
-        Arguments that only repeat timm's default are dropped, so that two exports of one architecture are equal.
+        """Read a config.json of any version of timm, which may come from a stranger, as timm reads it.
 
         Args:
             config: The parsed file.
@@ -217,36 +198,56 @@ class Architecture(Frozen):
             The architecture.
 
         Raises:
-            UntrustedInputError: A key or value is not allowed, or timm cannot build the model.
+            UntrustedInputError: A key or value is not allowed, timm cannot build the model, or two values of the file
+                contradict each other.
         """
-        check_config(config, subject)
-        try:
-            architecture = _parse_config(config, subject)
-            architecture = _without_default_pool(architecture)
-            _ = architecture.shapes
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
+        stated = TimmConfig.parse(config, subject)
+        model = stated.build(subject)
+        built = getattr(model, "num_classes", stated.num_classes)
+        if built != stated.num_classes:
             raise UntrustedInputError(
-                f"{subject}: config.json: {where}: {first['msg']}",
-                hint="the file is not a timm config",
+                f"{subject}: config.json: class counts disagree: num_classes = {stated.num_classes}, but its arguments "
+                f"build a classifier of {built}",
+                hint="ask its author which is right, and correct it in config.json",
                 subject=subject,
-            ) from error
-        except UsageError as error:
+            )
+        try:
+            architecture = cls._of_model(model, stated)
+            same = architecture.network == Network.describe(model)
+        except (UsageError, ValidationError, ValueError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise UntrustedInputError(
-                f"{subject}: config.json: {error.message}", hint=error.hint, subject=subject
+                f"{subject}: config.json: {reason}", hint="the file is not a timm config", subject=subject
             ) from error
+        if not same:
+            raise UntrustedInputError(
+                f"{subject}: config.json: timm builds another network from its pretrained_cfg than from its arguments",
+                hint="export the model again with timm, with all its arguments in model_args",
+                subject=subject,
+            )
         return architecture
 
+    @classmethod
+    def _of_model(cls, model: nn.Module, stated: TimmConfig) -> Architecture:
+        """The architecture of a network that timm built from a config.json."""
+        from timm.data import resolve_input_data_config  # type: ignore[attr-defined]  # lacks a re-export
 
-def _without_default_pool(architecture: Architecture) -> Architecture:
-    """The same architecture without naming its pooling, where that is timm's default."""
-    pool = architecture.model_args.get("global_pool")
-    default = architecture.model_copy(update={"model_args": _without(architecture.model_args, "global_pool")})
-    try:
-        return default if pool is not None and _global_pool(default.build_meta()) == pool else architecture
-    except UsageError:  # its other arguments need this pooling: a ViT without a class token
-        return architecture
+        data = resolve_input_data_config(model)
+        channels, *size = data["input_size"]
+        registry = registry_entry(stated.name)
+        arguments = {key: value for key, value in stated.model_args.items() if key != "num_classes"}
+        if channels != registry.input_size[0]:
+            arguments["in_chans"] = channels
+        default = registry.fixed_input_size and size == list(registry.input_size[1:])
+        if stated.pretrained_cfg.get("fixed_input_size") and not default:
+            arguments.setdefault("img_size", size)
+        return cls(
+            name=stated.name,
+            num_classes=stated.num_classes,
+            model_args=arguments,
+            preprocessing=Preprocessing(**data),
+            label_names=_label_names(stated.pretrained_cfg.get("label_names"), stated.num_classes),
+        )
 
 
 def number_among(name: str, arguments: Mapping[str, Any], argument: Literal["in_chans", "num_classes"]) -> int | None:
@@ -276,105 +277,32 @@ def registry_entry(name: str) -> Any:
     """What timm's registry knows about an architecture.
 
     Args:
-        name: The name without a pretrained tag.
+        name: A name of timm: current, deprecated, or with a tag.
 
     Returns:
         timm's pretrained configuration: classes, input size, whether the input size is fixed.
 
     Raises:
-        UsageError: timm has no such architecture.
+        UsageError: timm has no such architecture or tag.
     """
     import timm
 
-    found = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) and "." not in name else None
-    if found is None:
-        raise UsageError(f"{name}: no architecture of timm", hint="see timm.list_models(), without tags", subject=name)
-    return found
+    architecture, tag = resolve_name(name)
+    try:
+        return timm.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture, allow_unregistered=False)
+    except RuntimeError as error:
+        tags = ", ".join(timm.models.get_arch_pretrained_cfgs(architecture)) or "none"
+        raise UsageError(f"{name}: {error}", hint=f"timm knows the tags {tags}", subject=name) from error
 
 
-def _parse_config(config: Mapping[str, Any], subject: str) -> Architecture:
-    """What `config` says, in the words of `Architecture`; its keys are already checked."""
-    import timm
-    from timm.models import PretrainedCfg
-
-    name = config["architecture"]
-    registry = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
-    if registry is None:
-        raise UntrustedInputError(
-            f"{subject}: config.json names the architecture {name!r}, which this timm does not know",
-            hint=f"timm {timm.__version__} is installed; a newer one may know it",
-            subject=subject,
-        )
-    given = PretrainedCfg(**config["pretrained_cfg"])
-    for key in ("first_conv", "classifier"):
-        value = config["pretrained_cfg"].get(key)
-        if value is not None and _plain(value) != _plain(getattr(registry, key)):
-            raise UntrustedInputError(
-                f"{subject}: config.json: pretrained_cfg.{key} is {value!r}, but {name} has {getattr(registry, key)!r}",
-                hint="export the model again with timm",
-                subject=subject,
-            )
-    arguments = _without(config.get("model_args") or {}, "num_classes")
-    channels = arguments.pop("in_chans", given.input_size[0])
-    if channels != registry.input_size[0]:
-        arguments["in_chans"] = channels
-    for key, numbers in (("mean", given.mean), ("std", given.std)):
-        if len(numbers) not in {1, channels}:
-            raise UntrustedInputError(
-                f"{subject}: config.json: pretrained_cfg.{key} has {len(numbers)} numbers for {channels} channels",
-                hint="give it one number for each channel",
-                subject=subject,
-            )
-    size = tuple(given.input_size[1:])
-    if given.fixed_input_size and not _is_flexible(arguments):
-        size = _image_size(arguments.get("img_size"), size)
-        arguments.setdefault("img_size", list(size))
-    fixed = given.fixed_input_size or registry.fixed_input_size
-    if fixed and _image_size(arguments.get("img_size"), (0, 0)) == tuple(registry.input_size[1:]):
-        arguments.pop("img_size")  # the default
-    num_classes = config.get("num_classes", given.num_classes)
-    return Architecture(
-        name=name,
-        num_classes=num_classes,
-        model_args=arguments,
-        preprocessing=Preprocessing(
-            input_size=(channels, *size),
-            mean=tuple(given.mean),
-            std=tuple(given.std),
-            interpolation=given.interpolation,
-            crop_pct=given.crop_pct,
-            crop_mode=given.crop_mode,
-        ),
-        label_names=_label_names(config, num_classes),
-    )
-
-
-def _label_names(config: Mapping[str, Any], count: int) -> tuple[str, ...] | None:
-    """The names in the order of the outputs; None when there are none, or when some output has no name."""
-    names = config.get("label_names") or config["pretrained_cfg"].get("label_names")
+def _label_names(names: Any, count: int) -> tuple[str, ...] | None:
+    """The names in the order of the outputs, or None where some output has no name of its own."""
     if isinstance(names, Mapping):
-        names = [names[str(index)] for index in range(len(names)) if str(index) in names]
-    return tuple(names) if names and len(names) == count else None
-
-
-def _image_size(value: int | Sequence[int] | None, default: Sequence[int]) -> tuple[int, int]:
-    height, width = (value, value) if isinstance(value, int) else (value or default)
-    return height, width
-
-
-def _is_flexible(arguments: Mapping[str, Any], model: nn.Module | None = None) -> bool:
-    """Whether the arguments, or the model as timm built it, free a model of a fixed input size."""
-    strict = getattr(getattr(model, "patch_embed", None), "strict_img_size", True)
-    dynamic = getattr(model, "dynamic_img_size", False)
-    return bool(arguments.get("dynamic_img_size", dynamic)) or not arguments.get("strict_img_size", strict)
-
-
-def _without(arguments: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if name != key}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, list | tuple) else value
+        names = [names.get(str(index)) for index in range(len(names))]
+    if not isinstance(names, list | tuple) or len(names) != count or not count:
+        return None
+    known = [str(name) if isinstance(name, str | int) else None for name in names]
+    return tuple(unicodedata.normalize("NFC", name) for name in known if name is not None) if all(known) else None
 
 
 def _global_pool(model: nn.Module) -> str | None:

@@ -8,22 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from starzoo.architecture import Architecture
-from starzoo.errors import UntrustedInputError
 from starzoo.files import replacing, write_text, writing
-from starzoo.hub.inspect import check_tensors, read_header
 from starzoo.hub.strict_json import read_json
-from starzoo.wording import counted
+from starzoo.timm_config import TimmConfig
+from starzoo.timm_weights import load_weights
 
 __all__ = [
     "CONFIG_FILE",
     "WEIGHTS_FILE",
     "file_hash",
+    "find_weights",
     "load_state",
     "read_architecture",
     "read_json",
@@ -88,7 +86,7 @@ def read_architecture(folder: Path, subject: str = "") -> Architecture:
 
 
 def load_state(folder: Path, architecture: Architecture, subject: str = "") -> dict[str, Tensor]:
-    """Load a folder's weights, after a strict pass over their header.
+    """Load a folder's weights as plain timm loads them, after a strict pass over their header.
 
     Args:
         folder: A folder in timm format.
@@ -96,45 +94,28 @@ def load_state(folder: Path, architecture: Architecture, subject: str = "") -> d
         subject: What messages call the folder; its path when empty.
 
     Returns:
-        The full state dict on the CPU, in the types of the file.
-
-    Raises:
-        UntrustedInputError: The file does not fit the architecture, or holds NaN, infinities or impossible variances.
+        The full state dict on the CPU; floating-point tensors as float32.
     """
-    path = folder / WEIGHTS_FILE
-    file = f"{subject or folder}: {WEIGHTS_FILE}"
-    check_tensors(read_header(path, file), architecture.shapes, file, integers=architecture.integer_tensors)
-    try:
-        state: dict[str, Tensor] = load_file(path, device="cpu")
-    except SafetensorError as error:
-        raise UntrustedInputError(
-            f"{file}: cannot be read: {error}", hint="download or write the file again", subject=file
-        ) from error
-    for name, tensor in state.items():
-        _check_values(name, tensor, file)
-    return {name: state[name] for name in architecture.shapes}
+    subject, path = subject or str(folder), find_weights(folder)
+    stated = TimmConfig.parse(read_json(folder / CONFIG_FILE), subject)
+    return load_weights(path, stated, architecture, f"{subject}: {path.name}")
+
+
+def find_weights(folder: Path) -> Path:
+    """The file of weights that timm takes from a folder, among those that run no code.
+
+    Args:
+        folder: A folder in timm format.
+
+    Returns:
+        `model.safetensors`, or where that is missing what timm takes instead; it may not exist.
+    """
+    others = (file for file in sorted(folder.glob("*.safetensors")) if file.name != "permutations.safetensors")
+    known = (folder / name for name in (WEIGHTS_FILE, "open_clip_model.safetensors"))
+    return next((file for file in (*known, *others) if file.is_file()), folder / WEIGHTS_FILE)
 
 
 def file_hash(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_values(name: str, tensor: Tensor, subject: str) -> None:
-    if not tensor.is_floating_point():
-        return
-    bad = int((~torch.isfinite(tensor)).sum())
-    if bad:
-        raise UntrustedInputError(
-            f"{subject}: tensor {name!r} holds NaN or infinity in {bad:,} of {counted(tensor.numel(), 'number')}",
-            hint="the training of this model diverged, or the file is damaged: use another one",
-            subject=subject,
-        )
-    if name.endswith("running_var") and bool((tensor <= 0).any()):
-        times = counted(int((tensor <= 0).sum()), "time")
-        raise UntrustedInputError(
-            f"{subject}: tensor {name!r} holds variances that are zero or negative ({times})",
-            hint="these are no batch-norm statistics of a trained model: use another one",
-            subject=subject,
-        )

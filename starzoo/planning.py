@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,19 +12,20 @@ from starzoo.architecture import Architecture
 from starzoo.classes import are_reordered
 from starzoo.config import RunConfig
 from starzoo.errors import ResourceError, UsageError
-from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, read_architecture
-from starzoo.hub.inspect import TensorInfo, check_tensors, read_header
+from starzoo.folder import CONFIG_FILE, find_weights, read_architecture, read_json
+from starzoo.hub.inspect import read_header, stored_dtype
 from starzoo.hub.listing import CARD, Listing, bytes_to_download, free_bytes, look_up
 from starzoo.hub.parallel import in_threads
-from starzoo.hub.pull import architecture_of, check_header, check_pickle, fetch
+from starzoo.hub.pull import architecture_of, check_pickle, fetch, read_weights_header
 from starzoo.hub.ref import ModelRef
 from starzoo.licences import Licensing, combine
 from starzoo.sources import check_architectures, licence_of
+from starzoo.timm_config import TimmConfig
+from starzoo.timm_weights import check_header
 
 __all__ = ["Plan", "PlannedModel", "plan_star"]
 
 _DIGITS = 1437
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +161,7 @@ def _look_at(listing: Listing) -> PlannedModel:
         role="",
         sha=listing.sha,
         architecture=architecture,
-        dtype="unknown" if listing.pickle else _dtype(check_header(listing, architecture)),
+        dtype="unknown" if listing.pickle else stored_dtype(read_weights_header(listing)),
         licence=licence_of(card),
         size=sum(file.size for file in listing.everything),
         to_download=bytes_to_download([listing]),
@@ -169,24 +169,19 @@ def _look_at(listing: Listing) -> PlannedModel:
 
 
 def _look_at_folder(folder: Path) -> PlannedModel:
-    architecture, file = read_architecture(folder), folder / WEIGHTS_FILE
+    architecture, file = read_architecture(folder), find_weights(folder)
     header = read_header(file)
-    check_tensors(header, architecture.shapes, str(file), integers=architecture.integer_tensors)
+    check_header(header, TimmConfig.parse(read_json(folder / CONFIG_FILE), str(folder)), architecture, str(file))
     return PlannedModel(
         name=folder.resolve().name,
         role="",
         sha=None,
         architecture=architecture,
-        dtype=_dtype(header),
+        dtype=stored_dtype(header),
         licence=licence_of(folder / CARD),
         size=file.stat().st_size + (folder / CONFIG_FILE).stat().st_size,
         to_download=0,
     )
-
-
-def _dtype(header: Mapping[str, TensorInfo]) -> str:
-    kinds = Counter(_DTYPES[info.dtype] for info in header.values() if info.dtype in _DTYPES)
-    return kinds.most_common(1)[0][0] if kinds else "unknown"
 
 
 def _free() -> int:

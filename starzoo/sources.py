@@ -19,7 +19,16 @@ from starzoo.architecture import Architecture, Preprocessing
 from starzoo.classes import are_reordered, permute_classes
 from starzoo.config import NO_YAML
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
-from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, file_hash, load_state, read_architecture, read_json
+from starzoo.folder import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    file_hash,
+    find_weights,
+    load_state,
+    read_architecture,
+    read_json,
+)
+from starzoo.hub.inspect import read_header, stored_dtype
 from starzoo.hub.listing import CARD
 from starzoo.hub.pull import Snapshot, pull_all
 from starzoo.hub.ref import ModelRef
@@ -327,7 +336,6 @@ def _differences(first: Architecture, second: Architecture) -> list[tuple[str, o
     pairs: list[tuple[str, object, object]] = [
         ("the architectures are", first.name, second.name),
         ("the class counts are", first.num_classes, second.num_classes),
-        ("the model arguments are", first.model_args, second.model_args),
         *((f"{field} of the preprocessing is", getattr(ours, field), getattr(theirs, field)) for field in _SEEN),
     ]
     if first.label_names and second.label_names:
@@ -335,30 +343,32 @@ def _differences(first: Architecture, second: Architecture) -> list[tuple[str, o
             (f"class {index} is", name, other)
             for index, (name, other) in enumerate(zip_longest(first.label_names, second.label_names))
         ]
+    if first.name == second.name and first.num_classes == second.num_classes and first.network != second.network:
+        pairs.append(("the model arguments are", first.model_args, second.model_args))
     return [(what, a, b) for what, a, b in pairs if a != b]
 
 
 def _read_source(folder: Path, name: str, provenance: Provenance, subject: str, card: Path | None) -> Source:
     _check_files(folder, subject)
     architecture = read_architecture(folder, subject)
-    stored = load_state(folder, architecture, subject)
-    files = {file: file_hash(folder / file) for file in (CONFIG_FILE, WEIGHTS_FILE)}
-    floats = Counter(
-        str(tensor.dtype).removeprefix("torch.") for tensor in stored.values() if tensor.is_floating_point()
-    )
+    weights = find_weights(folder)
     return Source(
         name=name,
         architecture=architecture,
-        state={key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in stored.items()},
-        provenance=replace(provenance, files=files, licence=licence_of(card)),
-        dtype=floats.most_common(1)[0][0],
+        state=load_state(folder, architecture, subject),
+        provenance=replace(
+            provenance,
+            files={CONFIG_FILE: file_hash(folder / CONFIG_FILE), WEIGHTS_FILE: file_hash(weights)},
+            licence=licence_of(card),
+        ),
+        dtype=stored_dtype(read_header(weights, subject)),
     )
 
 
 def _check_files(folder: Path, subject: str) -> None:
     """Say which of the two files is missing, and what can be done about it."""
     for file in (CONFIG_FILE, WEIGHTS_FILE):
-        if (folder / file).is_file():
+        if (find_weights(folder) if file == WEIGHTS_FILE else folder / file).is_file():
             continue
         pickles = sorted(path.name for pattern in ("*.bin", "*.pth", "*.pt") for path in folder.glob(pattern))
         if file == WEIGHTS_FILE and pickles:

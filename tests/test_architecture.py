@@ -68,14 +68,14 @@ def test_two_exports_of_one_model_are_equal_whatever_defaults_they_spell_out() -
     short = ARCHITECTURES["nothing special"]
     config = short.config()
     config["model_args"] = {"in_chans": 3, "global_pool": "avg", "num_classes": 7}
-    assert Architecture.from_config(config, "here") == short
+    assert Architecture.from_config(config, "here").network == short.network
 
 
 @pytest.mark.parametrize("stated", [{}, {"fixed_input_size": False}, {"fixed_input_size": True}])
 def test_the_default_size_is_the_same_model_however_it_is_stated(stated: dict[str, bool]) -> None:
     config = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, "model_args": {"img_size": 224}}
     read = Architecture.from_config({**config, "pretrained_cfg": {"input_size": [3, 224, 224], **stated}}, "here")
-    assert read.model_args == {}
+    assert read.network == Architecture(name="vit_tiny_patch16_224", num_classes=3).network
     assert Architecture.from_config(read.config(), "here") == read
 
 
@@ -116,7 +116,7 @@ def test_a_fixed_input_size_must_be_the_one_of_the_preprocessing() -> None:
 def test_meta_tensors_take_no_memory_and_name_the_counters() -> None:
     architecture = ARCHITECTURES["one channel, fewer blocks"]
     assert all(tensor.device == torch.device("meta") for tensor in architecture.build_meta().state_dict().values())
-    assert {name.rpartition(".")[2] for name in architecture.integer_tensors} == {"num_batches_tracked"}
+    assert {name.rpartition(".")[2] for name in architecture.network.integers} == {"num_batches_tracked"}
 
 
 def test_unknown_arguments_are_a_usage_error() -> None:

@@ -48,7 +48,7 @@ def test_views_and_shared_memory_are_saved(tmp_path: Path, make_member: MakeMemb
         name: torch.as_strided(
             base, shape, torch.empty(shape).mT.stride() if len(shape) == 2 else torch.empty(shape).stride()
         )
-        if name not in architecture.integer_tensors
+        if name not in architecture.network.integers
         else torch.tensor(7)
         for name, shape in architecture.shapes.items()
     }

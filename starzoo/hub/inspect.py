@@ -6,10 +6,11 @@ The file may come from a stranger. Whatever is not exactly in order is refused w
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from starzoo.errors import UntrustedInputError
 from starzoo.hub.strict_json import parse_json
@@ -20,9 +21,11 @@ __all__ = [
     "TENSOR_LIMIT",
     "TensorInfo",
     "check_tensors",
+    "check_types",
     "header_length",
     "parse_header",
     "read_header",
+    "stored_dtype",
 ]
 
 HEADER_LIMIT = 25_000_000
@@ -32,9 +35,12 @@ TENSOR_LIMIT = 20_000
 """Tensors of a file; the largest models of timm have a few thousand."""
 
 _DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "BOOL": 1}
-_FLOATS = frozenset({"F32", "F16", "BF16"})
+_DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_FLOATS = frozenset(_DTYPE_NAMES)
+_COUNTER = "num_batches_tracked"  # no forward pass in evaluation reads it
 _LFS_POINTER = b"version https://git-lfs"
 _SHOWN_NAMES = 5
+_APART = "config.json and weights do not belong together"
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,18 @@ class TensorInfo:
     shape: tuple[int, ...]
     start: int
     end: int
+
+
+class HasTensors(Protocol):
+    """A network whose tensors are known."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every tensor, by name."""
+
+    @property
+    def integers(self) -> Collection[str]:
+        """The names of those that do not hold floating-point numbers."""
 
 
 def read_header(path: Path, subject: str = "", limit: int = TENSOR_LIMIT) -> dict[str, TensorInfo]:
@@ -177,50 +195,59 @@ def parse_header(header: bytes, data_size: int, subject: str, limit: int = TENSO
     return tensors
 
 
-def check_tensors(
-    header: Mapping[str, TensorInfo],
-    shapes: Mapping[str, tuple[int, ...]],
-    subject: str,
-    *,
-    integers: Collection[str] = frozenset(),
-) -> None:
-    """Compare a header with the tensors that an architecture has.
+def check_tensors(header: Mapping[str, TensorInfo], network: HasTensors, subject: str) -> None:
+    """Compare a header with the tensors that a network has. Counters of batch norm decide nothing.
 
     Args:
         header: What `read_header` returned.
-        shapes: The shape of every tensor of the architecture, by name.
+        network: The shape of each of its tensors, and which of them hold integers.
         subject: The file, for messages.
-        integers: The tensors of the architecture that do not hold floating-point numbers.
 
     Raises:
-        UntrustedInputError: A tensor is missing, unknown, of another shape or of a type that cannot hold weights.
+        UntrustedInputError: A tensor is missing, unknown or of another shape.
     """
     differences = {
-        "missing tensors": [name for name in shapes if name not in header],
-        "tensors that the architecture does not have": [name for name in header if name not in shapes],
+        "missing tensors": [name for name in network.shapes if name not in header and not name.endswith(_COUNTER)],
+        "tensors that the architecture does not have": [name for name in header if name not in network.shapes],
         "tensors of another shape": [
-            f"{name} {info.shape} instead of {tuple(shapes[name])}"
+            f"{name} {info.shape} instead of {tuple(network.shapes[name])}"
             for name, info in header.items()
-            if name in shapes and info.shape != tuple(shapes[name])
-        ],
-        "tensors of a type that cannot hold them": [
-            f"{name} {info.dtype}" for name, info in header.items() if (info.dtype in _FLOATS) == (name in integers)
+            if name in network.shapes and info.shape != tuple(network.shapes[name]) and not name.endswith(_COUNTER)
         ],
     }
-    alike = _alike(header, shapes)
-    hint = (
-        f"{alike[0]!r} looks like {alike[1]!r}: rename it"
-        if alike
-        else "config.json and weights do not belong together"
-    )
+    alike = _alike(header, network.shapes)
+    hint = f"{alike[0]!r} looks like {alike[1]!r}: rename it" if alike else _APART
     for what, names in differences.items():
-        if names:
-            shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
-            raise UntrustedInputError(
-                f"{subject}: {what} ({len(names)}): {shown}",
-                hint=hint,
-                subject=subject,
-            )
+        _refuse_any(subject, what, names, hint)
+
+
+def check_types(header: Mapping[str, TensorInfo], network: HasTensors, subject: str) -> None:
+    """Make sure that no weight is stored in a type that does not hold weights.
+
+    Args:
+        header: What `read_header` returned.
+        network: The shape of each of its tensors, and which of them hold integers.
+        subject: The file, for messages.
+
+    Raises:
+        UntrustedInputError: A tensor is of such a type.
+    """
+    decisive = [name for name in header if name in network.shapes and not name.endswith(_COUNTER)]
+    wrong = [name for name in decisive if (header[name].dtype in _FLOATS) == (name in network.integers)]
+    names = [f"{name} {header[name].dtype}" for name in wrong]
+    _refuse_any(subject, "tensors of a type that cannot hold them", names, _APART)
+
+
+def _refuse_any(subject: str, what: str, names: Sequence[str], hint: str) -> None:
+    if names:
+        shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
+        raise UntrustedInputError(f"{subject}: {what} ({len(names)}): {shown}", hint=hint, subject=subject)
+
+
+def stored_dtype(header: Mapping[str, TensorInfo]) -> str:
+    """The type that most floating-point tensors of a file have, by PyTorch's name."""
+    kinds = Counter(_DTYPE_NAMES[info.dtype] for info in header.values() if info.dtype in _FLOATS)
+    return kinds.most_common(1)[0][0] if kinds else "unknown"
 
 
 def _alike(header: Mapping[str, TensorInfo], shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | None:

@@ -10,7 +10,7 @@ from threading import Lock
 from starzoo.architecture import Architecture
 from starzoo.errors import UntrustedInputError
 from starzoo.hub.failures import xet_failures
-from starzoo.hub.inspect import TensorInfo, check_tensors, header_length, parse_header, read_header
+from starzoo.hub.inspect import TensorInfo, header_length, parse_header, read_header
 from starzoo.hub.listing import (
     CARD,
     CONFIG,
@@ -29,8 +29,10 @@ from starzoo.hub.pickles import converted, is_converted
 from starzoo.hub.ref import TIMEOUT, ModelRef
 from starzoo.hub.strict_json import read_json
 from starzoo.progress import Progress, silent
+from starzoo.timm_config import TimmConfig
+from starzoo.timm_weights import check_header
 
-__all__ = ["Snapshot", "architecture_of", "check_header", "check_pickle", "fetch", "pull", "pull_all"]
+__all__ = ["Snapshot", "architecture_of", "check_pickle", "fetch", "pull", "pull_all", "read_weights_header"]
 
 
 @dataclass(frozen=True)
@@ -167,16 +169,17 @@ def architecture_of(listing: Listing) -> Architecture:
     return Architecture.from_config(read_json(fetch(listing, listing.files[CONFIG])[0]), str(listing.ref))
 
 
-def check_header(listing: Listing, architecture: Architecture) -> dict[str, TensorInfo]:
-    """Check the header of the weights, in the cache or by requests for its bytes only.
+def read_weights_header(listing: Listing) -> dict[str, TensorInfo]:
+    """Check config.json and the header of the weights, in the cache or by requests for its bytes only.
 
     Args:
         listing: The model.
-        architecture: What its config.json says.
 
     Returns:
         Every tensor by name.
     """
+    config = read_json(fetch(listing, listing.files[CONFIG])[0])
+    architecture = Architecture.from_config(config, str(listing.ref))
     file, subject = listing.files[WEIGHTS], f"{listing.ref}: {WEIGHTS}"
     if here := cached(listing, file):
         header = read_header(here, subject)
@@ -184,7 +187,7 @@ def check_header(listing: Listing, architecture: Architecture) -> dict[str, Tens
         start = _fetch_range(listing, file.path, 0, min(file.size, 8))
         end = 8 + header_length(start, file.size, subject)
         header = parse_header(_fetch_range(listing, file.path, 8, end), file.size - end, subject)
-    check_tensors(header, architecture.shapes, subject, integers=architecture.integer_tensors)
+    check_header(header, TimmConfig.parse(config, subject), architecture, subject)
     return header
 
 
@@ -213,9 +216,8 @@ def _bring(listing: Listing, finished: Callable[[], None]) -> Snapshot:
     """Check and download one model."""
     config, digest = fetch(listing, listing.files[CONFIG])
     finished()
-    architecture = Architecture.from_config(read_json(config), str(listing.ref))
     if listing.pickle is None:
-        check_header(listing, architecture)
+        read_weights_header(listing)
     paths, files = {CONFIG: config}, {CONFIG: digest}
     for name in (name for name in listing.files if name != CONFIG):
         paths[name], files[name] = fetch(listing, listing.files[name])

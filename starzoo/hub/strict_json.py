@@ -11,8 +11,8 @@ from starzoo.errors import UntrustedInputError
 
 __all__ = ["JSON_LIMIT", "parse_json", "read_json"]
 
-JSON_LIMIT = 1_000_000
-"""Bytes of a JSON file."""
+JSON_LIMIT = 10_000_000
+"""Bytes of a JSON file; 21,841 classes with their descriptions take two million."""
 
 
 def read_json(path: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def test_the_header_is_checked_before_the_weights_are_downloaded(files: Files, f
 
 def test_the_config_is_checked_before_the_weights_are_asked_for(files: Files, fake_hub: FakeHub) -> None:
     fake_hub.commit("ann/net", {**files, "config.json": b'{"architecture": "../resnet18"}'})
-    with pytest.raises(UntrustedInputError, match=r"ann/net: config.json: architecture '../resnet18' is no name"):
+    with pytest.raises(UntrustedInputError, match=r"ann/net: config.json: architecture '../resnet18' is not a name"):
         pull("ann/net")
     assert not fake_hub.asked("resolve.*safetensors")
 
