@@ -18,6 +18,7 @@ from .command import command
 from .doctor import doctor
 from .evaluate import evaluate
 from .fit_star import fit_star
+from .import_ import import_
 from .inspect import inspect
 from .join import join
 from .launch import launch
@@ -37,6 +38,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, context_settings={
 for _command in (
     quickstart,
     train,
+    import_,
     pull,
     plan,
     inspect,
@@ -52,7 +54,9 @@ for _command in (
     doctor,
     launch,
 ):
-    app.command()(command(_command, reads_hub=_command not in (quickstart, card, push, list_stars, launch)))
+    _offline = _command not in (quickstart, import_, card, push, list_stars, launch)
+    _name = _command.__name__.strip("_").replace("_", "-")
+    app.command(_name)(command(_command, reads_hub=_offline))
 
 
 def _show_version(wanted: bool) -> None:

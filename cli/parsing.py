@@ -15,7 +15,7 @@ from starzoo.errors import UsageError
 if TYPE_CHECKING:
     from starzoo.launch import Command
 
-__all__ = ["parse_command", "parse_model_args", "parse_seeds", "read_zoo", "with_members"]
+__all__ = ["parse_command", "parse_model_args", "parse_seeds", "read_lines", "read_zoo", "with_members"]
 
 _MOST_SEEDS = 10_000
 
@@ -95,6 +95,26 @@ def parse_model_args(text: str | None) -> dict[str, Any]:
             subject="--model-args",
         )
     return value
+
+
+def read_lines(file: Path | None) -> list[str] | None:
+    """Read the lines of a text file.
+
+    Args:
+        file: The file, or None when it was not given.
+
+    Returns:
+        Its lines without the empty ones; None without a file.
+
+    Raises:
+        UsageError: It cannot be read as UTF-8.
+    """
+    if file is None:
+        return None
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot be read as text", hint="check the path", subject=str(file)) from error
 
 
 def read_zoo(sources: Sequence[str], holdouts: Sequence[str] | None) -> tuple[list[str], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["check_header", "load_weights"]
-
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
-"""What DistributedDataParallel, torch.compile and Lightning put in front of every name."""
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "BOOL": "bool"}
 _logger = logging.getLogger(__name__)
@@ -95,16 +93,22 @@ def load_weights(path: Path, stated: TimmConfig, architecture: Architecture, sub
 
 
 def _unwrap(tensors: Mapping[str, Value], architecture: Architecture, subject: str = "") -> dict[str, Value]:
-    """Take the prefixes of wrappers off the names, as timm does; say so where a subject is given."""
-    names, known, found = list(tensors), architecture.network.shapes, ""
-    while names and not any(name in known for name in names):
-        prefix = next((each for each in _WRAPPERS if all(name.startswith(each) for name in names)), None)
-        if prefix is None:
-            break
-        names, found = [name.removeprefix(prefix) for name in names], found + prefix
-    if found and subject:
-        _logger.warning("%s: every name begins with %r, which is taken off", subject, found)
-    return dict(zip(names, tensors.values(), strict=True))
+    """Take off what wrappers put in front of every name (`module.`, `_orig_mod.`, `model.`); say so for a subject."""
+    known, prefix, found = architecture.network.shapes, "", dict(tensors)
+    while found and not any(name in known for name in found):
+        [(first, count)] = Counter(name.partition(".")[0] for name in found).most_common(1)
+        inner = {name.removeprefix(f"{first}."): each for name, each in found.items() if name.startswith(f"{first}.")}
+        needed = (name for name in known if not name.endswith("num_batches_tracked"))
+        if count < len(found) and not all(name in inner for name in needed):
+            break  # a module of Lightning may hold more than the network, which must be complete then
+        prefix, found = f"{prefix}{first}.", inner
+    if not any(name in known for name in found):
+        return dict(tensors)
+    if prefix and subject:
+        rest = len(tensors) - len(found)
+        more = f"; {counted(rest, 'other tensor')} left out" if rest else ""
+        _logger.warning("%s: every name begins with %r, which is taken off%s", subject, prefix, more)
+    return found
 
 
 def _check_values(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], subject: str) -> None:

@@ -1,4 +1,4 @@
-"""Weights that are there only as a pickle: opened once, on request, by a process that has no token."""
+"""Weights that are there only as a pickle: opened on request, by a process that has no token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from starzoo.cache import cache_folder
 from starzoo.errors import UntrustedInputError
 
-__all__ = ["converted", "is_converted"]
+__all__ = ["convert", "converted", "is_converted"]
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _SECONDS = 600
@@ -50,7 +50,7 @@ def converted(config: Path, fetch_pickle: Callable[[], Path], digests: Digests, 
     if not is_converted(*digests):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder.parent) as scratch:
-            _convert(fetch_pickle(), Path(scratch) / _WEIGHTS, subject)
+            convert(fetch_pickle(), Path(scratch) / _WEIGHTS, subject)
             shutil.copyfile(config, Path(scratch) / _CONFIG)
             folder.mkdir(exist_ok=True)
             for name in (_WEIGHTS, _CONFIG):
@@ -62,11 +62,22 @@ def _folder(digests: Digests) -> Path:
     return cache_folder("converted") / "-".join(digest[:32] for digest in digests)
 
 
-def _convert(pickle: Path, weights: Path, subject: str) -> None:
-    """Let `starzoo.hub.unpickle` open the file."""
+def convert(pickle: Path, weights: Path, subject: str, *, ema: bool = True) -> None:
+    """Let `starzoo.hub.unpickle` copy the tensors of a checkpoint to a safetensors file.
+
+    Args:
+        pickle: What `torch.save` wrote.
+        weights: The safetensors file to write.
+        subject: The repository or file, for messages.
+        ema: Whether averaged weights are taken where there are any.
+
+    Raises:
+        UntrustedInputError: The checkpoint holds something else than tensors, or cannot be read.
+    """
     secret = ("TOKEN", "SECRET", "PASSWORD", "KEY")
     environment = {name: value for name, value in os.environ.items() if not any(word in name for word in secret)}
-    command = [sys.executable, "-m", "starzoo.hub.unpickle", str(pickle.resolve()), str(weights)]
+    command = [sys.executable, "-m", "starzoo.hub.unpickle", str(pickle.resolve()), str(weights.resolve())]
+    command += [] if ema else ["--no-ema"]
     try:
         ended = subprocess.run(
             command, env=environment, cwd=weights.parent, timeout=_SECONDS, capture_output=True, text=True, check=False
@@ -75,8 +86,9 @@ def _convert(pickle: Path, weights: Path, subject: str) -> None:
     except subprocess.TimeoutExpired:
         problem = f"it took more than {_SECONDS} s"
     if problem:
+        problem = "".join(character for character in problem if character.isprintable())
         raise UntrustedInputError(
             f"{subject}: {pickle.name} cannot be converted: {problem[:300]}",
-            hint="ask its author for model.safetensors",
+            hint="ask its author for model.safetensors, or save the state dict alone with torch.save",
             subject=subject,
         )

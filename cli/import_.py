@@ -1,0 +1,77 @@
+"""`starzoo import`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import ModelArgs
+from .output import Output, Table
+from .parsing import parse_model_args, read_lines
+
+
+def import_(
+    out: Output,
+    checkpoints: Annotated[
+        list[Path], typer.Argument(metavar="CHECKPOINT", help="Files of weights: .pth.tar, .pth, .ckpt, .safetensors.")
+    ],
+    folder: Annotated[Path, typer.Option("--out", help="Gets one folder per checkpoint.")],
+    arch: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The timm architecture, where a checkpoint does not say it.")
+    ] = None,
+    model_args: ModelArgs = None,
+    num_classes: Annotated[
+        int | None, typer.Option(min=0, help="Number of classes, where the weights do not tell.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Names of the classes, one a line, in the order of the outputs.")
+    ] = None,
+    no_ema: Annotated[
+        bool, typer.Option("--no-ema", help="Take the weights themselves where a checkpoint has their average too.")
+    ] = False,
+) -> None:
+    """Turn checkpoints of timm's train.py, torchvision, Lightning or torch.save into folders that starzoo reads.
+
+    Pickles are opened by a process of their own, which runs nothing that is in them.
+
+    Example:
+        starzoo import runs/*/model_best.pth.tar --out zoo
+    """
+    arguments, names = parse_model_args(model_args), read_lines(labels)
+    from starzoo.importing import import_checkpoints
+
+    models = import_checkpoints(
+        checkpoints,
+        folder,
+        arch=arch,
+        model_args=arguments,
+        num_classes=num_classes,
+        label_names=names,
+        ema=not no_ema,
+        progress=out.progress,
+    )
+    rows = [
+        (
+            model.folder.name,
+            model.architecture.name,
+            str(model.architecture.num_classes),
+            "x".join(map(str, model.architecture.preprocessing.input_size)),
+            "EMA" if model.ema else "as trained",
+        )
+        for model in models
+    ]
+    out.result(
+        {
+            "models": [
+                {
+                    "checkpoint": str(model.checkpoint),
+                    "folder": str(model.folder),
+                    "architecture": model.architecture.model_dump(mode="json"),
+                    "ema": model.ema,
+                }
+                for model in models
+            ]
+        },
+        brief=[model.folder for model in models],
+        human=[Table("Imported", ("folder", "architecture", "classes", "input", "weights"), rows), f"folder: {folder}"],
+    )
