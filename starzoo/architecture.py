@@ -302,6 +302,8 @@ def _label_names(names: Any, count: int) -> tuple[str, ...] | None:
     if not isinstance(names, list | tuple) or len(names) != count or not count:
         return None
     known = [str(name) if isinstance(name, str | int) else None for name in names]
+    if known == [f"LABEL_{number}" for number in range(count)]:  # what timm 0.6 writes where nothing is known
+        return None
     return tuple(unicodedata.normalize("NFC", name) for name in known if name is not None) if all(known) else None
 
 

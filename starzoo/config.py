@@ -15,6 +15,7 @@ from starzoo.methods import Method
 __all__ = [
     "NO_YAML",
     "AlignConfig",
+    "Augmentation",
     "Beta",
     "Constant",
     "DataConfig",
@@ -36,6 +37,7 @@ __all__ = [
 
 Optimizer = Literal["sgd", "adamw"]
 Rival = Literal["swa", "student"]
+Augmentation = Literal["none", "flip", "crop-flip"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and PyTorch both take
 
 Value = TypeVar("Value", bound=BaseModel)
@@ -75,7 +77,7 @@ class DataConfig(Frozen):
     label_column: str | None = Field(None, description="found by its type when not given")
     train_size: int | None = Field(None, ge=1, description="a class-balanced, seeded subset of the training split")
     test_size: int | None = Field(None, ge=1, description="a class-balanced, seeded subset of the test split")
-    augment: Literal["none", "flip", "crop-flip"] = Field("none", description="training augmentation")
+    augment: Augmentation = Field("none", description="training augmentation")
 
 
 class TrainConfig(Frozen):
@@ -237,7 +239,12 @@ class EvalConfig(Frozen):
         "test",
     )
     batch_size: int = Field(256, ge=2)
-    statistics_images: int = Field(2000, ge=2, description="un-augmented training images that re-estimate batch norm")
+    statistics_images: int = Field(2000, ge=2, description="training images that re-estimate batch norm")
+    statistics_augment: Augmentation | None = Field(
+        None,
+        description="how these are augmented; found when not given: as the sources were trained, where they say so, or "
+        "as it leaves them closest to their own statistics",
+    )
     repair: bool = Field(
         False, description="give every point between two ends the channel statistics of the ends (REPAIR), on all paths"
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from starzoo.architecture import Preprocessing
-from starzoo.config import DataConfig
+from starzoo.config import DataConfig, EvalConfig
 from starzoo.data.files import read_images
 from starzoo.data.reading import StoredData, open_data, open_images
 from starzoo.data.split import Augmentation, Loader, Split
@@ -46,6 +48,18 @@ class ImageData:
     test: Split
     validation: Split | None = None
     stored: StoredData
+
+    def statistics_images(self, how: EvalConfig) -> Iterator[Tensor]:
+        """The training images that batch-norm statistics are estimated on, the same each time.
+
+        Args:
+            how: How many, in which batches, and how they are augmented: as in training when that is not said.
+
+        Yields:
+            Images of shape (batch, channels, height, width).
+        """
+        augment = how.statistics_augment or self.config.augment
+        yield from self.train.images(how.batch_size, limit=how.statistics_images, seed=how.seed, augment=augment)
 
     @property
     def fingerprint(self) -> str:

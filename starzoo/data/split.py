@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,13 +12,12 @@ from torch.nn.functional import pad
 
 from starzoo.ahead import map_ahead
 from starzoo.architecture import Preprocessing
+from starzoo.config import Augmentation
 from starzoo.data.pixels import Pixels, normalize
 from starzoo.data.reading import Records
 from starzoo.errors import UsageError
 
 __all__ = ["Augmentation", "Loader", "Split"]
-
-Augmentation = Literal["none", "flip", "crop-flip"]
 
 _ORDER, _AUGMENTATION, _SUBSET = 0, 1, 2  # independent streams of one seed
 _PIXELS_PER_BATCH = 400_000
@@ -61,20 +59,24 @@ class Split:
         """
         return self.normalize(self.pixels[torch.arange(len(self))]).to(dtype), self.labels
 
-    def images(self, batch_size: int, *, limit: int | None = None, seed: int = 0) -> Iterator[Tensor]:
-        """Un-augmented images in batches, in the order of `labels` unless `limit` cuts them.
+    def images(
+        self, batch_size: int, *, limit: int | None = None, seed: int = 0, augment: Augmentation = "none"
+    ) -> Iterator[Tensor]:
+        """Images in batches, in the order of `labels` unless `limit` cuts them.
 
         Args:
             batch_size: Images per batch at most; all have as many, or one fewer, so that no batch counts for less.
             limit: How many images, drawn at random when the split has more.
-            seed: Draws them.
+            seed: Draws them, and their augmentation.
+            augment: What is done to them, as to training images.
 
         Yields:
             Images of shape (batch, channels, height, width).
         """
         drawn = self.draw(limit, seed)
-        for indices in torch.tensor_split(drawn, -(-len(drawn) // batch_size)):
-            yield self.normalize(self.pixels[indices])
+        batches = list(torch.tensor_split(drawn, -(-len(drawn) // batch_size)))
+        for images, _ in Loader(self, batches, augment, self._augmentation_draws(seed, epoch=0)):
+            yield images
 
     def labelled_images(self, *, limit: int, seed: int = 0) -> tuple[list[Tensor], Tensor]:
         """Some un-augmented images to look into models with, in batches that leave room for all activations.
@@ -146,8 +148,11 @@ class Split:
         if drop_last:
             order = order[: len(self) // batch_size * batch_size]
         batches = [batch[share::shares] for batch in torch.split(torch.from_numpy(order), batch_size)]
+        return Loader(self, batches, augment, self._augmentation_draws(seed, epoch), workers)
+
+    def _augmentation_draws(self, seed: int, epoch: int) -> Tensor:
         draws = np.random.default_rng([_AUGMENTATION, seed, epoch]).random((len(self), 3), dtype=np.float32)
-        return Loader(self, batches, augment, torch.from_numpy(draws), workers)
+        return torch.from_numpy(draws)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Pixels as the model takes them, float32 of shape (batch, channels, height, width)."""

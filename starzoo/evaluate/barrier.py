@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from starzoo.errors import NumericalError
 from starzoo.evaluate.path import has_batch_norm, interpolate, reestimate_batch_norm
-from starzoo.evaluate.predictive import accuracy, negative_log_likelihood
+from starzoo.evaluate.predictive import accuracy, fit_temperature, negative_log_likelihood, tempered
 from starzoo.evaluate.repair import measure_channels, repair
 from starzoo.layout import channels_last
 
@@ -22,10 +23,43 @@ StateDict = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Curve:
-    """Loss (nats) and accuracy (share) at each point of a path, per split."""
+    """What was measured at each point of a path, per split.
+
+    Attributes:
+        loss: Cross-entropy, in nats.
+        accuracy: Share of right answers.
+        tempered_loss: Cross-entropy with the temperature that suits the point best on the calibration images.
+    """
 
     loss: Mapping[str, tuple[float, ...]]
     accuracy: Mapping[str, tuple[float, ...]]
+    tempered_loss: Mapping[str, tuple[float, ...]]
+
+    @classmethod
+    def of(
+        cls, predicted: Iterable[Mapping[str, Tensor]], labels: Mapping[str, Tensor], calibration: str | None = None
+    ) -> Self:
+        """Score what the points of a path predict.
+
+        Args:
+            predicted: For every point log-probabilities on every split, shape (images, classes).
+            labels: The labels of every split, shape (images,).
+            calibration: The split that fits temperatures; it is not scored itself.
+
+        Returns:
+            The curve on all other splits.
+        """
+        loss, right, cooled = (defaultdict[str, list[float]](list) for _ in range(3))
+        for point in predicted:
+            temperature = fit_temperature(point[calibration], labels[calibration]) if calibration else None
+            for split, found in point.items():
+                if split == calibration or split not in labels:
+                    continue
+                loss[split].append(negative_log_likelihood(found, labels[split]))
+                right[split].append(accuracy(found, labels[split]))
+                if temperature is not None:
+                    cooled[split].append(negative_log_likelihood(tempered(found, temperature), labels[split]))
+        return cls(*({split: tuple(values) for split, values in each.items()} for each in (loss, right, cooled)))
 
 
 class Evaluator:
@@ -34,7 +68,7 @@ class Evaluator:
     Args:
         network: The architecture; its weights are overwritten.
         splits: For each split a function that yields batches of evaluation images, and the labels of all of them.
-        statistics: Yields the un-augmented training images that re-estimate batch-norm statistics, the same each time.
+        statistics: Yields the training images that re-estimate batch-norm statistics, the same each time.
         repairs: Whether points between the ends of a curve get the channel statistics of the ends.
         precision: In which the network is evaluated; log-probabilities and all that follows are in float32 or more.
     """
@@ -55,11 +89,12 @@ class Evaluator:
         self.repairs = repairs
         self.precision = precision
 
-    def log_probabilities(self, state: StateDict) -> dict[str, Tensor]:
-        """Predict every split with one set of weights, batch-norm statistics re-estimated.
+    def log_probabilities(self, state: StateDict, *, estimate: bool = True) -> dict[str, Tensor]:
+        """Predict every split with one set of weights.
 
         Args:
             state: The weights.
+            estimate: Whether batch-norm statistics are estimated anew; the model's own otherwise.
 
         Returns:
             For every split log-probabilities, shape (images, classes), on the CPU.
@@ -69,7 +104,7 @@ class Evaluator:
         """
         self.network.load_state_dict(dict(state))
         self.network.eval()
-        if self.estimates:
+        if self.estimates and estimate:
             with self._autocast():
                 reestimate_batch_norm(self.network, self._statistics())
         with torch.inference_mode(), self._autocast():
@@ -83,31 +118,29 @@ class Evaluator:
             raise NumericalError("the predictions are not finite", hint="use another model, or evaluate.precision=fp32")
         return predicted
 
-    def curve(self, a: StateDict, b: StateDict, t: Sequence[float]) -> Curve:
+    def curve(self, a: StateDict, b: StateDict, t: Sequence[float], *, calibration: str | None = None) -> Curve:
         """Loss and accuracy at some points of the line from `a` to `b`; between the ends repaired if that is wanted.
+
+        Batch-norm statistics are estimated in one way at all points, the ends included: like is compared with like.
 
         Args:
             a: Weights at t = 0.
             b: Weights at t = 1, already aligned to `a` where that is wanted.
             t: The points.
+            calibration: The split that fits one temperature per point, or None.
 
         Returns:
-            The curve on every split.
+            The curve on every other split.
         """
-        loss: dict[str, list[float]] = {split: [] for split in self.splits}
-        right: dict[str, list[float]] = {split: [] for split in self.splits}
         with self._autocast():
             ends = [measure_channels(self.network, end, self._statistics()) for end in (a, b)] if self.repairs else []
-        for at in t:
+
+        def predict(at: float) -> dict[str, Tensor]:
             with self._autocast():
                 state = repair(self.network, a, b, at, ends, self._statistics()) if ends else interpolate(a, b, at)
-            for split, predicted in self.log_probabilities(state).items():
-                labels = self.labels(split)
-                loss[split].append(negative_log_likelihood(predicted, labels))
-                right[split].append(accuracy(predicted, labels))
-        return Curve(
-            {s: tuple(values) for s, values in loss.items()}, {s: tuple(values) for s, values in right.items()}
-        )
+            return self.log_probabilities(state)
+
+        return Curve.of(map(predict, t), {split: self.labels(split) for split in self.splits}, calibration)
 
     def labels(self, split: str) -> Tensor:
         """The labels of one split, shape (images,)."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from starzoo.architecture import Architecture
 from starzoo.config import AlignConfig, EvalConfig, StarConfig
 from starzoo.errors import UsageError
-from starzoo.evaluate.barrier import Evaluator
+from starzoo.evaluate.barrier import Curve, Evaluator
 from starzoo.evaluate.baselines import FULL_RANGE, NEAR_THE_STAR, choose, ranges
 from starzoo.evaluate.cache import ResultCache
 from starzoo.evaluate.measurement import OUTSIDE, VALIDATION, Measurement, naming, points
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Shard", "Zoo", "evaluate", "evaluate_shard", "measure_path"]
 
 StateDict = Mapping[str, Tensor]
-Curves = Mapping[
-    Literal["train", "test"], tuple[tuple[float, ...], tuple[float, ...]]
-]  # losses and accuracies by split
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
@@ -120,6 +117,7 @@ def evaluate(
     share, lines = _Sharing(Shard(), progress), list(_plan(zoo, config))
     names = measurement.models.names
     predicted = dict(zip(names, share("evaluating models", names, measurement.predict), strict=True))
+    ends = predicted | dict(zip(*_ends(measurement, lines, share), strict=True))
     rivals = share("evaluating rivals", config.rivals, partial(measurement.rival, progress=progress))
     choice = _choose_domain(measurement, share) if config.samples else None
     averages = _averages(choice)
@@ -127,7 +125,7 @@ def evaluate(
     found = share("measuring paths", lines, measurement.path)
     exact = share("evaluating the star in float32", *_exactly(measurement))
     return Evaluation(
-        paths=tuple(itertools.chain.from_iterable(map(partial(_paths, measurement, predicted), lines, found))),
+        paths=tuple(itertools.chain.from_iterable(map(partial(_paths, measurement, ends), lines, found))),
         qualities=tuple(
             measure_qualities(
                 measurement,
@@ -183,12 +181,13 @@ def evaluate_shard(
     measurement = Measurement(
         architecture, spec, zoo, data, config, align_config, star_config=star_config, outside=outside, cache=cache
     )
-    share = _Sharing(shard, progress)
+    share, lines = _Sharing(shard, progress), list(_plan(zoo, config))
     done = len(share("evaluating models", measurement.models.names, measurement.predict))
+    done += len(_ends(measurement, lines, share)[1])
     done += len(share("evaluating rivals", config.rivals, partial(measurement.rival, progress=progress)))
     if config.samples and VALIDATION in measurement.splits:
         done += len(share("choosing points of the star domain", ranges(tuned=True), measurement.tune))
-    done += len(share("measuring paths", list(_plan(zoo, config)), measurement.path))
+    done += len(share("measuring paths", lines, measurement.path))
     done += len(share("evaluating the star in float32", *_exactly(measurement)))
     for triangle in _triangles(measurement):
         done += len(share("measuring a plane", range(config.plane), triangle.row))
@@ -252,21 +251,30 @@ def _plan(zoo: Zoo, config: EvalConfig) -> Iterator[Line]:
             yield Line(kind, *pairs[number])
 
 
+def _ends(
+    measurement: Measurement, lines: Sequence[Line], share: _Sharing
+) -> tuple[list[str], list[dict[str, Tensor]]]:
+    """The models at the ends of paths, and what they predict with statistics that are estimated as between the ends."""
+    names = list(dict.fromkeys(name for line in lines for name in (line.a, line.b))) if measurement.estimates else []
+    found = share("evaluating the ends of paths", names, measurement.predict_end)
+    return names[: len(found)], found
+
+
 def _paths(
-    measurement: Measurement, predicted: Mapping[str, Mapping[str, Tensor]], line: Line, inner: Curves
+    measurement: Measurement, ends: Mapping[str, Mapping[str, Tensor]], line: Line, inner: Curve
 ) -> Iterator[Path]:
     """A path on every split: the ends are models that predict, and between them lies what `inner` says."""
-    for split, (losses, shares) in inner.items():
-        labels = measurement.labels(split)
-        start, end = (predicted[name][split] for name in (line.a, line.b))
+    start, end = (measurement.curve_of(ends[name]) for name in (line.a, line.b))
+    for split in measurement.config.splits:
         yield Path(
             kind=line.kind,
             a=line.a,
             b=line.b,
             split=split,
             t=points(measurement.config),
-            loss=(negative_log_likelihood(start, labels), *losses, negative_log_likelihood(end, labels)),
-            accuracy=(accuracy(start, labels), *shares, accuracy(end, labels)),
+            loss=start.loss[split] + inner.loss[split] + end.loss[split],
+            accuracy=start.accuracy[split] + inner.accuracy[split] + end.accuracy[split],
+            tempered_loss=tuple(value for part in (start, inner, end) for value in part.tempered_loss.get(split, ())),
         )
 
 
@@ -336,7 +344,7 @@ def _make_evaluator(architecture: Architecture, data: ImageData, config: EvalCon
     return Evaluator(
         architecture.build().to("cuda" if torch.cuda.is_available() else "cpu"),
         {name: (partial(splits[name].images, config.batch_size), splits[name].labels) for name in config.splits},
-        partial(data.train.images, config.batch_size, limit=config.statistics_images, seed=config.seed),
+        partial(data.statistics_images, config),
         repairs=config.repair,
         precision=config.precision,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from starzoo.architecture import Architecture
 from starzoo.config import AlignConfig, EvalConfig, Rival, StarConfig, Uniform
 from starzoo.errors import NumericalError
-from starzoo.evaluate.barrier import Evaluator
+from starzoo.evaluate.barrier import Curve, Evaluator
 from starzoo.evaluate.baselines import draw_points, predict_with_points
 from starzoo.evaluate.cache import ResultCache, hash_tensors
 from starzoo.evaluate.measures import DomainChoice
 from starzoo.evaluate.models import Line, Models, Zoo
+from starzoo.evaluate.path import has_batch_norm
 from starzoo.evaluate.predictive import negative_log_likelihood
 from starzoo.evaluate.rivals import train_rival
 from starzoo.progress import Progress, silent
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["OUTSIDE", "VALIDATION", "Measurement", "naming", "points"]
 
 StateDict = Mapping[str, Tensor]
-SplitName = Literal["train", "test"]
+_CURVES = ("loss", "accuracy", "tempered_loss")
 VALIDATION, OUTSIDE = "validation", "outside"  # beside the splits "train" and "test"
 
 
@@ -79,7 +80,17 @@ class Measurement:
 
     def predict(self, name: str) -> dict[str, Tensor]:
         """What one of the models predicts: for every split log-probabilities of shape (images, classes)."""
-        return self._predict({"model": self.models.identity(name)}, lambda: self._run(name, self.models.state(name)))
+        # A model has the batch-norm statistics of its own file; those of a mean of weights are estimated.
+        return self._predict_as(name, estimated=self.estimates and name not in self.models.by_name)
+
+    def predict_end(self, name: str) -> dict[str, Tensor]:
+        """What one of the models predicts at the end of a path: with statistics that are estimated as between."""
+        return self._predict_as(name, estimated=self.estimates)
+
+    @cached_property
+    def estimates(self) -> bool:
+        """Whether the network has batch-norm statistics."""
+        return has_batch_norm(self.network)
 
     def rival(self, kind: Rival, progress: Progress = silent) -> dict[str, Tensor]:
         """What a rival of the star predicts, as `predict`; it is trained if it is not there yet."""
@@ -98,26 +109,45 @@ class Measurement:
 
         return self._predict(key, lambda: self._run(kind, self.cache.remember({"weights": key}, train)))
 
-    def path(self, line: Line) -> dict[SplitName, tuple[tuple[float, ...], tuple[float, ...]]]:
-        """The losses and the accuracies between the ends of a path, for each of the configuration's splits."""
+    def path(self, line: Line) -> Curve:
+        """What is measured between the ends of a path, for each of the configuration's splits."""
         how = None if line.kind == "regular-regular-raw" else self.models.alignment(line)
         ends = [self.models.hashes[line.a], self.models.hashes[line.b]]
         key = {"path": ends, "alignment": how, "repair": self.config.repair}
         t = points(self.config)[1:-1]
+        splits = [*self.config.splits, *([self.calibration] if self.calibration else [])]
 
         def measure() -> dict[str, Tensor]:
-            evaluator = self.evaluator(self.config.splits)
             with naming(f"the path from {line.a} to {line.b}"):
-                curve = evaluator.curve(self.models.by_name[line.a], self.models.end(line), t)
-            values = {f"loss {split}": curve.loss[split] for split in self.config.splits}
-            values |= {f"accuracy {split}": curve.accuracy[split] for split in self.config.splits}
-            return {name: torch.tensor(each, dtype=torch.float64) for name, each in values.items()}
+                ends = self.models.by_name[line.a], self.models.end(line)
+                curve = self.evaluator(splits).curve(*ends, t, calibration=self.calibration)
+            return {
+                f"{name} {split}": torch.tensor(values, dtype=torch.float64)
+                for name in _CURVES
+                for split, values in getattr(curve, name).items()
+            }
 
-        found = self.remember({**key, "t": t, "splits": self.config.splits}, measure)
-        return {
-            split: (tuple(found[f"loss {split}"].tolist()), tuple(found[f"accuracy {split}"].tolist()))
-            for split in self.config.splits
-        }
+        images = self._digests[self.calibration] if self.calibration else None
+        found = self.remember({**key, "t": t, "splits": self.config.splits, "calibration": images}, measure)
+        loss, right, cooled = (
+            {
+                split: tuple(found[f"{name} {split}"].tolist())
+                for split in self.config.splits
+                if f"{name} {split}" in found
+            }
+            for name in _CURVES
+        )
+        return Curve(loss, right, cooled)
+
+    def curve_of(self, predicted: Mapping[str, Tensor]) -> Curve:
+        """The curve of one point: that of a model which predicts so."""
+        labels = {split: self.labels(split) for split in (*self.config.splits, *filter(None, [self.calibration]))}
+        return Curve.of([predicted], labels, self.calibration)
+
+    @property
+    def calibration(self) -> str | None:
+        """The split that fits temperatures, where there are images that no model was fitted on."""
+        return VALIDATION if VALIDATION in self.splits else None
 
     def tune(self, t: Uniform) -> list[float]:
         """The loss of the average of 1, 2, 3 … points of the star domain on the validation images."""
@@ -144,7 +174,7 @@ class Measurement:
         return Evaluator(
             self.network,
             {name: (partial(self._images, name), self.labels(name)) for name in splits},
-            partial(data.train.images, config.batch_size, limit=config.statistics_images, seed=config.seed),
+            partial(data.statistics_images, config),
             repairs=config.repair,
             precision=config.precision,
         )
@@ -178,9 +208,13 @@ class Measurement:
             for split, digest in self._digests.items()
         }
 
-    def _run(self, name: str, state: StateDict) -> Mapping[str, Tensor]:
+    def _predict_as(self, name: str, *, estimated: bool) -> dict[str, Tensor]:
+        key = {"model": self.models.identity(name), "estimated": estimated}
+        return self._predict(key, lambda: self._run(name, self.models.state(name), estimate=estimated))
+
+    def _run(self, name: str, state: StateDict, *, estimate: bool = True) -> Mapping[str, Tensor]:
         with naming(name):
-            return self.evaluator(self.splits).log_probabilities(state)
+            return self.evaluator(self.splits).log_probabilities(state, estimate=estimate)
 
     def _average(self, choice: DomainChoice) -> Mapping[str, Tensor]:
         predict = self.evaluator(self.splits).log_probabilities
@@ -196,7 +230,7 @@ class Measurement:
         return {
             "architecture": self.architecture.model_dump(mode="json", exclude={"label_names"}),
             "data": self.data.fingerprint,
-            "statistics": [config.statistics_images, config.batch_size, config.seed],
+            "statistics": [config.statistics_images, config.batch_size, config.seed, config.statistics_augment],
             "device": "cuda" if torch.cuda.is_available() else "cpu",
             "precision": config.precision,
         }

@@ -62,6 +62,8 @@ class Path(Frozen):
         t: The points, from 0 to 1.
         loss: Mean cross-entropy at each point, in nats.
         accuracy: Share of right answers at each point.
+        tempered_loss: Mean cross-entropy at each point, in nats, with the temperature that suits it best on validation
+            images; empty where there were none. Ends whose logits have different scales are compared fairly so.
     """
 
     kind: PathKind
@@ -71,6 +73,7 @@ class Path(Frozen):
     t: tuple[float, ...]
     loss: tuple[float, ...]
     accuracy: tuple[float, ...]
+    tempered_loss: tuple[float, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -83,7 +86,8 @@ class Path(Frozen):
     @model_validator(mode="after")
     def _check_lengths(self) -> Path:
         """A path that a stranger wrote must be one that can be measured."""
-        if not 2 <= len(self.t) == len(self.loss) == len(self.accuracy):
+        lengths = {len(self.t), len(self.loss), len(self.accuracy), len(self.tempered_loss) or len(self.t)}
+        if len(lengths) > 1 or len(self.t) < 2:
             raise ValueError("a path needs two points or more, and a loss and an accuracy at each of them")
         return self
 
@@ -91,7 +95,13 @@ class Path(Frozen):
     @property
     def barrier(self) -> float:
         """The loss barrier as the paper defines it: max(0, max over t of L(t) − [(1 − t)·L(0) + t·L(1)])."""
-        return max(0.0, *(at - line for at, line in zip(self.loss, _chord(self.t, self.loss), strict=True)))
+        return _barrier(self.t, self.loss)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def tempered_barrier(self) -> float | None:
+        """The barrier of `tempered_loss`; None where there is none."""
+        return _barrier(self.t, self.tempered_loss) if self.tempered_loss else None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -359,6 +369,11 @@ class Evaluation(Frozen):
                 means.append(sum(map(operator.mul, weights, values)) / total)
         means.sort()
         return means[round(0.025 * (_RESAMPLES - 1))], means[round(0.975 * (_RESAMPLES - 1))]
+
+
+def _barrier(t: Sequence[float], loss: Sequence[float]) -> float:
+    """How far a curve rises above the straight line between its ends: 0 where it nowhere does."""
+    return max(0.0, *(at - line for at, line in zip(loss, _chord(t, loss), strict=True)))
 
 
 def _chord(t: Sequence[float], values: Sequence[float]) -> list[float]:

@@ -106,8 +106,7 @@ class StarDomain:
             UsageError: There is no image.
         """
         if isinstance(images, ImageData):
-            how = self.manifest.config.evaluate
-            self._statistics = partial(images.train.images, how.batch_size, limit=how.statistics_images, seed=how.seed)
+            self._statistics = partial(images.statistics_images, self.manifest.config.evaluate)
             return
         batches = [images] if isinstance(images, Tensor) else list(images)
         if not sum(map(len, batches)):

@@ -431,8 +431,7 @@ class _Run:
             for name, parameter in self.network.named_parameters():
                 parameter.copy_(self.star[name])
         if statistics:
-            settings = self.config.evaluate
-            batches = self.data.train.images(settings.batch_size, limit=settings.statistics_images, seed=settings.seed)
+            batches = self.data.statistics_images(self.config.evaluate)
             reestimate_batch_norm(self.network, map(self._to_device, batches))
         return {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
 
@@ -493,7 +492,8 @@ def _deciding(config: RunConfig) -> dict[str, Any]:
     """What of a configuration decides which star is found: not how it is measured, but how its statistics are."""
     values = config.model_dump(mode="json", exclude={"evaluate", "runtime"})
     values["data"]["revision"] = None  # its images are told by their fingerprint, whatever else was committed since
-    values["evaluate"] = config.evaluate.model_dump(include={"batch_size", "statistics_images", "seed"})
+    deciding = {"batch_size", "statistics_images", "statistics_augment", "seed"}
+    values["evaluate"] = config.evaluate.model_dump(include=deciding)
     return values
 
 

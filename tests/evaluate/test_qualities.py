@@ -14,7 +14,7 @@ from starzoo.config import AlignConfig, DataConfig, EvalConfig, Uniform
 from starzoo.data import ImageData, load_data
 from starzoo.evaluate.baselines import choose, draw_points, ensemble_sizes, ranges
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.evaluate.measures import Evaluation
+from starzoo.evaluate.measures import Evaluation, Path
 from starzoo.evaluate.path import interpolate, reestimate_batch_norm
 from starzoo.sources import Source
 from starzoo.specs import infer_architecture
@@ -46,15 +46,16 @@ class Reference:
         }
         self.labels = {"test": data.test.labels, "validation": data.validation.labels[rows]}
 
-    def predict(self, state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-        model = self.models[0].architecture.build()
+    def predict(self, state: dict[str, torch.Tensor], *, estimate: bool = True) -> dict[str, np.ndarray]:
+        model = self.models[0].architecture.build().eval()
         model.load_state_dict(state)
-        reestimate_batch_norm(model, self.data.train.images(CONFIG.batch_size, limit=2000, seed=1))
+        if estimate:
+            reestimate_batch_norm(model, self.data.train.images(CONFIG.batch_size, limit=2000, seed=1))
         with torch.no_grad():
             return {split: model(images).double().softmax(1).numpy() for split, images in self.images.items()}
 
-    def mean(self, states: list[dict[str, torch.Tensor]]) -> dict[str, np.ndarray]:
-        found = [self.predict(state) for state in states]
+    def mean(self, states: list[dict[str, torch.Tensor]], *, estimate: bool) -> dict[str, np.ndarray]:
+        found = [self.predict(state, estimate=estimate) for state in states]
         return {split: np.mean([each[split] for each in found], axis=0) for split in self.images}
 
     def scores(self, predicted: dict[str, np.ndarray]) -> dict[str, float]:
@@ -92,7 +93,7 @@ def test_every_way_to_predict_equals_a_slow_reference(
     size = sum(tensor.numel() * tensor.element_size() for tensor in star.values())
     for role, states in ways.items():
         [quality] = measured.qualities_of(role)  # type: ignore[arg-type]
-        predicted = reference.mean(states)
+        predicted = reference.mean(states, estimate=role in {"naive-mean", "aligned-mean", "domain"})
         for score, value in reference.scores(predicted).items():
             assert getattr(quality, score) == pytest.approx(value, abs=1e-6), (role, score)
         assert (quality.passes, quality.bytes) == (len(states), len(states) * size)
@@ -104,6 +105,44 @@ def test_every_way_to_predict_equals_a_slow_reference(
         assert quality.tempered.nll == pytest.approx(expected, abs=1e-6)
     assert measured.validation_images == 150
     assert measured.ood_images == 80
+
+
+def paths_of(
+    models: list[Source], a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], data: ImageData
+) -> list[Path]:
+    config = CONFIG.model_copy(update={"samples": 0, "sources": 1})
+    zoo, architecture = Zoo(star=a, sources={"b": b}, holdouts={}), models[0].architecture
+    return list(evaluate(architecture, infer_architecture(architecture), zoo, data, config, ALIGN).paths)
+
+
+def test_the_ends_of_a_path_are_estimated_as_its_points_are_and_tempered_alike(
+    models: list[Source], data: ImageData
+) -> None:
+    reference, states = Reference(models, data), {"star": models[0].state, "b": models[1].state}
+    paths = paths_of(models, states["star"], states["b"], data)
+    assert paths
+    for path in paths:
+        for index, name in ((0, path.a), (-1, path.b)):
+            predicted = reference.predict(states[name])
+            labels = {split: each.numpy() for split, each in reference.labels.items()}
+            assert path.loss[index] == pytest.approx(log_loss(labels["test"], predicted["test"], labels=range(10)))
+            grid = np.exp(np.linspace(math.log(0.05), math.log(20), 4000))
+            best = grid[np.argmin([tempered_loss(predicted["validation"], labels["validation"], t) for t in grid])]
+            expected = tempered_loss(predicted["test"], labels["test"], best)
+            assert path.tempered_loss[index] == pytest.approx(expected, rel=1e-3)
+        assert len(path.tempered_loss) == len(path.t)
+        assert path.tempered_barrier is not None
+
+
+def test_a_tempered_path_does_not_measure_the_scale_of_logits(models: list[Source], data: ImageData) -> None:
+    def quieter(source: Source) -> dict[str, torch.Tensor]:
+        return {name: tensor * 0.2 if name.startswith("fc.") else tensor for name, tensor in source.state.items()}
+
+    _, one, two = models[:3]
+    [loud] = paths_of(models, one.state, two.state, data)
+    [quiet] = paths_of(models, quieter(one), quieter(two), data)
+    assert quiet.loss[0] != pytest.approx(loud.loss[0], rel=0.001)
+    assert quiet.tempered_loss == pytest.approx(loud.tempered_loss, rel=1e-4)
 
 
 def tempered_loss(probabilities: np.ndarray, labels: np.ndarray, temperature: float) -> float:

@@ -156,6 +156,7 @@ def test_c09_class_counts_that_are_none(refuse: Refuse, value: object) -> None:
         ([1, 2, 3], ("1", "2", "3")),
         ({"0": "a", "1": "b", "2": "c"}, ("a", "b", "c")),
         (["a", "cafe\u0301", "c"], ("a", "caf\u00e9", "c")),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], None),
         (["a", "b"], None),
         ({"0": 1}, None),
         ("abc", None),
