@@ -129,15 +129,12 @@ class Measurement:
 
         images = self._digests[self.calibration] if self.calibration else None
         found = self.remember({**key, "t": t, "splits": self.config.splits, "calibration": images}, measure)
-        loss, right, cooled = (
-            {
-                split: tuple(found[f"{name} {split}"].tolist())
-                for split in self.config.splits
-                if f"{name} {split}" in found
-            }
-            for name in _CURVES
-        )
-        return Curve(loss, right, cooled)
+
+        def curve(name: str) -> dict[str, tuple[float, ...]]:
+            known = {split: found.get(f"{name} {split}") for split in self.config.splits}
+            return {str(split): tuple(values.tolist()) for split, values in known.items() if values is not None}
+
+        return Curve(*map(curve, _CURVES))
 
     def curve_of(self, predicted: Mapping[str, Tensor]) -> Curve:
         """The curve of one point: that of a model which predicts so."""

@@ -142,7 +142,7 @@ def test_a_tempered_path_does_not_measure_the_scale_of_logits(models: list[Sourc
     [loud] = paths_of(models, one.state, two.state, data)
     [quiet] = paths_of(models, quieter(one), quieter(two), data)
     assert quiet.loss[0] != pytest.approx(loud.loss[0], rel=0.001)
-    assert quiet.tempered_loss == pytest.approx(loud.tempered_loss, rel=1e-4)
+    assert quiet.tempered_loss == pytest.approx(loud.tempered_loss, rel=1e-3)  # a temperature is at most 20
 
 
 def tempered_loss(probabilities: np.ndarray, labels: np.ndarray, temperature: float) -> float:
