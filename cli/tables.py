@@ -72,6 +72,8 @@ def show_alignment(
     if images:
         notes.insert(0, f"half-way: the loss of the mean of two models, in nats, on {images:,} training images at most")
         columns += ["half-way\nbefore", "half-way\nafter"]
+    if all(report.connected for report in reports):
+        notes.insert(0, "these models share an ancestor: their plain mean is already good, and none was permuted")
     rows = [
         [
             report.name,

@@ -19,6 +19,7 @@ from starzoo.sources import check_compatible, label_names_of, load_sources, orde
 from starzoo.specs import infer_architecture
 from starzoo.star.manifest import MANIFEST
 from starzoo.star.star import PERMUTATIONS
+from starzoo.symmetry import Permutation
 
 __all__ = ["AlignmentReport", "align_models"]
 
@@ -36,6 +37,7 @@ class AlignmentReport:
         midpoint_loss_before: Loss half-way to the fixed model on training images, in nats; None without a data set.
         midpoint_loss_after: The same after alignment.
         sweeps: Passes over the permutation groups; None where all models were matched at once.
+        connected: Whether the two are connected without any permutation, and none was applied.
     """
 
     name: str
@@ -46,6 +48,7 @@ class AlignmentReport:
     midpoint_loss_before: float | None
     midpoint_loss_after: float | None
     sweeps: float | None
+    connected: bool = False
 
 
 def align_models(
@@ -91,9 +94,9 @@ def align_models(
     spec, states = infer_architecture(anchor.architecture), [other.state for other in others]
     probe = _make_probe(anchor.architecture, label_names_of(models), data, config) if data else None
     config = choose_method(spec, anchor.state, states, config, probe)
-    reports = []
+    reports, identity = [], Permutation.identity(spec)
     made = {"fixed": anchor.name, "align": config.model_dump_json()}
-    aligned = align(spec, anchor.state, states, config, probe=probe, progress=progress)
+    aligned = align(spec, anchor.state, states, config, probe=probe, meter=probe, progress=progress)
     for other, folder, result in zip(others, folders, aligned, strict=True):
         save_tensors(folder / PERMUTATIONS, result.permutation.tensors(), made)  # which says that the model is ours
         save_folder(folder, other.architecture, result.state)
@@ -104,9 +107,12 @@ def align_models(
                 method=config.method,
                 distance_before=result.distance_before,
                 distance_after=result.distance_after,
-                midpoint_loss_before=probe.midpoint_loss(anchor.state, other.state) if probe else None,
-                midpoint_loss_after=probe.midpoint_loss(anchor.state, result.state) if probe else None,
+                midpoint_loss_before=result.midpoint_loss_before,
+                midpoint_loss_after=result.midpoint_loss_after,
                 sweeps=result.sweeps,
+                connected=probe is not None
+                and not result.permutation.moved(identity)
+                and probe.are_connected(anchor.state, other.state),
             )
         )
     return reports

@@ -23,7 +23,7 @@ from starzoo.progress import Progress, silent
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
-__all__ = ["CANDIDATES", "AlignedSource", "Aligner", "align", "average", "choose_method", "distance"]
+__all__ = ["CANDIDATES", "AlignedSource", "Aligner", "align", "average", "choose_method", "distance", "take_better"]
 
 StateDict = Mapping[str, Tensor]
 
@@ -33,6 +33,7 @@ CANDIDATES: tuple[Method, ...] = tuple(
 """The methods that `auto` tries, on at most `_TRIED` permutees: those that match each model by itself."""
 
 _TRIED = 3
+_EQUAL = 1e-3  # of the distance before
 _AHEAD = 8  # permutees that are matched side by side, at most: each has gains and evidence of its own in memory
 
 
@@ -46,6 +47,8 @@ class AlignedSource:
         distance_before: ‖A − B‖ over the tensors that can be permuted.
         distance_after: ‖A − πB‖ over the same tensors.
         sweeps: Passes over the groups that the ascent took; None where all models were matched at once.
+        midpoint_loss_before: Loss half-way to the fixed model, in nats; None where it was not measured.
+        midpoint_loss_after: The same after alignment, never higher.
     """
 
     state: dict[str, Tensor]
@@ -53,6 +56,8 @@ class AlignedSource:
     distance_before: float
     distance_after: float
     sweeps: float | None
+    midpoint_loss_before: float | None = None
+    midpoint_loss_after: float | None = None
 
 
 class Aligner:
@@ -139,6 +144,7 @@ def align(
     config: AlignConfig = AlignConfig(method="balanced"),
     *,
     probe: Probe | None = None,
+    meter: Probe | None = None,
     progress: Progress = silent,
 ) -> list[AlignedSource]:
     """Permute every permutee towards the fixed model.
@@ -149,6 +155,7 @@ def align(
         permutees: State dicts of the models that are permuted.
         config: The method and its limits.
         probe: Runs the models, for the methods that look at what they compute.
+        meter: Measures the loss half-way: with one, a permutation is taken only where it lowers that.
         progress: Told after every permutee.
 
     Returns:
@@ -167,7 +174,11 @@ def align(
         matched = ((each.permutation, each.sweeps) for each in aligner.match(next(seen), seen))
     moving = [name for name in spec.axes if spec.is_permuted(name)]
     aligned = []
-    for permutee, (permutation, sweeps) in zip(permutees, matched, strict=True):
+    identity = Permutation.identity(spec)
+    for permutee, (found, sweeps) in zip(permutees, matched, strict=True):
+        permutation, before, after = found, None, None
+        if meter:
+            permutation, before, after = take_better(meter, fixed, permutee, identity, found)
         state = permutation.apply(permutee)
         aligned.append(
             AlignedSource(
@@ -176,10 +187,38 @@ def align(
                 distance_before=distance(fixed, permutee, moving),
                 distance_after=distance(fixed, state, moving),
                 sweeps=sweeps,
+                midpoint_loss_before=before,
+                midpoint_loss_after=after,
             )
         )
         progress("aligning", len(aligned), len(permutees))
     return aligned
+
+
+def take_better(
+    meter: Probe, fixed: StateDict, permutee: StateDict, start: Permutation, found: Permutation
+) -> tuple[Permutation, float, float]:
+    """Take a permutation only where it lowers the loss half-way: fine-tunes of one checkpoint are matched already.
+
+    One that makes the two models equal is taken in any case.
+
+    Args:
+        meter: Measures the loss.
+        fixed: State dict of the model that stays.
+        permutee: State dict of the model that is permuted.
+        start: The permutation that it has.
+        found: The permutation that matching has found.
+
+    Returns:
+        The better of the two, and the losses half-way with `start` and with it, in nats.
+    """
+    unmoved, moved = start.apply(permutee), found.apply(permutee)
+    before = meter.midpoint_loss(fixed, unmoved)
+    if not found.moved(start):
+        return start, before, before
+    after, names = meter.midpoint_loss(fixed, moved), list(found.spec.axes)
+    equal = distance(fixed, moved, names) < _EQUAL * distance(fixed, unmoved, names)
+    return (found, before, after) if after < before or equal else (start, before, before)
 
 
 def choose_method(

@@ -109,6 +109,18 @@ class Probe:
         """
         return self.loss(interpolate(a, b, 0.5))
 
+    def are_connected(self, a: StateDict, b: StateDict) -> bool:
+        """Whether the mean of two models is about as good as they are: they share an ancestor, or much of a basin.
+
+        Args:
+            a: A state dict.
+            b: Another one, as it stands.
+
+        Returns:
+            True where the loss half-way is at most a tenth above that of the worse model.
+        """
+        return self.midpoint_loss(a, b) <= 1.1 * max(self.loss(a), self.loss(b)) + 0.01
+
 
 def required(probe: Probe | None, method: Method) -> Probe:
     """The probe that a method needs.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from starzoo.align.align import Aligner, average
+from starzoo.align.align import Aligner, average, take_better
 from starzoo.align.probe import Probe
 from starzoo.architecture import Architecture
 from starzoo.config import AlignConfig, Uniform
@@ -144,19 +144,23 @@ class Models:
         return [name for name in self.by_name if name != "star"]
 
     @cached_property
+    def _probe(self) -> Probe:
+        some = self.data.train.labelled_images(limit=self.config.images, seed=self.config.seed)
+        return Probe(self.architecture.build(), *some)
+
+    @cached_property
     def _aligner(self) -> Aligner:
-        probe = None
-        if self.config.needs_images:
-            some = self.data.train.labelled_images(limit=self.config.images, seed=self.config.seed)
-            probe = Probe(self.architecture.build(), *some)
-        return Aligner(self.spec, self.config, probe)
+        return Aligner(self.spec, self.config, self._probe if self.config.needs_images else None)
 
     def _bring(self, names: Sequence[str], fixed: str) -> dict[str, dict[str, Tensor]]:
-        """Some models, aligned to another one."""
+        """Some models, aligned to another one where that lowers the loss half-way."""
         if not names:
             return {}
         seen = map(self._aligner.evidence.of, map(self.by_name.__getitem__, (fixed, *names)))
-        return {
-            name: found.permutation.apply(self.by_name[name])
-            for name, found in zip(names, self._aligner.match(next(seen), seen), strict=True)
-        }
+        matched, identity = self._aligner.match(next(seen), seen), Permutation.identity(self.spec)
+        aligned = {}
+        for name, found in zip(names, matched, strict=True):
+            ends = self.by_name[fixed], self.by_name[name]
+            permutation, _, _ = take_better(self._probe, *ends, identity, found.permutation)
+            aligned[name] = permutation.apply(self.by_name[name])
+        return aligned

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from starzoo.align.align import Aligner, average, choose_method
+from starzoo.align.align import Aligner, average, choose_method, take_better
 from starzoo.align.probe import Probe
 from starzoo.architecture import Architecture
 from starzoo.config import RunConfig
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["SourceAlignment"]
 
 StateDict = Mapping[str, Tensor]
+_logger = logging.getLogger(__name__)
 
 
 class SourceAlignment:
@@ -69,11 +71,17 @@ class SourceAlignment:
         Returns:
             The average of the sources, aligned to each other; one of them; or the random weights.
         """
-        everyone, of_one = range(len(self._sources)), random if self._start == "random" else self._sources[0]
+        before, everyone = self.permutations, range(len(self._sources))
+        of_one = random if self._start == "random" else self._sources[0]
         if known is not None:
             self.permutations = list(known)
         elif self._start == "aligned-average":
-            self.permutations = from_first(lambda: self._aligner.match_all(list(self._evidence(everyone))))
+            found = from_first(lambda: self._aligner.match_all(list(self._evidence(everyone))))
+            self._take(found, of_one)
+            if not any(new.moved(identity) for new, identity in zip(self.permutations, before, strict=True)):
+                _logger.warning(
+                    "these models share an ancestor: their plain mean is already good, and none is permuted"
+                )
         else:
             self.bring_to(of_one)
         if self._start != "aligned-average":
@@ -95,8 +103,19 @@ class SourceAlignment:
             starts = [before[number] for number in numbers]
             return (found.permutation for found in self._aligner.match(fixed, self._evidence(numbers), starts))
 
-        self.permutations = share_out(range(len(before)), match)
+        self._take(share_out(range(len(before)), match), star)
         return sum(new.moved(old) for new, old in zip(self.permutations, before, strict=True))
+
+    def _take(self, found: Sequence[Permutation], fixed: StateDict) -> None:
+        """Take what was found for each source where it lowers the loss half-way to the fixed model."""
+
+        def choose(number: int) -> Permutation:
+            start, source = self.permutations[number], self._sources[number]
+            if not found[number].moved(start):
+                return start
+            return take_better(self._halfway, fixed, source, start, found[number])[0]
+
+        self.permutations = share_out(range(len(self._sources)), partial(map, choose))
 
     def _evidence(self, numbers: Iterable[int]) -> Iterator[StateDict]:
         """What some sources are compared by: made once, where it is needed, and kept off the GPU."""

@@ -95,11 +95,10 @@ def join(
     check_compatible([as_source(manifest, star), model])
     if not model.architecture.label_names:
         check_above_chance(architecture, {model.name: model.state}, data, progress=progress)
-    how, probe = (manifest.alignment or manifest.config.align).to_one, None
-    if how.needs_images:
-        probe = Probe(architecture.build(), *data.train.labelled_images(limit=how.images, seed=how.seed))
+    how = (manifest.alignment or manifest.config.align).to_one
+    probe = Probe(architecture.build(), *data.train.labelled_images(limit=how.images, seed=how.seed))
     spec = infer_architecture(architecture)
-    [aligned] = align(spec, star, [model.state], how, probe=probe, progress=progress)
+    [aligned] = align(spec, star, [model.state], how, probe=probe, meter=probe, progress=progress)
     ends = {"star": star, model.name: aligned.state}
     progress("measuring the path", 0, 1)
     paths = measure_path(architecture, "star-held-out", ends, data, manifest.config.evaluate)

@@ -10,6 +10,7 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from starzoo.align.align import align, average
+from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, DataConfig, EvalConfig, Uniform
 from starzoo.data import ImageData, load_data
 from starzoo.evaluate.baselines import choose, draw_points, ensemble_sizes, ranges
@@ -29,6 +30,13 @@ def measured(models: list[Source], data: ImageData) -> Evaluation:
     zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
     spec = infer_architecture(star.architecture)
     return evaluate(star.architecture, spec, zoo, data, CONFIG, ALIGN, outside=data.train)
+
+
+def bring(models: list[Source], data: ImageData) -> list[dict[str, torch.Tensor]]:
+    """The sources, aligned to the star as an evaluation aligns them."""
+    architecture, (star, *sources) = models[0].architecture, [model.state for model in models]
+    meter = Probe(architecture.build(), *data.train.labelled_images(limit=ALIGN.images, seed=ALIGN.seed))
+    return [each.state for each in align(infer_architecture(architecture), star, sources, ALIGN, meter=meter)]
 
 
 class Reference:
@@ -77,7 +85,7 @@ def test_every_way_to_predict_equals_a_slow_reference(
 ) -> None:
     reference = Reference(models, data)
     star, *sources = [model.state for model in models]
-    aligned = [each.state for each in align(infer_architecture(models[0].architecture), star, sources, ALIGN)]
+    aligned = bring(models, data)
     names = [model.name for model in models[1:]]
     choice = measured.domain
     assert choice is not None
@@ -154,8 +162,8 @@ def test_points_of_the_domain_are_chosen_on_validation_images_alone(
     measured: Evaluation, models: list[Source], data: ImageData
 ) -> None:
     reference = Reference(models, data)
-    star, *sources = [model.state for model in models]
-    aligned = [each.state for each in align(infer_architecture(models[0].architecture), star, sources, ALIGN)]
+    star, *_sources = [model.state for model in models]
+    aligned = bring(models, data)
     names = [model.name for model in models[1:]]
     losses = {}
     for t in ranges(tuned=True):

@@ -39,13 +39,16 @@ def test_star_json_names_no_other_architecture_than_config_json(
     stated = json.loads((folder / "star.json").read_text())
     stated["architecture"] |= change
     (folder / "star.json").write_text(json.dumps(stated))
-    built, create = [], timm.create_model
+    built, entrypoint = [], timm.models.model_entrypoint
 
-    def note(name: str, **arguments: Any) -> Any:
-        built.append((name, arguments))
-        return create(name, **arguments)
+    def note(name: str) -> Any:
+        def create(**arguments: Any) -> Any:
+            built.append((name, arguments))
+            return entrypoint(name)(**arguments)
 
-    monkeypatch.setattr(timm, "create_model", note)
+        return create
+
+    monkeypatch.setattr(timm.models, "model_entrypoint", note)
     for read in (load_star, verify_star):
         with pytest.raises(
             UntrustedInputError, match=r"star: star.json names another architecture than config.json"
