@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from starzoo.card import write_card
-from starzoo.config import DataConfig, RunConfig, StarConfig, TrainConfig, validate
+from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, validate
 from starzoo.data import ImageData, Split
 from starzoo.errors import UsageError
 from starzoo.evaluate.cache import ResultCache
@@ -135,6 +135,7 @@ def fit_star(
             models, data = match_to_data(models, partial(load_data_for, architecture, asked), status)
             members, unseen = models[: len(sources)], models[len(sources) :]
             outside = load_other_images(config.evaluate.ood, members[0].architecture)
+            config = config.model_copy(update={"evaluate": _with_split_of(outside, config.evaluate)})
             manifest = _describe(name or out.resolve().name, members, unseen, config, data)
             if push_to:
                 check_licence(manifest, accept_licence)  # before the fit
@@ -262,6 +263,7 @@ def evaluate_star(
     if not same and not leaves_the_same(images.config, places.found(then.config).data):
         images = replace(images, validation=None)  # the star may have been fitted on them
     outside = load_other_images(settings.ood, then.architecture)
+    settings = _with_split_of(outside, settings)
     manifest = then.model_copy(
         update={
             "config": without_paths(then.config.model_copy(update={"evaluate": settings})),
@@ -322,6 +324,13 @@ def render_gallery(folder: Path) -> list[Path]:
     """
     page = write_gallery(folder)
     return [page, *map(render_card, find_stars(folder))]
+
+
+def _with_split_of(outside: Split | None, settings: EvalConfig) -> EvalConfig:
+    """The settings with the name that the split of the other data set has, such as `validation` for `test`."""
+    if settings.ood is None or outside is None:
+        return settings
+    return settings.model_copy(update={"ood": settings.ood.model_copy(update={"test_split": outside.name})})
 
 
 def _describe(

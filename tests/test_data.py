@@ -324,13 +324,13 @@ def test_t04_class_names_are_matched_by_name(folder: Path, caplog: pytest.LogCap
 def test_t04_class_folders_of_a_mac_have_the_names_of_the_models(tmp_path: Path) -> None:
     names = ("apple", "café")
     for split, name, number in itertools.product(("train", "test"), names, range(2)):
-        place = tmp_path / split / unicodedata.normalize("NFD", name)
+        place = tmp_path / split / unicodedata.normalize("NFD" if split == "train" else "NFC", name)
         place.mkdir(parents=True, exist_ok=True)
         paint().save(place / f"{number}.png")
     data = load_data(DataConfig(dataset=str(tmp_path)), COLOUR, class_names=names, num_classes=2)
     assert (data.class_names, data.label_names) == (names, None)
     assert data.class_orders == [names]
-    assert data.stored.class_names != names
+    assert data.train.labels.tolist() == data.test.labels.tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda _: b"no image", lambda _: b""])

@@ -103,6 +103,7 @@ def _read_values(rows: Any, column: str, where: str) -> pa.ChunkedArray:
         raise UsageError(f"{where}: has no images", hint="choose another split", subject=where)
     feature, missing = rows.features[column], pc.is_null(values, nan_is_null=True)
     if _is_text(feature):
+        values = pc.utf8_normalize(values, form="NFC")
         missing = pc.or_(missing, pc.equal(values, "").fill_null(True))
     else:
         values = values.cast(pa.float64() if pa.types.is_floating(values.type) else pa.int64())

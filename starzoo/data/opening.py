@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import yaml
@@ -114,7 +115,8 @@ def _open_class_folders(
 
     names = _resolve(dataset, splits, found)
     wanted = {name: found[name] for each in names for name in _names(each) if name in found}
-    classes = sorted({path.split("/")[-2] for paths in wanted.values() for path in paths})
+    class_of = {path: normalize("NFC", path.split("/")[-2]) for paths in wanted.values() for path in paths}
+    classes = sorted(set(class_of.values()))
     index = {name: label for label, name in enumerate(classes)}
     features = datasets.Features({
         "image": datasets.Image(decode=False),
@@ -122,7 +124,7 @@ def _open_class_folders(
     })
     rows = {
         name: datasets.Dataset.from_dict(
-            {"image": [f"{folder}/{path}" for path in paths], "label": [index[path.split("/")[-2]] for path in paths]},
+            {"image": [f"{folder}/{path}" for path in paths], "label": [index[class_of[path]] for path in paths]},
             features=features,
         )
         for name, paths in wanted.items()

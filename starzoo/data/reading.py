@@ -269,7 +269,8 @@ def _check_classes(splits: Sequence[Records], names: Sequence[str], sizes: Seque
         if missing and size is None:
             raise UsageError(
                 what,
-                hint="choose splits with all classes; before a table is cut into parts, write its rows in random order",
+                hint="choose splits with all classes; write the rows of a table in random order before you cut it into "
+                "parts; train_size or test_size takes a split as it is",
                 subject=split.dataset,
             )
         if missing:

@@ -49,6 +49,7 @@ def write_parquet(folder: Path, labels: Sequence[Any], column: str = "label", **
         ([0.5, 0.25], ("0.25", "0.5"), [1, 0]),
         ([True, False], ("0", "1"), [1, 0]),
         (["10", "9", "2"], ("10", "2", "9"), [0, 2, 1]),
+        (["caf\u00e9", "bar", "cafe\u0301"], ("bar", "café"), [1, 0, 1]),
         (pd.Categorical(["b", "a", "b"]), ("a", "b"), [1, 0, 1]),
         (pd.Series([3, 1], dtype="uint8"), ("1", "3"), [1, 0]),
     ],
