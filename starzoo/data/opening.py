@@ -110,7 +110,7 @@ def _prepare(dataset: str, builder: Any, splits: Sequence[str], folder: Path | N
 def _open_class_folders(
     dataset: str, folder: Path, found: Mapping[str, Sequence[str]], splits: Sequence[str]
 ) -> Splits:
-    """Splits of a folder of class folders. Its rows are sorted by class, so that a slice takes some of every class."""
+    """Splits of a folder of class folders."""
     import datasets
 
     names = _resolve(dataset, splits, found)
@@ -131,6 +131,7 @@ def _open_class_folders(
     }
     sizes = {name: len(paths) for name, paths in found.items()}
 
+    # A folder has no order but that of its classes: a plain train[:80%] would hold other ones than train[80%:].
     def take(split: str) -> Any:
         parts = []
         for part in datasets.ReadInstruction.from_spec(split).to_absolute(sizes):
