@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import AlignOptions, ConfigOptions, DataOptions, ReorderClasses, given, load_run
+from .options import AlignOptions, ConfigOptions, DataOptions, given, load_run
 from .output import Output
 from .parsing import with_members
 from .tables import show_alignment
@@ -19,7 +19,6 @@ def align(
     options: AlignOptions,
     data: DataOptions,
     config: ConfigOptions,
-    reorder_classes: ReorderClasses = False,
 ) -> None:
     """Permute models so that their weights come close to those of another, without changing what they compute.
 
@@ -42,7 +41,6 @@ def align(
         folder,
         how,
         data=images,
-        reorder_classes=reorder_classes,
         progress=out.progress,
     )
     show_alignment(out, fixed, folder, reports, images=how.images if images else None)

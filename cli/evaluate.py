@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DataOptions, EvaluateOptions, ReorderClasses, given
+from .options import DataOptions, EvaluateOptions, given
 from .output import Output
 from .parsing import with_members
 from .tables import show_star
@@ -25,7 +25,6 @@ def evaluate(
         list[str] | None,
         typer.Option("--set", metavar="a.b=c", help="Set any value of data or evaluate, as evaluate.seed=1."),
     ] = None,
-    reorder_classes: ReorderClasses = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure everything anew, and keep nothing.")] = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Measure the I-th of N shares; then run without --shard.")
@@ -47,7 +46,6 @@ def evaluate(
         star,
         holdouts=with_members(holdout or [], of="holdouts"),
         other_stars=other_star or [],
-        reorder_classes=reorder_classes,
         use_cache=not no_cache,
         shard=Shard.parse(shard) if shard else None,
         **changes,

@@ -27,7 +27,6 @@ def fit_star(
         list[str] | None, typer.Option(metavar="REF", help="A model to test on, or a folder of them; repeat it.")
     ] = None,
     title: Annotated[str | None, typer.Option("--name", help="Title of the star's card.")] = None,
-    reorder_classes: options.ReorderClasses = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take, as `plan` does.")] = False,
 ) -> None:
     """Find the star of several models, test it on held-out models, and write it with its card.
@@ -42,7 +41,7 @@ def fit_star(
     if dry_run:
         from starzoo.planning import plan_star
 
-        return show_plan(out, plan_star(*read_zoo(sources, holdout), run, reorder_classes=reorder_classes))
+        return show_plan(out, plan_star(*read_zoo(sources, holdout), run))
     from starzoo.pipeline import fit_star as run_fit_star
 
     report = run_fit_star(
@@ -50,7 +49,6 @@ def fit_star(
         run,
         folder,
         name=title,
-        reorder_classes=reorder_classes,
         **{**vars(resume), **vars(publish)},
         progress=out.progress,
     )

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DataOptions, ReorderClasses, given
+from .options import DataOptions, given
 from .output import Output
 from .tables import show_joined
 
@@ -14,7 +14,6 @@ def join(
     star: Annotated[str, typer.Argument(metavar="STAR", help="A star: a folder or user/repo.")],
     ref: Annotated[str, typer.Argument(metavar="REF", help="A model that the star never saw.")],
     data: DataOptions,
-    reorder_classes: ReorderClasses = False,
 ) -> None:
     """Align a model to a star and measure the path between the two: does it belong to the star domain?
 
@@ -25,5 +24,5 @@ def join(
     """
     from starzoo.using import join_star
 
-    joined = join_star(star, ref, data=given(data), reorder_classes=reorder_classes, progress=out.progress)
+    joined = join_star(star, ref, data=given(data), progress=out.progress)
     show_joined(out, joined)

@@ -22,7 +22,6 @@ __all__ = [
     "ImageSize",
     "ModelArgs",
     "PublishOptions",
-    "ReorderClasses",
     "ResumeOptions",
     "Sources",
     "StarOptions",
@@ -34,9 +33,6 @@ __all__ = [
 
 ModelArgs = Annotated[
     str | None, typer.Option(metavar="JSON", help="""Arguments of timm.create_model, as '{"stem_width": 16}'.""")
-]
-ReorderClasses = Annotated[
-    bool, typer.Option("--reorder-classes", help="Bring models with the same classes in another order into one order.")
 ]
 Sources = Annotated[
     list[str],

@@ -20,7 +20,6 @@ def plan(
     holdout: Annotated[
         list[str] | None, typer.Option(metavar="REF", help="A model to test on, or a folder of them; repeat it.")
     ] = None,
-    reorder_classes: options.ReorderClasses = False,
 ) -> None:
     """Say what fit-star would take, before anything is spent: bytes, memory, licences, steps.
 
@@ -33,4 +32,4 @@ def plan(
     run = options.load_run(config, data=given(data), star=given(star))
     from starzoo.planning import plan_star
 
-    show_plan(out, plan_star(*read_zoo(sources, holdout), run, reorder_classes=reorder_classes))
+    show_plan(out, plan_star(*read_zoo(sources, holdout), run))

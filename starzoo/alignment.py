@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from starzoo.align.align import align, choose_method
 from starzoo.align.probe import Probe
-from starzoo.architecture import Architecture
 from starzoo.config import AlignConfig, DataConfig, Method
-from starzoo.data import load_data
 from starzoo.errors import UsageError
 from starzoo.folder import save_folder, save_tensors
+from starzoo.measuring import match_to_data
+from starzoo.origins import load_data_for
 from starzoo.places import refuse_overwriting
 from starzoo.progress import Progress, silent
 from starzoo.sources import check_compatible, label_names_of, load_sources, order_classes
@@ -58,10 +59,11 @@ def align_models(
     config: AlignConfig,
     *,
     data: DataConfig | None = None,
-    reorder_classes: bool = False,
     progress: Progress = silent,
 ) -> list[AlignmentReport]:
     """Permute models towards a fixed one and write them as folders that plain timm loads.
+
+    Their outputs are brought into the class order of the fixed model, by name.
 
     Args:
         fixed: Reference of the model that stays.
@@ -70,7 +72,6 @@ def align_models(
             model was aligned.
         config: The method of alignment.
         data: The task, for the methods that run the models, and to measure the loss half-way between them.
-        reorder_classes: Bring models that know the same classes in another order into that of the fixed one.
         progress: Told after every permutee.
 
     Returns:
@@ -80,19 +81,24 @@ def align_models(
         UsageError: The method needs images, and no data are given, or a folder of `out` holds a star.
     """
     models = load_sources([fixed, *permutees], progress=progress)
-    if reorder_classes:
-        models = order_classes(models, label_names_of(models))
     check_compatible(models)
-    anchor, *others = models
-    folders = [out / other.name for other in others]
+    folders = [out / model.name for model in models[1:]]
     for folder in folders:
         refuse_overwriting(folder, [fixed, *permutees], unless=[PERMUTATIONS])
         if (folder / MANIFEST).exists():  # a star has permutations too
             raise UsageError(
                 f"{folder}: holds a star, which would be overwritten", hint="choose another --out", subject=str(folder)
             )
+    if data:
+        models, images = match_to_data(models, partial(load_data_for, models[0].architecture, data), progress)
+    else:
+        models = order_classes(models, label_names_of(models))
+    anchor, *others = models
     spec, states = infer_architecture(anchor.architecture), [other.state for other in others]
-    probe = _make_probe(anchor.architecture, label_names_of(models), data, config) if data else None
+    probe = None
+    if data:
+        sample = images.train.labelled_images(limit=config.images, seed=config.seed)
+        probe = Probe(anchor.architecture.build(), *sample)
     config = choose_method(spec, anchor.state, states, config, probe)
     reports, identity = [], Permutation.identity(spec)
     made = {"fixed": anchor.name, "align": config.model_dump_json()}
@@ -116,11 +122,3 @@ def align_models(
             )
         )
     return reports
-
-
-def _make_probe(
-    architecture: Architecture, names: Sequence[str] | None, data: DataConfig, config: AlignConfig
-) -> Probe:
-    classes = architecture.num_classes
-    images = load_data(data, architecture.preprocessing, class_names=names, num_classes=classes)
-    return Probe(architecture.build(), *images.train.labelled_images(limit=config.images, seed=config.seed))

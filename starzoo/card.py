@@ -364,7 +364,9 @@ def _differences(manifest: StarManifest) -> Iterator[str]:
         counted = ", ".join(f"{escape(dtype)} {count}" for dtype, count in sorted(types.items()))
         yield f"Weights: read as float32; types of the models' files: {counted}."
     if reordered := sum(model.label_names is not None for model in models):
-        yield f"Classes: {reordered} of {len(models)} models were brought into this order from another."
+        yield f"Classes: matched by name; {reordered} of {len(models)} models had another order."
+    if manifest.data_label_names is not None:
+        yield "Classes of the data set: matched by name with those of the models; it has another order."
 
 
 def _portable(manifest: StarManifest) -> RunConfig:
@@ -393,8 +395,6 @@ def _command(manifest: StarManifest) -> str:
     """The command that fits this star again."""
     words = [*map(_reference, manifest.sources)]
     words += [f"--holdout {_reference(model)}" for model in manifest.holdouts]
-    if any(model.label_names is not None for model in (*manifest.sources, *manifest.holdouts)):
-        words.append("--reorder-classes")
     return " \\\n    ".join(["starzoo fit-star", *words, "--config run.yaml --out star"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,27 +11,51 @@ from starzoo.config import DataConfig, EvalConfig, validate
 from starzoo.data import ImageData, Split
 from starzoo.evaluate.cache import ResultCache
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.evaluate.floor import check_above_chance
+from starzoo.evaluate.floor import find_class_orders
 from starzoo.places import is_folder, without_path
-from starzoo.progress import Progress
-from starzoo.sources import Source
+from starzoo.progress import Progress, silent
+from starzoo.sources import Source, label_names_of, named_classes, order_classes
 from starzoo.star.manifest import StarManifest
 from starzoo.symmetry import Permutation, PermutationSpec
 
-__all__ = ["check_unnamed", "leaves_the_same", "make_zoo", "measure", "measured_as"]
+__all__ = ["leaves_the_same", "make_zoo", "match_to_data", "measure", "measured_as", "name_classes"]
 
 
-def check_unnamed(models: Sequence[Source], data: ImageData, progress: Progress) -> None:
-    """Make sure of the classes of models without label names, which nothing but their accuracy shows.
+def match_to_data(
+    models: Sequence[Source], load: Callable[[Sequence[str] | None], ImageData], progress: Progress = silent
+) -> tuple[list[Source], ImageData]:
+    """Bring models and images into one class order: that of the first model with label names, else of the first model.
+
+    Args:
+        models: The models. What order one without label names has, only its accuracy shows.
+        load: Opens the data set with its labels in the order of some class names, or in its own.
+        progress: Told about every model that has to be looked at.
+
+    Returns:
+        The models with label names, and the data set.
+    """
+    data = load(label_names_of(models))
+    named = name_classes(models, data, progress)
+    names = label_names_of(models) or label_names_of(named)
+    return order_classes(named, names), data if names == data.class_names else load(names)
+
+
+def name_classes(models: Sequence[Source], data: ImageData, progress: Progress = silent) -> list[Source]:
+    """Give models without label names those of the data, in the order in which they are better than chance.
 
     Args:
         models: The models.
         data: The images.
         progress: Told about every one that has to be looked at.
+
+    Returns:
+        The models in their order, all with label names.
     """
     unnamed = {model.name: model.state for model in models if not model.architecture.label_names}
-    if unnamed:
-        check_above_chance(models[0].architecture, unnamed, data, progress=progress)
+    if not unnamed:
+        return list(models)
+    orders = find_class_orders(models[0].architecture, unnamed, data, progress=progress)
+    return [named_classes(model, orders[model.name]) if model.name in orders else model for model in models]
 
 
 def make_zoo(

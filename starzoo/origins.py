@@ -13,10 +13,10 @@ from starzoo.data import ImageData, Split, load_data, load_unlabelled
 from starzoo.errors import UntrustedInputError
 from starzoo.places import RunPlaces
 from starzoo.progress import Progress, silent
-from starzoo.sources import Source, load_sources
+from starzoo.sources import Source, load_sources, named_classes
 from starzoo.star.manifest import ModelRecord, StarManifest
 
-__all__ = ["load_images", "load_models", "load_other_images"]
+__all__ = ["load_data_for", "load_images", "load_models", "load_other_images"]
 
 
 def load_models(
@@ -30,7 +30,7 @@ def load_models(
         progress: Told after every model.
 
     Returns:
-        The models in the order of `records`.
+        The models in the order of `records`, each in its own class order.
 
     Raises:
         UntrustedInputError: The files of a model are others than those that the manifest names.
@@ -43,7 +43,10 @@ def load_models(
                 hint="bring the old files back, or fit the star again",
                 subject=record.name,
             )
-    return [replace(model, name=record.name) for model, record in zip(models, records, strict=True)]
+    return [
+        replace(model if model.architecture.label_names else named_classes(model, record.label_names), name=record.name)
+        for model, record in zip(models, records, strict=True)
+    ]
 
 
 def load_images(manifest: StarManifest, places: RunPlaces, changes: Mapping[str, Any] | None = None) -> ImageData:
@@ -59,13 +62,21 @@ def load_images(manifest: StarManifest, places: RunPlaces, changes: Mapping[str,
     """
     known = {"dataset": places.dataset} if places.dataset else {}
     config = validate(DataConfig, with_changes({**manifest.config.data.model_dump(), **known}, changes or {}))
-    architecture = manifest.architecture
-    return load_data(
-        config,
-        architecture.preprocessing,
-        class_names=architecture.label_names,
-        num_classes=architecture.num_classes,
-    )
+    return load_data_for(manifest.architecture, config, manifest.architecture.label_names)
+
+
+def load_data_for(architecture: Architecture, config: DataConfig, names: Sequence[str] | None) -> ImageData:
+    """Open a data set for models of one architecture.
+
+    Args:
+        architecture: Their architecture.
+        config: The data set.
+        names: The class names into whose order the labels are brought; None where none are known.
+
+    Returns:
+        The task.
+    """
+    return load_data(config, architecture.preprocessing, class_names=names, num_classes=architecture.num_classes)
 
 
 def load_other_images(config: DataConfig | None, architecture: Architecture) -> Split | None:

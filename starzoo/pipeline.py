@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from starzoo.architecture import Architecture
 from starzoo.card import write_card
-from starzoo.config import DataConfig, RunConfig, StarConfig, TrainConfig, validate
-from starzoo.data import ImageData, Split, load_data
+from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, validate
+from starzoo.data import ImageData, Split
 from starzoo.errors import UsageError
 from starzoo.evaluate.cache import ResultCache
 from starzoo.evaluate.evaluate import Shard, evaluate_shard
@@ -21,8 +21,8 @@ from starzoo.folder import WEIGHTS_FILE, write_text
 from starzoo.gallery import find_stars, write_gallery
 from starzoo.hub.names import check_repo
 from starzoo.hub.ref import ModelRef
-from starzoo.measuring import check_unnamed, leaves_the_same, make_zoo, measure, measured_as
-from starzoo.origins import load_images, load_models, load_other_images
+from starzoo.measuring import leaves_the_same, make_zoo, match_to_data, measure, measured_as, name_classes
+from starzoo.origins import load_data_for, load_images, load_models, load_other_images
 from starzoo.places import (
     OF_A_RUN,
     RunPlaces,
@@ -35,8 +35,9 @@ from starzoo.processes import all_or_none, from_first, is_first, join
 from starzoo.progress import Progress, silent
 from starzoo.publishing import check_licence, publish_star
 from starzoo.report import write_report
-from starzoo.sources import Source, check_compatible, label_names_of, load_sources, order_classes
+from starzoo.sources import Source, check_compatible, load_sources, named_classes, order_classes
 from starzoo.specs import infer_architecture
+from starzoo.star.joining import as_source
 from starzoo.star.lock import RunLock
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
 from starzoo.star.star import Star, load_star, write_manifest
@@ -88,7 +89,6 @@ def fit_star(
     push_to: str | None = None,
     private: bool = False,
     accept_licence: str | None = None,
-    reorder_classes: bool = False,
     override: bool = False,
     allow_world_size_change: bool = False,
     progress: Progress = silent,
@@ -107,7 +107,6 @@ def fit_star(
         push_to: The Hub repository to publish in, `user/name`.
         private: Whether a new repository is private.
         accept_licence: The licence to publish the star under, where a person must decide.
-        reorder_classes: Bring models that know the same classes in another order into that of the first one.
         override: Go on from checkpoints that were made with another configuration.
         allow_world_size_change: Go on from checkpoints that were made by another number of processes.
         progress: Told about every stage.
@@ -130,14 +129,13 @@ def fit_star(
         status.met()
         with all_or_none():
             models = load_sources([*sources, *holdouts], progress=status)
-            if reorder_classes:
-                models = order_classes(models, label_names_of(models))
             check_compatible(models)
-            members, unseen = models[: len(sources)], models[len(sources) :]
             began = RunPlaces.read(out)
-            asked = began.at_its_commit(config.data)
-            data = _load_data_for(members[0].architecture, label_names_of(models), asked)
+            asked, architecture = began.at_its_commit(config.data), models[0].architecture
+            models, data = match_to_data(models, partial(load_data_for, architecture, asked), status)
+            members, unseen = models[: len(sources)], models[len(sources) :]
             outside = load_other_images(config.evaluate.ood, members[0].architecture)
+            config = config.model_copy(update={"evaluate": _with_split_of(outside, config.evaluate)})
             manifest = _describe(name or out.resolve().name, members, unseen, config, data)
             if push_to:
                 check_licence(manifest, accept_licence)  # before the fit
@@ -149,7 +147,6 @@ def fit_star(
                 began.check_unchanged(places)
         if not from_first(lambda: _is_finished(out, manifest)):
             with all_or_none():
-                check_unnamed(models, data, status)
                 spec = infer_architecture(manifest.architecture)
                 data.train.loader(config.star.batch_size, epoch=0, seed=0)  # refused before anything is written
             from_first(lock.take)
@@ -211,7 +208,6 @@ def evaluate_star(
     other_stars: Sequence[str] = (),
     data: Mapping[str, Any] | None = None,
     evaluate: Mapping[str, Any] | None = None,
-    reorder_classes: bool = False,
     use_cache: bool = True,
     shard: Shard | None = None,
     progress: Progress = silent,
@@ -226,7 +222,6 @@ def evaluate_star(
         other_stars: References of other stars of the same models, whose paths to this one are measured.
         data: Values of `DataConfig` that differ from those of the star.
         evaluate: Values of `EvalConfig` that differ.
-        reorder_classes: Bring new held-outs that know the star's classes in another order into that of the star.
         use_cache: Whether results are kept, and taken from those that were.
         shard: Which share of the items to measure, for a job of an array; nothing but the cache is written then.
         progress: Told about every stage.
@@ -248,14 +243,14 @@ def evaluate_star(
         unseen = load_sources(holdouts, taken=names, progress=progress)
     else:
         unseen = load_models(then.holdouts, find_models(then.holdouts, places.holdouts), progress=progress)
-    order = then.architecture.label_names
-    members = order_classes(members, order)  # which was asked for when the star was fitted, if there is anything to do
-    if reorder_classes or not holdouts:
-        unseen = order_classes(unseen, order)
     taken = [*names, *(model.name for model in unseen)]
-    stars = order_classes(load_sources(other_stars, taken=taken, progress=progress) if other_stars else [], order)
-    check_compatible([*members, *unseen, *stars])
+    stars = load_sources(other_stars, taken=taken, progress=progress) if other_stars else []
+    check_compatible([as_source(then, loaded.state), *members, *unseen, *stars])
     images = load_images(then, places, data)
+    if holdouts:
+        unseen = name_classes(unseen, images, progress)
+    order = then.architecture.label_names
+    members, unseen, stars = (order_classes(models, order) for models in (members, unseen, stars))
     same = images.fingerprint == then.data_fingerprint and images.config.augment == then.config.data.augment
     if same:  # though another commit may hold them
         images = replace(images, config=images.config.model_copy(update={"revision": then.config.data.revision}))
@@ -268,8 +263,7 @@ def evaluate_star(
     if not same and not leaves_the_same(images.config, places.found(then.config).data):
         images = replace(images, validation=None)  # the star may have been fitted on them
     outside = load_other_images(settings.ood, then.architecture)
-    if holdouts:
-        check_unnamed(unseen, images, progress)
+    settings = _with_split_of(outside, settings)
     manifest = then.model_copy(
         update={
             "config": without_paths(then.config.model_copy(update={"evaluate": settings})),
@@ -332,25 +326,25 @@ def render_gallery(folder: Path) -> list[Path]:
     return [page, *map(render_card, find_stars(folder))]
 
 
-def _load_data_for(architecture: Architecture, names: Sequence[str] | None, config: DataConfig) -> ImageData:
-    classes = architecture.num_classes
-    return load_data(config, architecture.preprocessing, class_names=names, num_classes=classes)
+def _with_split_of(outside: Split | None, settings: EvalConfig) -> EvalConfig:
+    """The settings with the name that the split of the other data set has, such as `validation` for `test`."""
+    if settings.ood is None or outside is None:
+        return settings
+    return settings.model_copy(update={"ood": settings.ood.model_copy(update={"test_split": outside.name})})
 
 
 def _describe(
     name: str, members: Sequence[Source], unseen: Sequence[Source], config: RunConfig, data: ImageData
 ) -> StarManifest:
     """All that is known about a star before it is fitted."""
-    architecture = members[0].architecture
-    if architecture.label_names is None:
-        architecture = architecture.model_copy(update={"label_names": data.class_names})
     return StarManifest(
         name=name,
-        architecture=architecture,
+        architecture=named_classes(members[0], data.class_names).architecture,
         sources=tuple(model.record for model in members),
         holdouts=tuple(model.record for model in unseen),
         config=without_paths(config.model_copy(update={"data": data.config})),
         data_fingerprint=data.fingerprint,
+        data_label_names=data.label_names,
         software={package: metadata.version(package) for package in ("starzoo", "torch", "timm")},
     )
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from starzoo.align.responses import most_numbers
 from starzoo.architecture import Architecture
-from starzoo.classes import are_reordered
 from starzoo.config import RunConfig
 from starzoo.errors import ResourceError, UsageError
 from starzoo.folder import CONFIG_FILE, find_weights, read_architecture, read_json
@@ -81,9 +80,7 @@ class Plan:
     licensing: Licensing
 
 
-def plan_star(
-    sources: Sequence[str], holdouts: Sequence[str], config: RunConfig, *, reorder_classes: bool = False
-) -> Plan:
+def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig) -> Plan:
     """Look at all models without downloading any weights, and say what fitting their star will take.
 
     config.json and the cards are downloaded, which are small, and the headers of the weights are checked; `to_download`
@@ -93,7 +90,6 @@ def plan_star(
         sources: References of the models that the star is fitted on, at least two.
         holdouts: References of models that it never sees.
         config: The run's configuration.
-        reorder_classes: Take models that know the same classes in another order, as the run does then.
 
     Returns:
         The plan.
@@ -115,7 +111,7 @@ def plan_star(
         )
         for number, ref in enumerate(refs)
     ]
-    check_architectures(_in_one_order(models) if reorder_classes else models)
+    check_architectures(models)
     needed, free = bytes_to_download(listings.values()), _free()
     if needed > free:
         raise ResourceError(
@@ -139,17 +135,6 @@ def plan_star(
         steps=steps,
         licensing=combine([model.licence for model in models[: len(sources)] if model.sha or model.licence]),
     )
-
-
-def _in_one_order(models: Sequence[PlannedModel]) -> list[PlannedModel]:
-    """The models as `order_classes` will bring them into one order, without their weights."""
-    names = next(filter(None, (model.architecture.label_names for model in models)), None)
-    return [
-        replace(model, architecture=model.architecture.model_copy(update={"label_names": names}))
-        if names and are_reordered(model.architecture.label_names, names)
-        else model
-        for model in models
-    ]
 
 
 def _look_at(listing: Listing) -> PlannedModel:

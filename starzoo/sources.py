@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +15,8 @@ import yaml
 from torch import Tensor, nn
 
 from starzoo.architecture import Architecture, Preprocessing
-from starzoo.classes import are_reordered, permute_classes
+from starzoo.class_names import list_names, match_names
+from starzoo.classes import permute_classes
 from starzoo.config import NO_YAML
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.folder import (
@@ -46,6 +46,7 @@ __all__ = [
     "licence_of",
     "load_source",
     "load_sources",
+    "named_classes",
     "order_classes",
 ]
 
@@ -269,66 +270,82 @@ def check_architectures(models: Sequence[Named]) -> None:
     """Make sure that models are of one architecture, for the same classes and preprocessing.
 
     Args:
-        models: The models, whose weights are not needed.
+        models: The models, whose weights are not needed. The order of their classes does not matter.
 
     Raises:
         IncompatibleError: They are not.
     """
-    for first, second in _pairs(models):
-        for what, ours, theirs in _differences(first.architecture, second.architecture):
+    for model in models[1:]:
+        for what, ours, theirs in _differences(models[0].architecture, model.architecture):
             raise IncompatibleError(
-                f"{first.name} and {second.name} cannot be combined: {what} {ours} and {theirs}",
-                hint=_advice(first.architecture, second.architecture),
-                subject=second.name,
+                f"{models[0].name} and {model.name} cannot be combined: {what} {ours} and {theirs}",
+                hint="give models of one architecture, trained for the same classes and preprocessing",
+                subject=model.name,
             )
+    named = [model for model in models if model.architecture.label_names]
+    for model in named[1:]:
+        _class_order(model, named[0].architecture.label_names or (), named[0].name)
 
 
-def label_names_of(sources: Sequence[Source]) -> tuple[str, ...] | None:
+def label_names_of(models: Sequence[Named]) -> tuple[str, ...] | None:
     """The class names of models that belong together.
 
     Args:
-        sources: The models; those whose label names are not known fit any.
+        models: The models; those whose label names are not known fit any.
 
     Returns:
         The names of the first model that has any, in the order of the outputs, or None.
     """
-    return next(filter(None, (source.architecture.label_names for source in sources)), None)
+    return next(filter(None, (model.architecture.label_names for model in models)), None)
 
 
 def order_classes(sources: Sequence[Source], names: Sequence[str] | None) -> list[Source]:
-    """Bring models that know the same classes in another order into one order.
+    """Bring the outputs of models into one order, by the names of their classes.
 
     Args:
-        sources: The models; those of other classes, or whose label names are not known, stay as they are.
+        sources: The models; those whose label names are not known stay as they are.
         names: The class names in the wanted order; None leaves all models as they are.
 
     Returns:
         The models in their order. A permuted one has the provenance of the files that it comes from.
     """
-    ordered = []
+    ordered, permuted = [], []
     for source in sources:
-        if names and are_reordered(source.architecture.label_names, names):
-            _logger.warning("%s: its classes are brought into the order of the other models", source.name)
-            state = permute_classes(source.architecture, source.state, names)
-            architecture = source.architecture.model_copy(update={"label_names": tuple(names)})
+        order = _class_order(source, names or (), "the other models")
+        if order != sorted(order):
+            state = permute_classes(source.architecture, source.state, order)
             provenance = replace(source.provenance, label_names=source.architecture.label_names)
-            source = replace(source, architecture=architecture, state=state, provenance=provenance)
+            source = replace(named_classes(source, names), state=state, provenance=provenance)
+            permuted.append(source.name)
         ordered.append(source)
+    if permuted:
+        _logger.warning(
+            "classes are matched by name: %d of %d models had another order%s",
+            len(permuted),
+            len(sources),
+            list_names(permuted),
+        )
     return ordered
 
 
-def _pairs(sources: Sequence[Named]) -> Iterator[tuple[Named, Named]]:
-    """Every model with the first one, and with the first one whose classes are named."""
-    named = [source for source in sources if source.architecture.label_names]
-    for source in sources[1:]:
-        yield sources[0], source
-        yield (named or sources)[0], source
+def named_classes(source: Source, names: Sequence[str] | None) -> Source:
+    """A model whose outputs have these names.
+
+    Args:
+        source: The model.
+        names: One name per output, or None.
+
+    Returns:
+        The same weights.
+    """
+    label_names = tuple(names) if names else None
+    return replace(source, architecture=source.architecture.model_copy(update={"label_names": label_names}))
 
 
-def _advice(first: Architecture, second: Architecture) -> str:
-    if are_reordered(first.label_names, second.label_names):
-        return "give --reorder-classes (reorder_classes=True) to bring the same classes into the order of the first"
-    return "give models of one architecture, trained for the same classes and preprocessing"
+def _class_order(model: Named, names: Sequence[str], owner: str) -> list[int]:
+    """For each of some class names the output of a model; nothing where there are no names to match."""
+    own = model.architecture.label_names
+    return match_names(names, own, owner=owner, subject=model.name) if names and own else []
 
 
 def _differences(first: Architecture, second: Architecture) -> list[tuple[str, object, object]]:
@@ -338,11 +355,6 @@ def _differences(first: Architecture, second: Architecture) -> list[tuple[str, o
         ("the class counts are", first.num_classes, second.num_classes),
         *((f"{field} of the preprocessing is", getattr(ours, field), getattr(theirs, field)) for field in _SEEN),
     ]
-    if first.label_names and second.label_names:
-        pairs += [
-            (f"class {index} is", name, other)
-            for index, (name, other) in enumerate(zip_longest(first.label_names, second.label_names))
-        ]
     if first.name == second.name and first.num_classes == second.num_classes and first.network != second.network:
         pairs.append(("the model arguments are", first.model_args, second.model_args))
     return [(what, a, b) for what, a, b in pairs if a != b]

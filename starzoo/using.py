@@ -116,7 +116,6 @@ def join_star(
     ref: str | Path,
     *,
     data: Mapping[str, Any] | None = None,
-    reorder_classes: bool = False,
     progress: Progress = silent,
 ) -> Joined:
     """Align a model that a star never saw to it, and measure the path between the two; no source is needed for that.
@@ -125,7 +124,6 @@ def join_star(
         star: The star's folder, or its repository.
         ref: The model: a folder, or a repository.
         data: Values of `DataConfig` that differ from those that the star was fitted with.
-        reorder_classes: Bring a model that knows the star's classes in another order into that of the star.
         progress: Told about every stage.
 
     Returns:
@@ -133,4 +131,4 @@ def join_star(
     """
     loaded = load_star(star)
     images = load_images(loaded.manifest, loaded.places, data)
-    return join(loaded.manifest, loaded.state, ref, images, reorder_classes=reorder_classes, progress=progress)
+    return join(loaded.manifest, loaded.state, ref, images, progress=progress)

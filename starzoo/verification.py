@@ -132,8 +132,8 @@ def _load_source(star: Star, number: int, record: ModelRecord) -> Source:
     places = star.places.sources
     known = places[number : number + 1] if len(places) == len(star.manifest.sources) else ()
     loaded = load_models([record], find_models([record], known))
+    check_compatible([as_source(star.manifest, star.state), *loaded])
     [source] = order_classes(loaded, star.manifest.architecture.label_names)
-    check_compatible([as_source(star.manifest, star.state), source])
     return source
 
 

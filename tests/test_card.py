@@ -441,13 +441,14 @@ def test_the_card_says_in_what_the_models_files_differ():
     architecture = Architecture(name="test_resnet", num_classes=2, preprocessing=chosen, label_names=("cat", "dog"))
     plain = render(make_manifest(architecture=architecture, sources=tuple(same), holdouts=()))
     assert "crop_pct 0.95" not in plain
-    assert "--reorder-classes" not in plain
+    assert "by name" not in plain
     odd = ModelRecord(name="c", dtype="bfloat16", preprocessing=other, label_names=("dog", "cat"))
-    card = render(make_manifest(architecture=architecture, sources=tuple(same), holdouts=(odd,)))
+    other_data = {"data_label_names": ("dog", "cat")}
+    card = render(make_manifest(architecture=architecture, sources=tuple(same), holdouts=(odd,), **other_data))
     assert "with interpolation bicubic, crop_pct 0.95 and crop_mode center, which 2 of 3 state" in card
     assert "types of the models' files: bfloat16 1, float32 2" in card
-    assert "1 of 3 models were brought into this order from another" in card
-    assert "    --reorder-classes \\\n    --config run.yaml --out star" in card
+    assert "Classes: matched by name; 1 of 3 models had another order" in card
+    assert "Classes of the data set: matched by name with those of the models; it has another order" in card
 
 
 def test_a_licence_is_stated_only_if_all_sources_share_it():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import re
 import shutil
+import unicodedata
 from io import BytesIO
 from pathlib import Path
 
@@ -36,15 +38,11 @@ from starzoo.errors import (
     UsageError,
 )
 from starzoo.hub.failures import HubBusyError
+from tests.data.pictures import paint
 
 GREY = Preprocessing(input_size=(1, 8, 8), mean=(0.3,), std=(0.35,))
 COLOUR = Preprocessing(input_size=(3, 8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 CLASSES = ("c1", "c2", "c10")
-
-
-def paint(seed: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 @pytest.fixture
@@ -148,10 +146,13 @@ def test_k13_fingerprint_notices_one_changed_image(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_split": "training"}, r"photos: Unknown split \"training\"\. Should be one of \['train', 'test'\]"),
+        ({"train_split": "extra"}, r"photos: Unknown split \"extra\"\. Should be one of \['test', 'train'\]"),
         ({"name": "large"}, r"photos: BuilderConfig 'large' not found"),
-        ({"image_column": "pixels"}, r"no Image column 'pixels' among image \(Image\), label \(ClassLabel\)"),
-        ({"label_column": "image"}, r"no ClassLabel column 'image' among"),
+        (
+            {"image_column": "pixels"},
+            r"expected a column 'pixels' of images, got image \(Image\), label \(ClassLabel\)",
+        ),
+        ({"label_column": "image"}, r"expected a column 'image' of labels, got image \(Image\)"),
         ({"test_split": "train"}, "both the training and the test split"),
         ({"train_size": 13}, "split 'train': 13 images asked for, 12 there"),
     ],
@@ -172,7 +173,9 @@ def test_unknown_data_set_is_refused_without_the_network(dataset: str) -> None:
 def test_columns_of_the_wrong_type_are_listed(tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / f"{split}.csv").write_text("text,stars\ngood,5\n")
-    with pytest.raises(UsageError, match=r"no Image columns among text \((large_)?string\), stars \(int64\)"):
+    with pytest.raises(
+        UsageError, match=r"expected one column of images, got text \((large_)?string\), stars \(int64\)"
+    ):
         load_data(DataConfig(dataset=str(tmp_path)), COLOUR)
 
 
@@ -225,8 +228,8 @@ def test_unlabelled_images_of_one_split(tmp_path: Path) -> None:
     assert (images.labels.tolist(), images.pixels.shape) == ([0] * 5, (5, 8, 8, 3))
     some = load_unlabelled(config.model_copy(update={"test_size": 3}), COLOUR)
     assert len(some) == 3
-    with pytest.raises(UsageError, match="no ClassLabel columns"):
-        load_data(config, COLOUR)
+    with pytest.raises(UsageError, match=r"expected one column of labels, got image \(Image\) "):
+        load_data(config.model_copy(update={"train_split": "train[:3]", "test_split": "train[3:]"}), COLOUR)
     with pytest.raises(UsageError, match='Unknown split "test"'):
         load_unlabelled(DataConfig(dataset=str(tmp_path)), COLOUR)
     with pytest.raises(UsageError, match="split 'train': 6 images asked for, 5 there"):
@@ -284,22 +287,50 @@ def test_what_datasets_says_becomes_one_line(error: Exception, expected: type[St
 
 def test_t04_classes_are_counted_where_names_are_not_known(folder: Path) -> None:
     config = DataConfig(dataset=str(folder))
-    with pytest.raises(IncompatibleError, match="has 3 classes, but the models have 4") as caught:
+    with pytest.raises(IncompatibleError, match="expected the 4 classes of the models, got 3") as caught:
         load_data(config, COLOUR, num_classes=4)
     assert caught.value.exit_code == 5
-    with pytest.raises(IncompatibleError, match="has 3 classes, but the models have 4"):
-        load_data(config, COLOUR, class_names=["c1", "c10", "c2"], num_classes=4)
-    assert len(load_data(config, COLOUR, num_classes=3).class_names) == 3
+    found = load_data(config, COLOUR, num_classes=3)
+    assert found.class_names == ("c1", "c10", "c2")
+    assert found.class_orders == [("c1", "c10", "c2"), CLASSES]  # and as timm sorts class folders
 
 
-def test_t04_class_names_are_compared_by_name(folder: Path) -> None:
-    config = DataConfig(dataset=str(folder))
-    with pytest.raises(IncompatibleError, match="class 1 is 'c10', but 'c2' in the models") as caught:
-        load_data(config, COLOUR, class_names=CLASSES)
-    assert caught.value.exit_code == 5
-    with pytest.raises(IncompatibleError, match="has 3 classes, but the models have 2"):
-        load_data(config, COLOUR, class_names=CLASSES[:2])
-    assert load_data(config, COLOUR, class_names=["c1", "c10", "c2"]).class_names == ("c1", "c10", "c2")
+def test_t04_class_names_are_matched_by_name(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = DataConfig(dataset=str(folder), train_size=9)
+    stored = load_data(config, COLOUR)
+    found = load_data(config, COLOUR, class_names=CLASSES)
+    for here, there in ((found.train, stored.train), (found.test, stored.test), (found.validation, stored.validation)):
+        assert [CLASSES[label] for label in here.labels] == [stored.class_names[label] for label in there.labels]
+        assert torch.equal(here.tensors()[0], there.tensors()[0])
+    assert (found.class_names, found.label_names, stored.label_names) == (CLASSES, ("c1", "c10", "c2"), None)
+    assert found.fingerprint == stored.fingerprint
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder}: its classes are in another order than those of the models, and matched by name"
+    ]
+    assert load_data(config, COLOUR, class_names=["c1", "c10", "c2"]).label_names is None
+    for names, message in (
+        (CLASSES[:2], r"0 missing, 1 unknown \(c10\)"),
+        ((*CLASSES, "c11"), r"1 missing \(c11\), 0 unknown"),
+        (
+            ("c1", "c2", "C10"),
+            r"photos: expected the classes of the models, got others: 1 missing \(C10\), 1 unknown \(c10\)",
+        ),
+    ):
+        with pytest.raises(IncompatibleError, match=message) as caught:
+            load_data(config, COLOUR, class_names=names)
+        assert caught.value.exit_code == 5
+
+
+def test_t04_class_folders_of_a_mac_have_the_names_of_the_models(tmp_path: Path) -> None:
+    names = ("apple", "café")
+    for split, name, number in itertools.product(("train", "test"), names, range(2)):
+        place = tmp_path / split / unicodedata.normalize("NFD" if split == "train" else "NFC", name)
+        place.mkdir(parents=True, exist_ok=True)
+        paint().save(place / f"{number}.png")
+    data = load_data(DataConfig(dataset=str(tmp_path)), COLOUR, class_names=names, num_classes=2)
+    assert (data.class_names, data.label_names) == (names, None)
+    assert data.class_orders == [names]
+    assert data.train.labels.tolist() == data.test.labels.tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda _: b"no image", lambda _: b""])
@@ -387,7 +418,7 @@ def test_only_plain_eight_bit_pictures_are_decoded() -> None:
         decode(ImageFile("here", "data", deep.getvalue()))
     postscript = BytesIO()
     paint(0).save(postscript, format="EPS")
-    with pytest.raises(UntrustedInputError, match="no image of a known format"):
+    with pytest.raises(UntrustedInputError, match="expected an image in a format that Pillow decodes"):
         decode(ImageFile("here", "data", postscript.getvalue()))
 
 
@@ -459,7 +490,7 @@ def test_files_that_are_no_images_are_named(folder: Path) -> None:
     with pytest.raises(UsageError, match="no image is given"):
         read_images([], COLOUR)
     (folder / "text.png").write_text("no image")
-    with pytest.raises(UntrustedInputError, match=r"text\.png cannot be read: it is no image of a known format"):
+    with pytest.raises(UntrustedInputError, match=r"text\.png cannot be read: expected an image in a format that"):
         read_images([folder / "text.png"], COLOUR)
 
 

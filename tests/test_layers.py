@@ -15,12 +15,13 @@ import starzoo
 
 ROOT = Path(starzoo.__file__).parent
 
-LOW = {"errors", "config", "methods", "progress", "wording", "hub.offline"}
+LOW = {"errors", "config", "methods", "progress", "wording", "class_names", "hub.offline"}
 # The longest name that a module's name begins with is its room. `hub` is what talks to the network.
 ROOMS: Mapping[str, set[str]] = {
     "errors": set(),
     "progress": set(),
     "wording": set(),
+    "class_names": {"errors"},
     "differences": set(),
     "files": {"errors"},
     "ahead": set(),
@@ -189,7 +190,6 @@ ROOMS: Mapping[str, set[str]] = {
         *LOW,
         "align",
         "architecture",
-        "classes",
         "folder",
         "hub",
         "hub.inspect",
@@ -203,8 +203,8 @@ ROOMS: Mapping[str, set[str]] = {
     "doctor": {"errors", "cache", "hub", "hub.offline", "hub.patience"},
     "alignment": {
         *LOW,
-        "architecture",
-        "data",
+        "measuring",
+        "origins",
         "folder",
         "sources",
         "align",

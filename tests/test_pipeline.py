@@ -17,17 +17,22 @@ from safetensors.torch import load_file, save_file
 import starzoo
 from starzoo.alignment import align_models
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, load_config
+from starzoo.data import open_data
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.inspection import infer_architecture
 from starzoo.measuring import leaves_the_same, measured_as
 from starzoo.pipeline import StarReport, evaluate_star, fit_star, load_star, publish_star, render_card
 from starzoo.places import RunPlaces, without_paths
+from starzoo.using import join_star
 from starzoo.verification import verify_star
 from tests.hub.fakehub import FakeHub
 
 CONFIG = RunConfig(
     star=StarConfig(epochs=2, batch_size=128, mu=0.5),
     evaluate=EvalConfig(points=3, pairs=1, sources=1),
+)
+QUICK = CONFIG.model_copy(
+    update={"star": StarConfig(epochs=0), "evaluate": EvalConfig(points=3, pairs=0, sources=0, samples=0)}
 )
 PUBLISHED = {
     "README.md",
@@ -459,40 +464,37 @@ def with_classes(folder: Path, count: int) -> None:
 def rename_classes(folder: Path, order: list[int] | None, *, move: bool = False) -> None:
     """Write label names in another order, or none; with `move` the outputs go with their names."""
     config = json.loads((folder / "config.json").read_text())
-    if order is None:
-        del config["label_names"]
-    else:
-        config["label_names"] = [config["label_names"][place] for place in order]
+    names = config.pop("label_names", None)
+    if order is not None:
+        config["label_names"] = [names[place] for place in order]
     (folder / "config.json").write_text(json.dumps(config))
     if move:
-        state = load_file(folder / "model.safetensors")
-        moved = {name: state[name][order].clone() for name in ("fc.weight", "fc.bias")}
-        save_file(state | moved, folder / "model.safetensors")
+        move_outputs(folder, order)
+
+
+def move_outputs(folder: Path, order: list[int]) -> None:
+    """Permute the outputs of a model."""
+    state = load_file(folder / "model.safetensors")
+    moved = {name: state[name][order].clone() for name in ("fc.weight", "fc.bias")}
+    save_file(state | moved, folder / "model.safetensors")
 
 
 TURNED = [3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
 
 
 def test_t03_a_star_of_models_with_the_same_classes_in_other_orders(digits_zoo: list[Path], tmp_path: Path) -> None:
-    quick = EvalConfig(points=3, pairs=0, sources=0)
-    config = CONFIG.model_copy(update={"star": StarConfig(epochs=0), "evaluate": quick})
+    config = QUICK
     refs = [str(shutil.copytree(folder, tmp_path / folder.name)) for folder in digits_zoo[:3]]
     expected = fit_star(refs[:2], refs[2:], config, tmp_path / "expected")
     for ref in refs[1:]:
         rename_classes(Path(ref), TURNED, move=True)
-    with pytest.raises(IncompatibleError, match=r"seed-0 and seed-1 .*: class 0 is 0 and 3 .*--reorder-classes"):
-        fit_star(refs[:2], refs[2:], config, tmp_path / "star")
-    assert not (tmp_path / "star").exists()
-    found = fit_star(refs[:2], refs[2:], config, tmp_path / "star", reorder_classes=True)
+    found = fit_star(refs[:2], refs[2:], config, tmp_path / "star")
     ours, theirs = (load_star(report.folder).state for report in (found, expected))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     assert found.manifest.evaluation == expected.manifest.evaluation
     assert found.manifest.sources[1].files != expected.manifest.sources[1].files  # those of the file as it lies there
-    # star.json says so, and the command in the card too.
     assert [model.label_names and model.label_names[0] for model in found.manifest.sources] == [None, "3"]
-    assert "--reorder-classes" in (found.folder / "README.md").read_text()
-    assert "--reorder-classes" not in (expected.folder / "README.md").read_text()
-    assert "2 of 3 models were brought into this order" in (found.folder / "README.md").read_text()
+    assert "matched by name; 2 of 3 models had another order" in (found.folder / "README.md").read_text()
     # Whoever rebuilds the star domain from the files as they lie there gets the same models.
     domains = [load_star(found.folder).domain(), load_star(expected.folder).domain(digits_zoo[:2])]
     for name, state in domains[0].sources.items():
@@ -500,29 +502,111 @@ def test_t03_a_star_of_models_with_the_same_classes_in_other_orders(digits_zoo: 
     checks = verify_star(found.folder)
     assert checks
     assert [check for check in checks if check.passed is not True] == []
-    # What was asked for once holds when the star is measured again; new held-outs are asked for anew.
+    # Measured again, with the same held-out or as a new one, it is the same.
     assert evaluate_star(str(found.folder)).manifest.evaluation == expected.manifest.evaluation
-    with pytest.raises(IncompatibleError, match="class 0 is 0 and 3"):
-        evaluate_star(str(found.folder), holdouts=refs[2:])
+    again = evaluate_star(str(found.folder), holdouts=refs[2:]).manifest
+    assert again.holdouts[0].label_names is not None
+    assert again.evaluation == expected.manifest.evaluation
 
 
-def test_t03_the_data_set_is_compared_with_the_names_of_any_model(digits_zoo: list[Path], tmp_path: Path) -> None:
+def test_t03_the_names_of_any_model_count(digits_zoo: list[Path], tmp_path: Path) -> None:
     refs = [str(shutil.copytree(folder, tmp_path / folder.name)) for folder in digits_zoo[:2]]
     rename_classes(Path(refs[0]), None)
     rename_classes(Path(refs[1]), TURNED, move=True)
-    with pytest.raises(IncompatibleError, match="digits: class 0 is '0', but '3' in the models"):
-        fit_star(refs, [], CONFIG, tmp_path / "star")
+    found = fit_star(refs, [], QUICK, tmp_path / "star").manifest
+    assert found.architecture.label_names == tuple("3456789012")
+    assert found.data_label_names == tuple("0123456789")
+    # The first has no names, and shows by its accuracy that it has the classes in the order of the data set.
+    assert [model.label_names for model in found.sources] == [tuple("0123456789"), None]
+    assert found.evaluation is not None
+    assert all(quality.accuracy > 0.8 for quality in found.evaluation.qualities_of("member"))
+
+
+NATURAL = tuple(map(str, range(1, 11)))  # as timm sorts class folders
+TEXT = tuple(sorted(NATURAL))  # 1, 10, 2 …: as torchvision and `datasets` sort them
+FROM_TEXT = [NATURAL.index(name) for name in TEXT]
+
+
+@pytest.fixture(scope="module")
+def digit_folders(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    """The digits as class folders with the names 1 to 10."""
+    root = tmp_path_factory.mktemp("data") / "digits"
+    stored = open_data(DataConfig(train_size=300, test_size=100))
+    for split, records in (("train", stored.train), ("test", stored.test)):
+        for number, (label, file) in enumerate(zip(records.labels, records.files(range(len(records))), strict=True)):
+            path = root / split / NATURAL[label] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(file.content)
+    return DataConfig(dataset=str(root))
+
+
+def with_label_names(folder: Path, names: tuple[str, ...]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"label_names": names}))
+
+
+def test_t04_the_data_set_is_brought_into_the_order_of_the_models(
+    digits_zoo: list[Path], digit_folders: DataConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refs = [str(shutil.copytree(folder, tmp_path / folder.name)) for folder in digits_zoo[:4]]
+    for ref in refs:
+        with_label_names(Path(ref), NATURAL)
+    config = QUICK.model_copy(update={"data": digit_folders})
+    star = fit_star(refs[:2], refs[2:3], config, tmp_path / "star")
+    found = star.manifest
+    assert found.architecture.label_names == NATURAL
+    assert found.data_label_names == TEXT
+    assert found.data_fingerprint == open_data(digit_folders).fingerprint
+    assert "its classes are in another order than those of the models, and matched by name" in caplog.text
+    assert "Classes of the data set: matched by name" in (star.folder / "README.md").read_text()
+    assert found.evaluation is not None
+    assert all(quality.accuracy > 0.8 for quality in found.evaluation.qualities_of("member"))
+    # All that opens the images again agrees.
+    assert evaluate_star(str(star.folder)).manifest.evaluation == found.evaluation
+    assert all(path.accuracy[-1] > 0.8 for path in join_star(star.folder, refs[3]).paths)
+    aligned = align_models(refs[0], refs[1:2], tmp_path / "aligned", config.align, data=digit_folders)
+    assert aligned[0].midpoint_loss_before is not None
+    with_label_names(Path(refs[3]), TEXT)  # which is wrong for this model
+    assert all(path.accuracy[-1] < 0.5 for path in join_star(star.folder, refs[3]).paths)
+
+
+def test_t05_the_order_of_models_without_names_is_that_in_which_they_are_right(
+    digits_zoo: list[Path], digit_folders: DataConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refs = [str(shutil.copytree(folder, tmp_path / folder.name)) for folder in digits_zoo[:4]]
+    for ref in refs:
+        rename_classes(Path(ref), None)
+    move_outputs(Path(refs[1]), FROM_TEXT)
+    config = QUICK.model_copy(update={"data": digit_folders})
+    star = fit_star(refs[:2], refs[2:3], config, tmp_path / "star")
+    found = star.manifest
+    assert (found.architecture.label_names, found.data_label_names) == (NATURAL, TEXT)
+    assert [model.label_names for model in (*found.sources, *found.holdouts)] == [None, TEXT, None]
+    assert "2 of 3 models without label names (seed-0, seed-2) are right on " in caplog.text
+    assert " with its classes in another order (1, 2, 3, …)" in caplog.text
+    assert found.evaluation is not None
+    assert all(quality.accuracy > 0.8 for quality in found.evaluation.qualities_of("member"))
+    # What was found out is recorded: it is not found out again, and the same models are loaded.
+    assert evaluate_star(str(star.folder)).manifest.evaluation == found.evaluation
+    assert [check for check in verify_star(star.folder) if check.passed is not True] == []
+    assert all(path.accuracy[-1] > 0.8 for path in join_star(star.folder, refs[3]).paths)
+    again = evaluate_star(str(star.folder), holdouts=refs[3:]).manifest.evaluation
+    assert again is not None
+    assert all(quality.accuracy > 0.8 for quality in again.qualities_of("member"))
+    reports = align_models(refs[0], refs[1:3], tmp_path / "aligned", config.align, data=digit_folders)
+    assert all(report.midpoint_loss_after < 2 for report in reports if report.midpoint_loss_after is not None)
+    # Models that all learned the order of the folders as text leave the data set as it is.
+    move_outputs(Path(refs[0]), FROM_TEXT)
+    plain = fit_star(refs[:2], [], config, tmp_path / "plain").manifest
+    assert (plain.architecture.label_names, plain.data_label_names) == (TEXT, None)
 
 
 def test_t05_models_without_label_names_must_be_better_than_chance(digits_zoo: list[Path], tmp_path: Path) -> None:
-    quick = EvalConfig(points=3, pairs=0, sources=0)
-    config = CONFIG.model_copy(update={"star": StarConfig(epochs=0), "evaluate": quick})
+    config = QUICK
     refs = [str(shutil.copytree(folder, tmp_path / folder.name)) for folder in digits_zoo[:3]]
     for ref in refs:
         rename_classes(Path(ref), None)
-    state = load_file(Path(refs[2]) / "model.safetensors")
-    turned = {name: state[name][TURNED].clone() for name in ("fc.weight", "fc.bias")}
-    save_file(state | turned, Path(refs[2]) / "model.safetensors")
+    move_outputs(Path(refs[2]), TURNED)
     message = (
         r"seed-2: is right on \d+ of 1024 training images of digits, no better than chance, and has no label names"
     )

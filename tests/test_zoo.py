@@ -67,6 +67,17 @@ def test_member_learns(data: ImageData) -> None:
     assert loss < 1.2
 
 
+def test_t04_members_have_the_class_order_of_their_architecture(tmp_path: Path) -> None:
+    names = tuple("7891234560")
+    architecture = ARCHITECTURE.model_copy(update={"label_names": names})
+    [member] = train_zoo(architecture, DATA, TrainConfig(epochs=12, batch_size=25, lr=0.1), [0], tmp_path, jobs=1)
+    source = load_source(member.folder)
+    assert source.architecture.label_names == names
+    data = load_data(DATA, ARCHITECTURE.preprocessing, class_names=names)
+    assert measure(source.model(), data.test) == pytest.approx((member.test_loss, member.test_accuracy), rel=1e-3)
+    assert member.test_accuracy > 0.7
+
+
 def test_member_depends_on_its_seed_alone(data: ImageData) -> None:
     config = TrainConfig(epochs=1, batch_size=50)
     flipped = load_data(DataConfig(train_size=200, test_size=100, augment="flip"), ARCHITECTURE.preprocessing)
@@ -213,7 +224,7 @@ def test_changed_data_is_refused(tmp_path: Path) -> None:
         for number, name in enumerate("ab"):
             (tmp_path / "images" / split / name).mkdir(parents=True)
             for index in range(4):
-                image = Image.new("L", (16, 16), 100 * number + index)
+                image = Image.new("L", (16, 16), 100 * number + index + 50 * (split == "test"))
                 image.save(tmp_path / "images" / split / name / f"{index}.png")
     config, recipe = DataConfig(dataset=str(tmp_path / "images")), TrainConfig(epochs=1, batch_size=4)
     architecture = architecture_for("test_resnet", config)
@@ -245,15 +256,15 @@ def test_bad_seeds(tmp_path: Path, seeds: list[int]) -> None:
 
 
 def test_other_classes_are_refused_before_training(tmp_path: Path) -> None:
-    architecture = ARCHITECTURE.model_copy(update={"label_names": tuple("1023456789")})
-    with pytest.raises(IncompatibleError, match="digits: class 0 is '0', but '1' in the models"):
+    architecture = ARCHITECTURE.model_copy(update={"label_names": tuple("A123456789")})
+    with pytest.raises(IncompatibleError, match=r"digits: .* got others: 1 missing \(A\), 1 unknown \(0\)"):
         train_zoo(architecture, DATA, RECIPE, [0], tmp_path / "zoo")
     assert not (tmp_path / "zoo").exists()
 
 
 def test_another_number_of_classes_is_refused_before_training(tmp_path: Path) -> None:
     architecture = ARCHITECTURE.model_copy(update={"label_names": None, "num_classes": 7})
-    with pytest.raises(IncompatibleError, match="digits: has 10 classes, but the models have 7"):
+    with pytest.raises(IncompatibleError, match="digits: expected the 7 classes of the models, got 10"):
         train_zoo(architecture, DATA, RECIPE, [0], tmp_path / "zoo")
     assert not (tmp_path / "zoo").exists()
 

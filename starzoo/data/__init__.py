@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 from torch import Tensor
 
 from starzoo.architecture import Preprocessing
+from starzoo.class_names import match_names
 from starzoo.config import DataConfig, EvalConfig
 from starzoo.data.files import read_images
-from starzoo.data.reading import StoredData, open_data, open_images
+from starzoo.data.opening import say
+from starzoo.data.reading import Records, StoredData, open_data, open_images
 from starzoo.data.split import Augmentation, Loader, Split
 from starzoo.errors import IncompatibleError
 from starzoo.wording import counted
@@ -33,17 +36,20 @@ class ImageData:
     """A classification task as models of one preprocessing see it.
 
     Attributes:
-        config: Where it came from, at which commit of the Hub, and how training images are augmented.
-        class_names: The name of every class, in the order of the labels.
+        config: Where it came from, at which commit of the Hub, which splits it has, and how training images are
+            augmented.
+        class_names: The name of every class, in the order of the labels, which is that of the models.
+        label_names: The data set's own class order, where it was brought into that of the models; else None.
         train: The training split.
         test: The test split.
         validation: The training images that `train_size` leaves out, which nothing was fitted on; None where it leaves
             none. The fingerprint is not about them.
-        stored: The same as it is stored.
+        stored: The same as it is stored, with the labels in its own class order.
     """
 
     config: DataConfig
     class_names: tuple[str, ...]
+    label_names: tuple[str, ...] | None = None
     train: Split
     test: Split
     validation: Split | None = None
@@ -66,6 +72,21 @@ class ImageData:
         """SHA-256 over class names, labels and image files, so that a changed data set is noticed."""
         return self.stored.fingerprint
 
+    @property
+    def class_orders(self) -> list[tuple[str, ...]]:
+        """The class orders that a model without label names may have learned.
+
+        The first is that of the labels, the next that of the stored labels. Where this is the alphabetical one, as
+        torchvision and `datasets` sort class folders, timm's own (2 before 10) is the last.
+        """
+        from timm.utils.misc import natural_key
+
+        own = self.label_names or self.class_names
+        orders = [self.class_names, own]
+        if list(own) == sorted(own):
+            orders.append(tuple(sorted(own, key=natural_key)))
+        return list(dict.fromkeys(orders)) if len(set(own)) == len(own) else [self.class_names]
+
 
 def load_data(
     config: DataConfig,
@@ -80,7 +101,8 @@ def load_data(
     Args:
         config: Which images, splits and columns.
         preprocessing: The image transform that belongs to the weights.
-        class_names: The models' label names in the order of their outputs; the data set's must be the same.
+        class_names: The models' label names in the order of their outputs, into which the labels are brought by name.
+            Where the labels are the numbers of all classes, from 0, they are taken as such.
         num_classes: How many outputs the models have; needed where their label names are not known.
         seed: Draws the subsets of `train_size` and `test_size`.
 
@@ -91,14 +113,40 @@ def load_data(
         IncompatibleError: The data set has other classes than the models.
     """
     stored = open_data(config, seed=seed)
-    _check_classes(config.dataset, stored.class_names, class_names, num_classes)
+    found, names = stored.class_names, tuple(class_names or stored.class_names)
+    if num_classes is not None and len(names) != num_classes:
+        wanted = counted(num_classes, "class", "classes")
+        raise IncompatibleError(
+            f"{config.dataset}: expected the {wanted} of the models, got {len(found)}",
+            hint="use the data set that the models were trained on",
+            subject=config.dataset,
+        )
+    if stored.is_numbered and set(found) != set(names) and found == tuple(map(str, range(len(names)))):
+        order = list(range(len(names)))
+    else:
+        order = match_names(names, found, owner="the models", subject=config.dataset)
+    is_reordered = order != sorted(order)
+    if is_reordered:
+        say(f"{config.dataset}: its classes are in another order than those of the models, and matched by name")
+    labels = np.argsort(order)  # by stored label
+
+    def split(records: Records) -> Split:
+        return Split(replace(records, labels=labels[records.labels]), preprocessing)
+
     return ImageData(
-        config=config.model_copy(update={"revision": stored.revision}),
-        class_names=stored.class_names,
-        train=Split(stored.train, preprocessing),
-        test=Split(stored.test, preprocessing),
+        config=config.model_copy(
+            update={
+                "revision": stored.revision,
+                "train_split": stored.train.name,
+                "test_split": stored.test.name,
+            }
+        ),
+        class_names=names,
+        label_names=tuple(names[label] for label in labels) if is_reordered else None,
+        train=split(stored.train),
+        test=split(stored.test),
         stored=stored,
-        validation=None if stored.validation is None else Split(stored.validation, preprocessing),
+        validation=None if stored.validation is None else split(stored.validation),
     )
 
 
@@ -114,19 +162,3 @@ def load_unlabelled(config: DataConfig, preprocessing: Preprocessing, *, seed: i
         The images, all of label 0.
     """
     return Split(open_images(config, seed=seed), preprocessing)
-
-
-def _check_classes(dataset: str, found: Sequence[str], names: Sequence[str] | None, count: int | None) -> None:
-    hint = "use the data set that the models were trained on, with its classes in the same order"
-    for expected in (count, None if names is None else len(names)):
-        if expected is not None and len(found) != expected:
-            raise IncompatibleError(
-                f"{dataset}: has {counted(len(found), 'class', 'classes')}, but the models have {expected}",
-                hint=hint,
-                subject=dataset,
-            )
-    for number, (here, there) in enumerate(zip(found, names or found, strict=True)):
-        if here != there:
-            raise IncompatibleError(
-                f"{dataset}: class {number} is {here!r}, but {there!r} in the models", hint=hint, subject=dataset
-            )

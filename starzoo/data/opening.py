@@ -9,22 +9,28 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
+import numpy as np
 import yaml
 
 from starzoo.config import DataConfig
+from starzoo.data.folders import find_split, scan_folder, spread_classes
 from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError, UsageError
 from starzoo.hub.failures import as_hub_error, is_of_a_full_disk, is_of_the_client
 from starzoo.hub.names import is_commit
 from starzoo.hub.offline import GO_ONLINE, is_offline, working_offline
 from starzoo.hub.patience import patiently
 
-__all__ = ["Splits", "load_splits"]
+__all__ = ["Splits", "load_splits", "say"]
+
+_logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _BROKEN_DESCRIPTIONS = (yaml.YAMLError, TypeError, KeyError, AttributeError)  # of the README, which `datasets` trusts
@@ -37,11 +43,15 @@ class Splits:
 
     Attributes:
         rows: Each a `datasets.Dataset`.
+        names: What each is called where it is, such as `validation` or `train[:80%]`.
         revision: The commit that they are from, 40 hexadecimal digits; None where they are not from the Hub.
+        folder: Where relative paths of images start; None where they are not from a local folder.
     """
 
     rows: Sequence[Any]
+    names: Sequence[str]
     revision: str | None = None
+    folder: Path | None = None
 
 
 def load_splits(config: DataConfig, splits: Sequence[str]) -> Splits:
@@ -65,7 +75,11 @@ def load_splits(config: DataConfig, splits: Sequence[str]) -> Splits:
     folder = Path(config.dataset).expanduser()
     if folder.is_dir():
         with _understood(config.dataset):
-            return Splits(datasets.load_dataset(str(folder.resolve()), config.name, split=list(splits)))
+            folder = folder.resolve()
+            found = None if config.name else scan_folder(folder, [name for each in splits for name in _names(each)])
+            if found is not None:
+                return _open_class_folders(config.dataset, folder, found, splits)
+            return _prepare(config.dataset, datasets.load_dataset_builder(str(folder), config.name), splits, folder)
     # A bare word would name one of the loaders of `datasets` ("json"), which reads whatever lies in the current folder.
     if not _HUB_ID.fullmatch(config.dataset):
         raise UsageError(
@@ -76,11 +90,79 @@ def load_splits(config: DataConfig, splits: Sequence[str]) -> Splits:
 
     def download() -> Splits:
         with _understood(config.dataset):
-            builder = _builder(config)
-            builder.download_and_prepare()
-            return Splits(builder.as_dataset(split=list(splits)), builder.hash)
+            return _prepare(config.dataset, _builder(config), splits)
 
     return patiently(download, config.dataset, config.revision, patience=math.inf)
+
+
+@cache
+def say(message: str) -> None:
+    """Warn once in a process, since a data set is opened more than once in a run."""
+    _logger.warning("%s", message)
+
+
+def _prepare(dataset: str, builder: Any, splits: Sequence[str], folder: Path | None = None) -> Splits:
+    builder.download_and_prepare()
+    names = _resolve(dataset, splits, builder.info.splits)
+    return Splits(builder.as_dataset(split=names), names, None if folder else builder.hash, folder)
+
+
+def _open_class_folders(
+    dataset: str, folder: Path, found: Mapping[str, Sequence[str]], splits: Sequence[str]
+) -> Splits:
+    """Splits of a folder of class folders."""
+    import datasets
+
+    names = _resolve(dataset, splits, found)
+    wanted = {name: found[name] for each in names for name in _names(each) if name in found}
+    class_of = {path: normalize("NFC", path.split("/")[-2]) for paths in wanted.values() for path in paths}
+    classes = sorted(set(class_of.values()))
+    index = {name: label for label, name in enumerate(classes)}
+    features = datasets.Features({
+        "image": datasets.Image(decode=False),
+        "label": datasets.ClassLabel(names=classes),
+    })
+    rows = {
+        name: datasets.Dataset.from_dict(
+            {"image": [f"{folder}/{path}" for path in paths], "label": [index[class_of[path]] for path in paths]},
+            features=features,
+        )
+        for name, paths in wanted.items()
+    }
+    sizes = {name: len(paths) for name, paths in found.items()}
+
+    # A folder has no order but that of its classes: a plain train[:80%] would hold other ones than train[80%:].
+    def take(split: str) -> Any:
+        parts = []
+        for part in datasets.ReadInstruction.from_spec(split).to_absolute(sizes):
+            whole, chosen = rows[part.splitname], slice(part.from_, part.to)
+            if chosen != slice(0, len(whole)):
+                say(f"{dataset}: parts of a split are drawn at random, always the same, in proportion from each class")
+                whole = whole.select(np.sort(spread_classes(np.array(whole["label"]))[chosen]))
+            parts.append(whole)
+        return datasets.concatenate_datasets(parts)
+
+    return Splits([take(name) for name in names], names, folder=folder)
+
+
+def _resolve(dataset: str, splits: Sequence[str], available: Collection[str]) -> list[str]:
+    """The wanted splits, with their slices, under the names that they have; one that is not there keeps its name."""
+    resolved = []
+    for split in splits:
+        parts = []
+        for part in split.split("+"):
+            name, bracket, rest = part.strip().partition("[")
+            found = find_split(name, available) or name
+            if found != name:
+                say(f"{dataset}: has no split {name!r}; {found!r} is taken")
+            parts.append(f"{found}{bracket}{rest}")
+        resolved.append("+".join(parts))
+    return resolved
+
+
+def _names(split: str) -> list[str]:
+    """The names in an instruction such as `train[:80%]+extra`."""
+    return [part.strip().partition("[")[0] for part in split.split("+")]
 
 
 @contextmanager
@@ -249,7 +331,10 @@ def _explain(dataset: str, error: Exception) -> StarzooError:
     known = next((as_hub_error(each, dataset) for each in reasons if is_of_the_client(each)), None)
     if known is not None:
         return known
-    return UsageError(f"{dataset}: {reason}", hint="check the data set, its configuration and splits", subject=dataset)
+    hint = "check the data set, its configuration and splits"
+    if "Unknown split" in reason:
+        hint = "name two of its splits, or two parts of one: train[:80%] and train[80%:]"
+    return UsageError(f"{dataset}: {reason}", hint=hint, subject=dataset)
 
 
 def _gated(dataset: str) -> HubError:

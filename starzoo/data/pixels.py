@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 
 import torch
@@ -14,12 +14,12 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from starzoo.architecture import Preprocessing
+from starzoo.data.formats import image_formats
 from starzoo.data.reading import ImageFile, Records
 from starzoo.errors import UntrustedInputError, UsageError
 
 __all__ = ["Pixels", "decode", "make_reader", "normalize"]
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # EPS, for one, would run a program
 _MODES = {1: "L", 3: "RGB"}
 _DEEP_MODES = ("I", "F")  # Pillow clips these when it converts them to 8 bits
 _MOST_PIXELS = 2 * 89_478_485  # twice Pillow's MAX_IMAGE_PIXELS, beyond which it takes a file for a bomb
@@ -159,9 +159,9 @@ def decode(file: ImageFile) -> Image.Image:
     Raises:
         UntrustedInputError: The file is damaged, too large to be sane, or of more than 8 bits per channel.
     """
-    with _refusing_damage(file), Image.open(BytesIO(file.content), formats=_FORMATS) as image:
+    with _refusing_damage(file), _open(file.content) as image:
         image.load()
-        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        turn = _UPRIGHT.get(_orientation(image))
         upright = image.copy() if turn is None else image.transpose(turn)
     if upright.mode.startswith(_DEEP_MODES):
         raise UntrustedInputError(
@@ -172,6 +172,25 @@ def decode(file: ImageFile) -> Image.Image:
     return upright
 
 
+def _open(content: bytes) -> Image.Image:
+    """Open an image whose EXIF may be broken: Pillow reads that of an AVIF, and of some JPEGs, before the pixels."""
+    try:
+        return Image.open(BytesIO(content), formats=image_formats())
+    except _DAMAGED:
+        without = content.replace(b"Exif", b"exif", 1)  # the first is what the block is called: it is passed over then
+        if without == content:
+            raise
+        return Image.open(BytesIO(without), formats=image_formats())
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held, by EXIF; upright where that is not there or cannot be read, which harms no pixel."""
+    with suppress(*_DAMAGED):
+        orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return orientation
+    return 1
+
+
 @contextmanager
 def _refusing_damage(file: ImageFile) -> Iterator[None]:
     """Say which image it is that Pillow cannot read."""
@@ -180,7 +199,7 @@ def _refusing_damage(file: ImageFile) -> Iterator[None]:
     except _DAMAGED as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if isinstance(error, UnidentifiedImageError):
-            reason = f"it is no image of a known format ({', '.join(_FORMATS)})"
+            reason = "expected an image in a format that Pillow decodes by itself, got another file"
         raise UntrustedInputError(
             f"{file.where} cannot be read: {reason}",
             hint="repair the data set or remove the image",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from starzoo.class_names import list_names
 from starzoo.config import DataConfig
-from starzoo.data.opening import Splits, load_splits
+from starzoo.data.columns import find_image_column, read_labels
+from starzoo.data.opening import Splits, load_splits, say
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.wording import counted
 
@@ -25,6 +28,7 @@ Integers = np.ndarray[Any, np.dtype[np.int64]]
 _DIGITS_TEST_SIZE = 360  # a fifth; 36 of every digit
 _DIGITS_SEED = 0
 _READ_AT_ONCE = 256  # rows
+_MOST_SHARED = 0.01  # of the test images
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,10 @@ class Records:
         dataset: The name of the data set, for messages.
         name: The name of the split.
         rows: The rows, a `datasets.Dataset` whose images are not decoded.
-        image_column: Where the image is.
+        image_column: Where the image is: its bytes, its path, or a dict of both.
         labels: The class of every row, an int64 array.
         numbers: Which image of the whole split every row is, for messages; an int64 array.
+        folder: Where relative paths start; None where there are none.
     """
 
     dataset: str
@@ -61,6 +66,7 @@ class Records:
     image_column: str
     labels: Integers
     numbers: Integers
+    folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -75,30 +81,52 @@ class Records:
             One image file per index.
 
         Raises:
-            UntrustedInputError: A row has no image, or its file is gone.
+            UntrustedInputError: A row has no image, or its file is gone, or lies outside the data set's folder.
         """
         for index, cell in zip(indices, self.rows[indices][self.image_column], strict=True):
             where = f"{self.dataset}: image {self.numbers[index]} of split {self.name!r}"
-            content, path = (cell["bytes"], cell["path"]) if cell else (None, None)
+            content, path = _content_and_path(cell)
             if path is not None:
                 where = f"{where} ({Path(path).name})"
             if content is None:
-                if path is None or not Path(path).is_file():  # a device could be read for ever
+                file = self._locate(path, where, trusted=isinstance(cell, dict)) if path else None
+                if file is None or not file.is_file():  # a device could be read for ever
                     raise UntrustedInputError(f"{where} is missing", hint="repair the data set", subject=self.dataset)
-                content = Path(path).read_bytes()
+                content = file.read_bytes()
             yield ImageFile(where, self.dataset, content)
 
-    def update(self, digest: hashlib._Hash) -> None:
+    def update(self, digest: hashlib._Hash) -> list[int]:
         """Feed the content of the split, in its order, to a hash.
 
         Args:
             digest: What is fed.
+
+        Returns:
+            For every image a number that tells its file from others, within this process.
         """
         digest.update(self.labels.astype("<i8").tobytes())
+        found = []
         for start in range(0, len(self), _READ_AT_ONCE):
             for file in self.files(range(start, min(start + _READ_AT_ONCE, len(self)))):
                 digest.update(len(file.content).to_bytes(8, "little"))
                 digest.update(file.content)
+                found.append(hash(file.content))
+        return found
+
+    def _locate(self, path: str, where: str, *, trusted: bool) -> Path | None:
+        """The file of a path: one that `datasets` made is absolute, one that a table holds lies in its folder."""
+        if trusted and Path(path).is_absolute():
+            return Path(path)
+        if self.folder is None:
+            return None
+        file = Path(os.path.normpath(self.folder / path))
+        if not file.is_relative_to(self.folder):
+            raise UntrustedInputError(
+                f"{where}: expected a file in the data set's folder, got {path}",
+                hint="write paths relative to that folder",
+                subject=self.dataset,
+            )
+        return file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +139,7 @@ class StoredData:
         test: The test split, or its subset.
         validation: What a subset leaves of the training split; None where it leaves nothing.
         revision: The commit of the Hub that it is from; None for what is not from the Hub.
+        is_numbered: Whether the labels are whole numbers without names, which are their own names then.
     """
 
     class_names: tuple[str, ...]
@@ -118,13 +147,23 @@ class StoredData:
     test: Records
     validation: Records | None = None
     revision: str | None = None
+    is_numbered: bool = False
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over class names, labels and image files of both splits, in hexadecimal digits."""
+        """SHA-256 over class names, labels and image files of both splits, in hexadecimal digits.
+
+        Raises:
+            UsageError: More than 1 % of the test images are training images too.
+        """
         digest = hashlib.sha256("\0".join(self.class_names).encode())
-        self.train.update(digest)
-        self.test.update(digest)
+        train, test = set(self.train.update(digest)), self.test.update(digest)
+        shared, dataset = sum(image in train for image in test), self.test.dataset
+        what = f"{dataset}: {shared} of {counted(len(test), 'test image')} are also training images"
+        if shared > _MOST_SHARED * len(test):
+            raise UsageError(what, hint="choose splits that share no images, or remove these", subject=dataset)
+        if shared:
+            say(what)
         return digest.hexdigest()
 
 
@@ -139,44 +178,40 @@ def open_data(config: DataConfig, *, seed: int = 0) -> StoredData:
         The task.
 
     Raises:
-        UsageError: No such data set, configuration, split or column, or fewer images than asked for.
+        UsageError: No such data set, configuration, split or column, fewer images than asked for, or a split without
+            images of a class that the other one has.
     """
-    opened = _read_splits(config, config.train_split, config.test_split)
-    train, test = opened.rows
-    if train.features != test.features:
+    opened, dataset = _read_splits(config, config.train_split, config.test_split), config.dataset
+    train_name, test_name = opened.names
+    if train_name == test_name:
         raise UsageError(
-            f"{config.dataset}: the splits {config.train_split!r} and {config.test_split!r} have different columns",
-            hint="choose two splits of one task",
-            subject=config.dataset,
-        )
-    image_column = _column(train.features, "Image", config.image_column, config.dataset, "image_column")
-    label_column = _column(train.features, "ClassLabel", config.label_column, config.dataset, "label_column")
-    rows = {config.train_split: (train, config.train_size), config.test_split: (test, config.test_size)}
-    if len(rows) == 1:
-        raise UsageError(
-            f"{config.dataset}: {config.train_split!r} is both the training and the test split",
+            f"{dataset}: {train_name!r} is both the training and the test split",
             hint="name two splits; parts of one are written train[:80%] and train[80%:]",
-            subject=config.dataset,
+            subject=dataset,
         )
-    if _share_images(config.train_split, config.test_split):
+    if _share_images(train_name, test_name):
         raise UsageError(
-            f"{config.dataset}: the splits {config.train_split!r} and {config.test_split!r} share images",
+            f"{dataset}: the splits {train_name!r} and {test_name!r} share images",
             hint="parts of one are written train[:80%] and train[80%:]",
-            subject=config.dataset,
+            subject=dataset,
         )
-    names = tuple(train.features[label_column].names)
+    image_column = find_image_column(opened, config)
+    names, both, is_numbered = read_labels(opened, config, image_column)
     splits, rest = [], None
-    for name, (split, size) in rows.items():
-        labels = _read_labels(split, label_column, names, f"{config.dataset}: split {name!r}")
-        images = _undecoded(split.select_columns([image_column]), image_column)
-        select = partial(_select, images, labels, dataset=config.dataset, name=name, image_column=image_column)
+    for rows, name, labels, size in zip(
+        opened.rows, opened.names, both, (config.train_size, config.test_size), strict=True
+    ):
+        select = partial(_select, opened, rows, labels, dataset=dataset, name=name, image_column=image_column)
         every = np.arange(len(labels))
-        numbers = every if size is None else _balanced_subset(labels, size, seed, f"{config.dataset}: split {name!r}")
+        numbers = every if size is None else _balanced_subset(labels, size, seed, f"{dataset}: split {name!r}")
         splits.append(select(numbers))
-        if name == config.train_split and len(numbers) < len(every):
+        if name == train_name and len(numbers) < len(every):
             rest = select(np.setdiff1d(every, numbers))
+    _check_classes(splits, names, (config.train_size, config.test_size))
     train, test = splits
-    return StoredData(class_names=names, train=train, test=test, validation=rest, revision=opened.revision)
+    return StoredData(
+        class_names=names, train=train, test=test, validation=rest, revision=opened.revision, is_numbered=is_numbered
+    )
 
 
 def open_images(config: DataConfig, *, seed: int = 0) -> Records:
@@ -192,18 +227,25 @@ def open_images(config: DataConfig, *, seed: int = 0) -> Records:
     Raises:
         UsageError: No such data set, configuration, split or column, or fewer images than asked for.
     """
-    name, where = config.test_split, f"{config.dataset}: split {config.test_split!r}"
-    (rows,) = _read_splits(config, name).rows
-    image_column = _column(rows.features, "Image", config.image_column, config.dataset, "image_column")
-    images, labels = _undecoded(rows.select_columns([image_column]), image_column), np.zeros(len(rows), dtype=np.int64)
+    opened = _read_splits(config, config.test_split)
+    [rows], [name] = opened.rows, opened.names
+    where = f"{config.dataset}: split {name!r}"
+    image_column, labels = find_image_column(opened, config), np.zeros(len(rows), dtype=np.int64)
     if len(labels) == 0:
         raise UsageError(f"{where}: has no images", hint="choose another split", subject=where)
     some = config.test_size
     numbers = np.arange(len(labels)) if some is None else _balanced_subset(labels, some, seed, where)
-    return _select(images, labels, numbers, dataset=config.dataset, name=name, image_column=image_column)
+    return _select(opened, rows, labels, numbers, dataset=config.dataset, name=name, image_column=image_column)
 
 
-def _select(images: Any, labels: Integers, numbers: Integers, *, dataset: str, name: str, image_column: str) -> Records:
+def _select(
+    opened: Splits, rows: Any, labels: Integers, numbers: Integers, *, dataset: str, name: str, image_column: str
+) -> Records:
+    import datasets
+
+    images = rows.select_columns([image_column])
+    if isinstance(images.features[image_column], datasets.Image):
+        images = images.cast_column(image_column, datasets.Image(decode=False))
     return Records(
         dataset=dataset,
         name=name,
@@ -211,7 +253,42 @@ def _select(images: Any, labels: Integers, numbers: Integers, *, dataset: str, n
         image_column=image_column,
         labels=labels[numbers],
         numbers=numbers,
+        folder=opened.folder,
     )
+
+
+def _check_classes(splits: Sequence[Records], names: Sequence[str], sizes: Sequence[int | None]) -> None:
+    """Make sure that both splits have images of the same classes; a subset that was asked for may lack some."""
+    seen = [np.bincount(split.labels, minlength=len(names)) > 0 for split in splits]
+    for split, other, here, there, size in zip(splits, reversed(splits), seen, reversed(seen), sizes, strict=True):
+        missing = [name for name, lacks in zip(names, there & ~here, strict=True) if lacks]
+        what = (
+            f"{split.dataset}: split {split.name!r} has no images of {len(missing)} of {len(names)} classes"
+            f"{list_names(missing)}, of which split {other.name!r} has some"
+        )
+        if missing and size is None:
+            raise UsageError(
+                what,
+                hint="choose splits with all classes; write the rows of a table in random order before you cut it into "
+                "parts; train_size or test_size takes a split as it is",
+                subject=split.dataset,
+            )
+        if missing:
+            say(what)
+    if absent := [name for name, lacks in zip(names, ~(seen[0] | seen[1]), strict=True) if lacks]:
+        say(f"{splits[0].dataset}: no split has images of {len(absent)} of {len(names)} classes{list_names(absent)}")
+
+
+def _content_and_path(cell: Any) -> tuple[bytes | None, str | None]:
+    """The bytes and the path of an image as a column may hold it: a dict of both, or one of the two."""
+    match cell:
+        case bytes():
+            return cell, None
+        case str():
+            return None, cell
+        case dict():
+            return cell["bytes"], cell.get("path")
+    return None, None
 
 
 def _read_splits(config: DataConfig, *names: str) -> Splits:
@@ -220,7 +297,7 @@ def _read_splits(config: DataConfig, *names: str) -> Splits:
     splits = _read_digits()
     if not splits.keys() >= set(names):
         raise UsageError("digits: has the splits 'train' and 'test'", hint="leave the splits out", subject="digits")
-    return Splits([splits[name] for name in names])
+    return Splits([splits[name] for name in names], names)
 
 
 def _read_digits() -> dict[str, Any]:
@@ -247,23 +324,6 @@ def _png(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     return file.getvalue()
 
 
-def _column(features: Any, kind: str, asked: str | None, dataset: str, option: str) -> str:
-    """The column that is asked for, or the only one of its type."""
-    found = [name for name, feature in features.items() if type(feature).__name__ == kind]
-    if asked in found:
-        return str(asked)
-    if asked is None and len(found) == 1:
-        return str(found[0])
-    listing = ", ".join(f"{name} ({_type_name(feature)})" for name, feature in features.items())
-    problem = f"no {kind} column {asked!r}" if asked else f"{len(found) or 'no'} {kind} columns"
-    hint = f"set {option} to one of type {kind}" if found else f"use a data set with a column of type {kind}"
-    raise UsageError(f"{dataset}: {problem} among {listing}", hint=hint, subject=dataset)
-
-
-def _type_name(feature: Any) -> str:
-    return str(getattr(feature, "dtype", "")) if type(feature).__name__ == "Value" else type(feature).__name__
-
-
 def _share_images(one: str, other: str) -> bool:
     """Whether two splits, as `train+extra` and `train[90%:]`, are sure to share images; two parts may or may not."""
     whole, parts = zip(*(_split_parts(text) for text in (one, other)), strict=True)
@@ -276,25 +336,6 @@ def _split_parts(text: str) -> tuple[set[str], set[str]]:
     return {name for name in names if "[" not in name}, {name.partition("[")[0] for name in names if "[" in name}
 
 
-def _read_labels(split: Any, column: str, names: Sequence[str], where: str) -> Integers:
-    values = split.select_columns([column]).with_format("arrow")[:][column]
-    labels: Integers = values.fill_null(-1).to_numpy().astype(np.int64)
-    if len(labels) == 0:
-        raise UsageError(f"{where}: has no images", hint="choose another split", subject=where)
-    unlabelled = int((labels < 0).sum())
-    if unlabelled:
-        raise UsageError(
-            f"{where}: {counted(unlabelled, 'image')} without a label", hint="choose another split", subject=where
-        )
-    if (last := int(labels.max())) >= len(names):
-        raise UntrustedInputError(
-            f"{where}: has the label {last}, but only {counted(len(names), 'class name')}",
-            hint="repair the data set",
-            subject=where,
-        )
-    return labels
-
-
 def _balanced_subset(labels: Integers, size: int, seed: int, where: str) -> Integers:
     """Rows of a subset with equally many images of every class, as far as there are enough, in ascending order."""
     if size > len(labels):
@@ -305,9 +346,3 @@ def _balanced_subset(labels: Integers, size: int, seed: int, where: str) -> Inte
         members = labels[order] == label
         turn[members] = np.arange(members.sum())
     return np.sort(order[np.argsort(turn, kind="stable")[:size]])
-
-
-def _undecoded(rows: Any, image_column: str) -> Any:
-    import datasets
-
-    return rows.cast_column(image_column, datasets.Image(decode=False))

@@ -1,8 +1,9 @@
-"""A model without label names must show that its classes are those of the data: its answers must beat chance."""
+"""A model without label names must show the order of its classes: in one of a few its answers must beat chance."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from starzoo.architecture import Architecture
+from starzoo.class_names import list_names
 from starzoo.errors import IncompatibleError
 from starzoo.evaluate.predictive import luck
 from starzoo.progress import Progress, silent
@@ -17,35 +19,43 @@ from starzoo.progress import Progress, silent
 if TYPE_CHECKING:
     from starzoo.data import ImageData
 
-__all__ = ["check_above_chance"]
+__all__ = ["find_class_orders"]
+
+_logger = logging.getLogger(__name__)
 
 _BATCH, _BATCHES = 256, 4
-_LUCK = 0.01  # a model that answers blindly passes once in a hundred times
+_LUCK = 0.01  # a model that answers blindly passes once in a hundred times, for each order that is tried
 
 
-def check_above_chance(
+def find_class_orders(
     architecture: Architecture,
     models: Mapping[str, Mapping[str, Tensor]],
     data: ImageData,
     *,
     progress: Progress = silent,
-) -> None:
-    """Make sure that models are better than chance on a sample of the un-augmented training images.
+) -> dict[str, tuple[str, ...]]:
+    """Find out in which order models have the classes of the data, on a sample of the un-augmented training images.
 
-    This finds outputs in another order, or of another task; not two classes of many that changed places.
+    An order is the one where a model is right most often. It must be better than chance there, so that outputs of
+    another task or in any other order are found; not two classes of many that changed places.
 
     Args:
         architecture: What all models have in common.
         models: Their state dicts by name.
-        data: The task's images.
+        data: The task's images, with the orders to try.
         progress: Told after every model.
 
+    Returns:
+        The class names in the order of the outputs, by the name of the model.
+
     Raises:
-        IncompatibleError: A model is not better than chance.
+        IncompatibleError: A model is not better than chance in any of the orders.
     """
     network = architecture.build().to("cuda" if torch.cuda.is_available() else "cpu")
     device = next(network.parameters()).device
     sample = data.train.loader(_BATCH, epoch=0, seed=0, drop_last=False)
+    orders = {names: _indices(names, data.class_names) for names in data.class_orders}
+    found = {}
     for done, (name, state) in enumerate(models.items(), start=1):
         network.load_state_dict(dict(state))
         network.eval()  # which also drops what some networks cache of the weights before
@@ -54,7 +64,9 @@ def check_above_chance(
             for images, right in islice(sample, _BATCHES):
                 answers.append(network(images.to(device)).argmax(1).cpu())
                 labels.append(right)
-        given, wanted = torch.cat(answers), torch.cat(labels)
+        outputs, wanted = torch.cat(answers), torch.cat(labels)
+        best = max(orders, key=lambda names: int((orders[names][outputs] == wanted).sum()))
+        given = orders[best][outputs]
         if luck(given, wanted) > _LUCK:
             raise IncompatibleError(
                 f"{name}: is right on {int((given == wanted).sum())} of {len(wanted)} training images of "
@@ -62,4 +74,21 @@ def check_above_chance(
                 hint="leave it out, or name its classes as label_names in its config.json if only their order differs",
                 subject=name,
             )
+        found[name] = best
         progress("checking models", done, len(models))
+    if others := [name for name, names in found.items() if names != data.class_names]:
+        _logger.warning(
+            "%d of %d models without label names%s are right on %s with its classes in another order%s",
+            len(others),
+            len(found),
+            list_names(others),
+            data.config.dataset,
+            list_names(found[others[0]]),
+        )
+    return found
+
+
+def _indices(names: Sequence[str], among: Sequence[str]) -> Tensor:
+    """Where each name is among the same names in another order."""
+    index = {name: number for number, name in enumerate(among)}
+    return torch.arange(len(names)) if names == among else torch.tensor([index[name] for name in names])

@@ -94,7 +94,7 @@ class Measurement:
 
     def rival(self, kind: Rival, progress: Progress = silent) -> dict[str, Tensor]:
         """What a rival of the star predicts, as `predict`; it is trained if it is not there yet."""
-        decides = ("architecture", "data", "device")
+        decides = ("architecture", "data", "classes", "device")
         key = {
             "rival": kind,
             "sources": [self.models.hashes[name] for name in self.zoo.sources],
@@ -227,6 +227,7 @@ class Measurement:
         return {
             "architecture": self.architecture.model_dump(mode="json", exclude={"label_names"}),
             "data": self.data.fingerprint,
+            "classes": self.data.class_names,  # the fingerprint is about the labels in the stored order
             "statistics": [config.statistics_images, config.batch_size, config.seed, config.statistics_augment],
             "device": "cuda" if torch.cuda.is_available() else "cpu",
             "precision": config.precision,

@@ -74,8 +74,8 @@ class StarDomain:
         """
         spec = infer_architecture(manifest.architecture)
         members = load_models(manifest.sources, refs, progress=progress)
-        members = order_classes(members, manifest.architecture.label_names)  # as when the star was fitted
         check_compatible([as_source(manifest, star), *members])
+        members = order_classes(members, manifest.architecture.label_names)  # as when the star was fitted
         aligned = {
             member.name: Permutation.from_tensors(spec, permutations[member.name], subject=member.name).apply(
                 member.state
@@ -205,21 +205,18 @@ class StarDomain:
         """
         return self.predict_each(images, samples, seed, t=t).mean(dim=0)
 
-    def join(
-        self, ref: str | Path, data: ImageData, *, reorder_classes: bool = False, progress: Progress = silent
-    ) -> Joined:
+    def join(self, ref: str | Path, data: ImageData, *, progress: Progress = silent) -> Joined:
         """Align a model that the star never saw to it, and measure the path between the two.
 
         Args:
             ref: The model: `user/repo[@revision]`, or a folder.
             data: The task's images.
-            reorder_classes: Bring a model that knows the star's classes in another order into that of the star.
             progress: Told about every stage.
 
         Returns:
             The aligned model with its paths.
         """
-        return join(self.manifest, self.star, ref, data, reorder_classes=reorder_classes, progress=progress)
+        return join(self.manifest, self.star, ref, data, progress=progress)
 
     @cached_property
     def _network(self) -> nn.Module:

@@ -13,12 +13,12 @@ from starzoo.align.align import align
 from starzoo.align.probe import Probe
 from starzoo.errors import UsageError
 from starzoo.evaluate.evaluate import measure_path
-from starzoo.evaluate.floor import check_above_chance
+from starzoo.evaluate.floor import find_class_orders
 from starzoo.evaluate.measures import Path
 from starzoo.folder import WEIGHTS_FILE
 from starzoo.methods import Method
 from starzoo.progress import Progress, silent
-from starzoo.sources import Provenance, Source, check_compatible, load_sources, order_classes
+from starzoo.sources import Provenance, Source, check_compatible, load_sources, named_classes, order_classes
 from starzoo.specs import infer_architecture
 from starzoo.star.manifest import StarManifest
 from starzoo.symmetry import Permutation
@@ -61,7 +61,6 @@ def join(
     ref: str | FilePath,
     data: ImageData,
     *,
-    reorder_classes: bool = False,
     progress: Progress = silent,
 ) -> Joined:
     """Align a new model to a star as its own held-outs were, and measure the path between the two.
@@ -71,7 +70,6 @@ def join(
         star: The star's state dict.
         ref: The model: `user/repo[@revision]`, or a folder.
         data: The task's images.
-        reorder_classes: Bring a model that knows the star's classes in another order into that of the star.
         progress: Told about every stage.
 
     Returns:
@@ -90,11 +88,11 @@ def join(
                 hint="give a model that the star never saw",
                 subject=str(ref),
             )
-    if reorder_classes:
-        [model] = order_classes([model], architecture.label_names)
     check_compatible([as_source(manifest, star), model])
     if not model.architecture.label_names:
-        check_above_chance(architecture, {model.name: model.state}, data, progress=progress)
+        orders = find_class_orders(architecture, {model.name: model.state}, data, progress=progress)
+        model = named_classes(model, orders[model.name])
+    [model] = order_classes([model], architecture.label_names)
     how = (manifest.alignment or manifest.config.align).to_one
     probe = Probe(architecture.build(), *data.train.labelled_images(limit=how.images, seed=how.seed))
     spec = infer_architecture(architecture)

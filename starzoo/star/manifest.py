@@ -32,7 +32,8 @@ class ModelRecord(Frozen):
         licence: Its licence identifier, or None when it states none.
         dtype: The type of its stored weights, such as `bfloat16`; they are read as float32. None in old manifests.
         preprocessing: The image transform that its config.json states; the star's may cut pictures in another way.
-        label_names: Its own class order, where it was brought into that of the star; else None.
+        label_names: Its own class order, where it was brought into that of the star; else None. What a model without
+            names in its files learned, by its accuracy, is named too.
         steps: Training steps that it took, where `starzoo train` recorded them beside it; else None.
         images: The `data_fingerprint` of the images that it was trained on, where it is recorded like the steps.
     """
@@ -68,7 +69,8 @@ class StarManifest(Frozen):
         holdouts: The models that it never saw.
         config: The run's configuration, which replays it.
         alignment: How models were aligned: that of the configuration, with the method that `auto` chose; None before.
-        data_fingerprint: Hash of the images and labels that were used.
+        data_fingerprint: Hash of the images and labels that were used, with the classes in the data set's own order.
+        data_label_names: The data set's own class order, where it was brought into that of the models; else None.
         parameters: Number of parameters.
         groups: Number of permutation groups of the architecture.
         coverage: Share of parameters in tensors that a group permutes.
@@ -91,6 +93,7 @@ class StarManifest(Frozen):
     config: RunConfig
     alignment: AlignConfig | None = None
     data_fingerprint: str
+    data_label_names: tuple[str, ...] | None = None
     parameters: int = 0
     groups: int = 0
     coverage: float = 0.0

@@ -93,12 +93,7 @@ def train_zoo(
     """
     if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
         raise UsageError("seeds must be different numbers from 0 on", hint="for instance 0-9", subject="seeds")
-    data = load_data(
-        data_config,
-        architecture.preprocessing,
-        class_names=architecture.label_names,
-        num_classes=architecture.num_classes,
-    )
+    data = _load_data(architecture, data_config)
     trainer = _Trainer(architecture, data.config, train_config, data.fingerprint)
     reports = {seed: _read_report(out / f"seed-{seed}", trainer.identity(seed)) for seed in seeds}
     missing = [seed for seed, report in reports.items() if report is None]
@@ -114,6 +109,15 @@ def train_zoo(
                 100 * report.train_accuracy,
             )
     return found
+
+
+def _load_data(architecture: Architecture, config: DataConfig) -> ImageData:
+    return load_data(
+        config,
+        architecture.preprocessing,
+        class_names=architecture.label_names,
+        num_classes=architecture.num_classes,
+    )
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ class _Trainer:
 
     @cached_property
     def data(self) -> ImageData:
-        return load_data(self.data_config, self.architecture.preprocessing)
+        return _load_data(self.architecture, self.data_config)
 
     def identity(self, seed: int) -> dict[str, Any]:
         """What a folder must say about itself to be the member asked for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -136,6 +137,7 @@ def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
 def _serve(connection: Connection, work: Callable[[_Task, Report], _Result], threads: int) -> None:
     """Do what comes through the pipe until it is closed, by a parent that is content or dead."""
     torch.set_num_threads(threads)
+    logging.getLogger("starzoo").addHandler(logging.NullHandler())  # the parent has said what there is to say
     try:
         while True:
             task = connection.recv()

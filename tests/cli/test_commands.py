@@ -243,15 +243,15 @@ def test_repaired_paths_are_set_and_named(run, star, tmp_path):
     assert "repaired paths" not in again.out
 
 
-def test_classes_are_reordered_on_request(run, star, zoo, tmp_path):
+def test_t03_classes_are_matched_by_name(run, star, zoo, tmp_path):
     folder = shutil.copytree(star, tmp_path / "star", ignore=shutil.ignore_patterns("checkpoints"))
     other = shutil.copytree(zoo / "seed-3", tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
     config["label_names"] = config["label_names"][::-1]
     (other / "config.json").write_text(json.dumps(config))
-    ended = run("evaluate", folder, "--holdout", other, "--reorder-classes")
+    ended = run("evaluate", folder, "--holdout", other)
     assert ended.code == 0, ended.err
-    assert "warning: other: its classes are brought into the order of the other models" in ended.err.splitlines()
+    assert "warning: classes are matched by name: 1 of 1 models had another order (other)" in ended.err.splitlines()
 
 
 def test_evaluate_with_a_wrong_value(run, star):

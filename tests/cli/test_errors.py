@@ -112,14 +112,13 @@ def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(arguments, ru
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        pytest.param({"label_names": list("1023456789")}, ["class 0 is 0 and 1", "--reorder-classes"], id="t03"),
         pytest.param({"pretrained_cfg": {"input_size": [1, 24, 24]}}, ["input_size", "16", "24"], id="t06-size"),
         pytest.param({"pretrained_cfg": {"mean": [0.1]}}, ["mean of the preprocessing", "0.1"], id="t06-mean"),
         pytest.param({"pretrained_cfg": {"std": [0.1]}}, ["std of the preprocessing", "0.1"], id="t06-std"),
     ],
 )
 @pytest.mark.parametrize("command", ["fit-star", "align"])
-def test_t03_t06_models_that_do_not_fit_are_one_line_with_exit_code_5(command, change, words, run, zoo, tmp_path):
+def test_t06_models_that_do_not_fit_are_one_line_with_exit_code_5(command, change, words, run, zoo, tmp_path):
     other = shutil.copytree(zoo / "seed-1", tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
     config["pretrained_cfg"] |= change.get("pretrained_cfg", {})
@@ -131,6 +130,20 @@ def test_t03_t06_models_that_do_not_fit_are_one_line_with_exit_code_5(command, c
     assert len(lines) == 1
     assert lines[0].startswith("error: seed-0 and other cannot be combined: ")
     assert all(word in lines[0] for word in [*words, "(hint: "])
+    assert sorted(tmp_path.iterdir()) == [other]
+
+
+@pytest.mark.parametrize("command", ["fit-star", "align"])
+def test_t03_models_of_other_classes_are_one_line_with_exit_code_5(command, run, zoo, tmp_path):
+    other = shutil.copytree(zoo / "seed-1", tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"label_names": [*"012345678", "ten"]}))
+    ended = run(command, zoo / "seed-0", other, "--out", tmp_path / "out", "--quiet")
+    assert ended.code == 5, ended.err
+    assert ended.err.startswith(
+        "error: other: expected the classes of seed-0, got others: 1 missing (9), 1 unknown (ten) (hint: "
+    )
+    assert ended.err.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == [other]
 
 

@@ -54,7 +54,7 @@ def test_the_path_to_another_star_equals_a_slow_reference(star: Path, untrained:
 def test_other_images_are_found_again_and_their_folder_is_not_published(star: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     noise = tmp_path / "noise"
-    for split in ("train", "test"):
+    for split in ("train", "val"):
         for name in ("a", "b"):
             (noise / split / name).mkdir(parents=True)
             for number in range(5):
@@ -63,6 +63,7 @@ def test_other_images_are_found_again_and_their_folder_is_not_published(star: Pa
     first = evaluate_star(str(star), data=DATA, evaluate={**FEW, "ood": str(noise)}).manifest
     assert first.evaluation is not None
     assert first.evaluation.ood_images == 10
+    assert first.config.evaluate.ood.test_split == "val"  # since there is no `test`
     scores = [quality.ood_auroc for quality in first.evaluation.qualities]
     assert all(score is not None for score in scores)
     for file in ("star.json", "README.md"):

@@ -1,0 +1,132 @@
+"""Folders of class folders, scanned by their structure alone: `datasets` would take a class `train` for a split."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from starzoo.data.formats import image_extensions
+
+__all__ = ["find_split", "scan_folder", "spread_classes"]
+
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+
+_SPLITS = (("train", "training"), ("validation", "val", "valid", "dev"), ("test", "testing", "eval", "evaluation"))
+_SPLIT_WORDS = frozenset().union(*_SPLITS)
+
+_DESCRIPTIONS = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}  # beside images, at any depth
+_CONTAINERS = {"parquet", "arrow", "tar"}  # hold the images themselves
+_LISTS = {"csv", "tsv", "json", "jsonl"}  # name images, where they are called like a split: train.csv
+
+
+def find_split(name: str, available: Collection[str]) -> str | None:
+    """The split that is meant by a name: `val` for `validation`, and a validation split where there is no test split.
+
+    Args:
+        name: A split's name, without a slice.
+        available: The names of all splits.
+
+    Returns:
+        One of these, or None.
+    """
+    if name in available:
+        return name
+    _, validation, test = _SPLITS
+    words = next((group for group in _SPLITS if name in group), ())
+    found = {split.lower(): split for split in available}
+    return next((found[word] for word in (*words, *(validation if words == test else ())) if word in found), None)
+
+
+def scan_folder(folder: Path, asked: Sequence[str]) -> dict[str, list[str]] | None:
+    """Find the images of a folder `split/class/image` or `class/image`, whatever the classes are called.
+
+    Args:
+        folder: The folder.
+        asked: The names of the wanted splits, without slices; they tell splits from classes.
+
+    Returns:
+        For every split the paths of its images in the folder, sorted; the folder of an image is its class. None for a
+        folder that is not of this kind, or that a file describes: `datasets` knows what to do with it.
+    """
+    if _is_described(folder):
+        return None
+    images, has_list = [], False
+    for path in _list_files(folder):
+        name = path.rpartition("/")[2].lower()
+        stem, _, extension = name.rpartition(".")
+        if extension in _CONTAINERS or name in _DESCRIPTIONS:
+            return None
+        has_list |= extension in _LISTS and re.split("[^a-z]", stem)[0] in _SPLIT_WORDS
+        if f".{extension}" in image_extensions():
+            images.append(path)
+    folders = {path: path.split("/")[:-1] for path in images}
+    start = _shared_depth(folders.values())
+    splits: dict[str, list[str]] = {}
+    for path, parts in folders.items():
+        splits.setdefault("/".join(parts[start : start + 1]), []).append(path)
+    nested = [split for split, paths in splits.items() if _depth(folders[path] for path in paths) > start + 1]
+    if any(find_split(name, nested) for name in asked):
+        return {split: splits[split] for split in nested}
+    is_classes = (
+        _depth(folders.values()) > start and not {parts[-1].lower() for parts in folders.values()} <= _SPLIT_WORDS
+    )
+    return {"train": images} if is_classes and not has_list else None
+
+
+def spread_classes(labels: Integers) -> Integers:
+    """Put rows into an order of which every part has all classes in proportion, as far as there are enough images.
+
+    Args:
+        labels: The class of every row.
+
+    Returns:
+        Row numbers. The order within a class is random, and always the same.
+    """
+    order = np.random.default_rng(0).permutation(len(labels))
+    place = np.empty(len(labels))  # of a row among those of its class, from 0 to 1
+    for label in np.unique(labels):
+        rows = order[labels[order] == label]
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    spread: Integers = order[np.argsort(place[order], kind="stable")]
+    return spread
+
+
+def _is_described(folder: Path) -> bool:
+    """Whether a file at the top says what the folder holds: a README with configurations, or a loading script."""
+    from huggingface_hub import metadata_load
+
+    if any((folder / name).exists() for name in (".huggingface.yaml", "dataset_infos.json", f"{folder.name}.py")):
+        return True
+    readme = folder / "README.md"
+    return readme.is_file() and not {"configs", "dataset_info"}.isdisjoint(metadata_load(readme) or {})
+
+
+def _list_files(folder: Path) -> list[str]:
+    """The paths of all files in a folder, sorted; hidden ones are passed over, as `datasets` does."""
+    paths = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+        here = Path(root).relative_to(folder).as_posix()
+        paths += [name if here == "." else f"{here}/{name}" for name in files if not name.startswith(".")]
+    return sorted(paths)
+
+
+def _shared_depth(folders: Iterable[Sequence[str]]) -> int:
+    """How many folders lead to all images and are no split: 1 for `data/train/cat` and `data/test/cat`."""
+    depth = 0
+    for parts in zip(*folders, strict=False):
+        if len(set(parts)) > 1 or parts[0].lower() in _SPLIT_WORDS:
+            break
+        depth += 1
+    return depth
+
+
+def _depth(folders: Iterable[Sequence[str]]) -> int:
+    """How many folders lead to each of some images; 0 where they differ."""
+    depths = {len(parts) for parts in folders}
+    return depths.pop() if len(depths) == 1 else 0
