@@ -27,6 +27,9 @@ def fit_star(
         list[str] | None, typer.Option(metavar="REF", help="A model to test on, or a folder of them; repeat it.")
     ] = None,
     title: Annotated[str | None, typer.Option("--name", help="Title of the star's card.")] = None,
+    keep_weak_sources: Annotated[
+        bool, typer.Option("--keep-weak-sources", help="Use sources that are far worse than the others.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take, as `plan` does.")] = False,
 ) -> None:
     """Find the star of several models, test it on held-out models, and write it with its card.
@@ -49,6 +52,7 @@ def fit_star(
         run,
         folder,
         name=title,
+        keep_weak_sources=keep_weak_sources,
         **{**vars(resume), **vars(publish)},
         progress=out.progress,
     )

@@ -12,13 +12,14 @@ from starzoo.data import ImageData, Split
 from starzoo.evaluate.cache import ResultCache
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.floor import find_class_orders
+from starzoo.evaluate.source_check import check_sources, estimate_statistics
 from starzoo.places import is_folder, without_path
 from starzoo.progress import Progress, silent
-from starzoo.sources import Source, label_names_of, named_classes, order_classes
+from starzoo.sources import Source, check_have_classes, label_names_of, named_classes, order_classes
 from starzoo.star.manifest import StarManifest
 from starzoo.symmetry import Permutation, PermutationSpec
 
-__all__ = ["leaves_the_same", "make_zoo", "match_to_data", "measure", "measured_as", "name_classes"]
+__all__ = ["leaves_the_same", "look_at", "make_zoo", "match_to_data", "measure", "measured_as", "name_classes"]
 
 
 def match_to_data(
@@ -33,7 +34,11 @@ def match_to_data(
 
     Returns:
         The models with label names, and the data set.
+
+    Raises:
+        IncompatibleError: The models have no classes.
     """
+    check_have_classes(models)
     data = load(label_names_of(models))
     named = name_classes(models, data, progress)
     names = label_names_of(models) or label_names_of(named)
@@ -56,6 +61,51 @@ def name_classes(models: Sequence[Source], data: ImageData, progress: Progress =
         return list(models)
     orders = find_class_orders(models[0].architecture, unnamed, data, progress=progress)
     return [named_classes(model, orders[model.name]) if model.name in orders else model for model in models]
+
+
+def look_at(
+    models: Sequence[Source],
+    count: int,
+    data: ImageData,
+    config: EvalConfig,
+    cache: ResultCache,
+    keep_weak: bool,
+    progress: Progress,
+) -> tuple[list[Source], EvalConfig]:
+    """Look at the models of a star before it is fitted or measured (`starzoo.evaluate.source_check`).
+
+    Args:
+        models: The models, sources first.
+        count: How many of them are sources.
+        data: The images.
+        config: How statistics are estimated.
+        cache: What was seen before.
+        keep_weak: Whether sources that are far worse than the others are used.
+        progress: Told about every model.
+
+    Returns:
+        The models, those of broken statistics with estimated ones; and the configuration, which says how the images for
+        statistics are augmented.
+    """
+    architecture, states = models[0].architecture, [(model.name, model.state) for model in models]
+    found = check_sources(
+        architecture,
+        dict(states[:count]),
+        dict(states[count:]),
+        data,
+        config,
+        trained_with=[model.provenance.augment for model in models[:count]],
+        keep_weak=keep_weak,
+        cache=cache,
+        progress=progress,
+    )
+    config = config.model_copy(update={"statistics_augment": found.augment})
+    return [
+        model.with_statistics(estimate_statistics(architecture, model.state, data, config))
+        if model.name in found.broken
+        else model
+        for model in models
+    ], config
 
 
 def make_zoo(

@@ -21,7 +21,7 @@ from starzoo.folder import WEIGHTS_FILE, write_text
 from starzoo.gallery import find_stars, write_gallery
 from starzoo.hub.names import check_repo
 from starzoo.hub.ref import ModelRef
-from starzoo.measuring import leaves_the_same, make_zoo, match_to_data, measure, measured_as, name_classes
+from starzoo.measuring import leaves_the_same, look_at, make_zoo, match_to_data, measure, measured_as, name_classes
 from starzoo.origins import load_data_for, load_images, load_models, load_other_images
 from starzoo.places import (
     OF_A_RUN,
@@ -89,6 +89,7 @@ def fit_star(
     push_to: str | None = None,
     private: bool = False,
     accept_licence: str | None = None,
+    keep_weak_sources: bool = False,
     override: bool = False,
     allow_world_size_change: bool = False,
     progress: Progress = silent,
@@ -107,6 +108,7 @@ def fit_star(
         push_to: The Hub repository to publish in, `user/name`.
         private: Whether a new repository is private.
         accept_licence: The licence to publish the star under, where a person must decide.
+        keep_weak_sources: Use sources that are far worse than the others.
         override: Go on from checkpoints that were made with another configuration.
         allow_world_size_change: Go on from checkpoints that were made by another number of processes.
         progress: Told about every stage.
@@ -133,6 +135,10 @@ def fit_star(
             began = RunPlaces.read(out)
             asked, architecture = began.at_its_commit(config.data), models[0].architecture
             models, data = match_to_data(models, partial(load_data_for, architecture, asked), status)
+        cache = ResultCache.of_user()
+        models, settings = look_at(models, len(sources), data, config.evaluate, cache, keep_weak_sources, status)
+        config = config.model_copy(update={"evaluate": settings})
+        with all_or_none():
             members, unseen = models[: len(sources)], models[len(sources) :]
             outside = load_other_images(config.evaluate.ood, members[0].architecture)
             config = config.model_copy(update={"evaluate": _with_split_of(outside, config.evaluate)})
@@ -164,7 +170,7 @@ def fit_star(
                 allow_world_size_change=allow_world_size_change,
                 progress=status,
             )
-            _save(out, manifest, places, spec, fitted, members, unseen, data, outside, status)
+            _save(out, manifest, places, spec, fitted, members, unseen, data, outside, cache, status)
 
         def publish() -> str | None:
             places.write(out)
@@ -264,6 +270,9 @@ def evaluate_star(
         images = replace(images, validation=None)  # the star may have been fitted on them
     outside = load_other_images(settings.ood, then.architecture)
     settings = _with_split_of(outside, settings)
+    cache = ResultCache.of_user() if use_cache else ResultCache(None)
+    models, settings = look_at([*members, *unseen], len(members), images, settings, cache, True, progress)
+    members, unseen = models[: len(members)], models[len(members) :]
     manifest = then.model_copy(
         update={
             "config": without_paths(then.config.model_copy(update={"evaluate": settings})),
@@ -273,7 +282,6 @@ def evaluate_star(
     spec = infer_architecture(then.architecture)
     permutations = [Permutation.from_tensors(spec, loaded.permutations[name]) for name in names]
     zoo = make_zoo(loaded.state, members, permutations, unseen, stars)
-    cache = ResultCache.of_user() if use_cache else ResultCache(None)
     if shard:
         align = then.alignment or then.config.align
         arguments = (then.architecture, spec, zoo, images, settings, align, shard)
@@ -377,6 +385,7 @@ def _save(
     unseen: Sequence[Source],
     data: ImageData,
     outside: Split | None,
+    cache: ResultCache,
     progress: Progress,
 ) -> None:
     """Save a fitted star and its configuration, then measure it on all processes and save what was measured."""
@@ -405,5 +414,5 @@ def _save(
 
     from_first(save)
     zoo = make_zoo(fitted.state, members, fitted.permutations, unseen)
-    measured = measure(manifest, spec, zoo, data, outside, ResultCache.of_user(), progress)
+    measured = measure(manifest, spec, zoo, data, outside, cache, progress)
     from_first(lambda: write_manifest(out, measured))

@@ -18,7 +18,7 @@ from starzoo.hub.parallel import in_threads
 from starzoo.hub.pull import architecture_of, check_pickle, fetch, read_weights_header
 from starzoo.hub.ref import ModelRef
 from starzoo.licences import Licensing, combine
-from starzoo.sources import check_architectures, licence_of
+from starzoo.sources import check_architectures, check_have_classes, licence_of
 from starzoo.timm_config import TimmConfig
 from starzoo.timm_weights import check_header
 
@@ -112,6 +112,7 @@ def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig
         for number, ref in enumerate(refs)
     ]
     check_architectures(models)
+    check_have_classes(models)
     needed, free = bytes_to_download(listings.values()), _free()
     if needed > free:
         raise ResourceError(

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import yaml
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from starzoo.architecture import Architecture, Preprocessing
 from starzoo.class_names import list_names, match_names
 from starzoo.classes import permute_classes
-from starzoo.config import NO_YAML
+from starzoo.config import NO_YAML, Augmentation
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.folder import (
     CONFIG_FILE,
@@ -42,6 +42,7 @@ __all__ = [
     "Source",
     "check_architectures",
     "check_compatible",
+    "check_have_classes",
     "label_names_of",
     "licence_of",
     "load_source",
@@ -67,6 +68,8 @@ class Provenance:
         label_names: The class names in the order of the file, where `order_classes` brought them into another.
         steps: Training steps, by the record that `starzoo train` leaves in a local folder; None where it does not say.
         images: The fingerprint of the data that it was trained on, by the same record.
+        augment: How these images were augmented, by the same record.
+        estimated: Whether its batch-norm statistics were broken, and are estimated anew.
     """
 
     ref: str
@@ -78,6 +81,8 @@ class Provenance:
     label_names: tuple[str, ...] | None = None
     steps: int | None = None
     images: str | None = None
+    augment: Augmentation | None = None
+    estimated: bool = False
 
 
 class Named(Protocol):
@@ -120,6 +125,10 @@ class Source:
         model.load_state_dict(dict(self.state), strict=True)
         return model.eval()
 
+    def with_statistics(self, state: Mapping[str, Tensor]) -> Source:
+        """The same model with batch-norm statistics that were estimated anew."""
+        return replace(self, state=state, provenance=replace(self.provenance, estimated=True))
+
     @property
     def record(self) -> ModelRecord:
         """What star.json says of it."""
@@ -135,6 +144,7 @@ class Source:
             label_names=origin.label_names,
             steps=origin.steps,
             images=origin.images,
+            estimated=origin.estimated,
         )
 
 
@@ -227,15 +237,17 @@ def _load_all(refs: Sequence[str | Path], progress: Progress) -> Iterator[Source
 
 
 def _read_training(folder: Path) -> dict[str, Any]:
-    """What the record of `starzoo train` says about a model: its steps, and the fingerprint of its images."""
+    """What the record of `starzoo train` says about a model: its steps, its images, and how they were augmented."""
     try:
         record = read_json(folder / "training.json")
         steps, images = record["result"].get("steps"), record["data"]["fingerprint"]
+        augment = record["data"].get("augment")
     except (UntrustedInputError, AttributeError, LookupError, TypeError):
         return {}
     return {
         "steps": steps if isinstance(steps, int) and 0 < steps < _MOST_STEPS else None,
         "images": images if isinstance(images, str) and _FINGERPRINT.fullmatch(images) else None,
+        "augment": augment if augment in get_args(Augmentation) else None,
     }
 
 
@@ -285,6 +297,24 @@ def check_architectures(models: Sequence[Named]) -> None:
     named = [model for model in models if model.architecture.label_names]
     for model in named[1:]:
         _class_order(model, named[0].architecture.label_names or (), named[0].name)
+
+
+def check_have_classes(models: Sequence[Named]) -> None:
+    """Make sure that models classify: images say nothing of one without a classifier.
+
+    Args:
+        models: The models, whose weights are not needed.
+
+    Raises:
+        IncompatibleError: One has no classifier.
+    """
+    for model in models:
+        if not model.architecture.num_classes:
+            raise IncompatibleError(
+                f"{model.name}: has no classifier (num_classes is 0), so that no star can be fitted or measured",
+                hint="give models with a classifier; `inspect`, and `align` without --dataset, take this one",
+                subject=model.name,
+            )
 
 
 def label_names_of(models: Sequence[Named]) -> tuple[str, ...] | None:

@@ -118,7 +118,8 @@ class StarDomain:
 
         Args:
             name: The source.
-            t: Place on the line: 0 at the star, 1 at the source, which have the statistics of their own.
+            t: Place on the line: 0 at the star, 1 at the source, which have the statistics of their own unless those of
+                the source are broken.
 
         Returns:
             (1 − t)·star + t·source, with batch-norm statistics estimated on the images of `calibrate`.
@@ -132,7 +133,8 @@ class StarDomain:
         if not 0 <= t <= 1:
             raise UsageError(f"t = {t} is not on the line", hint="give a number from 0 to 1", subject="t")
         state = interpolate(self.star, self.sources[name], t)
-        if t in {0, 1} or not self.needs_images:
+        broken = any(source.estimated for source in self.manifest.sources if source.name == name)
+        if t == 0 or (t == 1 and not broken) or not self.needs_images:
             return state
         self._network.load_state_dict(state)
         reestimate_batch_norm(self._network, map(self._place, self._training_images()))

@@ -36,6 +36,7 @@ class ModelRecord(Frozen):
             names in its files learned, by its accuracy, is named too.
         steps: Training steps that it took, where `starzoo train` recorded them beside it; else None.
         images: The `data_fingerprint` of the images that it was trained on, where it is recorded like the steps.
+        estimated: Whether its own batch-norm statistics were broken, so that estimated ones were used.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ModelRecord(Frozen):
     label_names: tuple[str, ...] | None = None
     steps: int | None = None
     images: str | None = None
+    estimated: bool = False
 
     @property
     def pinned(self) -> str | None:

@@ -1,0 +1,260 @@
+"""A look at models before a fit: broken statistics, untrained heads, other scales, and how they were augmented."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from starzoo.align.align import Aligner, take_better
+from starzoo.align.probe import Probe
+from starzoo.alignment import align_models
+from starzoo.config import AlignConfig, DataConfig, EvalConfig, TrainConfig
+from starzoo.data import ImageData, load_data
+from starzoo.errors import IncompatibleError
+from starzoo.evaluate.cache import ResultCache
+from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.evaluate.path import reestimate_batch_norm
+from starzoo.evaluate.source_check import SourceCheck, check_sources, estimate_statistics
+from starzoo.folder import save_folder
+from starzoo.measuring import look_at
+from starzoo.sources import Source, load_source, load_sources
+from starzoo.specs import infer_architecture
+from starzoo.symmetry import Permutation
+from starzoo.zoo.member import train_member
+
+State = dict[str, Tensor]
+CONFIG = EvalConfig(points=5, pairs=0, samples=0, statistics_images=1000)
+
+
+@pytest.fixture(scope="module")
+def zoo(digits_zoo: list[Path]) -> list[Source]:
+    return load_sources(digits_zoo)
+
+
+@pytest.fixture(scope="module")
+def images(zoo: list[Source]) -> ImageData:
+    return load_data(DataConfig(dataset="digits"), zoo[0].architecture.preprocessing)
+
+
+def check(models: dict[str, State], images: ImageData, zoo: list[Source], **options: object) -> SourceCheck:
+    sources = {name: state for name, state in models.items() if name != "held-out"}
+    holdouts = {name: state for name, state in models.items() if name == "held-out"}
+    return check_sources(zoo[0].architecture, sources, holdouts, images, CONFIG, **options)  # type: ignore[arg-type]
+
+
+def changed(source: Source, change: Callable[[str, Tensor], Tensor]) -> State:
+    return {name: change(name, tensor.clone()) for name, tensor in source.state.items()}
+
+
+def reset_statistics(name: str, tensor: Tensor) -> Tensor:
+    """As after a conversion that lost them."""
+    return (
+        torch.zeros_like(tensor)
+        if "running_mean" in name
+        else torch.ones_like(tensor)
+        if "running_var" in name
+        else tensor
+    )
+
+
+def untrained_head(name: str, tensor: Tensor) -> Tensor:
+    return (
+        torch.randn(tensor.shape, generator=torch.Generator().manual_seed(3)) * 0.05
+        if name.startswith("fc.")
+        else tensor
+    )
+
+
+def quiet(name: str, tensor: Tensor) -> Tensor:
+    return tensor * 0.2 if name.startswith("fc.") else tensor
+
+
+def three(zoo: list[Source], change: Callable[[str, Tensor], Tensor]) -> dict[str, State]:
+    return {"a": dict(zoo[0].state), "b": dict(zoo[1].state), "odd": changed(zoo[2], change)}
+
+
+def test_good_models_pass_in_silence(zoo: list[Source], images: ImageData, caplog: pytest.LogCaptureFixture) -> None:
+    models = {source.name: dict(source.state) for source in zoo}
+    found = check(models, images, zoo)
+    assert (found.broken, dict(found.scaled), found.augment) == ((), {}, "none")
+    assert not caplog.records
+    for look, source in zip(found.looks, zoo, strict=True):
+        model = source.model()
+        logits = torch.cat([model(batch) for batch in images.train.images(100, limit=1000)]).detach()
+        labels = images.train.labels[images.train.draw(1000)]
+        assert look.accuracy == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
+        assert look.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-5)
+
+
+def test_broken_statistics_are_named_and_estimated_anew(
+    zoo: list[Source], images: ImageData, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = three(zoo, reset_statistics)
+    with caplog.at_level(logging.WARNING):
+        found = check(models, images, zoo)
+    [odd] = [look for look in found.looks if look.name == "odd"]
+    assert found.broken == ("odd",)
+    assert odd.accuracy < 0.5 < 0.85 < odd.best
+    assert [
+        f"{odd.accuracy:.1%}".rstrip("%")[:4] in record.message
+        for record in caplog.records
+        if "broken" in record.message
+    ]
+    source = replace(zoo[2], name="odd", state=models["odd"])
+    [_, mended], config = look_at([zoo[0], source], 2, images, CONFIG, ResultCache(None), False, lambda *_: None)
+    assert mended.record.estimated
+    assert config.statistics_augment == "none"
+    assert torch.equal(mended.state["conv1.weight"], source.state["conv1.weight"])
+    assert not torch.equal(mended.state["bn1.running_var"], source.state["bn1.running_var"])
+
+
+def test_alignment_runs_a_model_with_the_statistics_that_belong_to_it(zoo: list[Source], images: ImageData) -> None:
+    """With the broken ones it is matched by what it would never compute."""
+    spec, config = infer_architecture(zoo[0].architecture), AlignConfig(method="activation-gradient")
+    broken = changed(zoo[1], reset_statistics)
+    mended = estimate_statistics(zoo[0].architecture, broken, images, CONFIG)
+    losses = {}
+    for name, state in {"whole": dict(zoo[1].state), "broken": broken, "mended": mended}.items():
+        probe = Probe(zoo[0].architecture.build(), *images.train.labelled_images(limit=1000))
+        aligner = Aligner(spec, config, probe)
+        [found] = aligner.match(aligner.evidence.of(zoo[0].state), [aligner.evidence.of(state)])
+        losses[name] = probe.midpoint_loss(zoo[0].state, found.permutation.apply(zoo[1].state))
+    assert losses["mended"] <= losses["whole"] + 0.05
+    assert losses["broken"] > losses["mended"] + 0.1, losses
+
+
+def test_an_untrained_head_is_refused_unless_it_is_wanted(
+    zoo: list[Source], images: ImageData, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = three(zoo, untrained_head)
+    with pytest.raises(
+        IncompatibleError, match=r"odd: is far worse than the other sources: \d+\.\d% of 1000 .* \d\d\.\d%"
+    ):
+        check(models, images, zoo)
+    with caplog.at_level(logging.WARNING):
+        found = check(models, images, zoo, keep_weak=True)
+    assert [record.message for record in caplog.records if record.message.startswith("odd: is far worse")]
+    assert found.looks[-1].best < 0.4
+    caplog.clear()
+    models["held-out"] = models.pop("odd")
+    with caplog.at_level(logging.WARNING):
+        check(models, images, zoo)
+    assert [record.message for record in caplog.records if record.message.startswith("held-out: is far worse")]
+
+
+def test_classes_in_another_order_are_refused(zoo: list[Source], images: ImageData) -> None:
+    def turned(name: str, tensor: Tensor) -> Tensor:
+        return tensor.roll(1, 0) if name.startswith("fc.") else tensor
+
+    with pytest.raises(IncompatibleError, match=r"odd: is far worse .*another order of classes") as caught:
+        check(three(zoo, turned), images, zoo)
+    assert caught.value.exit_code == 5
+
+
+def test_untrained_models_are_no_worse_than_each_other(zoo: list[Source], images: ImageData) -> None:
+    architecture = zoo[0].architecture
+    models = {name: dict(architecture.build().state_dict()) for name in "abc"}
+    found = check(models, images, zoo)
+    assert found.broken == ()
+
+
+def test_logits_of_another_scale_are_named_and_compared_tempered(
+    zoo: list[Source], images: ImageData, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = three(zoo, quiet)
+    with caplog.at_level(logging.WARNING):
+        found = check(models, images, zoo)
+    assert list(found.scaled) == ["odd"]
+    assert 0.1 < found.scaled["odd"] < 0.4
+    assert [record.message for record in caplog.records if record.message.startswith("odd: its logits are 0.")]
+    architecture, spec = zoo[0].architecture, infer_architecture(zoo[0].architecture)
+    fewer = load_data(DataConfig(train_size=1000), architecture.preprocessing)  # which leaves images for temperatures
+    align = AlignConfig(method="balanced")
+
+    def star_path(state: State) -> tuple[float, float]:
+        measured = evaluate(
+            architecture, spec, Zoo(star=zoo[0].state, sources={"odd": state}, holdouts={}), fewer, CONFIG, align
+        )
+        [path] = measured.paths
+        assert path.tempered_loss
+        return path.loss[-1], path.tempered_loss[-1]
+
+    (own, own_tempered), (scaled, scaled_tempered) = star_path(dict(zoo[2].state)), star_path(models["odd"])
+    assert scaled > 1.5 * own
+    assert scaled_tempered == pytest.approx(own_tempered, rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def augmented(zoo: list[Source]) -> tuple[list[Source], ImageData]:
+    """Two networks that were trained on crops and flips."""
+    architecture = zoo[0].architecture
+    data = load_data(DataConfig(dataset="digits", augment="crop-flip"), architecture.preprocessing)
+    states = [train_member(architecture, data, TrainConfig(epochs=8), seed) for seed in (0, 1)]
+    return [replace(zoo[seed], state=state) for seed, state in enumerate(states)], data
+
+
+def test_statistics_come_from_images_like_those_of_the_training(
+    augmented: tuple[list[Source], ImageData], zoo: list[Source]
+) -> None:
+    sources, data = augmented
+    plain = load_data(DataConfig(dataset="digits"), zoo[0].architecture.preprocessing)
+    models = {source.name: dict(source.state) for source in sources}
+    assert check(models, data, zoo).augment == "crop-flip"
+    assert check(models, plain, zoo).augment == "crop-flip"  # though the fit does not augment
+    assert check({source.name: dict(source.state) for source in zoo}, data, zoo).augment == "none"
+    assert check(models, plain, zoo, trained_with=["flip", "flip"]).augment == "flip"  # as it is recorded
+    assert check(models, plain, zoo, trained_with=["flip", None]).augment == "crop-flip"
+    for source in sources:
+        model = source.model()
+        test, labels = data.test.tensors()
+        rights = {}
+        for augment in (None, "crop-flip"):
+            if augment:
+                how = CONFIG.model_copy(update={"statistics_augment": augment, "statistics_images": 1437})
+                reestimate_batch_norm(model, data.statistics_images(how))
+            with torch.inference_mode():
+                rights[augment] = float((model(test).argmax(1) == labels).double().mean())
+        assert rights["crop-flip"] >= rights[None] - 1.5 / len(labels)  # within one of 360 images
+
+
+def test_fine_tunes_of_one_checkpoint_are_not_permuted(zoo: list[Source], images: ImageData, tmp_path: Path) -> None:
+    """They are connected already: matching may move channels to a greater distance and a worse mean."""
+    architecture, spec = zoo[0].architecture, infer_architecture(zoo[0].architecture)
+    tunes = []
+    for seed in range(4):
+        model = zoo[0].model().train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+        for epoch in range(2):
+            for batch, labels in images.train.loader(64, epoch=epoch, seed=100 + seed):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(model(batch), labels).backward()
+                optimizer.step()
+        tunes.append({name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
+    probe = Probe(architecture.build(), *images.train.labelled_images(limit=1000))
+    aligner = Aligner(spec, AlignConfig(), probe)
+    first, *others = tunes
+    identity = Permutation.identity(spec)
+    matched = aligner.match(aligner.evidence.of(first), [aligner.evidence.of(other) for other in others])
+    for other, found in zip(others, matched, strict=True):
+        _, before, after = take_better(probe, first, other, identity, found.permutation)
+        assert after == min(before, probe.midpoint_loss(first, found.permutation.apply(other)))
+        assert probe.are_connected(first, other)
+        assert after <= before
+    assert not probe.are_connected(zoo[0].state, zoo[1].state)
+    folders = [str(tmp_path / f"tune-{number}") for number in range(4)]
+    for folder, state in zip(folders, tunes, strict=True):
+        save_folder(Path(folder), architecture, state)
+    reports = align_models(folders[0], folders[1:], tmp_path / "out", AlignConfig(), data=DataConfig(dataset="digits"))
+    assert all(report.midpoint_loss_after <= report.midpoint_loss_before for report in reports)
+    for report, state in zip(reports, others, strict=True):
+        if report.midpoint_loss_after == report.midpoint_loss_before:
+            assert report.connected
+            assert report.distance_after == report.distance_before
+            assert all(torch.equal(load_source(report.folder).state[name], state[name]) for name in state)
+    assert [report for report in reports if report.connected]
