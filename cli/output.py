@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from starzoo.processes import rank
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -63,7 +64,7 @@ class Output:
         self.debug = debug
         self._json = as_json
         self._quiet = quiet
-        self._first = os.environ.get("RANK", "0") == "0"
+        self._first = rank() == 0
         self._answered = False  # whether the one document is written
         self._stdout = sys.stdout
         self._bars: Progress | None = None

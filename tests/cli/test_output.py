@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from starzoo.cli.output import Failure, Output, Table, clean
+from tests.ports import torchrun_variables
 
 FAILURE = Failure(kind="UsageError", message="a: wrong", hint="do b", subject="a", exit_code=2)
 HOSTILE = "x\x1b[31mred\x07\x9b2J [bold]y[/bold] [/] :boom: \u202egnp.exe\u2028z"
@@ -64,9 +65,16 @@ def test_quiet(capsys):
 
 
 def test_only_the_first_process_speaks(capsys, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
+    for name, value in torchrun_variables(rank=1, ranks=2, port=29500).items():
+        monkeypatch.setenv(name, value)
     show(Output(as_json=True))
     assert capsys.readouterr() == ("", "a library says something\n")
+
+
+def test_a_rank_of_another_launcher_silences_nobody(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    show(Output(quiet=True))
+    assert capsys.readouterr().out == "folder/a\nfolder/b\n"
 
 
 def test_numbers_that_json_does_not_have_are_refused(capsys):
