@@ -5,7 +5,9 @@ import json
 import logging
 import os
 import pty
+import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -139,6 +141,31 @@ def test_warnings_of_the_library_are_one_line_each(capsys):
     with Output(quiet=True):
         logging.getLogger("starzoo.hub").warning("not in quiet mode")
     assert capsys.readouterr() == ("", "warning: two lines [0m\n")
+
+
+WARN = "import warnings; warnings.warn('from a child')"
+
+
+def test_warnings_of_other_libraries_are_for_debugging(capfd, monkeypatch):
+    monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+    shown = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        for debug in (False, True):
+            with Output(debug=debug):
+                warnings.warn(HOSTILE, stacklevel=1)
+                subprocess.run([sys.executable, "-c", WARN], check=True)
+            out, err = capfd.readouterr()
+            assert out == ""
+            assert "\x1b" not in err
+            if debug:
+                assert err.startswith(f"{clean(__file__)}:")
+                assert HARMLESS in err
+                assert "UserWarning: from a child" in err
+            else:
+                assert err == ""
+    assert warnings.showwarning is shown
+    assert "PYTHONWARNINGS" not in os.environ
 
 
 def read_to_the_end(descriptor: int) -> str:
