@@ -12,7 +12,7 @@ from pathlib import Path
 from starzoo.errors import HubError, ResourceError, UntrustedInputError, UsageError
 from starzoo.hub.offline import GO_ONLINE, is_offline
 from starzoo.hub.patience import patiently
-from starzoo.hub.ref import TIMEOUT, ModelRef
+from starzoo.hub.ref import TIMEOUT, ModelRef, model_info
 
 __all__ = [
     "CARD",
@@ -97,7 +97,9 @@ def look_up(ref: ModelRef | str) -> Listing:
     if CARD in files:
         found.setdefault(CARD, files[CARD])
     complete = CONFIG in found and WEIGHTS in found
-    return Listing(where, where.repo, sha, found, pickle=None if complete else _pickle_instead(where, files))
+    pickle = None if complete else _with_digest(where, sha, _pickle_instead(where, files))
+    digested = {name: _with_digest(where, sha, file) for name, file in found.items()}
+    return Listing(where, where.repo, sha, digested, pickle=pickle)
 
 
 def cached(listing: Listing, file: HubFile) -> Path | None:
@@ -171,13 +173,14 @@ def check_space(listings: Iterable[Listing]) -> None:
 
 def _listed_files(where: ModelRef, repo: str, sha: str) -> dict[str, HubFile]:
     """The files of a commit, as the Hub tells them."""
-    from huggingface_hub import HfApi
-
     subject = str(where)
-    info = patiently(lambda: HfApi().model_info(repo, revision=sha, files_metadata=True, timeout=TIMEOUT), repo, sha)
     files = [
-        HubFile(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id or "")
-        for file in info.siblings or []
+        HubFile(
+            path=file.rfilename,
+            size=file.size or 0,
+            digest="" if file.size is None else (file.lfs.sha256 if file.lfs else file.blob_id) or "",
+        )
+        for file in model_info(repo, sha, files=True).siblings or []
     ]
     for file in files:
         if file.path.startswith("/") or "\\" in file.path or ".." in file.path.split("/"):
@@ -186,11 +189,25 @@ def _listed_files(where: ModelRef, repo: str, sha: str) -> dict[str, HubFile]:
                 hint="do not use it, and report it to the Hub",
                 subject=subject,
             )
-        if not _DIGEST.fullmatch(file.digest):
-            raise UntrustedInputError(
-                f"{subject}: states no hash of {file.path[:60]!r}", hint="is HF_ENDPOINT a Hub?", subject=subject
-            )
     return {file.path: file for file in files}
+
+
+def _with_digest(where: ModelRef, sha: str, file: HubFile) -> HubFile:
+    """A file with its hash and its size: where the list of a mirror states none, its ETag and headers do."""
+    if _DIGEST.fullmatch(file.digest):
+        return file
+    from huggingface_hub import HfApi, hf_hub_url
+
+    repo, subject = where.repo or "", str(where)
+    url = hf_hub_url(repo, file.path, revision=sha)
+    headers = patiently(lambda: HfApi().get_hf_file_metadata(url=url, timeout=TIMEOUT), repo, sha)
+    if headers.etag is None or not _DIGEST.fullmatch(headers.etag) or headers.commit_hash != sha:
+        raise UntrustedInputError(
+            f"{subject}: states no hash of {file.path[:60]!r} at commit {sha[:12]}",
+            hint="is HF_ENDPOINT a Hub?",
+            subject=subject,
+        )
+    return HubFile(file.path, headers.size or 0, headers.etag)
 
 
 def _cached_files(where: ModelRef, repo: str, sha: str) -> dict[str, HubFile]:
