@@ -20,7 +20,7 @@ from starzoo.hub.parallel import in_threads
 from starzoo.hub.pull import architecture_of, check_header, check_pickle, fetch
 from starzoo.hub.ref import ModelRef
 from starzoo.licences import Licensing, combine
-from starzoo.sources import check_architectures, licence_of
+from starzoo.sources import check_architectures, check_files, licence_of
 
 __all__ = ["Plan", "PlannedModel", "plan_star"]
 
@@ -169,6 +169,7 @@ def _look_at(listing: Listing) -> PlannedModel:
 
 
 def _look_at_folder(folder: Path) -> PlannedModel:
+    check_files(folder, str(folder))
     architecture, file = read_architecture(folder), folder / WEIGHTS_FILE
     header = read_header(file)
     check_tensors(header, architecture.shapes, str(file), integers=architecture.integer_tensors)

@@ -26,6 +26,7 @@ __all__ = [
     "free_bytes",
     "hashes",
     "look_up",
+    "without",
 ]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -171,6 +172,28 @@ def check_space(listings: Iterable[Listing]) -> None:
         )
 
 
+def without(name: str, sizes: Mapping[str, int]) -> tuple[str, str]:
+    """Say of a model without one of its two files what it has instead.
+
+    Args:
+        name: The file.
+        sizes: Bytes of the files that it has, by name; the largest are named.
+
+    Returns:
+        What is wrong, and what to do.
+    """
+    what = f"has no {name}"
+    hint = f"a model in timm format holds {CONFIG} and {WEIGHTS}"
+    if shown := sorted((other for other in sizes if other[0] != "."), key=lambda other: (-sizes[other], other)):
+        more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+        what += f" among its files ({', '.join(other[:60] for other in shown[:_SHOWN])}{more})"
+    if WEIGHTS not in sizes and (others := [other for other in shown if other.endswith(".safetensors")]):
+        hint += f"; if {others[0][:60]} holds its weights, put it into a local folder as {WEIGHTS}"
+    else:
+        hint += ": write them with timm.models.save_for_hf(…, safe_serialization=True)"
+    return what, hint
+
+
 def _listed_files(where: ModelRef, repo: str, sha: str) -> dict[str, HubFile]:
     """The files of a commit, as the Hub tells them."""
     subject = str(where)
@@ -234,12 +257,12 @@ def _pickle_instead(where: ModelRef, files: Mapping[str, HubFile]) -> HubFile:
     subject, prefix = str(where), _prefix(where)
     here = [path for path in files if path.startswith(prefix) and "/" not in path.removeprefix(prefix)]
     pickles = sorted(path for path in here if path.endswith(_PICKLES))
-    hint = "a model in timm format holds config.json and model.safetensors"
+    sizes = {path.removeprefix(prefix): files[path].size for path in here}
+    what, hint = without(WEIGHTS if prefix + CONFIG in files else CONFIG, sizes)
     if prefix + CONFIG not in files:
-        what = f"has no {CONFIG}"
         inside = [path.removesuffix(f"/{CONFIG}") for path in sorted(files) if path.endswith(f"/{CONFIG}")]
         if below := [f"{where.repo}/{folder}" for folder in inside if folder.startswith(prefix)]:
-            what += f", but {len(below)} of its folders {'has' if len(below) == 1 else 'have'} one"
+            what = f"has no {CONFIG}, but {len(below)} of its folders {'has' if len(below) == 1 else 'have'} one"
             hint = f"name the folder: {', '.join(below[:_SHOWN])}"
     elif f"{prefix}{WEIGHTS}.index.json" in files:
         what = "holds its weights in several files"
@@ -248,8 +271,6 @@ def _pickle_instead(where: ModelRef, files: Mapping[str, HubFile]) -> HubFile:
         return files[best if best in pickles else pickles[0]]
     elif is_offline():
         raise _not_cached(where, WEIGHTS)
-    else:
-        what = f"has no {WEIGHTS}"
     raise UntrustedInputError(f"{subject}: {what}", hint=hint, subject=subject)
 
 
