@@ -21,7 +21,9 @@ class Presentation:
     title: ClassVar = "Output"
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only what a script needs, and no progress.")] = False
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, and warnings of libraries.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,13 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from starzoo.processes import rank
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -63,7 +66,7 @@ class Output:
         self.debug = debug
         self._json = as_json
         self._quiet = quiet
-        self._first = os.environ.get("RANK", "0") == "0"
+        self._first = rank() == 0
         self._answered = False  # whether the one document is written
         self._stdout = sys.stdout
         self._bars: Progress | None = None
@@ -84,13 +87,20 @@ class Output:
         return cls(as_json="--json" in options, quiet="--quiet" in options, debug="--debug" in options)
 
     def __enter__(self) -> Output:
-        """Keep what libraries print off a stdout that a program reads, and show starzoo's warnings as one line each."""
+        """Keep what libraries print off a stdout that a program reads, and show starzoo's warnings as one line each.
+
+        Those of libraries, in the processes that the command starts too, are shown with `--debug` only.
+        """
         if self._json or self._quiet:
             self._context.enter_context(contextlib.redirect_stdout(sys.stderr))
         handler = _WarningLines(self)
         logger = logging.getLogger("starzoo")
         logger.addHandler(handler)
         self._context.callback(logger.removeHandler, handler)
+        self._context.callback(setattr, warnings, "showwarning", warnings.showwarning)
+        warnings.showwarning = self._show_warning
+        if not self.debug:
+            self._context.enter_context(_no_warnings_of_children())
         self._context.callback(self._stop_bars)
         return self
 
@@ -165,6 +175,13 @@ class Output:
             self._print_json({"error": vars(failure)})
         return failure.exit_code
 
+    def _show_warning(
+        self, message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+    ) -> None:
+        """Called by Python with what a library warns of."""
+        if self.debug:
+            self.note(warnings.formatwarning(message, category, filename, lineno, line=""))
+
     def _print_json(self, document: Mapping[str, Any]) -> None:
         self._print(json.dumps(document, indent=2, default=str, allow_nan=False) + "\n")
 
@@ -199,6 +216,20 @@ def clean(value: object) -> str:
     """
     text = "".join(letter if letter.isprintable() else " " * letter.isspace() for letter in str(value))
     return text.strip()
+
+
+@contextlib.contextmanager
+def _no_warnings_of_children() -> Iterator[None]:
+    """Let Python processes that are started inside the block show no warnings, those of their imports among them."""
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("PYTHONWARNINGS", None)
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 class _WarningLines(logging.Handler):

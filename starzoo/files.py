@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from starzoo.errors import ResourceError, UsageError
 
-__all__ = ["open_to_append", "refuse_leading_out", "replacing", "write_text", "writing"]
+__all__ = ["new_folder", "open_to_append", "refuse_leading_out", "replacing", "write_text", "writing"]
 
 # The path is wrong; all else (a full disk, a broken one) is a lack of something.
 _WRONG_PATH = frozenset({
@@ -59,6 +59,8 @@ def open_to_append(path: Path) -> IO[bytes]:
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file as a whole or not at all; a link is replaced, and what it leads to stays as it is.
 
+    Its mode is the one that the umask gives, whoever writes the draft: safetensors lets nobody else read its files.
+
     Args:
         path: The file; its folder is made when it does not exist.
 
@@ -67,11 +69,29 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as scratch:
-            draft = Path(scratch) / path.name
+        with new_folder(path.parent, ".writing-") as scratch:
+            draft = scratch / path.name
             yield draft
             _flush(draft)
+            draft.chmod(scratch.stat().st_mode & 0o666)
             draft.replace(path)
+
+
+@contextmanager
+def new_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Make a folder with the mode that the umask gives, which nobody else can enter before it is moved to its place.
+
+    Args:
+        parent: The folder that it will be in.
+        prefix: How the name of the hidden folder begins that it is made in.
+
+    Yields:
+        The folder; what is left of it is removed.
+    """
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as hidden:
+        folder = Path(hidden) / "draft"
+        folder.mkdir()
+        yield folder
 
 
 @contextmanager

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Licensed", "Licensing", "combine", "combine_sources", "is_identifier"]
+__all__ = ["AND", "Licensed", "Licensing", "combine", "combine_sources", "is_identifier"]
+
+AND = " AND "
+"""Between several licences of one model, as SPDX writes it."""
 
 _ORDER = (
     ("cc0-1.0", "unlicense", "pddl", "wtfpl"),
@@ -89,13 +92,14 @@ def combine(licences: Sequence[str | None]) -> Licensing:
     """Find the licence of something that is made of several others.
 
     Args:
-        licences: Identifiers as the Hub writes them; None for a source that states none.
+        licences: Identifiers as the Hub writes them; None for a source that states none. One that states several
+            has the strictest; where they exclude each other, they may be a choice, which is a person's.
 
     Returns:
         The licence, or why there is none.
     """
-    known = {licence.lower() for licence in licences if licence}
-    if forbidding := sorted(licence for licence in known if "-nd" in licence):
+    known = {_strictest(licence) for licence in licences if licence}
+    if forbidding := sorted(licence for licence in known if "-nd" in licence and AND not in licence):
         return Licensing(None, conflict=f"{forbidding[0]} allows no changed versions, and a star is one")
     strict = [licence for licence in sorted(known) if _RANKS.get(licence) in {_COPYLEFT, _BOTH}]
     if len(strict) > 1:
@@ -103,11 +107,12 @@ def combine(licences: Sequence[str | None]) -> Licensing:
     limiting = [licence for licence in sorted(known) if _RANKS.get(licence) == _NON_COMMERCIAL]
     if limiting and strict and _RANKS[strict[0]] == _COPYLEFT:
         return Licensing(None, conflict=f"{strict[0]} allows commercial use to all, {limiting[0]} to none")
-    floor = max((licence for licence in sorted(known) if licence in _RANKS), key=_RANKS.__getitem__, default=None)
+    parts = [[part for part in licence.split(AND) if part in _RANKS] for licence in sorted(known)]
+    least = [min(known_parts, key=_RANKS.__getitem__) for known_parts in parts if known_parts]
+    floor = max(least, key=_RANKS.__getitem__, default=None)
     if strange := sorted(licence for licence in known if licence not in _RANKS):
-        return Licensing(
-            None, question=f"a source has the licence {strange[0]!r}, which is not known here", floor=floor
-        )
+        why = "which is not known here" if AND not in strange[0] else "of which a person must say what they come to"
+        return Licensing(None, question=f"a source has the licence {strange[0]!r}, {why}", floor=floor)
     missing = sum(licence is None for licence in licences)
     if missing:
         state = "states" if missing == 1 else "state"
@@ -115,3 +120,9 @@ def combine(licences: Sequence[str | None]) -> Licensing:
     if floor and _RANKS[floor] >= _NON_COMMERCIAL:
         return Licensing(floor, question=f"the sources forbid commercial use ({floor})", floor=floor)
     return Licensing(floor, floor=floor)
+
+
+def _strictest(licence: str) -> str:
+    """The strictest of the licences of one model; all of them where that cannot be said."""
+    several = licence.lower().split(AND.lower())
+    return several[0] if len(several) == 1 else combine(several).licence or AND.join(several)

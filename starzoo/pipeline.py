@@ -31,7 +31,7 @@ from starzoo.places import (
     refuse_overwriting,
     without_paths,
 )
-from starzoo.processes import all_or_none, from_first, is_first, join
+from starzoo.processes import all_or_none, from_first, ignore_other_launchers, is_first, join
 from starzoo.progress import Progress, silent
 from starzoo.publishing import check_licence, publish_star
 from starzoo.report import write_report
@@ -238,6 +238,7 @@ def evaluate_star(
     Raises:
         UsageError: A shard was asked for without the cache, where its results would be lost.
     """
+    ignore_other_launchers()  # before anything is downloaded
     if shard and not use_cache:
         raise UsageError("a shard leaves its results in the cache", hint="leave --no-cache out", subject="--shard")
     loaded, folder = load_star(star), ModelRef.parse(star).folder

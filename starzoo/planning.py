@@ -18,7 +18,7 @@ from starzoo.hub.parallel import in_threads
 from starzoo.hub.pull import architecture_of, check_pickle, fetch, read_weights_header
 from starzoo.hub.ref import ModelRef
 from starzoo.licences import Licensing, combine
-from starzoo.sources import check_architectures, check_have_classes, licence_of
+from starzoo.sources import check_architectures, check_files, check_have_classes, licence_of
 from starzoo.timm_config import TimmConfig
 from starzoo.timm_weights import check_header
 
@@ -155,6 +155,7 @@ def _look_at(listing: Listing) -> PlannedModel:
 
 
 def _look_at_folder(folder: Path) -> PlannedModel:
+    check_files(folder, str(folder))
     architecture, file = read_architecture(folder), find_weights(folder)
     header = read_header(file)
     check_header(header, TimmConfig.parse(read_json(folder / CONFIG_FILE), str(folder)), architecture, str(file))

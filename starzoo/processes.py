@@ -1,5 +1,8 @@
 """The processes of one run, as torchrun starts them: what they share out, and what they find out together.
 
+A run has several processes exactly when torchrun started it, which all of its variables say. What other launchers left
+in the environment is ignored: it would let one process wait for others that nobody started.
+
 Everything here is called by all processes at the same place, and does nothing special where there is only one. An error
 on one process is raised on all of them, so that none waits for an answer that will not come. Within a step a process
 that does not answer is missed after `runtime.timeout_minutes`; where one has work that the others have not, such as a
@@ -9,6 +12,8 @@ match or an upload, they wait for a day: a process that is lost ends the wait at
 from __future__ import annotations
 
 import datetime
+import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -29,16 +34,96 @@ __all__ = [
     "all_or_none",
     "from_first",
     "gather",
+    "ignore_other_launchers",
     "is_first",
+    "is_torchrun",
     "join",
     "own_device",
+    "rank",
     "runs_on_cpu",
     "share_out",
+    "world_size",
 ]
+
+_logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 _PATIENCE = datetime.timedelta(days=1)
+
+# What Accelerate goes by where it counts processes, with the value that is true of a single one.
+_ALONE = {
+    **dict.fromkeys(("RANK", "LOCAL_RANK", "PMI_RANK", "MPI_LOCALRANKID"), "0"),
+    **dict.fromkeys(("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"), "0"),
+    **dict.fromkeys(("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_LOCAL_RANK"), "0"),
+    **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"), "1"),
+    **dict.fromkeys(("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"), "1"),
+    **dict.fromkeys(("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"), "1"),
+    **dict.fromkeys(("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"), ""),
+    "SLURM_NTASKS": "1",  # which nothing reads, but `srun -n 4` may seem to start one run on four processes
+}
+_ACCELERATE = ("ACCELERATE_", "FORK_LAUNCHED")  # how its own launcher passes on its configuration
+
+
+def is_torchrun() -> bool:
+    """Whether torchrun started this process: its variables are all there and fit together."""
+    return _unlike_torchrun() is None
+
+
+def rank() -> int:
+    """The number of this process in its run; 0 where there is only one. Needs no torch and no meeting."""
+    return int(os.environ["RANK"]) if is_torchrun() else 0
+
+
+def world_size() -> int:
+    """How many processes the run has. Needs no torch and no meeting."""
+    return int(os.environ["WORLD_SIZE"]) if is_torchrun() else 1
+
+
+def ignore_other_launchers() -> None:
+    """Take out of this process's environment what other launchers left there, and warn where it says something else.
+
+    Accelerate would wait for processes that nobody started, or shard and compile as no option of starzoo says.
+
+    Raises:
+        UsageError: The variables claim a rank among several processes, but are not those of torchrun.
+    """
+    environment, unlike = os.environ, _unlike_torchrun()
+    if unlike and "RANK" in environment and environment.get("WORLD_SIZE", "1") != "1":
+        claimed = f"RANK={environment['RANK']!r} and WORLD_SIZE={environment['WORLD_SIZE']!r}"
+        raise UsageError(
+            f"{unlike}: expected what torchrun sets beside {claimed}, got {environment.get(unlike, '')!r}",
+            hint="start several processes with torchrun, or a single one after `unset RANK WORLD_SIZE`",
+            subject=unlike,
+        )
+    foreign = _ALONE if unlike else {}
+    values = {name: environment.pop(name) for name in [*environment] if name in foreign or name.startswith(_ACCELERATE)}
+    misleading = [name for name, value in values.items() if value != foreign.get(name)]
+    if misleading:
+        _logger.warning(
+            "environment variables of another launcher are ignored: %s (only torchrun starts several processes, "
+            "and only --config and --set say how they compute)",
+            ", ".join(sorted(misleading)),
+        )
+
+
+def _unlike_torchrun() -> str | None:
+    """The first variable of torchrun's that is not there or does not fit the others."""
+
+    def number(name: str) -> int:
+        text = os.environ.get(name, "")
+        return int(text) if text.isdecimal() and len(text) < 10 else -1
+
+    fits = {
+        "TORCHELASTIC_RUN_ID": "TORCHELASTIC_RUN_ID" in os.environ,
+        "WORLD_SIZE": number("WORLD_SIZE") > 0,
+        "RANK": 0 <= number("RANK") < number("WORLD_SIZE"),
+        "LOCAL_WORLD_SIZE": 0 < number("LOCAL_WORLD_SIZE") <= number("WORLD_SIZE"),
+        "LOCAL_RANK": 0 <= number("LOCAL_RANK") < number("LOCAL_WORLD_SIZE"),
+        "MASTER_ADDR": bool(os.environ.get("MASTER_ADDR")),
+        "MASTER_PORT": 0 < number("MASTER_PORT") < 2**16,
+    }
+    return next((name for name, fit in fits.items() if not fit), None)
 
 
 def runs_on_cpu() -> bool:
@@ -186,7 +271,8 @@ def _portable(error: Exception) -> StarzooError | str:
 
 
 def _state(**options: Any) -> PartialState:
-    from accelerate import PartialState
+    ignore_other_launchers()
+    from accelerate import PartialState  # which reads some of these variables when it is imported
 
     return PartialState(cpu=runs_on_cpu(), **options)
 
@@ -199,7 +285,7 @@ class Agreement:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._device, self._alone = device, _state().num_processes == 1
         self._said: tuple[Tensor, Any] | None = None
 
     def share(self, values: Sequence[Tensor | float]) -> list[float] | None:
@@ -214,8 +300,8 @@ class Agreement:
         import torch
 
         words = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=self._device) for value in values])
-        alone = _state().num_processes == 1
-        said = None if alone else torch.distributed.all_reduce(words, torch.distributed.ReduceOp.MAX, async_op=True)
+        greatest = torch.distributed.ReduceOp.MAX
+        said = None if self._alone else torch.distributed.all_reduce(words, greatest, async_op=True)
         heard = self.hear()
         self._said = words, said
         return heard

@@ -29,10 +29,10 @@ from starzoo.folder import (
     read_json,
 )
 from starzoo.hub.inspect import read_header, stored_dtype
-from starzoo.hub.listing import CARD
+from starzoo.hub.listing import CARD, without
 from starzoo.hub.pull import Snapshot, pull_all
 from starzoo.hub.ref import ModelRef
-from starzoo.licences import is_identifier
+from starzoo.licences import AND, is_identifier
 from starzoo.progress import Progress, silent
 from starzoo.star.manifest import RESERVED_NAMES, ModelRecord
 
@@ -42,6 +42,7 @@ __all__ = [
     "Source",
     "check_architectures",
     "check_compatible",
+    "check_files",
     "check_have_classes",
     "label_names_of",
     "licence_of",
@@ -150,6 +151,8 @@ class Source:
 
 _SEEN = ("input_size", "mean", "std")  # what of the preprocessing the network sees
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_MOST_OF_A_CARD = 2**16  # characters, to which the front matter of a stranger's card is bounded before it is parsed
+_MOST_LICENCES = 8
 _MOST_STEPS = 10**12  # more than any training has; a stranger may write any number
 
 
@@ -391,7 +394,7 @@ def _differences(first: Architecture, second: Architecture) -> list[tuple[str, o
 
 
 def _read_source(folder: Path, name: str, provenance: Provenance, subject: str, card: Path | None) -> Source:
-    _check_files(folder, subject)
+    check_files(folder, subject)
     architecture = read_architecture(folder, subject)
     weights = find_weights(folder)
     return Source(
@@ -407,8 +410,16 @@ def _read_source(folder: Path, name: str, provenance: Provenance, subject: str, 
     )
 
 
-def _check_files(folder: Path, subject: str) -> None:
-    """Say which of the two files is missing, and what can be done about it."""
+def check_files(folder: Path, subject: str) -> None:
+    """Make sure that a folder has the two files of a model.
+
+    Args:
+        folder: The folder.
+        subject: What messages call it.
+
+    Raises:
+        UntrustedInputError: One is missing; the message names those that are there.
+    """
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         if (find_weights(folder) if file == WEIGHTS_FILE else folder / file).is_file():
             continue
@@ -417,30 +428,43 @@ def _check_files(folder: Path, subject: str) -> None:
             what = f"holds its weights only as {pickles[0]}, which could run code when opened"
             hint = "save them as model.safetensors with safetensors.torch.save_file, on a machine that may be harmed"
         else:
-            what, hint = f"has no {file}", "a folder in timm format holds config.json and model.safetensors"
+            what, hint = without(file, {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()})
         raise UntrustedInputError(f"{subject}: {what}", hint=hint, subject=subject)
 
 
 def licence_of(card: Path | None) -> str | None:
-    """Read the licence in the front matter of a model's card.
+    """Read the licence in the front matter of a model's card, as the Hub finds it.
 
     Args:
         card: The README.md, or None.
 
     Returns:
-        The identifier; None where the card states none, or text that can be none.
+        The identifier; several are joined by `AND`. None where the card states none, or text that can be none.
     """
-    if card is None or not card.is_file() or card.stat().st_size > 1_000_000:
+    if card is None or not card.is_file():
         return None
-    text = card.read_text(encoding="utf-8", errors="replace")
-    if not text.startswith("---\n"):
-        return None
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    # What huggingface_hub.metadata_load does, but for its loader, which takes hours for some texts of strangers.
+    with card.open(encoding="utf-8-sig", errors="replace") as file:
+        block = REGEX_YAML_BLOCK.search(file.read(_MOST_OF_A_CARD))
     try:
-        matter = yaml.safe_load(text[4:].partition("\n---")[0])
+        matter = yaml.load(block[2], Loader=_BoundedLoader) if block else None  # noqa: S506 - a safe one
     except NO_YAML:
         return None
-    licence = matter.get("license") if isinstance(matter, dict) else None
-    return licence if isinstance(licence, str) and is_identifier(licence.lower()) else None
+    stated = matter.get("license") if isinstance(matter, dict) else None
+    listed = stated if isinstance(stated, list) else [stated]
+    licences = [licence for licence in listed if isinstance(licence, str) and is_identifier(licence.lower())]
+    return AND.join(dict.fromkeys(licences)) if 0 < len(licences) == len(listed) <= _MOST_LICENCES else None
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """Refuses aliases: what is merged from them grows with every level."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
 
 
 def _numbered(name: str) -> Iterator[str]:

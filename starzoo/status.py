@@ -6,7 +6,6 @@ On several processes each one also leaves a mark under `processes/`, from which 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from starzoo.errors import (
     exit_code_of,
 )
 from starzoo.folder import write_text
+from starzoo.processes import is_torchrun, rank, world_size
 from starzoo.progress import Progress
 
 __all__ = ["STATUS", "Status", "is_status"]
@@ -54,8 +54,8 @@ class Status:
 
     folder: Path
     watcher: Progress
-    rank: int = field(default_factory=lambda: int(os.environ.get("RANK", "0")))
-    ranks: int = field(default_factory=lambda: int(os.environ.get("WORLD_SIZE", "1")))
+    rank: int = field(default_factory=rank)
+    ranks: int = field(default_factory=world_size)
     _met: bool = False
     _stage: dict[str, Any] = field(default_factory=dict)
     _written: float = 0.0
@@ -103,7 +103,7 @@ class Status:
 
     def _finished(self) -> str | None:
         """What status.json says, where it is the end of a run and this process was not started by torchrun."""
-        if "TORCHELASTIC_RUN_ID" in os.environ:
+        if is_torchrun():
             return None
         with suppress(OSError, ValueError):
             text = (self.folder / STATUS).read_text(encoding="utf-8")
@@ -116,14 +116,14 @@ class Status:
         deadline, marks = time.monotonic() + _SECONDS_TO_END, dict[int, dict[str, Any]]()
         while time.monotonic() < deadline and not any("message" in mark for mark in marks.values()):
             time.sleep(_SECONDS_TO_END / 20)
-            marks = {rank: self._read_mark(rank) for rank in range(self.ranks) if rank != self.rank}
-        for rank, mark in marks.items():
+            marks = {other: self._read_mark(other) for other in range(self.ranks) if other != self.rank}
+        for other, mark in marks.items():
             if mark.get("message"):
-                found = StarzooError(f"process {rank}: {mark['message']}", subject=f"process {rank}")
+                found = StarzooError(f"process {other}: {mark['message']}", subject=f"process {other}")
                 found.exit_code = mark["exit_code"]  # type: ignore[misc]
                 break
         else:
-            silent = (str(rank) for rank, mark in marks.items() if mark.get("state") not in {"left alone", "done"})
+            silent = (str(other) for other, mark in marks.items() if mark.get("state") not in {"left alone", "done"})
             lost = ", ".join(silent) or "unknown"
             here = f"{self._stage.get('stage', 'start')} {self._stage.get('done', 0)}/{self._stage.get('total', 0)}"
             found = PreemptedError(
@@ -138,7 +138,7 @@ class Status:
         self._written = time.monotonic()
         if self.rank and not self._met:
             return
-        if not self.folder.is_dir() and "TORCHELASTIC_RUN_ID" not in os.environ:
+        if not self.folder.is_dir() and not is_torchrun():
             return
         document: dict[str, Any] = {"state": state, "time": _now(), **self._stage}
         if state != "running":

@@ -1,11 +1,11 @@
-"""Ports for processes that meet on loopback."""
+"""How processes meet on loopback: a free port, and what torchrun says to each of them."""
 
 from __future__ import annotations
 
 import random
 import socket
 
-__all__ = ["free_port"]
+__all__ = ["free_port", "torchrun_variables"]
 
 
 def free_port() -> int:
@@ -18,3 +18,16 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
+
+
+def torchrun_variables(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What torchrun puts into the environment of a process."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "none",
+    }

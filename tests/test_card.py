@@ -460,6 +460,10 @@ def test_a_licence_is_stated_only_if_all_sources_share_it():
     card = render(make_manifest(sources=(record, other, ModelRecord(name="c"))))  # which is its owner's to license
     assert ModelCard(card).data.license == "cc-by-nc-4.0"
     assert "base_model" not in ModelCard(card).data.to_dict()
+    several = [ModelRecord(name=name, licence="mit AND apache-2.0") for name in "ab"]
+    card = render(make_manifest(sources=several))
+    assert ModelCard(card).data.license == "apache-2.0"
+    assert "The most restrictive licence of the sources is `apache-2.0`" in card
 
 
 def test_p02_nothing_of_the_machine_is_written(tmp_path):

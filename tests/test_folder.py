@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import functools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch import Tensor
 from starzoo import folder as folder_module
 from starzoo.errors import ResourceError, UsageError
 from starzoo.folder import file_hash, load_state, read_architecture, save_folder, save_tensors
+from starzoo.star.checkpoint import Checkpoint, save_checkpoint
 from tests.conftest import MakeMember
 
 LOAD_WITH_TIMM = """
@@ -99,6 +102,22 @@ def test_a_path_that_cannot_be_is_the_user_s_mistake(tmp_path: Path, path: str) 
     with pytest.raises(UsageError, match=rf"{path}: cannot be written: (File exists|Not a dir|Is a dir)"):
         save_tensors(tmp_path / path, {"weight": torch.zeros(2)})
     assert (tmp_path / "file").read_bytes() == b""
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002, 0o077])
+def test_files_and_folders_have_the_mode_of_the_umask(
+    umask: int, make_member: MakeMember, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(functools.partial(os.umask, os.umask(umask)))
+    folder = make_member("zoo/seed-0")
+    nothing = Checkpoint(step=1, star={}, optimizer={}, permutations=[], history=[])
+    checkpoint = save_checkpoint(tmp_path / "checkpoints", nothing, {})
+    for path in (folder.parent, folder, checkpoint.parent, checkpoint):
+        assert path.stat().st_mode & 0o777 == 0o777 & ~umask, path
+    files = [*folder.iterdir(), *checkpoint.iterdir()]
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    for path in files:
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path
 
 
 def test_file_hash_is_sha256(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ ROOMS: Mapping[str, set[str]] = {
     "licences": set(),
     "zoo_file": {"errors", "config"},
     "processes": {"errors", "config", "wording"},
-    "status": {"errors", "progress", "folder"},
+    "status": {"errors", "progress", "folder", "processes"},
     "methods": set(),
     "config": {"errors", "methods"},
     "hub.strict_json": {"errors"},

@@ -12,6 +12,8 @@ from starzoo.licences import combine
         (["mit", "Apache-2.0", "cc0-1.0"], "apache-2.0"),
         (["bsd-3-clause", "gpl-3.0"], "gpl-3.0"),
         (["apache-2.0"], "apache-2.0"),
+        (["MIT AND apache-2.0", "mit"], "apache-2.0"),
+        (["apache-2.0 AND gpl-3.0"], "gpl-3.0"),
     ],
 )
 def test_the_most_restrictive_licence_of_the_sources(licences: list[str], licence: str) -> None:
@@ -24,6 +26,11 @@ def test_the_most_restrictive_licence_of_the_sources(licences: list[str], licenc
     [
         (["mit", None, None], None, "2 of 3 sources state no licence"),
         (["mit", "other"], None, "a source has the licence 'other', which is not known here"),
+        (["mit AND cc-by-nc-4.0"], "cc-by-nc-4.0", "the sources forbid commercial use (cc-by-nc-4.0)"),
+        *(
+            ([pair, "mit"], None, f"a source has the licence '{pair}', of which a person must say what they come to")
+            for pair in ("gpl-3.0 AND cc-by-nc-4.0", "mit AND cc-by-nd-4.0", "gpl-3.0 AND mpl-2.0", "mit AND other")
+        ),
         (["mit", "cc-by-nc-4.0"], "cc-by-nc-4.0", "the sources forbid commercial use (cc-by-nc-4.0)"),
         (["cc-by-nc-4.0", "cc-by-nc-sa-4.0"], "cc-by-nc-sa-4.0", "the sources forbid commercial use (cc-by-nc-sa-4.0)"),
     ],
@@ -52,6 +59,12 @@ def test_c18_licences_that_exclude_each_other(licences: list[str | None]) -> Non
 @pytest.mark.parametrize(
     ("licences", "floor", "allowed", "refused"),
     [
+        (
+            ["gpl-3.0 AND cc-by-nc-4.0", "mit"],
+            "gpl-3.0",
+            ["gpl-3.0"],
+            ["mit", "apache-2.0"],
+        ),
         (
             ["cc-by-nc-4.0", "openrail"],
             "cc-by-nc-4.0",

@@ -111,6 +111,13 @@ def test_what_a_plan_refuses(hub: FakeHub) -> None:
         plan_star(REFS[:2], [], CONFIG)
 
 
+def test_c15_a_plan_names_the_files_of_a_folder_without_weights(make_member: MakeMember) -> None:
+    folder = make_member()
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    with pytest.raises(UntrustedInputError, match=r"has no model\.safetensors among its files \(weights\.safetensors"):
+        plan_star([str(folder), str(make_member("seed-1"))], [], CONFIG)
+
+
 def test_c18_the_plan_shows_licences_that_a_person_must_look_at(hub: FakeHub, run) -> None:
     hub.commit("bob/net", {"README.md": b"---\nlicense: cc-by-nc-4.0\n---\n"})
     ended = run("plan", *REFS, "--dataset", "digits")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from starzoo.architecture import Preprocessing
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.folder import file_hash
 from starzoo.hub.ref import ModelRef
-from starzoo.sources import check_compatible, label_names_of, load_source, load_sources, order_classes
+from starzoo.sources import check_compatible, label_names_of, licence_of, load_source, load_sources, order_classes
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
 
@@ -76,7 +78,13 @@ def test_a_repository_becomes_a_model(make_member: MakeMember, fake_hub: FakeHub
             for matter in (
                 b": [",
                 b"- a",
-                b"license: [a]",
+                b"license: []",
+                b"license: [mit, <script>]",
+                b"license: [mit, [mit]]",
+                b"license: {a: mit}",
+                b"license: &a mit\nname: *a",
+                b"a: &a {b: c}\nlicense: mit\n<<: *a",
+                b"license: mit\nname: " + b"x" * 70_000,
                 b"license: mit\ndate: 2024-13-45",
                 b"license: mit\nsize: " + b"9" * 5_000,
                 b"license: mit\nsize: 0b_",
@@ -95,6 +103,42 @@ def test_a_card_without_a_licence(make_member: MakeMember, card: bytes) -> None:
     folder = make_member()
     (folder / "README.md").write_bytes(card)
     assert load_source(folder).provenance.licence is None
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        (b"---\nlicense: mit\n---", "mit"),
+        (b"\n  \n---\nlicense: mit\n---\n", "mit"),
+        (b"\xef\xbb\xbf---\nlicense: mit\n---\n", "mit"),
+        (b"---\r\nlicense: mit\r\n---\r\n# Title\r\n", "mit"),
+        (b"---\rlicense: mit\r---\n", "mit"),
+        (b"---\nlicense:\n- mit\n---  \n---\nlicense: apache-2.0\n---\n", "mit"),
+        (b"---\nlicense: [mit, Apache-2.0, mit]\n---\n", "mit AND Apache-2.0"),
+        (b"---\nauthor: M\xfcller\nlicense: mit\n---\n", "mit"),
+        (b"---\nlicense: mit\n---\n" + b"text\n" * 500_000, "mit"),
+    ],
+    ids=["end", "blank lines", "BOM", "CRLF", "CR", "list of one", "list", "Latin-1", "long"],
+)
+def test_a_card_is_read_as_the_hub_reads_it(card: bytes, licence: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_bytes(card)
+    assert licence_of(tmp_path / "README.md") == licence
+
+
+@pytest.mark.parametrize(
+    "matter",
+    [
+        "license: mit\nsize: 1" + ":1" * 32_000,
+        "license: mit\nx: " + "[" * 60_000,
+        "a0: &a0 {k: v}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 30)),
+    ],
+    ids=["number", "depth", "merges"],
+)
+def test_no_card_takes_long(matter: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{matter}\n---\n")
+    began = time.monotonic()
+    licence_of(tmp_path / "README.md")
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -138,8 +182,35 @@ def test_w17_a_negative_variance_is_refused_and_a_dead_channel_is_not(make_membe
 def test_c15_a_missing_file_of_a_folder(make_member: MakeMember, file: str) -> None:
     folder = make_member()
     (folder / file).unlink()
-    with pytest.raises(UntrustedInputError, match=f"seed-0: has no {file} .*a folder in timm format holds"):
+    with pytest.raises(UntrustedInputError, match=f"seed-0: has no {file} .*a model in timm format holds"):
         load_source(folder)
+
+
+@pytest.mark.parametrize("place", ["folder", "repository"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "open_clip_model.safetensors", "model.onnx", "tf_model.h5"])
+def test_c15_weights_under_another_name_are_named(
+    name: str, place: str, make_member: MakeMember, fake_hub: FakeHub
+) -> None:
+    folder = make_member()
+    (folder / "model.safetensors").rename(folder / name)
+    (folder / "labels.txt").write_text("cat")
+    fake_hub.commit("ann/seed-0", {path.name: path.read_bytes() for path in folder.iterdir()})
+    where = rf"seed-0: has no model\.safetensors among its files \({re.escape(name)}, config\.json, labels\.txt\)"
+    advice = {
+        ".safetensors": f"; if {name} holds its weights, put it into a local folder as model.safetensors",
+    }.get(Path(name).suffix, ": write them with timm.models.save_for_hf(…, safe_serialization=True)")
+    with pytest.raises(UntrustedInputError, match=where) as caught:
+        load_source(folder if place == "folder" else "ann/seed-0")
+    assert caught.value.hint == f"a model in timm format holds config.json and model.safetensors{advice}"
+    assert not fake_hub.asked("/resolve/")
+
+
+def test_of_many_files_the_largest_are_named(fake_hub: FakeHub) -> None:
+    pictures = {f"{number}.png": b"x" * number for number in range(1, 9)}
+    fake_hub.commit("ann/clip", {**pictures, "open_clip_config.json": b"{}", "open_clip_model.safetensors": b"x" * 99})
+    names = r"\(open_clip_model\.safetensors, 8\.png, 7\.png, 6\.png, 5\.png and 5 more\)"
+    with pytest.raises(UntrustedInputError, match=rf"ann/clip: has no config\.json among its files {names}"):
+        load_source("ann/clip")
 
 
 def test_a_missing_folder_is_a_usage_error(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ def square(task: int, report: Report) -> int:
             raise LookupError("nothing at 12")
         case 13:
             raise NumericalError("13 is too much", hint="take 12", subject="13")
+        case 14:
+            warnings.warn("\x1b[31mred", stacklevel=1)
     report(task=task)
     return task * task
 
@@ -47,6 +50,12 @@ def test_failure_of_a_worker_is_told(task: int, error: type[Exception], message:
     with pytest.raises(error, match=message) as caught:
         run_tasks(square, [task, 1], 2, report=lambda **_: None, finish=lambda _: None)
     assert task != 13 or caught.value.subject == "13"
+
+
+def test_what_a_worker_is_warned_of_steers_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    run_tasks(square, [14, 1], 2, report=lambda **_: None, finish=lambda _: None)
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.endswith(r"UserWarning: '\x1b[31mred'")
 
 
 _ENDLESS = """

@@ -12,7 +12,7 @@ from pathlib import Path
 from starzoo.errors import HubError, ResourceError, UntrustedInputError, UsageError
 from starzoo.hub.offline import GO_ONLINE, is_offline
 from starzoo.hub.patience import patiently
-from starzoo.hub.ref import TIMEOUT, ModelRef
+from starzoo.hub.ref import TIMEOUT, ModelRef, model_info
 
 __all__ = [
     "CARD",
@@ -26,6 +26,7 @@ __all__ = [
     "free_bytes",
     "hashes",
     "look_up",
+    "without",
 ]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -97,7 +98,9 @@ def look_up(ref: ModelRef | str) -> Listing:
     if CARD in files:
         found.setdefault(CARD, files[CARD])
     complete = CONFIG in found and WEIGHTS in found
-    return Listing(where, where.repo, sha, found, pickle=None if complete else _pickle_instead(where, files))
+    pickle = None if complete else _with_digest(where, sha, _pickle_instead(where, files))
+    digested = {name: _with_digest(where, sha, file) for name, file in found.items()}
+    return Listing(where, where.repo, sha, digested, pickle=pickle)
 
 
 def cached(listing: Listing, file: HubFile) -> Path | None:
@@ -169,15 +172,38 @@ def check_space(listings: Iterable[Listing]) -> None:
         )
 
 
+def without(name: str, sizes: Mapping[str, int]) -> tuple[str, str]:
+    """Say of a model without one of its two files what it has instead.
+
+    Args:
+        name: The file.
+        sizes: Bytes of the files that it has, by name; the largest are named.
+
+    Returns:
+        What is wrong, and what to do.
+    """
+    what = f"has no {name}"
+    hint = f"a model in timm format holds {CONFIG} and {WEIGHTS}"
+    if shown := sorted((other for other in sizes if other[0] != "."), key=lambda other: (-sizes[other], other)):
+        more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+        what += f" among its files ({', '.join(other[:60] for other in shown[:_SHOWN])}{more})"
+    if WEIGHTS not in sizes and (others := [other for other in shown if other.endswith(".safetensors")]):
+        hint += f"; if {others[0][:60]} holds its weights, put it into a local folder as {WEIGHTS}"
+    else:
+        hint += ": write them with timm.models.save_for_hf(…, safe_serialization=True)"
+    return what, hint
+
+
 def _listed_files(where: ModelRef, repo: str, sha: str) -> dict[str, HubFile]:
     """The files of a commit, as the Hub tells them."""
-    from huggingface_hub import HfApi
-
     subject = str(where)
-    info = patiently(lambda: HfApi().model_info(repo, revision=sha, files_metadata=True, timeout=TIMEOUT), repo, sha)
     files = [
-        HubFile(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id or "")
-        for file in info.siblings or []
+        HubFile(
+            path=file.rfilename,
+            size=file.size or 0,
+            digest="" if file.size is None else (file.lfs.sha256 if file.lfs else file.blob_id) or "",
+        )
+        for file in model_info(repo, sha, files=True).siblings or []
     ]
     for file in files:
         if file.path.startswith("/") or "\\" in file.path or ".." in file.path.split("/"):
@@ -186,11 +212,25 @@ def _listed_files(where: ModelRef, repo: str, sha: str) -> dict[str, HubFile]:
                 hint="do not use it, and report it to the Hub",
                 subject=subject,
             )
-        if not _DIGEST.fullmatch(file.digest):
-            raise UntrustedInputError(
-                f"{subject}: states no hash of {file.path[:60]!r}", hint="is HF_ENDPOINT a Hub?", subject=subject
-            )
     return {file.path: file for file in files}
+
+
+def _with_digest(where: ModelRef, sha: str, file: HubFile) -> HubFile:
+    """A file with its hash and its size: where the list of a mirror states none, its ETag and headers do."""
+    if _DIGEST.fullmatch(file.digest):
+        return file
+    from huggingface_hub import HfApi, hf_hub_url
+
+    repo, subject = where.repo or "", str(where)
+    url = hf_hub_url(repo, file.path, revision=sha)
+    headers = patiently(lambda: HfApi().get_hf_file_metadata(url=url, timeout=TIMEOUT), repo, sha)
+    if headers.etag is None or not _DIGEST.fullmatch(headers.etag) or headers.commit_hash != sha:
+        raise UntrustedInputError(
+            f"{subject}: states no hash of {file.path[:60]!r} at commit {sha[:12]}",
+            hint="is HF_ENDPOINT a Hub?",
+            subject=subject,
+        )
+    return HubFile(file.path, headers.size or 0, headers.etag)
 
 
 def _cached_files(where: ModelRef, repo: str, sha: str) -> dict[str, HubFile]:
@@ -217,12 +257,12 @@ def _pickle_instead(where: ModelRef, files: Mapping[str, HubFile]) -> HubFile:
     subject, prefix = str(where), _prefix(where)
     here = [path for path in files if path.startswith(prefix) and "/" not in path.removeprefix(prefix)]
     pickles = sorted(path for path in here if path.endswith(_PICKLES))
-    hint = "a model in timm format holds config.json and model.safetensors"
+    sizes = {path.removeprefix(prefix): files[path].size for path in here}
+    what, hint = without(WEIGHTS if prefix + CONFIG in files else CONFIG, sizes)
     if prefix + CONFIG not in files:
-        what = f"has no {CONFIG}"
         inside = [path.removesuffix(f"/{CONFIG}") for path in sorted(files) if path.endswith(f"/{CONFIG}")]
         if below := [f"{where.repo}/{folder}" for folder in inside if folder.startswith(prefix)]:
-            what += f", but {len(below)} of its folders {'has' if len(below) == 1 else 'have'} one"
+            what = f"has no {CONFIG}, but {len(below)} of its folders {'has' if len(below) == 1 else 'have'} one"
             hint = f"name the folder: {', '.join(below[:_SHOWN])}"
     elif f"{prefix}{WEIGHTS}.index.json" in files:
         what = "holds its weights in several files"
@@ -231,8 +271,6 @@ def _pickle_instead(where: ModelRef, files: Mapping[str, HubFile]) -> HubFile:
         return files[best if best in pickles else pickles[0]]
     elif is_offline():
         raise _not_cached(where, WEIGHTS)
-    else:
-        what = f"has no {WEIGHTS}"
     raise UntrustedInputError(f"{subject}: {what}", hint=hint, subject=subject)
 
 

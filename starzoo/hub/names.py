@@ -6,10 +6,14 @@ import re
 
 from starzoo.errors import UsageError
 
-__all__ = ["check_repo", "is_commit", "is_repo", "split_repo"]
+__all__ = ["check_repo", "is_commit", "is_repo", "is_revision", "split_repo"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FOLDER = re.compile(r"[A-Za-z0-9_][\w.+=-]{0,95}", re.ASCII)
+# What git refuses in the name of a branch or tag (`git check-ref-format`): spaces, control bytes, `~^:?*[\`, `@{`, `@`,
+# a dash first, and `/` or `.` where they make no path, so that none leads out of a folder. And what is no Unicode.
+_NO_REVISION = re.compile(r"[\x00-\x20\x7f~^:?*\[\\\ud800-\udfff]|@\{|^@$|^-|^/|//|/$|\.\.|(^|/)\.|\.$|\.lock(/|$)")
+_LONGEST_REVISION = 250  # bytes, to which git adds `.lock` for the name of a file
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
@@ -21,6 +25,11 @@ def is_repo(name: str) -> bool:
 def is_commit(revision: str | None) -> bool:
     """Whether a revision is a commit in full, which never becomes another one as a branch does."""
     return revision is not None and bool(_COMMIT.fullmatch(revision))
+
+
+def is_revision(text: str) -> bool:
+    """Whether a branch, a tag or a commit may be called so: all that git allows."""
+    return bool(text) and not _NO_REVISION.search(text) and len(text.encode()) <= _LONGEST_REVISION
 
 
 def split_repo(name: str) -> tuple[str, str] | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from starzoo.cache import cache_folder
 from starzoo.errors import UntrustedInputError
+from starzoo.files import replacing
 
 __all__ = ["convert", "converted", "is_converted"]
 
@@ -54,7 +55,8 @@ def converted(config: Path, fetch_pickle: Callable[[], Path], digests: Digests, 
             shutil.copyfile(config, Path(scratch) / _CONFIG)
             folder.mkdir(exist_ok=True)
             for name in (_WEIGHTS, _CONFIG):
-                (Path(scratch) / name).replace(folder / name)
+                with replacing(folder / name) as draft:
+                    (Path(scratch) / name).replace(draft)
     return folder
 
 

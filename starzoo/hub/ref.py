@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starzoo.errors import HubError, UsageError
-from starzoo.hub.failures import hub_failures
-from starzoo.hub.names import is_commit, split_repo
+from starzoo.hub.failures import hub_failures, is_of_the_client
+from starzoo.hub.names import is_commit, is_revision, split_repo
 from starzoo.hub.offline import is_offline
 from starzoo.hub.patience import patiently
 
-__all__ = ["TIMEOUT", "ModelRef"]
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
+__all__ = ["TIMEOUT", "ModelRef", "model_info"]
 
 TIMEOUT = 10.0
 """Seconds to wait for an answer of the Hub."""
 
-_REVISION = re.compile(r"\w[\w./-]{0,199}")
 _FORMS = (
     "write user/repo, user/repo@revision, user/repo/folder@revision, "
     "or the path of a folder with config.json and model.safetensors"
@@ -74,7 +76,7 @@ class ModelRef:
                 raise UsageError(f"{name}: there is no such folder in {near}", hint=hint, subject=name)
         place, at, revision = (rest if forced else name).partition("@")
         found = split_repo(place)
-        if found is None or (at and not _REVISION.fullmatch(revision)) or ".." in name:
+        if found is None or (at and not is_revision(revision)):
             raise UsageError(f"{name!r}: neither a folder nor a repository", hint=_FORMS, subject=name)
         return cls(repo=found[0], revision=revision or None, inside=found[1])
 
@@ -97,7 +99,7 @@ class ModelRef:
         """
         if self.repo is None:
             raise UsageError(f"{self}: a local folder has no commit", hint="give a repository", subject=str(self))
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, hf_hub_url
 
         repo, revision = self.repo, self.revision
         if revision and is_commit(revision):
@@ -106,14 +108,46 @@ class ModelRef:
             with hub_failures(repo, revision):
                 return HfApi().resolve_revision(repo, revision=revision).resolved
         # Not `resolve_revision`: where the Hub does not answer, it takes what the cache remembers and says nothing.
-        sha = patiently(lambda: HfApi().model_info(repo, revision=revision, timeout=TIMEOUT).sha, repo, revision)
-        if sha is None:
+        info = model_info(repo, revision)
+        sha = info.sha
+        if sha is None and info.siblings:  # a mirror may say it only with each file
+            url = hf_hub_url(repo, info.siblings[0].rfilename, revision=revision)
+            sha = patiently(lambda: HfApi().get_hf_file_metadata(url=url, timeout=TIMEOUT), repo, revision).commit_hash
+        if not isinstance(sha, str) or not is_commit(sha):
             raise HubError(f"{repo}: the Hub names no commit", hint="is HF_ENDPOINT a Hub?", subject=repo)
         _remember(repo, revision, sha)
         return sha
 
     def __str__(self) -> str:
         return f"{self.place}@{self.revision}" if self.revision else self.place
+
+
+def model_info(repo: str, revision: str | None, *, files: bool = False) -> ModelInfo:
+    """Ask the Hub what it knows about a repository.
+
+    Args:
+        repo: The repository.
+        revision: A branch, tag or commit; None for the main branch.
+        files: Ask for the sizes and hashes of its files, too.
+
+    Returns:
+        What it says.
+    """
+    from huggingface_hub import HfApi
+
+    def ask() -> ModelInfo:
+        try:
+            return HfApi().model_info(repo, revision=revision, files_metadata=files, timeout=TIMEOUT)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            if is_of_the_client(error):
+                raise
+            raise HubError(
+                f"{repo}: expected what a Hub knows about a repository, got something else",
+                hint="is HF_ENDPOINT a Hub, and does the network let you through to it?",
+                subject=repo,
+            ) from error
+
+    return patiently(ask, repo, revision)
 
 
 def _remember(repo: str, revision: str | None, sha: str) -> None:

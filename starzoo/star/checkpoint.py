@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from starzoo.differences import all_differences
 from starzoo.errors import CheckpointError, ResourceError, UntrustedInputError, UsageError
+from starzoo.files import new_folder
 from starzoo.folder import file_hash, save_tensors, writing
 from starzoo.methods import Method
 
@@ -85,11 +85,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str,
         folder.mkdir(parents=True, exist_ok=True)
         for orphan in folder.glob(f"{_DRAFT}*"):  # of a process that was killed
             shutil.rmtree(orphan, ignore_errors=True)
-        draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=folder))
         try:
-            _write(draft, checkpoint, identity)
-            shutil.rmtree(target, ignore_errors=True)  # damaged, or of a run that was given up
-            draft.rename(target)
+            with new_folder(folder, _DRAFT) as draft:
+                _write(draft, checkpoint, identity)
+                shutil.rmtree(target, ignore_errors=True)  # damaged, or of a run that was given up
+                draft.rename(target)
         except ResourceError as error:  # it names a file of the draft, which nobody will find
             free = shutil.disk_usage(folder).free
             raise ResourceError(
@@ -97,8 +97,6 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str,
                 hint=f"{free / 2**20:.0f} MB are free there; older checkpoints are kept",
                 subject=str(target),
             ) from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
     published = _published(folder)
     last = published.index(target) + 1
     for old in (*published[: max(0, last - _KEEP)], *published[last:]):

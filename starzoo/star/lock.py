@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 from pathlib import Path
 from typing import IO
 
 from starzoo.errors import FolderInUseError
 from starzoo.files import open_to_append
+from starzoo.processes import rank
 from starzoo.star.log import LOG
 
 __all__ = ["RunLock"]
@@ -31,7 +31,7 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         """Take it, where a run has begun in the folder before."""
-        if os.environ.get("RANK", "0") == "0" and (self._folder / LOG).is_file():
+        if rank() == 0 and (self._folder / LOG).is_file():
             self.take()
         return self
 

@@ -18,14 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import (
-    AutocastKwargs,
-    DistributedDataParallelKwargs,
-    InitProcessGroupKwargs,
-    broadcast,
-)
 from torch import Tensor, nn
 
 from starzoo.architecture import Architecture
@@ -56,6 +48,8 @@ from starzoo.symmetry.spec import PermutationSpec
 from starzoo.wording import counted
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from starzoo.data import ImageData
     from starzoo.data.split import Loader
 
@@ -168,6 +162,8 @@ class _Run:
         progress: Progress,
         aligned: Sequence[Permutation] | None,
     ) -> None:
+        from accelerate.utils import broadcast
+
         self.spec, self.data, self.config = spec, data, config
         self.folder, self.identity, self.progress = folder, identity, progress
         self.step, self.epoch, self.history, self.changes = 0, Epoch(), list[dict[str, float]](), list[str]()
@@ -498,6 +494,10 @@ def _deciding(config: RunConfig) -> dict[str, Any]:
 
 
 def _make_accelerator(config: RunConfig, folder: Path | None) -> Accelerator:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, InitProcessGroupKwargs
+
     if config.star.precision == "fp16" and runs_on_cpu():
         raise UsageError("star.precision=fp16 needs a GPU", hint="use bf16 or fp32", subject="star.precision")
     trackers = check_trackers(config.runtime.trackers)

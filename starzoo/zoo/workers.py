@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -134,10 +135,18 @@ def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
     return kind, value
 
 
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+) -> str:
+    """One line without control bytes, which a warning about a stranger's file may hold."""
+    return f"{filename}:{lineno}: {category.__name__}: {str(message)!r}\n"
+
+
 def _serve(connection: Connection, work: Callable[[_Task, Report], _Result], threads: int) -> None:
     """Do what comes through the pipe until it is closed, by a parent that is content or dead."""
     torch.set_num_threads(threads)
     logging.getLogger("starzoo").addHandler(logging.NullHandler())  # the parent has said what there is to say
+    warnings.formatwarning = _format_warning
     try:
         while True:
             task = connection.recv()

@@ -5,11 +5,14 @@ import json
 import logging
 import os
 import pty
+import subprocess
 import sys
+import warnings
 
 import pytest
 
 from starzoo.cli.output import Failure, Output, Table, clean
+from tests.ports import torchrun_variables
 
 FAILURE = Failure(kind="UsageError", message="a: wrong", hint="do b", subject="a", exit_code=2)
 HOSTILE = "x\x1b[31mred\x07\x9b2J [bold]y[/bold] [/] :boom: \u202egnp.exe\u2028z"
@@ -64,9 +67,16 @@ def test_quiet(capsys):
 
 
 def test_only_the_first_process_speaks(capsys, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
+    for name, value in torchrun_variables(rank=1, ranks=2, port=29500).items():
+        monkeypatch.setenv(name, value)
     show(Output(as_json=True))
     assert capsys.readouterr() == ("", "a library says something\n")
+
+
+def test_a_rank_of_another_launcher_silences_nobody(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    show(Output(quiet=True))
+    assert capsys.readouterr().out == "folder/a\nfolder/b\n"
 
 
 def test_numbers_that_json_does_not_have_are_refused(capsys):
@@ -131,6 +141,31 @@ def test_warnings_of_the_library_are_one_line_each(capsys):
     with Output(quiet=True):
         logging.getLogger("starzoo.hub").warning("not in quiet mode")
     assert capsys.readouterr() == ("", "warning: two lines [0m\n")
+
+
+WARN = "import warnings; warnings.warn('from a child')"
+
+
+def test_warnings_of_other_libraries_are_for_debugging(capfd, monkeypatch):
+    monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+    shown = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        for debug in (False, True):
+            with Output(debug=debug):
+                warnings.warn(HOSTILE, stacklevel=1)
+                subprocess.run([sys.executable, "-c", WARN], check=True)
+            out, err = capfd.readouterr()
+            assert out == ""
+            assert "\x1b" not in err
+            if debug:
+                assert err.startswith(f"{clean(__file__)}:")
+                assert HARMLESS in err
+                assert "UserWarning: from a child" in err
+            else:
+                assert err == ""
+    assert warnings.showwarning is shown
+    assert "PYTHONWARNINGS" not in os.environ
 
 
 def read_to_the_end(descriptor: int) -> str:

@@ -40,7 +40,7 @@ def files(make_member: MakeMember) -> Files:
 
 
 def test_w03_a_pickle_is_converted_once_and_then_found(
-    files: Files, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+    files: Files, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake_hub.commit("ann/net", files)
     with pytest.raises(UntrustedInputError, match=r"which could run .*`starzoo pull --allow-pickle ann/net`") as caught:
@@ -49,6 +49,8 @@ def test_w03_a_pickle_is_converted_once_and_then_found(
     assert not fake_hub.asked("/resolve/")
     folder = pull("ann/net", allow_pickle=True).folder
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    (tmp_path / "any").touch()
+    assert {path.stat().st_mode for path in folder.iterdir()} == {(tmp_path / "any").stat().st_mode}
     monkeypatch.setattr("starzoo.hub.pickles.subprocess.run", lambda *a, **b: pytest.fail("opened a second time"))
     source = load_source("ann/net")
     expected = torch.load(io.BytesIO(files["pytorch_model.bin"]), weights_only=True)["state_dict"]

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tests.ports import free_port
+from tests.ports import free_port, torchrun_variables
 
 __all__ = [
     "FEW",
@@ -126,15 +126,7 @@ def launch(*arguments: str | Path, ranks: int = 1, fault: Fault | None = None) -
     processes, outputs = [], []
     for rank in range(ranks):
         ours, theirs = SERVER.Pipe(duplex=False)
-        variables = {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(ranks),
-            "LOCAL_WORLD_SIZE": str(ranks),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "TORCHELASTIC_RUN_ID": "none",
-        }
+        variables = torchrun_variables(rank, ranks, port)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **(variables if ranks > 1 else {})}
         process = SERVER.Process(target=_serve, args=(words, environment, rank, fault, theirs), daemon=True)
         process.start()

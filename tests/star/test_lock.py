@@ -12,6 +12,7 @@ import pytest
 from starzoo.errors import UsageError
 from starzoo.star.lock import RunLock
 from starzoo.star.log import TrainingLog
+from tests.ports import torchrun_variables
 
 HOLD = """
 import sys, time
@@ -47,7 +48,8 @@ def test_a_folder_is_not_made_before_it_is_needed(tmp_path: Path) -> None:
 def test_the_first_of_several_processes_locks_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with RunLock(tmp_path) as lock:
         lock.take()
-        monkeypatch.setenv("RANK", "1")
+        for name, value in torchrun_variables(rank=1, ranks=2, port=29500).items():
+            monkeypatch.setenv(name, value)
         with RunLock(tmp_path):
             pass
 

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Request:
+    """A request: `path` is for people, `target` the same as it was sent, where a slash in a name is `%2F`."""
+
     method: str
     path: str
     query: Mapping[str, list[str]]
     headers: Mapping[str, str]
     body: bytes = b""
+    target: str = ""
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"

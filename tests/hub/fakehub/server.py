@@ -51,13 +51,14 @@ class FakeHub(Store, Faults):
             return self.intercepted(request) or self.route(request)
 
     def route(self, request: Request) -> Response:
-        path = request.path.replace("/api/datasets/", "/api/models/datasets/")
+        path = (request.target or request.path).replace("/api/datasets/", "/api/models/datasets/")
         with self.lock:
             for methods, pattern, handle in ROUTES:
                 match = re.fullmatch(pattern, path)
                 if match and request.method in methods:
+                    names = {name: unquote(value) for name, value in match.groupdict().items() if value is not None}
                     try:
-                        return handle(self, request, **match.groupdict())
+                        return handle(self, request, **names)
                     except Refusal as refusal:
                         return refusal.response
             return Refusal(404, "EntryNotFound", f"no route for {request}").response
@@ -81,7 +82,8 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        response = self.server.answer(Request(self.command, unquote(parts.path), parse_qs(parts.query), headers, body))
+        request = Request(self.command, unquote(parts.path), parse_qs(parts.query), headers, body, parts.path)
+        response = self.server.answer(request)
         if response.late:
             time.sleep(response.late)
         with contextlib.suppress(ConnectionError):  # a client that was killed, or had no patience
