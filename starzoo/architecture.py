@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -304,7 +303,7 @@ def _label_names(names: Any, count: int) -> tuple[str, ...] | None:
     known = [str(name) if isinstance(name, str | int) else None for name in names]
     if known == [f"LABEL_{number}" for number in range(count)]:  # what timm 0.6 writes where nothing is known
         return None
-    return tuple(unicodedata.normalize("NFC", name) for name in known if name is not None) if all(known) else None
+    return tuple(name for name in known if name is not None) if all(known) else None
 
 
 def _global_pool(model: nn.Module) -> str | None:

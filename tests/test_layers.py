@@ -201,8 +201,10 @@ ROOMS: Mapping[str, set[str]] = {
         "zoo_file",
     },
     "doctor": {"errors", "cache", "hub", "hub.offline", "hub.patience"},
+    "importing": {*LOW, "architecture", "folder", "hub", "hub.inspect"},
     "alignment": {
         *LOW,
+        "symmetry",
         "measuring",
         "origins",
         "folder",

@@ -113,8 +113,8 @@ def test_what_a_plan_refuses(hub: FakeHub) -> None:
 
 def test_c15_a_plan_names_the_files_of_a_folder_without_weights(make_member: MakeMember) -> None:
     folder = make_member()
-    (folder / "model.safetensors").rename(folder / "weights.safetensors")
-    with pytest.raises(UntrustedInputError, match=r"has no model\.safetensors among its files \(weights\.safetensors"):
+    (folder / "model.safetensors").rename(folder / "model.onnx")
+    with pytest.raises(UntrustedInputError, match=r"has no model\.safetensors among its files \(model\.onnx"):
         plan_star([str(folder), str(make_member("seed-1"))], [], CONFIG)
 
 

@@ -186,8 +186,16 @@ def test_c15_a_missing_file_of_a_folder(make_member: MakeMember, file: str) -> N
         load_source(folder)
 
 
-@pytest.mark.parametrize("place", ["folder", "repository"])
-@pytest.mark.parametrize("name", ["weights.safetensors", "open_clip_model.safetensors", "model.onnx", "tf_model.h5"])
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("weights.safetensors", "repository"),  # of a folder timm takes it, and so does starzoo
+        ("open_clip_model.safetensors", "repository"),
+        ("model.onnx", "repository"),
+        ("model.onnx", "folder"),
+        ("tf_model.h5", "folder"),
+    ],
+)
 def test_c15_weights_under_another_name_are_named(
     name: str, place: str, make_member: MakeMember, fake_hub: FakeHub
 ) -> None:
