@@ -33,14 +33,14 @@ VERSIONS = ("0.6.13", "0.9.16", "1.0.15", "installed")
 LARGEST = 60_000_000  # parameters
 CLASSES = 10
 TORCHVISION = {
-    "alexnet": None, "densenet121": "densenet121", "densenet169": "densenet169", "googlenet": None, "mnasnet0_5": None,
-    "inception_v3": "inception_v3", "regnet_x_400mf": "regnetx_004", "regnet_x_800mf": "regnetx_008",
-    "regnet_y_400mf": "regnety_004", "regnet_y_800mf": "regnety_008", "regnet_y_1_6gf": "regnety_016",
-    "resnet18": "resnet18", "resnet34": "resnet34", "resnet50": "resnet50", "resnet101": "resnet101",
-    "resnext50_32x4d": "resnext50_32x4d", "wide_resnet50_2": "wide_resnet50_2", "vgg11": "vgg11",
-    "vgg11_bn": "vgg11_bn", "vgg13": "vgg13", "vgg13_bn": "vgg13_bn", "vgg16": "vgg16", "vgg16_bn": "vgg16_bn",
+    "densenet121": "densenet121", "densenet169": "densenet169", "inception_v3": "inception_v3",
+    "regnet_x_400mf": "regnetx_004_tv", "regnet_x_800mf": "regnetx_008", "regnet_y_400mf": "regnety_004",
+    "regnet_y_800mf": "regnety_008_tv", "regnet_y_1_6gf": "regnety_016", "resnet18": "resnet18", "resnet34": "resnet34",
+    "resnet50": "resnet50", "resnet101": "resnet101", "resnext50_32x4d": "resnext50_32x4d",
+    "wide_resnet50_2": "wide_resnet50_2", "vgg11": "vgg11", "vgg11_bn": "vgg11_bn", "vgg13": "vgg13",
+    "vgg13_bn": "vgg13_bn", "vgg16": "vgg16", "vgg16_bn": "vgg16_bn",
 }  # fmt: skip
-"""Networks of torchvision by their name in timm; None where timm has none of their kind."""
+"""Networks of torchvision by their name in timm."""
 
 Row = dict[str, Any]
 

@@ -19,6 +19,7 @@ def align(
     options: AlignOptions,
     data: DataOptions,
     config: ConfigOptions,
+    _reorder_classes: Annotated[bool, typer.Option("--reorder-classes", hidden=True)] = False,  # which they always are
 ) -> None:
     """Permute models so that their weights come close to those of another, without changing what they compute.
 

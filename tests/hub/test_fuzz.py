@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -150,6 +151,107 @@ def test_bytes_changed_at_random(folder: Folder, data: st.DataObject, name: str)
     found = folder.load(name, original[:place] + piece + original[place + skip :])
     if found:
         assert_as_written(found, folder.path)
+
+
+REAL = {
+    "architecture": "test_resnet",
+    "num_classes": 3,
+    "num_features": 96,
+    "global_pool": "avg",
+    "label_names": ["cat", "dog", "eel"],
+    "label_descriptions": {"cat": "a pet", "dog": "another", "eel": "a fish"},
+    "model_args": {"in_chans": 1, "zero_init_last": False, "drop_rate": 0.1},
+    "pretrained_cfg": {
+        "tag": "a1_in1k",
+        "custom_load": False,
+        "input_size": [1, 16, 16],
+        "test_input_size": [1, 32, 32],
+        "fixed_input_size": False,
+        "interpolation": "bicubic",
+        "crop_pct": 0.95,
+        "test_crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": [0.25],
+        "std": [0.5],
+        "num_classes": 1000,
+        "pool_size": [1, 1],
+        "first_conv": "conv1.0",
+        "classifier": "fc",
+        "license": "apache-2.0",
+        "origin_url": "https://example.org",
+        "paper_ids": "arXiv:2110.00476",
+        "label_offset": None,
+    },
+}
+EXTRA = st.sampled_from([
+    *("license", "wandb", "epoch", "torch_dtype", "transformers_version", "auto_map", "labels", "tags", "num_features"),
+    *("pretrained_strict", "kwargs_filter", "features_only", "custom_load", "label_offset", "img_size", "drop_rate"),
+    *("act_layer", "bn_eps", "block_args", "stem_width", "zero_init_last", "output_stride", "in_chans", "num_classes"),
+    *("hf_hub_id", "hf_hub_filename", "url", "file", "state_dict", "classifier", "first_conv", "fixed_input_size"),
+]) | st.text(max_size=8)  # fmt: skip
+PLAUSIBLE = st.sampled_from([
+    *(None, True, False, 0, 1, 2, 3, 1000, 0.1, 1e-5, "", "relu", "gelu", "fc", "head", "avg", "hf", "token", "x.bin"),
+    *([], [3], [1, 1], [1, 16, 16], [3, 16, 16], ["fc"], {}, {"0": "cat"}, {"attn_layer": "se"}, ["a", "b"]),
+]) | VALUES  # fmt: skip
+
+
+@st.composite
+def real_config(draw: st.DrawFn) -> str:
+    """The text of a config.json as people have it: keys more, keys fewer, some twice, in one of timm's two forms."""
+    config = copy.deepcopy(REAL)
+    if draw(st.booleans()):  # timm up to 0.6
+        config = {"architecture": "test_resnet", "num_features": 96, **config["pretrained_cfg"], "num_classes": 3}
+    sections = [config, *(config[name] for name in ("pretrained_cfg", "model_args") if name in config)]
+    for _ in range(draw(st.integers(0, 4))):
+        section = draw(st.sampled_from(sections))
+        if draw(st.booleans()) and section:
+            section.pop(draw(st.sampled_from(sorted(section))))
+        else:
+            section[draw(EXTRA | st.sampled_from(sorted(REAL["pretrained_cfg"])))] = draw(PLAUSIBLE)
+    text = json.dumps(config)
+    if draw(st.integers(0, 9)) == 0:  # a key that stands there twice
+        key = draw(st.sampled_from(sorted(config))) if config else "architecture"
+        text = f"{{{json.dumps(key)}: {json.dumps(draw(PLAUSIBLE))}, {text[1:]}"
+    return text
+
+
+@pytest.fixture(scope="module")
+def real_folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    from starzoo.architecture import Architecture, Preprocessing
+    from starzoo.folder import save_folder
+
+    path = tmp_path_factory.mktemp("real") / "net"
+    preprocessing = Preprocessing(input_size=(1, 16, 16), mean=(0.25,), std=(0.5,))
+    architecture = Architecture(
+        name="test_resnet", num_classes=3, model_args={"in_chans": 1}, preprocessing=preprocessing
+    )
+    save_folder(path, architecture, architecture.build().state_dict())
+    return Folder(path)
+
+
+@LIMITS
+@given(text=real_config())
+def test_a_config_of_real_shape_is_loaded_as_timm_loads_it_or_refused(real_folder: Folder, text: str) -> None:
+    found = real_folder.load("config.json", text.encode())
+    if found is None:
+        return
+    plain = timm.create_model(f"local-dir:{real_folder.path}", pretrained=True).eval()
+    expected = plain.state_dict()
+    assert list(found.state) == list(expected)
+    assert all(torch.equal(found.state[name], tensor) for name, tensor in expected.items())
+    images = torch.linspace(-1, 1, 256 * found.architecture.preprocessing.input_size[0])
+    images = images.reshape(1, -1, 16, 16)
+    with torch.inference_mode():
+        one, other = plain(images), found.model()(images)
+    assert type(one) is type(other)
+    assert not isinstance(one, torch.Tensor) or torch.equal(one, other)
+
+
+def test_configs_of_real_shape_are_loaded(real_folder: Folder) -> None:
+    assert real_folder.load("config.json", json.dumps({**REAL, "extra": 1}).encode())
+    flat = {"architecture": "test_resnet", **REAL["pretrained_cfg"], "num_classes": 3}
+    assert real_folder.load("config.json", json.dumps(flat).encode())
+    assert real_folder.load("config.json", json.dumps({**flat, "extra": 1}).encode()) is None  # timm takes none there
 
 
 def test_the_fuzz_sees_both_outcomes(folder: Folder, make_member: MakeMember) -> None:
