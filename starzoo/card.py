@@ -58,7 +58,7 @@ _MATCHED_BY: dict[Method, str] = {
 }
 _ON_REQUEST = ("star-star",)  # not missed where they were not measured
 _SCORES = ("accuracy", "nll", "ece", "brier", "auroc", "ood_auroc", "ood_auroc_entropy")
-_MEASURES = ("barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess")
+_MEASURES = ("barrier", "tempered_barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess")
 
 
 def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = True) -> str:
@@ -176,10 +176,10 @@ def _write_metrics(folder: Path, evaluation: Evaluation) -> None:
     curves = [
         [*(getattr(path, column) for column in ends), *point]
         for path in evaluation.paths
-        for point in zip(path.t, path.loss, path.accuracy, strict=True)
+        for point in zip(path.t, path.loss, path.accuracy, path.tempered_loss or [None] * len(path.t), strict=True)
     ]
     _write_csv(folder / "paths.csv", (*ends, *_MEASURES), paths)
-    _write_csv(folder / "curves.csv", (*ends, "t", "loss", "accuracy"), curves)
+    _write_csv(folder / "curves.csv", (*ends, "t", "loss", "accuracy", "tempered_loss"), curves)
     rows = [
         [*(getattr(row, score) for score in scores), *(getattr(row.tempered, score, None) for score in scaled)]
         for row in evaluation.qualities

@@ -28,6 +28,7 @@ class Connection:
         excess: Rise above the worse end over the paths, in nats.
         drop: Accuracy barrier over the paths, as a share.
         interval: The 95 % bootstrap interval of the mean barrier over models; None where there are too few.
+        tempered: Loss barrier with a temperature of its own for every point, in nats; None where it was not measured.
     """
 
     kind: PathKind
@@ -37,6 +38,7 @@ class Connection:
     excess: Spread
     drop: Spread
     interval: tuple[float, float] | None = None
+    tempered: Spread | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,9 @@ def connections(evaluation: Evaluation, split: Split) -> list[Connection]:
             excess=evaluation.spread(kind, "excess", split),
             drop=evaluation.spread(kind, "accuracy_barrier", split),
             interval=evaluation.interval(kind, "barrier", split),
+            tempered=evaluation.spread(kind, "tempered_barrier", split)
+            if all(path.tempered_loss for path in evaluation.paths_of(kind, split))
+            else None,
         )
         for kind in get_args(PathKind)
         if evaluation.paths_of(kind, split)

@@ -47,7 +47,7 @@ Role = Literal[
     "ensemble",
 ]
 Split = Literal["train", "test"]
-Measure = Literal["barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess"]
+Measure = Literal["barrier", "tempered_barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess"]
 _RESAMPLES = 1000
 
 

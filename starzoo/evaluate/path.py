@@ -1,7 +1,7 @@
 """Points between two state dicts, with the batch-norm statistics that belong to each.
 
 A network at an interpolated point has other activations than either end, so its running statistics are estimated anew:
-reset, then the cumulative mean over un-augmented training images. The exponential average of ordinary training would
+reset, then the cumulative mean over training images, augmented as in training. The exponential average of ordinary training would
 still hold a fifth of its reset value after sixteen batches.
 """
 
@@ -54,7 +54,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Args:
         model: The network; its mode is evaluation mode afterwards.
-        batches: Un-augmented training images, each of shape (batch, channels, height, width).
+        batches: Training images, each of shape (batch, channels, height, width).
     """
     model.eval()
     with _estimating(model), torch.no_grad():

@@ -99,8 +99,8 @@ class StarDomain:
         """Give the training images on which batch-norm statistics are estimated anew, at every point by itself.
 
         Args:
-            images: The task, of which as many images serve as in the star's evaluation; or un-augmented training
-                images, preprocessed, of shape (batch, channels, height, width), in one batch or several.
+            images: The task, of which the images of the star's evaluation serve; or training images, preprocessed and
+                augmented as in the training of the star, of shape (batch, channels, height, width), in one batch or several.
 
         Raises:
             UsageError: There is no image.
