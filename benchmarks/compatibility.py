@@ -208,7 +208,7 @@ def table(rows: list[Row]) -> str:
         "",
         "Made by `python -m benchmarks.compatibility`. Equal: the weights and the outputs are those of plain timm, "
         "bit for bit; for torchvision, outputs within 1e-4 of its own; for deprecated names, `starzoo inspect` ends "
-        "well. Not by timm: plain timm does not load it either. Two deprecated names have a tag that timm does not know.",
+        "well. Not by timm: plain timm does not load it either.",
         "",
         f"| | {' | '.join(outcomes)} |",
         f"|---|{'--:|' * len(outcomes)}",
