@@ -69,7 +69,7 @@ def command(function: Callable[..., None], *, reads_hub: bool = False) -> Callab
         with working_offline(values.pop("offline", False)):
             function(out=context.obj, **values)
 
-    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.__name__, run.__doc__ = function.__name__.rstrip("_"), function.__doc__
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # inspect looks for it
     return run

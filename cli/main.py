@@ -55,8 +55,7 @@ for _command in (
     launch,
 ):
     _offline = _command not in (quickstart, import_, card, push, list_stars, launch)
-    _name = _command.__name__.strip("_").replace("_", "-")
-    app.command(_name)(command(_command, reads_hub=_offline))
+    app.command()(command(_command, reads_hub=_offline))
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,8 +1,8 @@
 """Points between two state dicts, with the batch-norm statistics that belong to each.
 
 A network at an interpolated point has other activations than either end, so its running statistics are estimated anew:
-reset, then the cumulative mean over training images, augmented as in training. The exponential average of ordinary training would
-still hold a fifth of its reset value after sixteen batches.
+reset, then the cumulative mean over training images, augmented as in training. The exponential average of ordinary
+training would still hold a fifth of its reset value after sixteen batches.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class StarDomain:
 
         Args:
             images: The task, of which the images of the star's evaluation serve; or training images, preprocessed and
-                augmented as in the training of the star, of shape (batch, channels, height, width), in one batch or several.
+                augmented as in the star's training, of shape (batch, channels, height, width), in one batch or several.
 
         Raises:
             UsageError: There is no image.

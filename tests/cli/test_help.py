@@ -15,6 +15,7 @@ from starzoo.cli.main import app
 COMMANDS = [
     "quickstart",
     "train",
+    "import",
     "pull",
     "plan",
     "inspect",

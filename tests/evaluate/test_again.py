@@ -12,6 +12,7 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 
 from starzoo.align.align import align
+from starzoo.align.probe import Probe
 from starzoo.config import DataConfig
 from starzoo.data import load_data
 from starzoo.errors import StarzooError, UsageError
@@ -21,7 +22,7 @@ from starzoo.specs import infer_architecture
 from tests.stars import CONFIG, make_star
 
 DATA = {"train_size": 300, "test_size": 60}
-FEW = {"points": 3, "pairs": 0, "sources": 0, "samples": 0}
+FEW = {"statistics_augment": "none", "points": 3, "pairs": 0, "sources": 0, "samples": 0}
 
 
 @pytest.fixture
@@ -40,7 +41,8 @@ def test_the_path_to_another_star_equals_a_slow_reference(star: Path, untrained:
     architecture = first.manifest.architecture
     data = load_data(DataConfig(**DATA), architecture.preprocessing)
     config = CONFIG.align.to_one
-    [aligned] = align(infer_architecture(architecture), first.state, [second.state], config)
+    meter = Probe(architecture.build(), *data.train.labelled_images(limit=config.images, seed=config.seed))
+    [aligned] = align(infer_architecture(architecture), first.state, [second.state], config, meter=meter)
     images, labels = data.test.tensors()
     for t, loss in zip(path.t, path.loss, strict=True):
         model = architecture.build()

@@ -45,7 +45,8 @@ def test_bf16_is_near_fp32_and_the_stars_difference_is_stated(star: Path) -> Non
     assert "bfloat16" not in (star / "README.md").read_text(encoding="utf-8")
     with forward_passes() as second:
         rounded = measure(star, **BF16)
-    assert second.count("ResNet") == first.count("ResNet")  # none of the other precision; the star in float32 was there
+    looks = first.count("ResNet") - second.count("ResNet")  # at the models, which were there the second time
+    assert 0 <= looks < first.count("ResNet") / 2  # none of the other precision; the star in float32 was there
     gaps = (values(rounded) - values(full)).abs()
     assert 0 < float(gaps.max()) < 0.02  # 0.0032 when this was written, where losses reach 2.2
     [ours], [theirs] = rounded.qualities_of("star"), full.qualities_of("star")

@@ -248,7 +248,7 @@ def refuse_data(victim: int, rank: int) -> None:
         raise UntrustedInputError(UNREADABLE, hint="fetch it again")
 
     if rank == victim:
-        starzoo.pipeline.load_data = load_data  # type: ignore[assignment]
+        starzoo.pipeline.load_data_for = load_data  # type: ignore[assignment]
 
 
 def refuse_batch(victim: int, rank: int) -> None:
