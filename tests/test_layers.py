@@ -119,6 +119,7 @@ ROOMS: Mapping[str, set[str]] = {
         "evaluate.rivals",
     },
     "zoo": {
+        "timm_config",
         *LOW,
         "layout",
         "architecture",

@@ -319,10 +319,15 @@ def test_architecture_of_colour_images_and_a_fixed_size(tmp_path: Path) -> None:
     assert architecture_for("test_resnet", config, image_size=24).preprocessing.input_size == (3, 24, 24)
 
 
-@pytest.mark.parametrize("name", ["resnet1800", "resnet18.a1_in1k", "/etc/passwd"])
+@pytest.mark.parametrize("name", ["resnet1800", "/etc/passwd"])
 def test_unknown_architecture(name: str) -> None:
-    with pytest.raises(UsageError, match=f"{name}: no architecture of timm"):
+    with pytest.raises(UsageError, match=f"{name}: timm does not know this architecture"):
         architecture_for(name, DataConfig())
+
+
+def test_a_tag_and_a_deprecated_name_are_an_architecture() -> None:
+    assert architecture_for("resnet18.a1_in1k", DataConfig(), image_size=16).name == "resnet18"
+    assert architecture_for("tv_resnet34", DataConfig(), image_size=16).name == "resnet34"
 
 
 def test_the_first_class_does_not_speak_for_all(tmp_path: Path) -> None:
@@ -365,6 +370,6 @@ def test_refused_arguments() -> None:
 
 
 def test_an_argument_that_could_not_be_read_again_is_refused_before_training() -> None:
-    message = r"model_args\.memory_efficient is not allowed, so that starzoo could not read the members again"
+    message = r"model_args\.stem_width has the value 70000, so that starzoo could not read the members again"
     with pytest.raises(UsageError, match=message):
-        architecture_for("densenet121", DataConfig(), model_args={"memory_efficient": True}, image_size=32)
+        architecture_for("resnet18", DataConfig(), model_args={"stem_width": 70_000}, image_size=32)

@@ -14,6 +14,7 @@ from starzoo.config import DataConfig
 from starzoo.data import open_data
 from starzoo.data.pixels import Pixels, decode
 from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.timm_config import resolve_name
 
 __all__ = ["architecture_for"]
 
@@ -33,7 +34,7 @@ def architecture_for(
     """The architecture that fits a task: classes, channels, size, mean and deviation are those of the data.
 
     Args:
-        name: The name that `timm.create_model` takes, without a pretrained tag.
+        name: The name that `timm.create_model` takes, a tag is passed over.
         data_config: The task.
         model_args: Further JSON arguments of `timm.create_model`.
         image_size: Height and width in pixels; the data's own when not given.
@@ -45,6 +46,7 @@ def architecture_for(
         UsageError: timm does not know the name, images differ in size and no size is given, or the arguments ask for
             another number of classes.
     """
+    name, _ = resolve_name(name)  # what is trained from scratch has no tag
     registry = registry_entry(name)
     arguments = dict(model_args or {})
     stored = open_data(data_config)
