@@ -45,7 +45,7 @@ def test_the_readme_has_the_two_commands_and_every_command_in_its_table() -> Non
     assert "pip install -e . && starzoo quickstart" in bash
     assert "pip install -e '.[dev]' && pytest" in bash
     named = set(re.findall(r"`starzoo ([a-z-]+)`", README))
-    files = {path.stem.rstrip("_").replace("_", "-") for path in (ROOT / "cli").glob("*.py")}
+    files = {path.stem.replace("import_", "import").replace("_", "-") for path in (ROOT / "cli").glob("*.py")}
     helpers = {
         "--init--",
         "--main--",
