@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from starzoo.layout import as_channels_last, channels_last
 from starzoo.methods import Method
 
 __all__ = ["Probe", "Response", "required"]
+
+_CHANCE = 0.9  # of the loss of a model that answers blindly
 
 StateDict = Mapping[str, Tensor]
 Response = tuple[Tensor, ...]
@@ -36,6 +39,7 @@ class Probe:
         self.network = channels_last(network.to(self.device)).eval().requires_grad_(False)
         self.images = [as_channels_last(batch.to(self.device)) for batch in images]
         self.labels = labels.to(self.device)
+        self._classes = 1  # known once a model has predicted
 
     def responses(
         self, state: StateDict, images: Tensor, modules: Collection[str], *, gradients: bool
@@ -95,6 +99,7 @@ class Probe:
             reestimate_batch_norm(self.network, self.images)
         with torch.inference_mode():
             logits = torch.cat([self.network(batch).float() for batch in self.images])
+        self._classes = logits.shape[1]
         return float(cross_entropy(logits, self.labels))
 
     def midpoint_loss(self, a: StateDict, b: StateDict) -> float:
@@ -110,16 +115,17 @@ class Probe:
         return self.loss(interpolate(a, b, 0.5))
 
     def are_connected(self, a: StateDict, b: StateDict) -> bool:
-        """Whether the mean of two models is about as good as they are: they share an ancestor, or much of a basin.
+        """Whether the mean of two models is about as good as they are, as of two fine-tunes of one checkpoint.
 
         Args:
             a: A state dict.
             b: Another one, as it stands.
 
         Returns:
-            True where the loss half-way is at most a tenth above that of the worse model.
+            True where the loss half-way is at most a tenth above that of the worse model, which is better than chance.
         """
-        return self.midpoint_loss(a, b) <= 1.1 * max(self.loss(a), self.loss(b)) + 0.01
+        worse = max(self.loss(a), self.loss(b))
+        return worse < _CHANCE * math.log(self._classes) and self.midpoint_loss(a, b) <= 1.1 * worse + 0.01
 
 
 def required(probe: Probe | None, method: Method) -> Probe:

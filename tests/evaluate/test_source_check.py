@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from starzoo.align.align import Aligner, take_better
+from starzoo.align.align import Aligner, average, take_better
 from starzoo.align.probe import Probe
 from starzoo.alignment import align_models
-from starzoo.config import AlignConfig, DataConfig, EvalConfig, TrainConfig
+from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, TrainConfig
 from starzoo.data import ImageData, load_data
 from starzoo.errors import IncompatibleError
 from starzoo.evaluate.cache import ResultCache
@@ -25,6 +25,7 @@ from starzoo.folder import save_folder
 from starzoo.measuring import look_at
 from starzoo.sources import Source, load_source, load_sources
 from starzoo.specs import infer_architecture
+from starzoo.star.alignment import SourceAlignment
 from starzoo.symmetry import Permutation
 from starzoo.zoo.member import train_member
 
@@ -223,7 +224,9 @@ def test_statistics_come_from_images_like_those_of_the_training(
         assert rights["crop-flip"] >= rights[None] - 1.5 / len(labels)  # within one of 360 images
 
 
-def test_fine_tunes_of_one_checkpoint_are_not_permuted(zoo: list[Source], images: ImageData, tmp_path: Path) -> None:
+def test_fine_tunes_of_one_checkpoint_are_not_permuted(
+    zoo: list[Source], images: ImageData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """They are connected already: matching may move channels to a greater distance and a worse mean."""
     architecture, spec = zoo[0].architecture, infer_architecture(zoo[0].architecture)
     tunes = []
@@ -258,3 +261,9 @@ def test_fine_tunes_of_one_checkpoint_are_not_permuted(zoo: list[Source], images
             assert report.distance_after == report.distance_before
             assert all(torch.equal(load_source(report.folder).state[name], state[name]) for name in state)
     assert [report for report in reports if report.connected]
+    fitted = SourceAlignment(architecture, spec, tunes, images, RunConfig())
+    with caplog.at_level(logging.WARNING):
+        start = fitted.start({})
+    assert "these models share an ancestor: their plain mean is already good, and none is permuted" in caplog.messages
+    assert fitted.bring_to(start) == 0
+    assert all(torch.equal(start[name], tensor) for name, tensor in average(tunes).items())
