@@ -41,7 +41,7 @@ _WITH_WEIGHTS: Mapping[str, Mapping[str, Any]] = {"fbnetc_100": {"bn_eps": 1e-3}
 _LARGEST_NUMBER = 65_536
 _MOST_MODULES = 100_000  # the largest network of timm has 7,000
 _MOST_CLASSES = 1_000_000
-_MOST_BYTES = 2_000_000_000  # of buffers, and of one tensor of activations for one image
+_MOST_BYTES = 500_000_000  # of buffers, and of one tensor of activations for one image; more where timm's own has it
 _LARGE_HINT = "correct its input size, window size or kernel sizes in config.json"
 _FAILURES = (
     ArithmeticError,
@@ -143,7 +143,7 @@ class TimmConfig:
         except UsageError as error:
             _refuse(subject, error.message)
         for what, size in sizes_of(model).items():
-            if size > _MOST_BYTES:
+            if size > _MOST_BYTES and size > 4 * _own_sizes(self.name)[what]:
                 _refuse(subject, f"its {what} would take {size / 1e9:,.1f} GB", _LARGE_HINT)
         return model
 
@@ -267,6 +267,15 @@ def sizes_of(model: nn.Module) -> dict[str, int]:
     with suppress(*_FAILURES), torch.no_grad(), Watch():  # type: ignore[no-untyped-call]
         model.eval()(torch.empty(1, *size, device="meta"))
     return {"buffers": buffers, "activations for one image": largest}
+
+
+@cache
+def _own_sizes(name: str) -> dict[str, int]:
+    """`sizes_of` a network of timm as it is there."""
+    import torch
+
+    with torch.device("meta"):
+        return sizes_of(build(name, {}))
 
 
 @contextmanager
