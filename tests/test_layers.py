@@ -58,7 +58,6 @@ ROOMS: Mapping[str, set[str]] = {
         "timm_config",
         "timm_weights",
     },
-    "launch": {"errors", "config", "hub"},
     "folder": {"errors", "wording", "files", "architecture", "timm_config", "timm_weights", "hub.strict_json"},
     "classes": {"errors", "architecture", "specs", "symmetry"},
     "sources": {*LOW, "licences", "architecture", "classes", "folder", "hub", "hub.inspect", "star.manifest"},
@@ -252,7 +251,6 @@ LIGHT = [
     "evaluate.measures",
     "star.manifest",
     "card",
-    "launch",
     "hub",
 ]
 
