@@ -92,7 +92,7 @@ def test_a_network_without_symmetry_has_nothing_to_check(run, monkeypatch):
     monkeypatch.setattr(
         inspection,
         "infer_architecture",
-        lambda architecture, **options: replace(infer_architecture(architecture), groups={}, axes={}, rescalable=()),
+        lambda architecture, **options: replace(infer_architecture(architecture), groups={}, axes={}),
     )
     ended = run("inspect", "resnet18", "--verify", *TINY)
     assert ended.code == 0
