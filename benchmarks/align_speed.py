@@ -33,9 +33,9 @@ from torch import Tensor, nn
 from starzoo.align.align import Aligner, align
 from starzoo.align.assignment import solve_assignment
 from starzoo.align.weight_matching import WeightMatcher
-from starzoo.architecture import Architecture
 from starzoo.config import AlignConfig
-from starzoo.specs import infer_architecture
+from starzoo.models.architecture import Architecture
+from starzoo.models.spec_cache import infer_architecture
 from starzoo.symmetry import Permutation
 
 RESULTS = Path(__file__).parent / "results" / "align-speed.json"

@@ -32,14 +32,14 @@ from starzoo.align.align import Aligner
 from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, DataConfig, Uniform
 from starzoo.data import ImageData, Split, load_data
-from starzoo.evaluate.barrier import Evaluator
-from starzoo.evaluate.baselines import draw_points
-from starzoo.evaluate.path import interpolate
-from starzoo.evaluate.predictive import accuracy, fit_temperature, negative_log_likelihood
-from starzoo.evaluate.qualities import scores
-from starzoo.origins import load_other_images
-from starzoo.sources import Source
-from starzoo.specs import infer_architecture
+from starzoo.evaluate.domain_average import draw_points
+from starzoo.evaluate.evaluator import Evaluator
+from starzoo.evaluate.scores import scores
+from starzoo.metrics import accuracy, fit_temperature, negative_log_likelihood
+from starzoo.models.sources import Source
+from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.weights import interpolate
+from starzoo.star.inputs import load_other_images
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = Path("runs/bma")

@@ -93,7 +93,7 @@ def compare(folder: Path) -> tuple[str, str]:
     import timm
 
     from starzoo.errors import StarzooError
-    from starzoo.sources import load_source
+    from starzoo.models.sources import load_source
 
     for pickle in folder.glob("*.bin"):
         pickle.unlink()
@@ -149,8 +149,8 @@ def checkpoints_of_torchvision() -> Iterator[Row]:
     import torchvision
 
     from starzoo.errors import StarzooError
-    from starzoo.importing import import_checkpoints
-    from starzoo.sources import load_source
+    from starzoo.models.import_checkpoint import import_checkpoints
+    from starzoo.models.sources import load_source
 
     for number, (theirs, name) in enumerate(TORCHVISION.items()):
         if name is None:
@@ -187,7 +187,7 @@ def names_of_timm() -> Iterator[Row]:
     import timm
 
     from starzoo.errors import StarzooError
-    from starzoo.inspection import inspect_model
+    from starzoo.workflows.inspect import inspect_model
 
     for name in sorted(timm.models.get_deprecated_models()):
         try:

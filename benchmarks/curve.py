@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from starzoo.architecture import Architecture, Preprocessing
 from starzoo.config import DataConfig
 from starzoo.data import load_data
-from starzoo.evaluate.barrier import Evaluator
-from starzoo.evaluate.path import has_batch_norm, reestimate_batch_norm
-from starzoo.layout import as_channels_last, channels_last
+from starzoo.evaluate.evaluator import Evaluator
+from starzoo.models.architecture import Architecture, Preprocessing
+from starzoo.models.memory_format import as_channels_last, channels_last
+from starzoo.models.weights import has_batch_norm, reestimate_batch_norm
 
 RESULTS = Path(__file__).parent / "results"
 POINTS, STATISTICS, BATCH = 11, 500, 250

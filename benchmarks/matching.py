@@ -30,9 +30,9 @@ from starzoo.align.align import align
 from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, Method
 from starzoo.data import load_data
-from starzoo.evaluate.barrier import Evaluator
-from starzoo.sources import load_sources
-from starzoo.specs import infer_architecture
+from starzoo.evaluate.evaluator import Evaluator
+from starzoo.models.sources import load_sources
+from starzoo.models.spec_cache import infer_architecture
 
 RESULTS = Path(__file__).parent / "results"
 MEMBERS = 4

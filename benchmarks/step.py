@@ -28,12 +28,12 @@ import timm
 import torch
 from torch.nn.functional import cross_entropy
 
-from starzoo.architecture import Architecture
 from starzoo.config import StarConfig
-from starzoo.layout import as_channels_last, channels_last
-from starzoo.optimization import make_optimizer
-from starzoo.specs import infer_architecture
-from starzoo.star.ends import Ends
+from starzoo.models.architecture import Architecture
+from starzoo.models.memory_format import as_channels_last, channels_last
+from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.training.optimizer import make_optimizer
+from starzoo.star.endpoints import Ends
 from starzoo.star.objective import StarlightLoss
 from starzoo.symmetry import Permutation
 

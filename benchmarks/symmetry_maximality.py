@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from starzoo.specs import rules_version
+from starzoo.models.spec_cache import rules_version
 from starzoo.symmetry import infer
 from tests.symmetry.maximality import find_missed
 from tests.symmetry.maximality.networks import NETWORKS, SLOW, TIED

@@ -36,9 +36,9 @@ import timm
 import torch
 
 import starzoo.symmetry
-from starzoo.architecture import Architecture
 from starzoo.errors import StarzooError
-from starzoo.specs import rules_version
+from starzoo.models.architecture import Architecture
+from starzoo.models.spec_cache import rules_version
 from starzoo.symmetry import PermutationSpec, infer, verify
 from starzoo.symmetry.spec import Pinned, pinned_parts
 

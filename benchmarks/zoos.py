@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from starzoo.config import DataConfig, TrainConfig
-from starzoo.pipeline import QUICKSTART_ARGS
-from starzoo.zoo import architecture_for, train_zoo
+from starzoo.models.training import architecture_for, train_zoo
+from starzoo.workflows.fit import QUICKSTART_ARGS
 
 DATASET = "uoft-cs/cifar10"
 OUT = Path("runs/zoos")

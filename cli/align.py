@@ -30,7 +30,7 @@ def align(
         starzoo align zoo/seed-0 zoo/seed-1 --dataset digits --out aligned
     """
     run = load_run(config, align=given(options), data=given(data))
-    from starzoo.alignment import align_models
+    from starzoo.workflows.align import align_models
 
     images = run.data if "dataset" in run.data.model_fields_set else None  # by option, file or --set
     how = run.align

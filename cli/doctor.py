@@ -18,7 +18,7 @@ def doctor(
     Example:
         starzoo doctor --clean
     """
-    from starzoo.doctor import examine
+    from starzoo.workflows.doctor import examine
 
     findings = examine(clean=clean)
     out.result(

@@ -39,7 +39,7 @@ def evaluate(
     """
     from starzoo.config import load_changes
     from starzoo.evaluate.evaluate import Shard
-    from starzoo.pipeline import evaluate_star
+    from starzoo.workflows.fit import evaluate_star
 
     changes = load_changes(overrides or (), data=given(data), evaluate=given(measure))
     report = evaluate_star(

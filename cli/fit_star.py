@@ -42,10 +42,10 @@ def fit_star(
     sections = {"data": data, "align": align, "star": star, "evaluate": measure}
     run = options.load_run(config, **{name: options.given(section) for name, section in sections.items()})
     if dry_run:
-        from starzoo.planning import plan_star
+        from starzoo.workflows.plan import plan_star
 
         return show_plan(out, plan_star(*read_zoo(sources, holdout), run))
-    from starzoo.pipeline import fit_star as run_fit_star
+    from starzoo.workflows.fit import fit_star as run_fit_star
 
     report = run_fit_star(
         *read_zoo(sources, holdout),

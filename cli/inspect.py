@@ -31,7 +31,7 @@ def inspect(
     Example:
         starzoo inspect vit_tiny_patch16_224 --verify --why blocks.0.attn.qkv.weight:0
     """
-    from starzoo.inspection import inspect_model
+    from starzoo.workflows.inspect import inspect_model
 
     found = inspect_model(
         ref_or_arch,

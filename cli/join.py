@@ -22,7 +22,7 @@ def join(
     Example:
         starzoo join me/star-resnet18 zoo/seed-9 --dataset digits
     """
-    from starzoo.using import join_star
+    from starzoo.workflows.predict import join_star
 
     joined = join_star(star, ref, data=given(data), progress=out.progress)
     show_joined(out, joined)

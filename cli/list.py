@@ -16,7 +16,7 @@ def list(  # named as the command is
     Example:
         starzoo list --author me
     """
-    from starzoo.hub.push import list_stars
+    from starzoo.hub.upload import list_stars
 
     stars = list_stars(author)
     rows = [[star.repo, star.updated, f"{star.downloads:,}", f"{star.likes:,}"] for star in stars]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
-from starzoo.methods import Method
+from starzoo.choices import Method
 
 if TYPE_CHECKING:
     from starzoo.config import RunConfig, ZooConfig

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from starzoo.processes import rank
+from starzoo.parallel import rank
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

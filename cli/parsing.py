@@ -96,7 +96,7 @@ def read_zoo(sources: Sequence[str], holdouts: Sequence[str] | None) -> tuple[li
     Returns:
         References of the sources, and of the held-outs.
     """
-    from starzoo.zoo_file import is_zoo_file, read_zoo_file
+    from starzoo.workflows.refs import is_zoo_file, read_zoo_file
 
     files = [ref for ref in sources if is_zoo_file(ref) and not Path(ref).is_dir()]
     named = [*(ref for ref in files if read_zoo_file(Path(ref)).holdouts), *(holdouts or ())]
@@ -117,7 +117,7 @@ def with_members(refs: Sequence[str], *, of: Literal["sources", "holdouts", "all
         UsageError: A zoo file names no held-outs where they are asked for, or another zoo file.
     """
     from starzoo.star.manifest import MANIFEST
-    from starzoo.zoo_file import is_zoo_file, read_zoo_file
+    from starzoo.workflows.refs import is_zoo_file, read_zoo_file
 
     models: list[str] = []
     for ref in refs:

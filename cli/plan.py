@@ -30,6 +30,6 @@ def plan(
         starzoo plan timm/resnet18.a1_in1k timm/resnet18.a2_in1k --train-size 1281167
     """
     run = options.load_run(config, data=given(data), star=given(star))
-    from starzoo.planning import plan_star
+    from starzoo.workflows.plan import plan_star
 
     show_plan(out, plan_star(*read_zoo(sources, holdout), run))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .output import Output, Table
 
 if TYPE_CHECKING:
-    from starzoo.planning import Plan
+    from starzoo.workflows.plan import Plan
 
 __all__ = ["human_bytes", "show_plan"]
 

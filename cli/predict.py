@@ -31,7 +31,7 @@ def predict(
     """
     from dataclasses import asdict
 
-    from starzoo.using import predict_images
+    from starzoo.workflows.predict import predict_images
 
     found = predict_images(star, images, samples=samples, top=top, seed=seed, data=given(data), progress=out.progress)
     rows = []

@@ -25,7 +25,7 @@ def pull(
     Example:
         starzoo pull timm/resnet18.a1_in1k timm/resnet18.tv_in1k
     """
-    from starzoo.hub.pull import pull_all
+    from starzoo.models.pull import pull_all
 
     snapshots = pull_all(with_members(refs), allow_pickle=allow_pickle, progress=out.progress)
     out.result(

@@ -30,7 +30,7 @@ def push(
     Example:
         starzoo push star me/star-resnet18 --private
     """
-    from starzoo.publishing import publish_star
+    from starzoo.workflows.publish import publish_star
 
     pushed = publish_star(
         folder,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
-from starzoo.wording import counted
+from starzoo.text import counted
 
 from .output import Output, Table
 
 if TYPE_CHECKING:
-    from starzoo.inspection import Explanation, Inspection
+    from starzoo.workflows.inspect import Explanation, Inspection
 
 __all__ = ["show_inspection", "why_it_failed"]
 

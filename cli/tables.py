@@ -10,11 +10,11 @@ from .output import Output, Table
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from starzoo.alignment import AlignmentReport
-    from starzoo.evaluate.measures import Evaluation, Quality
-    from starzoo.evaluate.measures import Path as MeasuredPath
-    from starzoo.pipeline import StarReport
-    from starzoo.star.joining import Joined
+    from starzoo.evaluate.results import Evaluation, Quality
+    from starzoo.evaluate.results import Path as MeasuredPath
+    from starzoo.star.join import Joined
+    from starzoo.workflows.align import AlignmentReport
+    from starzoo.workflows.fit import StarReport
 
     Split = Literal["train", "test"]
     Measure = Literal["barrier", "excess", "highest_loss", "accuracy_barrier", "worst_accuracy"]
@@ -34,7 +34,7 @@ def show_star(out: Output, report: StarReport) -> None:
         out: The output.
         report: The star.
     """
-    from starzoo.evaluate.findings import say_rounding
+    from starzoo.report.summary import say_rounding
 
     manifest, evaluation = report.manifest, report.manifest.evaluation
     document = {
@@ -207,7 +207,7 @@ def _measured(group: list[Quality]) -> list[str]:
 
 
 def _spread(group: list[Quality], score: str) -> Any:
-    from starzoo.evaluate.measures import Spread
+    from starzoo.evaluate.results import Spread
 
     return Spread.of(
         [getattr(quality, score) for quality in group], more_is_better=score not in {"nll", "ece", "brier"}

@@ -32,7 +32,7 @@ def train(
         starzoo train resnet18 --dataset digits --image-size 16 --seeds 0-9 --out zoo
     """
     members, arguments, run = parse_seeds(seeds), parse_model_args(model_args), load_zoo(config, data, recipe)
-    from starzoo.zoo import architecture_for, train_zoo
+    from starzoo.models.training import architecture_for, train_zoo
 
     model = architecture_for(architecture, run.data, model_args=arguments, image_size=image_size)
     reports = train_zoo(model, run.data, run.train, members, folder, jobs=jobs, progress=out.progress)

@@ -22,7 +22,7 @@ def verify(
     Example:
         starzoo verify star
     """
-    from starzoo.verification import verify_star
+    from starzoo.workflows.verify import verify_star
 
     checks = verify_star(star, progress=out.progress)
     failed = [check for check in checks if check.passed is False]

@@ -9,66 +9,66 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from starzoo.alignment import align_models as align_models
-    from starzoo.architecture import Architecture as Architecture
-    from starzoo.architecture import Preprocessing as Preprocessing
     from starzoo.config import RunConfig as RunConfig
     from starzoo.config import load_config as load_config
     from starzoo.errors import StarzooError as StarzooError
-    from starzoo.evaluate.measures import Evaluation as Evaluation
-    from starzoo.hub.pull import pull as pull
-    from starzoo.hub.push import list_stars as list_stars
-    from starzoo.inspection import inspect_model as inspect_model
-    from starzoo.pipeline import evaluate_star as evaluate_star
-    from starzoo.pipeline import fit_star as fit_star
-    from starzoo.pipeline import publish_star as publish_star
-    from starzoo.pipeline import quickstart as quickstart
-    from starzoo.pipeline import render_card as render_card
-    from starzoo.planning import plan_star as plan_star
-    from starzoo.sources import Source as Source
-    from starzoo.sources import load_source as load_source
+    from starzoo.evaluate.results import Evaluation as Evaluation
+    from starzoo.hub.upload import list_stars as list_stars
+    from starzoo.models.architecture import Architecture as Architecture
+    from starzoo.models.architecture import Preprocessing as Preprocessing
+    from starzoo.models.pull import pull as pull
+    from starzoo.models.sources import Source as Source
+    from starzoo.models.sources import load_source as load_source
+    from starzoo.models.training import architecture_for as architecture_for
+    from starzoo.models.training import train_zoo as train_zoo
     from starzoo.star.domain import StarDomain as StarDomain
     from starzoo.star.star import Star as Star
     from starzoo.star.star import load_star as load_star
     from starzoo.symmetry.permutation import Permutation as Permutation
     from starzoo.symmetry.spec import PermutationSpec as PermutationSpec
-    from starzoo.using import join_star as join_star
-    from starzoo.using import predict_images as predict_images
-    from starzoo.verification import verify_star as verify_star
-    from starzoo.zoo import architecture_for as architecture_for
-    from starzoo.zoo import train_zoo as train_zoo
+    from starzoo.workflows.align import align_models as align_models
+    from starzoo.workflows.fit import evaluate_star as evaluate_star
+    from starzoo.workflows.fit import fit_star as fit_star
+    from starzoo.workflows.fit import publish_star as publish_star
+    from starzoo.workflows.fit import quickstart as quickstart
+    from starzoo.workflows.fit import render_card as render_card
+    from starzoo.workflows.inspect import inspect_model as inspect_model
+    from starzoo.workflows.plan import plan_star as plan_star
+    from starzoo.workflows.predict import join_star as join_star
+    from starzoo.workflows.predict import predict_images as predict_images
+    from starzoo.workflows.verify import verify_star as verify_star
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Architecture": "starzoo.architecture",
-    "Evaluation": "starzoo.evaluate.measures",
+    "Architecture": "starzoo.models.architecture",
+    "Evaluation": "starzoo.evaluate.results",
     "Permutation": "starzoo.symmetry.permutation",
     "PermutationSpec": "starzoo.symmetry.spec",
-    "Preprocessing": "starzoo.architecture",
+    "Preprocessing": "starzoo.models.architecture",
     "RunConfig": "starzoo.config",
-    "Source": "starzoo.sources",
+    "Source": "starzoo.models.sources",
     "Star": "starzoo.star.star",
     "StarDomain": "starzoo.star.domain",
     "StarzooError": "starzoo.errors",
-    "align_models": "starzoo.alignment",
-    "architecture_for": "starzoo.zoo",
-    "evaluate_star": "starzoo.pipeline",
-    "fit_star": "starzoo.pipeline",
-    "inspect_model": "starzoo.inspection",
-    "join_star": "starzoo.using",
-    "list_stars": "starzoo.hub.push",
+    "align_models": "starzoo.workflows.align",
+    "architecture_for": "starzoo.models.training",
+    "evaluate_star": "starzoo.workflows.fit",
+    "fit_star": "starzoo.workflows.fit",
+    "inspect_model": "starzoo.workflows.inspect",
+    "join_star": "starzoo.workflows.predict",
+    "list_stars": "starzoo.hub.upload",
     "load_config": "starzoo.config",
-    "load_source": "starzoo.sources",
+    "load_source": "starzoo.models.sources",
     "load_star": "starzoo.star.star",
-    "plan_star": "starzoo.planning",
-    "predict_images": "starzoo.using",
-    "pull": "starzoo.hub.pull",
-    "publish_star": "starzoo.pipeline",
-    "quickstart": "starzoo.pipeline",
-    "render_card": "starzoo.pipeline",
-    "train_zoo": "starzoo.zoo",
-    "verify_star": "starzoo.verification",
+    "plan_star": "starzoo.workflows.plan",
+    "predict_images": "starzoo.workflows.predict",
+    "pull": "starzoo.models.pull",
+    "publish_star": "starzoo.workflows.fit",
+    "quickstart": "starzoo.workflows.fit",
+    "render_card": "starzoo.workflows.fit",
+    "train_zoo": "starzoo.models.training",
+    "verify_star": "starzoo.workflows.verify",
 }
 
 __all__ = [

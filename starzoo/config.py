@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from starzoo.choices import Method
 from starzoo.errors import UsageError
-from starzoo.methods import Method
 
 __all__ = [
     "NO_YAML",

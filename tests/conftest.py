@@ -91,8 +91,8 @@ def make_member(tmp_path: Path) -> MakeMember:
     def make(folder: str = "seed-0", /, *, seed: int = 0, parent: Path | None = None, **changes: Any) -> Path:
         import torch
 
-        from starzoo.architecture import Architecture, Preprocessing
-        from starzoo.folder import save_folder
+        from starzoo.models.architecture import Architecture, Preprocessing
+        from starzoo.models.timm_folder import save_folder
 
         architecture = Architecture(**{
             "name": "test_resnet",
@@ -116,7 +116,7 @@ def make_member(tmp_path: Path) -> MakeMember:
 def digits_zoo(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Four small networks, trained for a moment on digits, as folders in timm format."""
     from starzoo.config import DataConfig, TrainConfig
-    from starzoo.zoo import architecture_for, train_zoo
+    from starzoo.models.training import architecture_for, train_zoo
 
     data = DataConfig(dataset="digits")
     arguments = {"layers": [1, 1, 0, 0], "channels": [8, 16, 16, 16], "zero_init_last": False}

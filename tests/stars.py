@@ -9,11 +9,11 @@ import numpy as np
 
 from starzoo.align.align import align, average
 from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig
-from starzoo.evaluate.measures import Evaluation
-from starzoo.places import RunPlaces
-from starzoo.sources import load_sources
-from starzoo.specs import infer_architecture
+from starzoo.evaluate.results import Evaluation
+from starzoo.models.sources import load_sources
+from starzoo.models.spec_cache import infer_architecture
 from starzoo.star.manifest import ModelRecord, StarManifest
+from starzoo.star.run.local_paths import RunPlaces
 from starzoo.star.star import Star
 from starzoo.symmetry import Permutation
 

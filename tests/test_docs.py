@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from starzoo import pipeline
 from starzoo.cli.main import main
 from starzoo.config import RunConfig, Uniform, load_config
-from starzoo.pipeline import quickstart
+from starzoo.workflows import fit as pipeline
+from starzoo.workflows.fit import quickstart
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -96,7 +96,7 @@ def test_checkpoints_saved_as_the_page_says_keep_their_classes(tmp_path: Path, m
     import timm
     import torch
 
-    from starzoo.folder import read_architecture
+    from starzoo.models.timm_folder import read_architecture
 
     page = (ROOT / "docs" / "fit-on-checkpoints.md").read_text(encoding="utf-8")
     (snippet,) = blocks("python", page)

@@ -320,9 +320,9 @@ def test_every_room_has_a_module():
             "starzoo.align.align, which is not below symmetry",
         ),
         ("symmetry.new", "def f():\n    import starzoo.config", "starzoo.config, which is not below symmetry"),
-        ("align.new", "from starzoo.hub.pull import pull", "starzoo.hub.pull, which is not below align"),
+        ("align.new", "from starzoo.models.pull import pull", "starzoo.models.pull, which is not below align"),
         ("align.new", "from starzoo import hub", "starzoo.hub, which is not below align"),
-        ("align.new", "from ..star import train", "starzoo.star.train, which is not below align"),
+        ("align.new", "from ..star import train", "starzoo.star.fit, which is not below align"),
         ("align.new", "from .. import star", "starzoo.star, which is not below align"),
         ("star.new", "from starzoo.evaluate.evaluate import evaluate", "which is not below star"),
         ("pipeline", "from starzoo.cli.output import Output", "pipeline imports starzoo.cli.output"),
@@ -359,4 +359,4 @@ def test_light_modules_load_no_torch(name):
 
 
 def test_the_check_for_torch_can_fail():
-    assert run_python(IMPORT_AND_LIST.format("starzoo.star.train")) == "True"
+    assert run_python(IMPORT_AND_LIST.format("starzoo.star.fit")) == "True"

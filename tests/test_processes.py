@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from starzoo import processes
+from starzoo import parallel as processes
 from starzoo.config import RuntimeConfig
 from starzoo.errors import UsageError
 from tests.ports import free_port, torchrun_variables
@@ -127,7 +127,7 @@ def test_what_another_launcher_left_gives_one_process_and_a_warning(
     processes.join(RuntimeConfig(num_processes=1))
     assert processes.gather("alone") == ["alone"]
     assert not variables.keys() & os.environ.keys()
-    [warning] = [record.getMessage() for record in caplog.records if record.name == "starzoo.processes"]
+    [warning] = [record.getMessage() for record in caplog.records if record.name == "starzoo.parallel"]
     true = {"WORLD_SIZE": "1", "RANK": "0"}  # of one process
     assert warning.startswith("environment variables of another launcher are ignored: ")
     assert all((name in warning) == (value != true.get(name)) for name, value in variables.items())

@@ -34,7 +34,7 @@ class Variant(Frozen):
         align: How the sources are matched while the star is fitted; as everywhere when not given.
         zoo: The recipe of its members.
         sources: How many there are.
-        rival: What is trained instead of a star (`starzoo.evaluate.rivals`); it has no paths to measure.
+        rival: What is trained instead of a star (`starzoo.evaluate.trained_baselines`); it has no paths to measure.
         x: Its place on the horizontal axis of the experiment's plot.
     """
 

@@ -17,14 +17,14 @@ from benchmarks.study.experiment import Experiment
 from benchmarks.zoos import RECIPES, train
 from starzoo.config import AlignConfig, RunConfig
 from starzoo.data import load_data
-from starzoo.evaluate.cache import EVALUATION, ResultCache
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.evaluate.measures import Evaluation
-from starzoo.evaluate.rivals import train_rival
-from starzoo.folder import WEIGHTS_FILE
-from starzoo.sources import Source, load_sources
-from starzoo.specs import infer_architecture
-from starzoo.star.train import fit
+from starzoo.evaluate.result_cache import EVALUATION, ResultCache
+from starzoo.evaluate.results import Evaluation
+from starzoo.evaluate.trained_baselines import train_rival
+from starzoo.models.sources import Source, load_sources
+from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.timm_folder import WEIGHTS_FILE
+from starzoo.star.fit import fit
 
 Row = dict[str, Any]
 SECONDS = "seconds"  # beside the tensors of a model that is kept

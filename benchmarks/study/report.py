@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.study.experiment import HERE, ROOT, Experiment, load_experiment, results_file
 from benchmarks.study.tables import Row, path_of, stand_ins, table
-from starzoo.evaluate.plots import house_style, save
+from starzoo.report.plots import house_style, save
 
 PAGE = ROOT / "docs" / "RESULTS.md"
 PLOTS = ROOT / "docs" / "results"

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from starzoo.ahead import map_ahead
-from starzoo.align.evidence import Evidence
+from starzoo.align.cycle_consistent import match_all
+from starzoo.align.features import Evidence
 from starzoo.align.probe import Probe
-from starzoo.align.universe import match_all
 from starzoo.align.weight_matching import Matching, WeightMatcher
 from starzoo.config import AlignConfig
 from starzoo.progress import Progress, silent
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
+from starzoo.threaded_map import map_ahead
 
 __all__ = ["AlignedSource", "Aligner", "align", "average", "distance", "take_better"]
 
@@ -106,7 +106,7 @@ class Aligner:
         return replace(start, indices={**Permutation.random(self.spec, rng).indices, **branches})
 
     def match_all(self, models: Sequence[StateDict]) -> list[Permutation]:
-        """Match all models to each other (`starzoo.align.universe`), and see them from where the first one stands.
+        """Match all models to each other (`starzoo.align.cycle_consistent`), and see them from where the first one stands.
 
         Args:
             models: Evidence about the models.

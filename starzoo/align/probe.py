@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from starzoo.choices import Method
 from starzoo.errors import UsageError
-from starzoo.evaluate.path import has_batch_norm, interpolate, reestimate_batch_norm
-from starzoo.layout import as_channels_last, channels_last
-from starzoo.methods import Method
+from starzoo.models.memory_format import as_channels_last, channels_last
+from starzoo.models.weights import has_batch_norm, interpolate, reestimate_batch_norm
 
 __all__ = ["Probe", "Response", "required"]
 

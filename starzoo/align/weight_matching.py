@@ -9,7 +9,7 @@ Four things differ from the published code. A group is solved again only when a 
 G is kept, and only what the positions contribute that its neighbours have moved since is computed anew. Sweeps go
 through the network there and back instead of at random: they are fewer, and end no farther away. And a group is solved
 together with the wreath groups within it: the best inner assignment for every pair of blocks, then the assignment of
-the blocks (`starzoo.align.views.find_turns` says which of them at once).
+the blocks (`starzoo.align.group_views.find_turns` says which of them at once).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starzoo.align.assignment import solve_assignment
-from starzoo.align.views import Turn, View, find_turns
+from starzoo.align.group_views import Turn, View, find_turns
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 

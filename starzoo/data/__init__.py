@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from starzoo.architecture import Preprocessing
 from starzoo.class_names import match_names
 from starzoo.config import DataConfig, EvalConfig
-from starzoo.data.files import read_images
-from starzoo.data.opening import say
-from starzoo.data.reading import Records, StoredData, open_data, open_images
+from starzoo.data.hub_datasets import say
+from starzoo.data.image_files import read_images
+from starzoo.data.records import Records, StoredData, open_data, open_images
 from starzoo.data.split import Augmentation, Loader, Split
 from starzoo.errors import IncompatibleError
-from starzoo.wording import counted
+from starzoo.models.architecture import Preprocessing
+from starzoo.text import counted
 
 __all__ = [
     "Augmentation",

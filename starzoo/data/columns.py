@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 
 from starzoo.class_names import list_names
 from starzoo.config import DataConfig
-from starzoo.data.opening import Splits, say
+from starzoo.data.hub_datasets import Splits, say
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.wording import counted
+from starzoo.text import counted
 
 __all__ = ["find_image_column", "read_labels"]
 

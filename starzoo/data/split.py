@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from starzoo.ahead import map_ahead
-from starzoo.architecture import Preprocessing
 from starzoo.config import Augmentation
-from starzoo.data.pixels import Pixels, normalize
-from starzoo.data.reading import Records
+from starzoo.data.decoding import Pixels, normalize
+from starzoo.data.records import Records
 from starzoo.errors import UsageError
+from starzoo.models.architecture import Preprocessing
+from starzoo.threaded_map import map_ahead
 
 __all__ = ["Augmentation", "Loader", "Split"]
 

@@ -17,19 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from starzoo.architecture import Architecture
 from starzoo.config import AlignConfig, EvalConfig, StarConfig
 from starzoo.errors import UsageError
-from starzoo.evaluate.barrier import Curve, Evaluator
-from starzoo.evaluate.baselines import FULL_RANGE, NEAR_THE_STAR, choose, ranges
-from starzoo.evaluate.cache import ResultCache
-from starzoo.evaluate.measurement import OUTSIDE, VALIDATION, Measurement, naming, points
-from starzoo.evaluate.measures import DomainChoice, Evaluation, Path, PathKind, Plane, Role, Rounding
-from starzoo.evaluate.models import Line, Zoo
-from starzoo.evaluate.plane import Triangle
-from starzoo.evaluate.predictive import accuracy, negative_log_likelihood
-from starzoo.evaluate.qualities import measure_qualities
-from starzoo.processes import share_out
+from starzoo.evaluate.cached_evaluation import OUTSIDE, VALIDATION, Measurement, naming, points
+from starzoo.evaluate.domain_average import FULL_RANGE, NEAR_THE_STAR, choose, ranges
+from starzoo.evaluate.evaluator import Curve, Evaluator
+from starzoo.evaluate.loss_plane import Triangle
+from starzoo.evaluate.model_pool import Line, Zoo
+from starzoo.evaluate.result_cache import ResultCache
+from starzoo.evaluate.results import DomainChoice, Evaluation, Path, PathKind, Plane, Role, Rounding
+from starzoo.evaluate.scores import measure_qualities
+from starzoo.metrics import accuracy, negative_log_likelihood
+from starzoo.models.architecture import Architecture
+from starzoo.parallel import share_out
 from starzoo.progress import Progress, silent
 from starzoo.symmetry.spec import PermutationSpec
 

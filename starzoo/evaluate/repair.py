@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from starzoo.evaluate.path import interpolate, reestimate_batch_norm
+from starzoo.models.weights import interpolate, reestimate_batch_norm
 
 __all__ = ["Channels", "Moments", "measure_channels", "repair"]
 

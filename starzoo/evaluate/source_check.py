@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from starzoo.architecture import Architecture
 from starzoo.config import Augmentation, EvalConfig
 from starzoo.errors import IncompatibleError
-from starzoo.evaluate.cache import ResultCache, hash_tensors
-from starzoo.evaluate.measurement import naming
-from starzoo.evaluate.path import has_batch_norm, reestimate_batch_norm
-from starzoo.evaluate.predictive import accuracy, negative_log_likelihood
-from starzoo.layout import as_channels_last, channels_last
-from starzoo.processes import share_out
+from starzoo.evaluate.cached_evaluation import naming
+from starzoo.evaluate.result_cache import ResultCache, hash_tensors
+from starzoo.metrics import accuracy, negative_log_likelihood
+from starzoo.models.architecture import Architecture
+from starzoo.models.memory_format import as_channels_last, channels_last
+from starzoo.models.weights import has_batch_norm, reestimate_batch_norm
+from starzoo.parallel import share_out
 from starzoo.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from starzoo.errors import HubError, ResourceError, UntrustedInputError, UsageError
 from starzoo.hub.offline import GO_ONLINE, is_offline
-from starzoo.hub.patience import patiently
 from starzoo.hub.ref import TIMEOUT, ModelRef, model_info
-from starzoo.hub.strict_json import JSON_LIMIT
+from starzoo.hub.retry import patiently
+from starzoo.strict_json import JSON_LIMIT
 
 __all__ = [
     "CARD",

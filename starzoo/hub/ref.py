@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starzoo.errors import HubError, UsageError
-from starzoo.hub.failures import hub_failures, is_of_the_client
+from starzoo.hub.error_mapping import hub_failures, is_of_the_client
 from starzoo.hub.names import is_commit, is_revision, split_repo
 from starzoo.hub.offline import is_offline
-from starzoo.hub.patience import patiently
+from starzoo.hub.retry import patiently
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo

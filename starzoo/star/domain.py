@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from starzoo.config import Uniform
 from starzoo.data import ImageData
 from starzoo.errors import NumericalError, UsageError
-from starzoo.evaluate.baselines import NEAR_THE_STAR, Point, draw_points
-from starzoo.evaluate.path import has_batch_norm, interpolate, reestimate_batch_norm
-from starzoo.layout import as_channels_last, channels_last
-from starzoo.origins import load_models
+from starzoo.evaluate.domain_average import NEAR_THE_STAR, Point, draw_points
+from starzoo.models.memory_format import as_channels_last, channels_last
+from starzoo.models.sources import check_compatible, order_classes
+from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.weights import has_batch_norm, interpolate, reestimate_batch_norm
 from starzoo.progress import Progress, silent
-from starzoo.sources import check_compatible, order_classes
-from starzoo.specs import infer_architecture
-from starzoo.star.joining import Joined, as_source, join
+from starzoo.star.inputs import load_models
+from starzoo.star.join import Joined, as_source, join
 from starzoo.star.manifest import StarManifest
 from starzoo.symmetry import Permutation
 

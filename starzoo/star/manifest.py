@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError, model_validator
 
-from starzoo.architecture import Architecture, Preprocessing
 from starzoo.config import Frozen, RunConfig, StarConfig
 from starzoo.errors import UntrustedInputError
-from starzoo.evaluate.measures import Evaluation
+from starzoo.evaluate.results import Evaluation
+from starzoo.models.architecture import Architecture, Preprocessing
 
 __all__ = ["MANIFEST", "RESERVED_NAMES", "ModelRecord", "StarManifest", "read_manifest"]
 

@@ -11,7 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.folder import (
+from starzoo.hub.ref import ModelRef
+from starzoo.models.pull import pull
+from starzoo.models.safetensors_header import TENSOR_LIMIT, read_header
+from starzoo.models.timm_folder import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     file_hash,
@@ -21,13 +24,10 @@ from starzoo.folder import (
     save_tensors,
     write_text,
 )
-from starzoo.hub.inspect import TENSOR_LIMIT, read_header
-from starzoo.hub.pull import pull
-from starzoo.hub.ref import ModelRef
-from starzoo.places import RunPlaces, find_models
 from starzoo.progress import Progress, silent
 from starzoo.star.domain import StarDomain
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
+from starzoo.star.run.local_paths import RunPlaces, find_models
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

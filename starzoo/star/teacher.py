@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from starzoo.star.ends import End
+from starzoo.star.endpoints import End
 
 __all__ = ["Teacher"]
 

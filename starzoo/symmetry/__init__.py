@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from starzoo.symmetry.groups import infer as infer
-    from starzoo.symmetry.groups import infer_activations as infer_activations
+    from starzoo.symmetry.inference import infer as infer
+    from starzoo.symmetry.inference import infer_activations as infer_activations
     from starzoo.symmetry.permutation import Permutation as Permutation
     from starzoo.symmetry.spec import PermutationGroup as PermutationGroup
     from starzoo.symmetry.spec import PermutationSpec as PermutationSpec

@@ -18,7 +18,7 @@ from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from starzoo.errors import IncompatibleError
 from starzoo.symmetry.axes import Axes
-from starzoo.symmetry.graph import Graph
+from starzoo.symmetry.call_graph import Graph
 from starzoo.symmetry.rules import apply_rule, find_rule
 from starzoo.symmetry.terms import Pin, Term, Wild, has_wild
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from starzoo.align import responses
+from starzoo.align import activation_features as responses
+from starzoo.align.activation_features import Responses
 from starzoo.align.align import align
-from starzoo.align.evidence import Evidence
+from starzoo.align.features import Evidence
 from starzoo.align.probe import Probe
-from starzoo.align.responses import Responses
 from starzoo.config import AlignConfig
 from starzoo.errors import IncompatibleError
 from starzoo.symmetry import Permutation, infer

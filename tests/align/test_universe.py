@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from starzoo.align.universe import match_all
+from starzoo.align.cycle_consistent import match_all
 from starzoo.align.weight_matching import WeightMatcher
 from starzoo.symmetry import Permutation
 from tests.align.networks import make, spec_of

@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from starzoo.align.views import find_turns
+from starzoo.align.group_views import find_turns
 from starzoo.align.weight_matching import WeightMatcher, _Ascent
 from starzoo.symmetry import Permutation, PermutationSpec, infer
 from starzoo.symmetry.spec import groups_of

@@ -12,9 +12,9 @@ import timm
 import torch
 from PIL import Image
 
-from starzoo import inspection
-from starzoo.specs import infer_architecture
+from starzoo.models.spec_cache import infer_architecture
 from starzoo.symmetry.spec import Pinned
+from starzoo.workflows import inspect as inspection
 from tests.cli.conftest import FEW_IMAGES, TINY
 
 

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from starzoo.architecture import Architecture
 from starzoo.cli.output import Output
 from starzoo.cli.tables import show_star, summarise
 from starzoo.config import RunConfig
-from starzoo.evaluate.measures import Evaluation, Path, Quality
-from starzoo.pipeline import StarReport
+from starzoo.evaluate.results import Evaluation, Path, Quality
+from starzoo.models.architecture import Architecture
 from starzoo.star.manifest import ModelRecord, StarManifest
+from starzoo.workflows.fit import StarReport
 
 
 def path(kind, b, middle, split="test"):

@@ -18,10 +18,10 @@ import pytest
 
 from starzoo.config import DataConfig
 from starzoo.data import ImageData, load_data, open_data
-from starzoo.data.reading import StoredData
+from starzoo.data.records import StoredData
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from tests.data.pictures import encode, paint, png, write_pictures
-from tests.test_data import COLOUR
+from tests.data.test_data import COLOUR
 
 
 def opened(folder: Path, **choice: object) -> StoredData:

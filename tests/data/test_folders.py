@@ -13,10 +13,10 @@ import pytest
 from starzoo.config import DataConfig
 from starzoo.data import load_unlabelled, open_data
 from starzoo.data.folders import find_split, scan_folder, spread_classes
-from starzoo.data.reading import Records, StoredData
+from starzoo.data.records import Records, StoredData
 from starzoo.errors import UntrustedInputError, UsageError
 from tests.data.pictures import paint, png, write_pictures
-from tests.test_data import COLOUR
+from tests.data.test_data import COLOUR
 
 
 def opened(folder: Path, **choice: object) -> StoredData:

@@ -7,14 +7,14 @@ import torch
 
 from starzoo.config import DataConfig
 from starzoo.data import ImageData, load_data
-from starzoo.sources import Source, load_sources
+from starzoo.models.sources import Source, load_sources
 
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Four tiny networks for digits that nobody trained, as folders in timm format."""
-    from starzoo.architecture import Architecture, Preprocessing
-    from starzoo.folder import save_folder
+    from starzoo.models.architecture import Architecture, Preprocessing
+    from starzoo.models.timm_folder import save_folder
 
     architecture = Architecture(
         name="resnet18",

@@ -7,7 +7,7 @@ import os
 import signal
 from typing import Any
 
-from starzoo.evaluate import cache
+from starzoo.evaluate import result_cache as cache
 
 
 def kill_after(items: int, rank: int) -> None:

@@ -16,9 +16,9 @@ from starzoo.align.probe import Probe
 from starzoo.config import DataConfig
 from starzoo.data import load_data
 from starzoo.errors import StarzooError, UsageError
-from starzoo.evaluate.path import interpolate, reestimate_batch_norm
-from starzoo.pipeline import evaluate_star, load_star
-from starzoo.specs import infer_architecture
+from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.weights import interpolate, reestimate_batch_norm
+from starzoo.workflows.fit import evaluate_star, load_star
 from tests.stars import CONFIG, make_star
 
 DATA = {"train_size": 300, "test_size": 60}

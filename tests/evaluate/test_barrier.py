@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from starzoo.errors import NumericalError
-from starzoo.evaluate.barrier import Evaluator
+from starzoo.evaluate.evaluator import Evaluator
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

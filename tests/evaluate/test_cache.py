@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from starzoo.errors import UsageError
-from starzoo.evaluate.cache import ResultCache, hash_tensors
 from starzoo.evaluate.evaluate import Shard
-from starzoo.pipeline import evaluate_star, load_star
+from starzoo.evaluate.result_cache import ResultCache, hash_tensors
+from starzoo.workflows.fit import evaluate_star, load_star
 from tests.evaluate.faults import kill_after
 from tests.star.runs import run
 from tests.stars import make_star

@@ -13,14 +13,14 @@ from torch.nn.functional import cross_entropy
 from starzoo.align.align import align
 from starzoo.config import AlignConfig, EvalConfig, RunConfig
 from starzoo.data import ImageData, load_data
-from starzoo.evaluate.barrier import Evaluator
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.evaluate.measures import Evaluation
-from starzoo.evaluate.models import Models
-from starzoo.evaluate.path import interpolate, reestimate_batch_norm
-from starzoo.inspection import infer_architecture
-from starzoo.sources import Source, load_sources
+from starzoo.evaluate.evaluator import Evaluator
+from starzoo.evaluate.model_pool import Models
+from starzoo.evaluate.results import Evaluation
+from starzoo.models.sources import Source, load_sources
+from starzoo.models.weights import interpolate, reestimate_batch_norm
 from starzoo.symmetry import Permutation, PermutationSpec
+from starzoo.workflows.inspect import infer_architecture
 
 ALIGN = AlignConfig(method="balanced-weights")
 CONFIG = EvalConfig(points=5, pairs=2, splits=("train", "test"))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from starzoo.architecture import Architecture, Preprocessing
 from starzoo.config import AlignConfig, DataConfig, EvalConfig
 from starzoo.data import load_data
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.specs import infer_architecture
+from starzoo.models.architecture import Architecture, Preprocessing
+from starzoo.models.spec_cache import infer_architecture
 from starzoo.symmetry import Permutation
 
 ONE_CHANNEL = {"in_chans": 1}

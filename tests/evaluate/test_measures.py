@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from starzoo.errors import UsageError
-from starzoo.evaluate.measures import Evaluation, Path, Quality, Spread
+from starzoo.evaluate.results import Evaluation, Path, Quality, Spread
 
 
 def make_path(loss, accuracy=None, t=None, kind="star-source", split="test", b="b"):

@@ -7,7 +7,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from starzoo.evaluate.path import has_batch_norm, interpolate, reestimate_batch_norm
+from starzoo.models.weights import has_batch_norm, interpolate, reestimate_batch_norm
 from tests.align.networks import make
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from starzoo.evaluate.plane import Triangle
+from starzoo.evaluate.loss_plane import Triangle
 
 
 def triangle(star: list[float], source: list[float], heldout: list[float]) -> Triangle:

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from starzoo.data import load_data
-from starzoo.evaluate.barrier import Evaluator
-from starzoo.evaluate.measures import Evaluation
-from starzoo.evaluate.path import interpolate
-from starzoo.folder import read_architecture
-from starzoo.pipeline import evaluate_star, load_star
+from starzoo.evaluate.evaluator import Evaluator
+from starzoo.evaluate.results import Evaluation
+from starzoo.models.timm_folder import read_architecture
+from starzoo.models.weights import interpolate
+from starzoo.workflows.fit import evaluate_star, load_star
 from tests.evaluate.test_cache import DATA, MEASURE, forward_passes
 from tests.star.runs import run
 from tests.stars import CONFIG, make_star

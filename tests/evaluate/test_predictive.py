@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from starzoo.errors import NumericalError
-from starzoo.evaluate.predictive import (
+from starzoo.metrics import (
     accuracy,
     auroc,
     brier_score,

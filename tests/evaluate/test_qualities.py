@@ -13,12 +13,12 @@ from starzoo.align.align import align, average
 from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, DataConfig, EvalConfig, Uniform
 from starzoo.data import ImageData, load_data
-from starzoo.evaluate.baselines import choose, draw_points, ensemble_sizes, ranges
+from starzoo.evaluate.domain_average import choose, draw_points, ensemble_sizes, ranges
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.evaluate.measures import Evaluation, Path
-from starzoo.evaluate.path import interpolate, reestimate_batch_norm
-from starzoo.sources import Source
-from starzoo.specs import infer_architecture
+from starzoo.evaluate.results import Evaluation, Path
+from starzoo.models.sources import Source
+from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.weights import interpolate, reestimate_batch_norm
 
 CONFIG = EvalConfig(points=3, pairs=0, sources=0, samples=3, validation_images=150, seed=1)
 ALIGN = AlignConfig(method="balanced-weights")

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from starzoo.align.align import align
 from starzoo.config import AlignConfig, DataConfig, EvalConfig
 from starzoo.data import load_data
-from starzoo.evaluate.barrier import Evaluator
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.evaluate.path import interpolate
+from starzoo.evaluate.evaluator import Evaluator
 from starzoo.evaluate.repair import Channels, Moments, measure_channels, repair
-from starzoo.specs import infer_architecture
+from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.training import architecture_for
+from starzoo.models.weights import interpolate
 from starzoo.symmetry import Permutation, infer
-from starzoo.zoo import architecture_for
 from tests.align.networks import make
 
 NETWORKS = {

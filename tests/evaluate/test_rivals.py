@@ -12,13 +12,13 @@ from torch.nn.functional import cross_entropy, kl_div
 from starzoo.config import AlignConfig, EvalConfig, StarConfig
 from starzoo.data import ImageData
 from starzoo.errors import NumericalError
-from starzoo.evaluate import measurement
-from starzoo.evaluate.cache import ResultCache
+from starzoo.evaluate import cached_evaluation as measurement
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.evaluate.findings import predictors
-from starzoo.evaluate.rivals import rival_steps, train_rival
-from starzoo.sources import Source
-from starzoo.specs import infer_architecture
+from starzoo.evaluate.result_cache import ResultCache
+from starzoo.evaluate.trained_baselines import rival_steps, train_rival
+from starzoo.models.sources import Source
+from starzoo.models.spec_cache import infer_architecture
+from starzoo.report.summary import predictors
 
 STAR = StarConfig(epochs=3, batch_size=32, lr=0.8, warmup=0.0, seed=5)
 ALIGN = AlignConfig(method="balanced-weights")

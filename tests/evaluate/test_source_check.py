@@ -13,21 +13,21 @@ from torch import Tensor
 
 from starzoo.align.align import Aligner, average, take_better
 from starzoo.align.probe import Probe
-from starzoo.alignment import align_models
 from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, TrainConfig
 from starzoo.data import ImageData, load_data
 from starzoo.errors import IncompatibleError
-from starzoo.evaluate.cache import ResultCache
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.evaluate.path import reestimate_batch_norm
+from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.source_check import SourceCheck, check_sources, estimate_statistics
-from starzoo.folder import save_folder
-from starzoo.measuring import look_at
-from starzoo.sources import Source, load_source, load_sources
-from starzoo.specs import infer_architecture
-from starzoo.star.alignment import SourceAlignment
+from starzoo.models.sources import Source, load_source, load_sources
+from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.timm_folder import save_folder
+from starzoo.models.training.member import train_member
+from starzoo.models.weights import reestimate_batch_norm
+from starzoo.star.source_alignment import SourceAlignment
 from starzoo.symmetry import Permutation
-from starzoo.zoo.member import train_member
+from starzoo.workflows.align import align_models
+from starzoo.workflows.measure import look_at
 
 State = dict[str, Tensor]
 CONFIG = EvalConfig(points=5, pairs=0, samples=0, statistics_images=1000)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from starzoo.hub import patience
+from starzoo.hub import retry as patience
 
 
 @pytest.fixture(autouse=True)

@@ -15,10 +15,10 @@ import torch
 
 from starzoo.config import RunConfig
 from starzoo.errors import HubError
-from starzoo.hub.pull import pull, pull_all
-from starzoo.hub.push import push
-from starzoo.planning import plan_star
-from starzoo.sources import load_source
+from starzoo.hub.upload import push
+from starzoo.models.pull import pull, pull_all
+from starzoo.models.sources import load_source
+from starzoo.workflows.plan import plan_star
 from tests.conftest import MakeMember
 
 NewRepo = Callable[[str], str]

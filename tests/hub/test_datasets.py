@@ -15,11 +15,11 @@ from PIL import Image
 from starzoo.cli.main import main
 from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarConfig, load_config
 from starzoo.data import open_data
-from starzoo.data.reading import StoredData
+from starzoo.data.records import StoredData
 from starzoo.errors import HubError, UntrustedInputError, UsageError
 from starzoo.hub.offline import working_offline
-from starzoo.hub.patience import PATIENCE
-from starzoo.pipeline import evaluate_star, fit_star
+from starzoo.hub.retry import PATIENCE
+from starzoo.workflows.fit import evaluate_star, fit_star
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
 

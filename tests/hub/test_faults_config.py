@@ -12,13 +12,13 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from starzoo.architecture import Architecture, Preprocessing
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.folder import save_folder
-from starzoo.hub.strict_json import JSON_LIMIT, read_json
-from starzoo.sources import load_source
+from starzoo.models.architecture import Architecture, Preprocessing
+from starzoo.models.sources import load_source
+from starzoo.models.timm_folder import save_folder
+from starzoo.strict_json import JSON_LIMIT, read_json
 from tests.conftest import MakeMember
-from tests.models import assert_as_timm, edit
+from tests.timm_oracle import assert_as_timm, edit
 
 Change = dict[str, Any]
 

@@ -16,8 +16,8 @@ from safetensors.torch import load
 
 from starzoo.errors import HubError, StarzooError, UntrustedInputError
 from starzoo.hub.offline import working_offline
-from starzoo.hub.pull import pull
-from starzoo.sources import load_source
+from starzoo.models.pull import pull
+from starzoo.models.sources import load_source
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub, Request, Response
 

@@ -17,23 +17,23 @@ from pathlib import Path
 import hf_xet
 import pytest
 
-from starzoo.architecture import Preprocessing
 from starzoo.config import DataConfig
 from starzoo.data import load_data
 from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError
-from starzoo.folder import file_hash
-from starzoo.hub import patience
-from starzoo.hub.failures import HubBusyError
+from starzoo.hub import retry as patience
+from starzoo.hub.error_mapping import HubBusyError
 from starzoo.hub.offline import working_offline
-from starzoo.hub.pull import pull, pull_all
-from starzoo.hub.push import list_stars, push
-from starzoo.sources import load_source, load_sources
+from starzoo.hub.upload import list_stars, push
+from starzoo.models.architecture import Preprocessing
+from starzoo.models.pull import pull, pull_all
+from starzoo.models.sources import load_source, load_sources
+from starzoo.models.timm_folder import file_hash
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub, Request, Response
 
 Files = dict[str, bytes]
 WEIGHTS = "GET .*model.safetensors"
-PULL = "import sys; from starzoo.hub.pull import pull; print(pull(sys.argv[1]).files['model.safetensors'])"
+PULL = "import sys; from starzoo.models.pull import pull; print(pull(sys.argv[1]).files['model.safetensors'])"
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_n09_a_read_timeout(files: Files, fake_hub: FakeHub, name: str, monkeypa
     fake_hub.spoil("GET .*(?<!revision/)" + name, late=0.8)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
     monkeypatch.setattr("starzoo.hub.ref.TIMEOUT", 0.1)
-    monkeypatch.setattr("starzoo.hub.pull.TIMEOUT", 0.1)
+    monkeypatch.setattr("starzoo.models.pull.TIMEOUT", 0.1)
     monkeypatch.setattr(patience, "_PAUSES", ())
     with pytest.raises(HubError, match=r"ann/net: the Hub cannot be reached \(ReadTimeout\) \(check the net") as caught:
         pull("ann/net")

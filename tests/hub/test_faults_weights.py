@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from starzoo.errors import UntrustedInputError
-from starzoo.hub.inspect import HEADER_LIMIT, TensorInfo, read_header
-from starzoo.sources import load_source
+from starzoo.models.safetensors_header import HEADER_LIMIT, TensorInfo, read_header
+from starzoo.models.sources import load_source
 from tests.conftest import MakeMember
 
 Entry = dict[str, object]

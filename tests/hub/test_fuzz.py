@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from starzoo.errors import UntrustedInputError
-from starzoo.sources import Source, load_source
+from starzoo.models.sources import Source, load_source
 from tests.conftest import MakeMember
 
 LONG = os.environ.get("STARZOO_FUZZ_EXAMPLES")
@@ -73,8 +73,8 @@ class Folder:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    from starzoo.architecture import Architecture, Preprocessing
-    from starzoo.folder import save_folder
+    from starzoo.models.architecture import Architecture, Preprocessing
+    from starzoo.models.timm_folder import save_folder
 
     path = tmp_path_factory.mktemp("fuzz") / "net"
     architecture = Architecture(
@@ -217,8 +217,8 @@ def real_config(draw: st.DrawFn) -> str:
 
 @pytest.fixture(scope="module")
 def real_folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    from starzoo.architecture import Architecture, Preprocessing
-    from starzoo.folder import save_folder
+    from starzoo.models.architecture import Architecture, Preprocessing
+    from starzoo.models.timm_folder import save_folder
 
     path = tmp_path_factory.mktemp("real") / "net"
     preprocessing = Preprocessing(input_size=(1, 16, 16), mean=(0.25,), std=(0.5,))

@@ -17,8 +17,8 @@ from starzoo.errors import HubError, UntrustedInputError, UsageError
 from starzoo.hub.listing import look_up
 from starzoo.hub.names import is_revision
 from starzoo.hub.offline import working_offline
-from starzoo.hub.pull import pull
 from starzoo.hub.ref import ModelRef
+from starzoo.models.pull import pull
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub, Request, Response
 

@@ -13,10 +13,10 @@ from safetensors.torch import load
 
 from starzoo.cli.main import main
 from starzoo.errors import UntrustedInputError
-from starzoo.hub.pickles import convert, converted
-from starzoo.hub.pull import pull
-from starzoo.hub.unpickle import main as unpickle
-from starzoo.sources import load_source
+from starzoo.models.convert_pickle import convert, converted
+from starzoo.models.pull import pull
+from starzoo.models.sources import load_source
+from starzoo.models.unpickle import main as unpickle
 from tests.cli.conftest import run as run
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
@@ -52,7 +52,9 @@ def test_w03_a_pickle_is_converted_once_and_then_found(
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     (tmp_path / "any").touch()
     assert {path.stat().st_mode for path in folder.iterdir()} == {(tmp_path / "any").stat().st_mode}
-    monkeypatch.setattr("starzoo.hub.pickles.subprocess.run", lambda *a, **b: pytest.fail("opened a second time"))
+    monkeypatch.setattr(
+        "starzoo.models.convert_pickle.subprocess.run", lambda *a, **b: pytest.fail("opened a second time")
+    )
     source = load_source("ann/net")
     expected = torch.load(io.BytesIO(files["pytorch_model.bin"]), weights_only=True)["state_dict"]
     assert all(torch.equal(source.state[name], tensor.to(source.state[name])) for name, tensor in expected.items())
@@ -97,7 +99,7 @@ def test_h11_the_process_that_opens_it_has_no_secret(tmp_path: Path, monkeypatch
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("GITHUB_PAT", "secret")
-    monkeypatch.setattr("starzoo.hub.pickles.subprocess.run", look)
+    monkeypatch.setattr("starzoo.models.convert_pickle.subprocess.run", look)
     with pytest.raises(OSError, match="enough"):
         converted(
             tmp_path / "config.json",

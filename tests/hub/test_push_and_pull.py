@@ -11,10 +11,10 @@ import torch
 
 from starzoo.errors import HubError, UntrustedInputError, UsageError
 from starzoo.files import write_text
-from starzoo.hub.pull import pull
-from starzoo.hub.push import list_stars, published_files, push
 from starzoo.hub.ref import ModelRef
-from starzoo.sources import load_source
+from starzoo.hub.upload import list_stars, published_files, push
+from starzoo.models.pull import pull
+from starzoo.models.sources import load_source
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub, Request
 

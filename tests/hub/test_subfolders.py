@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from starzoo.card import render
 from starzoo.cli.parsing import read_zoo, with_members
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.hub.offline import working_offline
-from starzoo.hub.pull import pull
 from starzoo.hub.ref import ModelRef
-from starzoo.places import find_models
-from starzoo.sources import load_source, load_sources
+from starzoo.models.pull import pull
+from starzoo.models.sources import load_source, load_sources
+from starzoo.report.card import render
 from starzoo.star.manifest import ModelRecord
-from starzoo.zoo_file import read_zoo_file
+from starzoo.star.run.local_paths import find_models
+from starzoo.workflows.refs import read_zoo_file
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
-from tests.test_card import make_manifest
+from tests.report.test_card import make_manifest
 
 
 @pytest.fixture

@@ -54,8 +54,8 @@ SECONDS = 90  # after which a process that should have ended is taken for hangin
 _PRELOADED = [
     "pytest",
     "starzoo.cli.main",
-    "starzoo.pipeline",
-    "starzoo.evaluate.plots",
+    "starzoo.workflows.fit",
+    "starzoo.report.plots",
     # what a run imports when it gets there
     "datasets",
     "matplotlib.backends.backend_agg",
@@ -220,7 +220,7 @@ def hold(step: int, signals: int, mark: str, rank: int) -> None:
     It makes the file `mark`.RANK when it begins, and `mark`-NUMBER.RANK at every signal: two that are sent at once may
     be taken in another order, or for one.
     """
-    from starzoo.star.stopping import StopRequest
+    from starzoo.star.run.signals import StopRequest
 
     note, come = StopRequest._note, list[int]()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from starzoo.errors import CheckpointError, ResourceError, UsageError
-from starzoo.star.checkpoint import Checkpoint, load_newest, optimizer_tensors, restore_optimizer, save_checkpoint
+from starzoo.star.run.checkpoint import Checkpoint, load_newest, optimizer_tensors, restore_optimizer, save_checkpoint
 
 IDENTITY = {"config": {"star": {"lr": 0.1}}, "sources": {"a": "hash"}}
 

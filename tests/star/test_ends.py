@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from starzoo.layout import channels_last
-from starzoo.star.ends import Ends
+from starzoo.models.memory_format import channels_last
+from starzoo.star.endpoints import Ends
 from starzoo.symmetry import Permutation, infer
 from tests.align.networks import make
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 
-from starzoo.star.checkpoint import Checkpoint, load_newest, save_checkpoint
+from starzoo.star.run.checkpoint import Checkpoint, load_newest, save_checkpoint
 from tests.star.runs import SERVER, Ended, Fault, digest, fit_star, kept, kill, status
 
 STEPS = 22  # of two epochs
@@ -114,7 +114,7 @@ def test_k11_every_removal_leaves_a_whole_checkpoint(
 
     for step in (10, 20, 30):  # three, as a kill between a publication and the removal of the oldest leaves them
         with monkeypatch.context() as patch:
-            patch.setattr("starzoo.star.checkpoint._KEEP", 3)
+            patch.setattr("starzoo.star.run.checkpoint._KEEP", 3)
             save_checkpoint(tmp_path, make_checkpoint(step), {})
     for path in sorted(tmp_path.iterdir())[3 - damaged :]:
         (path / "state.json").unlink()
@@ -201,16 +201,16 @@ def test_k09_when_all_are_damaged_the_run_ends_with_7(fit: Fit, killed: Path, tm
 
 def fill_the_disk(rank: int) -> None:
     """After the first checkpoint no file may grow beyond a few bytes."""
-    import starzoo.star.train
+    import starzoo.star.fit
 
-    save = starzoo.star.train.save_checkpoint
+    save = starzoo.star.fit.save_checkpoint
 
     def save_and_fill(*arguments: object) -> Path:
         saved = save(*arguments)  # type: ignore[arg-type]
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
         return saved
 
-    starzoo.star.train.save_checkpoint = save_and_fill  # type: ignore[assignment]
+    starzoo.star.fit.save_checkpoint = save_and_fill  # type: ignore[assignment]
 
 
 def test_k10_a_full_disk_ends_the_run_with_8_and_keeps_the_checkpoint_before(fit: Fit, tmp_path: Path) -> None:

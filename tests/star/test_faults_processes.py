@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from starzoo.star.lock import RunLock
+from starzoo.star.run.lock import RunLock
 from tests.star.runs import digest, fit_star, hold, kept, kill, launch, status, torchrun, until
 
 UNREADABLE = "digits: 7.png cannot be read: the disk timed out"
@@ -92,15 +92,15 @@ def hold_some(ranks: list[int], step: int, mark: str, rank: int) -> None:
 
 def signal_while_measuring(number: signal.Signals, rank: int) -> None:
     """A signal comes when the star is fitted, and is being measured."""
-    import starzoo.pipeline
+    import starzoo.workflows.fit
 
-    measure = starzoo.pipeline.measure
+    measure = starzoo.workflows.fit.measure
 
     def be_told(*arguments: Any) -> Any:
         signal.raise_signal(number)
         return measure(*arguments)
 
-    starzoo.pipeline.measure = be_told
+    starzoo.workflows.fit.measure = be_told
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
@@ -173,9 +173,9 @@ def test_d05_a_rank_that_is_killed_is_named_and_the_run_goes_on(
 
 def hang(mark: str, rank: int) -> None:
     """The second process hangs within a step; the first one tells its progress late."""
-    import starzoo.star.train
+    import starzoo.star.fit
 
-    starzoo.star.train._SECONDS_BETWEEN_REPORTS = 99
+    starzoo.star.fit._SECONDS_BETWEEN_REPORTS = 99
     if rank == 1:
         hold(13, 99, mark, rank)
 
@@ -241,14 +241,14 @@ def test_t01_divergence_ends_with_6(members: list[Path], tmp_path: Path) -> None
 
 def refuse_data(victim: int, rank: int) -> None:
     """One process cannot open the images."""
-    import starzoo.pipeline
+    import starzoo.workflows.fit
     from starzoo.errors import UntrustedInputError
 
     def load_data(*_: object, **__: object) -> None:
         raise UntrustedInputError(UNREADABLE, hint="fetch it again")
 
     if rank == victim:
-        starzoo.pipeline.load_data_for = load_data  # type: ignore[assignment]
+        starzoo.workflows.fit.load_data_for = load_data  # type: ignore[assignment]
 
 
 def refuse_batch(victim: int, rank: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from starzoo.errors import NumericalError
-from starzoo.star.health import Epoch, Vigil
+from starzoo.star.loss_monitor import Epoch, Vigil
 
 
 def test_an_epoch_that_was_interrupted_sums_up_bit_for_bit() -> None:

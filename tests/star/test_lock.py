@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from starzoo.errors import UsageError
-from starzoo.star.lock import RunLock
-from starzoo.star.log import TrainingLog
+from starzoo.star.run.lock import RunLock
+from starzoo.star.run.log import TrainingLog
 from tests.ports import torchrun_variables
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from starzoo.star.lock import RunLock
+from starzoo.star.run.lock import RunLock
 with RunLock(Path(sys.argv[1])) as lock:
     lock.take()
     print("taken", flush=True)

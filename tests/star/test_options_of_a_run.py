@@ -11,10 +11,10 @@ import torch
 from starzoo.config import AlignConfig, RunConfig, RuntimeConfig, StarConfig
 from starzoo.data import ImageData, load_data
 from starzoo.errors import UsageError
-from starzoo.inspection import infer_architecture
-from starzoo.sources import Source, load_sources
-from starzoo.star.train import FittedStar, fit
+from starzoo.models.sources import Source, load_sources
+from starzoo.star.fit import FittedStar, fit
 from starzoo.symmetry import PermutationSpec
+from starzoo.workflows.inspect import infer_architecture
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from torch.nn.functional import cross_entropy, one_hot
 from starzoo.align.align import align
 from starzoo.config import AlignConfig, RunConfig, StarConfig
 from starzoo.data import load_data
-from starzoo.inspection import infer_architecture
-from starzoo.sources import load_sources
+from starzoo.models.sources import load_sources
+from starzoo.star.fit import fit
 from starzoo.star.sampling import SourceSampler
-from starzoo.star.train import fit
+from starzoo.workflows.inspect import infer_architecture
 
 
 @pytest.mark.parametrize("kappa", [0.0, 2.0])

@@ -12,7 +12,7 @@ import timm
 from starzoo.errors import UntrustedInputError
 from starzoo.star import manifest, star
 from starzoo.star.star import load_star
-from starzoo.verification import verify_star
+from starzoo.workflows.verify import verify_star
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
 from tests.stars import make_star

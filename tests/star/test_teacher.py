@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from starzoo.star.ends import Ends
+from starzoo.star.endpoints import Ends
 from starzoo.star.teacher import Teacher
 from starzoo.symmetry import Permutation, infer
 

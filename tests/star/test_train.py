@@ -16,13 +16,13 @@ import torch
 from starzoo.config import AlignConfig, Constant, RunConfig, RuntimeConfig, StarConfig
 from starzoo.data import ImageData, load_data
 from starzoo.errors import NumericalError, PreemptedError, UsageError
-from starzoo.inspection import infer_architecture
+from starzoo.models.sources import Source, load_sources
 from starzoo.progress import Progress, silent
-from starzoo.sources import Source, load_sources
-from starzoo.star.alignment import SourceAlignment
+from starzoo.star.fit import FittedStar, _check_same, _make_accelerator, fit
 from starzoo.star.objective import StarlightLoss
-from starzoo.star.train import FittedStar, _check_same, _make_accelerator, fit
+from starzoo.star.source_alignment import SourceAlignment
 from starzoo.symmetry import PermutationSpec
+from starzoo.workflows.inspect import infer_architecture
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(
         if done > total * 2 // 3:
             raise KilledError
 
-    monkeypatch.setattr("starzoo.star.train._SECONDS_BETWEEN_REPORTS", -1.0)
+    monkeypatch.setattr("starzoo.star.fit._SECONDS_BETWEEN_REPORTS", -1.0)
     with pytest.raises(KilledError):
         run(sources, spec, data, tmp_path / "half", method, kill_after_two_epochs, mu=0.5, kappa=0.5)
     steps = len(data.train) // 128
@@ -131,7 +131,7 @@ def test_a_run_that_was_stopped_within_an_epoch_ends_bit_equal(
         if done == at:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("starzoo.star.train._SECONDS_BETWEEN_REPORTS", -1.0)
+    monkeypatch.setattr("starzoo.star.fit._SECONDS_BETWEEN_REPORTS", -1.0)
     with pytest.raises(PreemptedError, match=r"stopped by SIGTERM; step \d+ of 33 is kept"):
         run(sources, spec, data, tmp_path, "balanced-weights", stop_at, epochs=3, mu=0.5)
     resumed = run(sources, spec, data, tmp_path, epochs=3, mu=0.5)
@@ -208,7 +208,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
         accelerator.scaler = torch.amp.GradScaler("cpu")  # type: ignore[assignment]
         return accelerator
 
-    monkeypatch.setattr("starzoo.star.train._make_accelerator", make_accelerator)
+    monkeypatch.setattr("starzoo.star.fit._make_accelerator", make_accelerator)
 
 
 @pytest.mark.usefixtures("scaled")
@@ -232,7 +232,7 @@ def test_a_run_in_half_precision_ends_bit_equal_when_it_was_stopped(
         if done == 7:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("starzoo.star.train._SECONDS_BETWEEN_REPORTS", -1.0)
+    monkeypatch.setattr("starzoo.star.fit._SECONDS_BETWEEN_REPORTS", -1.0)
     whole = run(sources, spec, data, tmp_path / "whole", epochs=2)
     with pytest.raises(PreemptedError):
         run(sources, spec, data, tmp_path / "half", progress=stop, epochs=2)

@@ -1,0 +1,218 @@
+"""Stored images to pixels: safe decoding, then timm's evaluation transform."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from io import BytesIO
+
+import torch
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+
+from starzoo.data.formats import image_formats
+from starzoo.data.records import ImageFile, Records
+from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.models.architecture import Preprocessing
+
+__all__ = ["Pixels", "decode", "make_reader", "normalize"]
+
+_MODES = {1: "L", 3: "RGB"}
+_DEEP_MODES = ("I", "F")  # Pillow clips these when it converts them to 8 bits
+_MOST_PIXELS = 2 * 89_478_485  # twice Pillow's MAX_IMAGE_PIXELS, beyond which it takes a file for a bomb
+_CACHE_BYTES = 4 * 2**30
+_DECODED_AT_ONCE = 1024  # images
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # how a camera was held
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class Pixels:
+    """The images of a split after timm's evaluation resize and crop, as bytes.
+
+    Decoded when first asked for and then kept, as long as the whole split takes less than 4 GiB.
+
+    Args:
+        records: The stored images.
+        preprocessing: The size and crop; mean and standard deviation are not applied.
+    """
+
+    def __init__(self, records: Records, preprocessing: Preprocessing) -> None:
+        channels, height, width = preprocessing.input_size
+        self.records = records
+        self.shape = (len(records), height, width, channels)
+        self._read = make_reader(preprocessing, records.dataset)
+        keep = len(records) * height * width * channels <= _CACHE_BYTES
+        self._kept = torch.empty(self.shape, dtype=torch.uint8) if keep else None
+        self._known = torch.zeros(len(records), dtype=torch.bool)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """The pixels of some images, uint8 of shape (indices, height, width, channels)."""
+        if self._kept is None:
+            return self._decode(indices)
+        missing = torch.unique(indices[~self._known[indices]])
+        for start in range(0, len(missing), _DECODED_AT_ONCE):
+            part = missing[start : start + _DECODED_AT_ONCE]
+            self._kept[part] = self._decode(part)
+            self._known[part] = True
+        return self._kept[indices]
+
+    def _decode(self, indices: Tensor) -> Tensor:
+        files, threads = self.records.files(indices.tolist()), torch.get_num_threads()
+        if threads == 1:
+            return torch.stack([self._read(file) for file in files])
+        with ThreadPoolExecutor(threads) as pool:
+            return torch.stack(list(pool.map(self._read, files)))
+
+
+def make_reader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageFile], Tensor]:
+    """How an image becomes the pixels of a model: safe decoding, then timm's evaluation resize and crop.
+
+    Args:
+        preprocessing: The size and crop; mean and standard deviation are not applied.
+        subject: What messages call the images.
+
+    Returns:
+        A function from an encoded image to its pixels, uint8 of shape (height, width, channels).
+
+    Raises:
+        UsageError: The model takes neither grey nor RGB images.
+    """
+    from timm.data.transforms_factory import create_transform
+
+    mode = _MODES.get(preprocessing.input_size[0])
+    if mode is None:
+        raise UsageError(
+            f"{subject}: images are grey or RGB, but the model takes {preprocessing.input_size[0]} channels",
+            hint="use a model with 1 or 3 input channels",
+            subject=subject,
+        )
+    transform: Callable[[Image.Image], Tensor] = create_transform(
+        input_size=preprocessing.input_size,
+        interpolation=preprocessing.interpolation,
+        mean=preprocessing.mean,
+        crop_pct=preprocessing.crop_pct,
+        crop_mode=preprocessing.crop_mode,
+        normalize=False,
+    )
+
+    def read(file: ImageFile) -> Tensor:
+        image = decode(file)
+        width, height = _resized(image.size, preprocessing)
+        if width * height > _MOST_PIXELS:
+            raise UntrustedInputError(
+                f"{file.where} cannot be read: its {image.width} × {image.height} pixels would be resized to "
+                f"{width} × {height}",
+                hint="repair the data set or remove the image",
+                subject=file.dataset,
+            )
+        with _refusing_damage(file):
+            image = image.convert(mode)
+        return transform(image).permute(1, 2, 0)
+
+    return read
+
+
+def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Pixels as a model takes them: the arithmetic of timm, bit for bit.
+
+    Args:
+        pixels: uint8 of shape (batch, height, width, channels).
+        preprocessing: The mean and standard deviation of every channel.
+
+    Returns:
+        float32 of shape (batch, channels, height, width), channels last in memory.
+    """
+    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
+
+
+def decode(file: ImageFile) -> Image.Image:
+    """Decode one image completely, or refuse it; a broken one is never replaced by anything else.
+
+    Args:
+        file: The encoded image.
+
+    Returns:
+        The image, upright, in its own mode.
+
+    Raises:
+        UntrustedInputError: The file is damaged, too large to be sane, or of more than 8 bits per channel.
+    """
+    with _refusing_damage(file), _open(file.content) as image:
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        upright = image.copy() if turn is None else image.transpose(turn)
+    if upright.mode.startswith(_DEEP_MODES):
+        raise UntrustedInputError(
+            f"{file.where} has more than 8 bits per channel (mode {upright.mode})",
+            hint="convert the images to 8 bits first",
+            subject=file.dataset,
+        )
+    return upright
+
+
+def _open(content: bytes) -> Image.Image:
+    """Open an image whose EXIF may be broken: Pillow reads that of an AVIF, and of some JPEGs, before the pixels."""
+    try:
+        return Image.open(BytesIO(content), formats=image_formats())
+    except _DAMAGED:
+        without = content.replace(b"Exif", b"exif", 1)  # the first is what the block is called: it is passed over then
+        if without == content:
+            raise
+        return Image.open(BytesIO(without), formats=image_formats())
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held, by EXIF; upright where that is not there or cannot be read, which harms no pixel."""
+    with suppress(*_DAMAGED):
+        orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return orientation
+    return 1
+
+
+@contextmanager
+def _refusing_damage(file: ImageFile) -> Iterator[None]:
+    """Say which image it is that Pillow cannot read."""
+    try:
+        yield
+    except _DAMAGED as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, UnidentifiedImageError):
+            reason = "expected an image in a format that Pillow decodes by itself, got another file"
+        raise UntrustedInputError(
+            f"{file.where} cannot be read: {reason}",
+            hint="repair the data set or remove the image",
+            subject=file.dataset,
+        ) from error
+
+
+def _resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Width and height of an image after timm's resize, before its crop; a pixel more or less does not matter."""
+    _, *sides = preprocessing.input_size
+    height, width = (side / preprocessing.crop_pct for side in sides)
+    if preprocessing.crop_mode == "squash":
+        return int(width), int(height)
+    choose = min if preprocessing.crop_mode == "border" else max
+    scale = choose(width / size[0], height / size[1])
+    return max(1, int(scale * size[0])), max(1, int(scale * size[1]))

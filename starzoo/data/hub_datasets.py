@@ -1,0 +1,357 @@
+"""Data sets as the library `datasets` opens them: without its noise, patiently, and with its failures as ours."""
+
+from __future__ import annotations
+
+import logging
+import lzma
+import math
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unicodedata import normalize
+
+import numpy as np
+import yaml
+
+from starzoo.config import DataConfig
+from starzoo.data.folders import find_split, scan_folder, spread_classes
+from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError, UsageError
+from starzoo.hub.error_mapping import as_hub_error, is_of_a_full_disk, is_of_the_client
+from starzoo.hub.names import is_commit
+from starzoo.hub.offline import GO_ONLINE, is_offline, working_offline
+from starzoo.hub.retry import patiently
+
+__all__ = ["Splits", "load_splits", "say"]
+
+_logger = logging.getLogger(__name__)
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_BROKEN_DESCRIPTIONS = (yaml.YAMLError, TypeError, KeyError, AttributeError)  # of the README, which `datasets` trusts
+_BROKEN_ARCHIVES = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Some splits of a data set.
+
+    Attributes:
+        rows: Each a `datasets.Dataset`.
+        names: What each is called where it is, such as `validation` or `train[:80%]`.
+        revision: The commit that they are from, 40 hexadecimal digits; None where they are not from the Hub.
+        folder: Where relative paths of images start; None where they are not from a local folder.
+    """
+
+    rows: Sequence[Any]
+    names: Sequence[str]
+    revision: str | None = None
+    folder: Path | None = None
+
+
+def load_splits(config: DataConfig, splits: Sequence[str]) -> Splits:
+    """Open some splits of a data set.
+
+    Args:
+        config: Names a local folder or a data set of the Hub.
+        splits: The names of the splits, or what `datasets` understands as such (`train[:80%]`).
+
+    Returns:
+        The splits, in this order.
+
+    Raises:
+        UsageError: There is no such folder, configuration or split.
+        HubError: There is no such data set or revision on the Hub, or it cannot be reached.
+        UntrustedInputError: It is damaged, or comes with a loading script.
+        ResourceError: The disk is full.
+    """
+    import datasets
+
+    folder = Path(config.dataset).expanduser()
+    if folder.is_dir():
+        with _understood(config.dataset):
+            folder = folder.resolve()
+            found = None if config.name else scan_folder(folder, [name for each in splits for name in _names(each)])
+            if found is not None:
+                return _open_class_folders(config.dataset, folder, found, splits)
+            return _prepare(config.dataset, datasets.load_dataset_builder(str(folder), config.name), splits, folder)
+    # A bare word would name one of the loaders of `datasets` ("json"), which reads whatever lies in the current folder.
+    if not _HUB_ID.fullmatch(config.dataset):
+        raise UsageError(
+            f"{config.dataset}: no such folder, and no data set id of the Hub",
+            hint="give `digits`, a folder, or an id such as uoft-cs/cifar10",
+            subject=config.dataset,
+        )
+
+    def download() -> Splits:
+        with _understood(config.dataset):
+            return _prepare(config.dataset, _builder(config), splits)
+
+    return patiently(download, config.dataset, config.revision, patience=math.inf)
+
+
+@cache
+def say(message: str) -> None:
+    """Warn once in a process, since a data set is opened more than once in a run."""
+    _logger.warning("%s", message)
+
+
+def _prepare(dataset: str, builder: Any, splits: Sequence[str], folder: Path | None = None) -> Splits:
+    builder.download_and_prepare()
+    names = _resolve(dataset, splits, builder.info.splits)
+    return Splits(builder.as_dataset(split=names), names, None if folder else builder.hash, folder)
+
+
+def _open_class_folders(
+    dataset: str, folder: Path, found: Mapping[str, Sequence[str]], splits: Sequence[str]
+) -> Splits:
+    """Splits of a folder of class folders."""
+    import datasets
+
+    names = _resolve(dataset, splits, found)
+    wanted = {name: found[name] for each in names for name in _names(each) if name in found}
+    class_of = {path: normalize("NFC", path.split("/")[-2]) for paths in wanted.values() for path in paths}
+    classes = sorted(set(class_of.values()))
+    index = {name: label for label, name in enumerate(classes)}
+    features = datasets.Features({
+        "image": datasets.Image(decode=False),
+        "label": datasets.ClassLabel(names=classes),
+    })
+    rows = {
+        name: datasets.Dataset.from_dict(
+            {"image": [f"{folder}/{path}" for path in paths], "label": [index[class_of[path]] for path in paths]},
+            features=features,
+        )
+        for name, paths in wanted.items()
+    }
+    sizes = {name: len(paths) for name, paths in found.items()}
+
+    # A folder has no order but that of its classes: a plain train[:80%] would hold other ones than train[80%:].
+    def take(split: str) -> Any:
+        parts = []
+        for part in datasets.ReadInstruction.from_spec(split).to_absolute(sizes):
+            whole, chosen = rows[part.splitname], slice(part.from_, part.to)
+            if chosen != slice(0, len(whole)):
+                say(f"{dataset}: parts of a split are drawn at random, always the same, in proportion from each class")
+                whole = whole.select(np.sort(spread_classes(np.array(whole["label"]))[chosen]))
+            parts.append(whole)
+        return datasets.concatenate_datasets(parts)
+
+    return Splits([take(name) for name in names], names, folder=folder)
+
+
+def _resolve(dataset: str, splits: Sequence[str], available: Collection[str]) -> list[str]:
+    """The wanted splits, with their slices, under the names that they have; one that is not there keeps its name."""
+    resolved = []
+    for split in splits:
+        parts = []
+        for part in split.split("+"):
+            name, bracket, rest = part.strip().partition("[")
+            found = find_split(name, available) or name
+            if found != name:
+                say(f"{dataset}: has no split {name!r}; {found!r} is taken")
+            parts.append(f"{found}{bracket}{rest}")
+        resolved.append("+".join(parts))
+    return resolved
+
+
+def _names(split: str) -> list[str]:
+    """The names in an instruction such as `train[:80%]+extra`."""
+    return [part.strip().partition("[")[0] for part in split.split("+")]
+
+
+@contextmanager
+def _understood(dataset: str) -> Iterator[None]:
+    """Let `datasets` work quietly, and raise its failures as ours."""
+    import datasets
+
+    try:
+        with _quiet():
+            yield
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+        datasets.exceptions.DatasetsError,
+        *_BROKEN_ARCHIVES,
+        *_BROKEN_DESCRIPTIONS,
+    ) as error:
+        raise _explain(dataset, error) from error
+
+
+# Where `datasets` cannot have what is asked for, it takes what its cache made last, of whatever commit. That is left to
+# it offline alone, and for a data set of which no commit is asked for or known.
+
+
+def _builder(config: DataConfig) -> Any:
+    """What makes a data set of the Hub, from there or, where it cannot differ, from the cache."""
+    import datasets
+    from datasets.packaged_modules.cache.cache import Cache
+
+    name, revision, offline = config.dataset, config.revision, _is_offline()
+    commit = revision if is_commit(revision) else _commit_in_cache(config) if offline else None
+    if offline and (commit or revision):
+        if kept := _kept(config, commit):
+            return kept
+        what = f"revision {revision!r} is" if revision else "it is"
+        hint = f"{GO_ONLINE}, and run it once"
+        raise HubError(f"{name}: {what} not in the local cache, and offline", hint=hint, subject=name)
+    builder = datasets.load_dataset_builder(name, config.name, revision=revision)
+    if offline or not isinstance(builder, Cache):
+        return builder
+    if kept := _kept(config, commit):
+        return kept
+    _ask_why(name)
+    raise HubError(
+        f"{name}: the Hub does not give it now, and it may have changed since it came into the cache",
+        hint="try again later; --offline takes what is in the cache",
+        subject=name,
+    )
+
+
+def _is_offline() -> bool:
+    import datasets
+
+    return is_offline() or bool(datasets.config.HF_HUB_OFFLINE)  # which HF_DATASETS_OFFLINE is too
+
+
+def _commit_in_cache(config: DataConfig) -> str | None:
+    """The commit that a revision was at when the client last asked."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionResolutionError
+
+    with working_offline(), suppress(RevisionResolutionError, OSError):
+        found: str = HfApi().resolve_revision(config.dataset, repo_type="dataset", revision=config.revision).resolved
+        return found
+    return None
+
+
+def _kept(config: DataConfig, commit: str | None) -> Any | None:
+    """What the cache of `datasets` has made of one commit."""
+    import datasets
+    from datasets.naming import camelcase_to_snakecase
+    from datasets.packaged_modules.cache.cache import Cache
+
+    if commit is None:
+        return None
+    owner, name = config.dataset.split("/")
+    places = Path(datasets.config.HF_DATASETS_CACHE, f"{owner}___{camelcase_to_snakecase(name)}")
+    whole = [file.parent.parts for file in places.glob(f"{config.name or '*'}/*/{commit}/dataset_info.json")]
+    if len(whole) != 1:
+        return None
+    *_, configuration, version, _ = whole[0]
+    return Cache(repo_id=config.dataset, dataset_name=name, config_name=configuration, version=version, hash=commit)
+
+
+def _ask_why(dataset: str) -> None:
+    """Let the Hub itself say why it does not give a data set, as an error, if it does."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    try:
+        HfApi().auth_check(dataset, repo_type="dataset")
+    except GatedRepoError as error:
+        raise _gated(dataset) from error
+    except Exception as error:
+        known = as_hub_error(error, dataset)
+        if known is None:
+            raise
+        if isinstance(error, HfHubHTTPError):
+            raise known from error
+        raise HubError(known.message, hint=known.hint, subject=dataset) from error  # the client has tried often
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep `datasets` from drawing its own bars, and all from logging what our error will say, or what is no matter."""
+    import datasets
+
+    level, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    loggers = [logging.getLogger(f"huggingface_hub.{name}") for name in ("repocard", "hf_api")]
+    levels = [logger.level for logger in loggers]
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    datasets.disable_progress_bars()
+    for logger in loggers:  # READMEs without metadata, and what is found in the cache offline
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)
+        datasets.logging.set_verbosity(level)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def _explain(dataset: str, error: Exception) -> StarzooError:
+    """What went wrong inside `datasets.load_dataset`, in the terms of the exit codes."""
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+    from huggingface_hub import constants
+    from pyarrow import ArrowException
+
+    reasons, reason = list(_behind(error)), _first_line(error)
+    for each in reasons:
+        if isinstance(each, StarzooError):
+            return each
+        if is_of_a_full_disk(each):
+            return ResourceError(f"{dataset}: the disk is full", hint="free space or set HF_HOME", subject=dataset)
+    if isinstance(error, DatasetNotFoundError):  # which does not keep the client's error
+        if "gated" in reason:
+            return _gated(dataset)
+        what = "no such data set on the Hub, or a private one, and no such folder"
+        hint = "check the name, or set HF_TOKEN if it is private"
+        if "Revision" in reason:
+            what, hint = reason, f"see {constants.ENDPOINT}/datasets/{dataset}/commits for the revisions there are"
+        return HubError(f"{dataset}: {what}", hint=hint, subject=dataset)
+    if isinstance(error, RuntimeError) and "scripts are no longer supported" in reason:
+        return UntrustedInputError(
+            f"{dataset}: comes with a loading script, which is never run",
+            hint="use a data set of image files or Parquet files",
+            subject=dataset,
+        )
+    if isinstance(error, (ArrowException, *_BROKEN_ARCHIVES, *_BROKEN_DESCRIPTIONS)) or (
+        isinstance(error, DatasetsError) and not isinstance(error, FileNotFoundError)
+    ):
+        return UntrustedInputError(
+            f"{dataset}: cannot be read: {_first_line(error.__cause__ or error)}",
+            hint="repair the files",
+            subject=dataset,
+        )
+    if isinstance(error, ConnectionError | TimeoutError):  # after the client has tried often, or not at all
+        what, hint = "the Hub cannot be reached", "check the network; HF_HUB_OFFLINE=1 uses the cache"
+        if _is_offline():
+            what, hint = "not in the local cache, and offline", f"{GO_ONLINE}, and run it once"
+        return HubError(f"{dataset}: {what}", hint=hint, subject=dataset)
+    known = next((as_hub_error(each, dataset) for each in reasons if is_of_the_client(each)), None)
+    if known is not None:
+        return known
+    hint = "check the data set, its configuration and splits"
+    if "Unknown split" in reason:
+        hint = "name two of its splits, or two parts of one: train[:80%] and train[80%:]"
+    return UsageError(f"{dataset}: {reason}", hint=hint, subject=dataset)
+
+
+def _gated(dataset: str) -> HubError:
+    from huggingface_hub import constants
+
+    page = f"{constants.ENDPOINT}/datasets/{dataset}"
+    return HubError(f"{dataset}: is gated", hint=f"ask for access at {page} and set HF_TOKEN", subject=dataset)
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what led to it, also what `from None` hides."""
+    seen: list[BaseException] = []
+    while error not in seen:
+        yield error
+        seen.append(error)
+        error = error.__cause__ or error.__context__ or error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,39 @@
+"""Image files that somebody names, as a model takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from starzoo.data.decoding import make_reader, normalize
+from starzoo.data.records import ImageFile
+from starzoo.errors import UsageError
+from starzoo.models.architecture import Preprocessing
+
+__all__ = ["read_images"]
+
+
+def read_images(files: Sequence[str | Path], preprocessing: Preprocessing) -> Tensor:
+    """Read image files with the preprocessing that belongs to the weights.
+
+    Args:
+        files: The files, at least one.
+        preprocessing: The image transform.
+
+    Returns:
+        float32 of shape (files, channels, height, width).
+
+    Raises:
+        UsageError: There is no file, or no such file.
+    """
+    if not files:
+        raise UsageError("no image is given", hint="name one image file or more", subject="IMAGE")
+    for file in files:
+        if not Path(file).is_file():  # a device could be read for ever
+            raise UsageError(f"{file}: no such file", hint="name image files, not folders", subject=str(file))
+    read = make_reader(preprocessing, str(files[0]))
+    pixels = [read(ImageFile(str(file), str(file), Path(file).read_bytes())) for file in files]
+    return normalize(torch.stack(pixels), preprocessing)

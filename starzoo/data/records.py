@@ -1,0 +1,348 @@
+"""Labelled images as they are stored: the embedded digits, a Hub data set or a local folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from starzoo.class_names import list_names
+from starzoo.config import DataConfig
+from starzoo.data.columns import find_image_column, read_labels
+from starzoo.data.hub_datasets import Splits, load_splits, say
+from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.text import counted
+
+__all__ = ["ImageFile", "Records", "StoredData", "open_data", "open_images"]
+
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+
+_DIGITS_TEST_SIZE = 360  # a fifth; 36 of every digit
+_DIGITS_SEED = 0
+_READ_AT_ONCE = 256  # rows
+_MOST_SHARED = 0.01  # of the test images
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One encoded image.
+
+    Attributes:
+        where: Which image of which split it is, for messages.
+        dataset: The name of the data set.
+        content: The file.
+    """
+
+    where: str
+    dataset: str
+    content: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """One split: encoded images with their labels.
+
+    Attributes:
+        dataset: The name of the data set, for messages.
+        name: The name of the split.
+        rows: The rows, a `datasets.Dataset` whose images are not decoded.
+        image_column: Where the image is: its bytes, its path, or a dict of both.
+        labels: The class of every row, an int64 array.
+        numbers: Which image of the whole split every row is, for messages; an int64 array.
+        folder: Where relative paths start; None where there are none.
+    """
+
+    dataset: str
+    name: str
+    rows: Any
+    image_column: str
+    labels: Integers
+    numbers: Integers
+    folder: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def files(self, indices: Sequence[int]) -> Iterator[ImageFile]:
+        """Read the files of some rows.
+
+        Args:
+            indices: Row numbers.
+
+        Yields:
+            One image file per index.
+
+        Raises:
+            UntrustedInputError: A row has no image, or its file is gone, or lies outside the data set's folder.
+        """
+        for index, cell in zip(indices, self.rows[indices][self.image_column], strict=True):
+            where = f"{self.dataset}: image {self.numbers[index]} of split {self.name!r}"
+            content, path = _content_and_path(cell)
+            if path is not None:
+                where = f"{where} ({Path(path).name})"
+            if content is None:
+                file = self._locate(path, where, trusted=isinstance(cell, dict)) if path else None
+                if file is None or not file.is_file():  # a device could be read for ever
+                    raise UntrustedInputError(f"{where} is missing", hint="repair the data set", subject=self.dataset)
+                content = file.read_bytes()
+            yield ImageFile(where, self.dataset, content)
+
+    def update(self, digest: hashlib._Hash) -> list[int]:
+        """Feed the content of the split, in its order, to a hash.
+
+        Args:
+            digest: What is fed.
+
+        Returns:
+            For every image a number that tells its file from others, within this process.
+        """
+        digest.update(self.labels.astype("<i8").tobytes())
+        found = []
+        for start in range(0, len(self), _READ_AT_ONCE):
+            for file in self.files(range(start, min(start + _READ_AT_ONCE, len(self)))):
+                digest.update(len(file.content).to_bytes(8, "little"))
+                digest.update(file.content)
+                found.append(hash(file.content))
+        return found
+
+    def _locate(self, path: str, where: str, *, trusted: bool) -> Path | None:
+        """The file of a path: one that `datasets` made is absolute, one that a table holds lies in its folder."""
+        if trusted and Path(path).is_absolute():
+            return Path(path)
+        if self.folder is None:
+            return None
+        file = Path(os.path.normpath(self.folder / path))
+        if not file.is_relative_to(self.folder):
+            raise UntrustedInputError(
+                f"{where}: expected a file in the data set's folder, got {path}",
+                hint="write paths relative to that folder",
+                subject=self.dataset,
+            )
+        return file
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredData:
+    """A classification task as it is stored.
+
+    Attributes:
+        class_names: The name of every class, in the order of the labels.
+        train: The training split, or its subset.
+        test: The test split, or its subset.
+        validation: What a subset leaves of the training split; None where it leaves nothing.
+        revision: The commit of the Hub that it is from; None for what is not from the Hub.
+        is_numbered: Whether the labels are whole numbers without names, which are their own names then.
+    """
+
+    class_names: tuple[str, ...]
+    train: Records
+    test: Records
+    validation: Records | None = None
+    revision: str | None = None
+    is_numbered: bool = False
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over class names, labels and image files of both splits, in hexadecimal digits.
+
+        Raises:
+            UsageError: More than 1 % of the test images are training images too.
+        """
+        digest = hashlib.sha256("\0".join(self.class_names).encode())
+        train, test = set(self.train.update(digest)), self.test.update(digest)
+        shared, dataset = sum(image in train for image in test), self.test.dataset
+        what = f"{dataset}: {shared} of {counted(len(test), 'test image')} are also training images"
+        if shared > _MOST_SHARED * len(test):
+            raise UsageError(what, hint="choose splits that share no images, or remove these", subject=dataset)
+        if shared:
+            say(what)
+        return digest.hexdigest()
+
+
+def open_data(config: DataConfig, *, seed: int = 0) -> StoredData:
+    """Find a data set, its columns and its splits, without decoding an image.
+
+    Args:
+        config: Names all of them; columns that it does not name are found by their type.
+        seed: Draws the subsets of `train_size` and `test_size`.
+
+    Returns:
+        The task.
+
+    Raises:
+        UsageError: No such data set, configuration, split or column, fewer images than asked for, or a split without
+            images of a class that the other one has.
+    """
+    opened, dataset = _read_splits(config, config.train_split, config.test_split), config.dataset
+    train_name, test_name = opened.names
+    if train_name == test_name:
+        raise UsageError(
+            f"{dataset}: {train_name!r} is both the training and the test split",
+            hint="name two splits; parts of one are written train[:80%] and train[80%:]",
+            subject=dataset,
+        )
+    if _share_images(train_name, test_name):
+        raise UsageError(
+            f"{dataset}: the splits {train_name!r} and {test_name!r} share images",
+            hint="parts of one are written train[:80%] and train[80%:]",
+            subject=dataset,
+        )
+    image_column = find_image_column(opened, config)
+    names, both, is_numbered = read_labels(opened, config, image_column)
+    splits, rest = [], None
+    for rows, name, labels, size in zip(
+        opened.rows, opened.names, both, (config.train_size, config.test_size), strict=True
+    ):
+        select = partial(_select, opened, rows, labels, dataset=dataset, name=name, image_column=image_column)
+        every = np.arange(len(labels))
+        numbers = every if size is None else _balanced_subset(labels, size, seed, f"{dataset}: split {name!r}")
+        splits.append(select(numbers))
+        if name == train_name and len(numbers) < len(every):
+            rest = select(np.setdiff1d(every, numbers))
+    _check_classes(splits, names, (config.train_size, config.test_size))
+    train, test = splits
+    return StoredData(
+        class_names=names, train=train, test=test, validation=rest, revision=opened.revision, is_numbered=is_numbered
+    )
+
+
+def open_images(config: DataConfig, *, seed: int = 0) -> Records:
+    """The images of the test split alone, whatever their labels and whether there are any: all of label 0.
+
+    Args:
+        config: Names the data set, its split and the column, which is found by its type if it is not named.
+        seed: Draws the subset of `test_size`.
+
+    Returns:
+        The images.
+
+    Raises:
+        UsageError: No such data set, configuration, split or column, or fewer images than asked for.
+    """
+    opened = _read_splits(config, config.test_split)
+    [rows], [name] = opened.rows, opened.names
+    where = f"{config.dataset}: split {name!r}"
+    image_column, labels = find_image_column(opened, config), np.zeros(len(rows), dtype=np.int64)
+    if len(labels) == 0:
+        raise UsageError(f"{where}: has no images", hint="choose another split", subject=where)
+    some = config.test_size
+    numbers = np.arange(len(labels)) if some is None else _balanced_subset(labels, some, seed, where)
+    return _select(opened, rows, labels, numbers, dataset=config.dataset, name=name, image_column=image_column)
+
+
+def _select(
+    opened: Splits, rows: Any, labels: Integers, numbers: Integers, *, dataset: str, name: str, image_column: str
+) -> Records:
+    import datasets
+
+    images = rows.select_columns([image_column])
+    if isinstance(images.features[image_column], datasets.Image):
+        images = images.cast_column(image_column, datasets.Image(decode=False))
+    return Records(
+        dataset=dataset,
+        name=name,
+        rows=images.select(numbers),
+        image_column=image_column,
+        labels=labels[numbers],
+        numbers=numbers,
+        folder=opened.folder,
+    )
+
+
+def _check_classes(splits: Sequence[Records], names: Sequence[str], sizes: Sequence[int | None]) -> None:
+    """Make sure that both splits have images of the same classes; a subset that was asked for may lack some."""
+    seen = [np.bincount(split.labels, minlength=len(names)) > 0 for split in splits]
+    for split, other, here, there, size in zip(splits, reversed(splits), seen, reversed(seen), sizes, strict=True):
+        missing = [name for name, lacks in zip(names, there & ~here, strict=True) if lacks]
+        what = (
+            f"{split.dataset}: split {split.name!r} has no images of {len(missing)} of {len(names)} classes"
+            f"{list_names(missing)}, of which split {other.name!r} has some"
+        )
+        if missing and size is None:
+            raise UsageError(
+                what,
+                hint="choose splits with all classes; write the rows of a table in random order before you cut it into "
+                "parts; train_size or test_size takes a split as it is",
+                subject=split.dataset,
+            )
+        if missing:
+            say(what)
+    if absent := [name for name, lacks in zip(names, ~(seen[0] | seen[1]), strict=True) if lacks]:
+        say(f"{splits[0].dataset}: no split has images of {len(absent)} of {len(names)} classes{list_names(absent)}")
+
+
+def _content_and_path(cell: Any) -> tuple[bytes | None, str | None]:
+    """The bytes and the path of an image as a column may hold it: a dict of both, or one of the two."""
+    match cell:
+        case bytes():
+            return cell, None
+        case str():
+            return None, cell
+        case dict():
+            return cell["bytes"], cell.get("path")
+    return None, None
+
+
+def _read_splits(config: DataConfig, *names: str) -> Splits:
+    if config.dataset != "digits":
+        return load_splits(config, names)
+    splits = _read_digits()
+    if not splits.keys() >= set(names):
+        raise UsageError("digits: has the splits 'train' and 'test'", hint="leave the splits out", subject="digits")
+    return Splits([splits[name] for name in names], names)
+
+
+def _read_digits() -> dict[str, Any]:
+    """scikit-learn's 1,797 handwritten digits of 8x8 grey pixels: 1,437 to train, 360 to test."""
+    import datasets
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    features = datasets.Features({
+        "image": datasets.Image(),
+        "label": datasets.ClassLabel(names=[str(name) for name in digits.target_names]),
+    })
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # stored as counts from 0 to 16
+    rows = datasets.Dataset.from_dict(
+        {"image": [_png(image) for image in pixels], "label": digits.target}, features=features
+    )
+    test = _balanced_subset(digits.target, _DIGITS_TEST_SIZE, _DIGITS_SEED, "digits")
+    return {"train": rows.select(np.setdiff1d(np.arange(len(rows)), test)), "test": rows.select(test)}
+
+
+def _png(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _share_images(one: str, other: str) -> bool:
+    """Whether two splits, as `train+extra` and `train[90%:]`, are sure to share images; two parts may or may not."""
+    whole, parts = zip(*(_split_parts(text) for text in (one, other)), strict=True)
+    return any(whole[here] & (whole[there] | parts[there]) for here, there in ((0, 1), (1, 0)))
+
+
+def _split_parts(text: str) -> tuple[set[str], set[str]]:
+    """The splits that an instruction of `datasets` takes as a whole, and those of which it takes a part."""
+    names = [part.strip() for part in text.split("+")]
+    return {name for name in names if "[" not in name}, {name.partition("[")[0] for name in names if "[" in name}
+
+
+def _balanced_subset(labels: Integers, size: int, seed: int, where: str) -> Integers:
+    """Rows of a subset with equally many images of every class, as far as there are enough, in ascending order."""
+    if size > len(labels):
+        raise UsageError(f"{where}: {size} images asked for, {len(labels)} there", hint="ask for fewer", subject=where)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    turn = np.empty(len(labels), dtype=np.int64)  # how many images of its class come before it
+    for label in np.unique(labels):
+        members = labels[order] == label
+        turn[members] = np.arange(members.sum())
+    return np.sort(order[np.argsort(turn, kind="stable")[:size]])

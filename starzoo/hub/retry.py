@@ -1,0 +1,103 @@
+"""Patience with the Hub: what fails for a moment is tried again, a few times and never for long."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from starzoo.hub.error_mapping import BUSY, HubBusyError, hub_failures
+
+__all__ = ["PATIENCE", "patiently", "refuse_long_waits"]
+
+PATIENCE = 60.0
+"""Seconds after which a request that keeps failing is given up, also when the Hub asks to wait longer."""
+
+_PAUSES = (1.0, 2.0, 4.0, 8.0)
+_asked: ContextVar[str | None] = ContextVar("asked", default=None)
+_logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+
+def patiently(
+    action: Callable[[], Answer], repo: str, revision: str | None = None, *, patience: float = PATIENCE
+) -> Answer:
+    """Do something on the Hub, and again where it fails in a way that may pass: at most five times, and not for long.
+
+    The client's own waiting, which has no bound, is switched off: an answer that asks to wait ends the attempt.
+
+    Args:
+        action: Calls huggingface_hub; it may run several times.
+        repo: The repository that it talks about.
+        revision: The revision asked for, where there is one.
+        patience: Seconds after which it is not tried again; more than `PATIENCE` for what goes on where it broke off.
+
+    Returns:
+        What `action` returned.
+
+    Raises:
+        HubBusyError: It failed too often or for too long, or the Hub asks to wait longer than `PATIENCE`.
+    """
+    began, pauses = time.monotonic(), iter(_PAUSES)
+    while True:
+        try:
+            return _attempt(action, repo, revision)
+        except HubBusyError as error:
+            pause = next(pauses, None)
+            wait = pause if error.wait is None else error.wait
+            if pause is None or wait is None or wait > PATIENCE or time.monotonic() - began + wait > patience:
+                raise
+            _logger.warning("%s; trying again in %g s", error.message, wait)
+            time.sleep(wait)
+
+
+def refuse_long_waits() -> None:
+    """Make an answer that asks to wait longer than `PATIENCE` an error, wherever in the client it comes from.
+
+    For what is not done `patiently`, since it asks many things one after another: the client itself tries those again.
+    """
+    from huggingface_hub import get_session
+
+    client = get_session()
+    if _refuse_to_wait not in client.event_hooks["response"]:
+        client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks["response"], _refuse_to_wait]}
+
+
+def _attempt(action: Callable[[], Answer], repo: str, revision: str | None) -> Answer:
+    refuse_long_waits()
+    token = _asked.set(repo)
+    try:
+        with hub_failures(repo, revision):
+            return action()
+    finally:
+        _asked.reset(token)
+
+
+def _refuse_to_wait(response: Any) -> None:
+    """Called by the HTTP client for every answer: one that asks to come back later is an error, or only much later.
+
+    Raises:
+        HubBusyError: This is such an answer: of any to `patiently`, else of those that ask for more than `PATIENCE`.
+    """
+    repo, wait = _asked.get(), _asked_wait(response.headers)
+    if response.status_code not in BUSY or (repo is None and (wait or 0.0) <= PATIENCE):
+        return
+    what = f"{repo}: the Hub" if repo else "the Hub"
+    what += f" answered HTTP {response.status_code}"
+    hint = "try again later, or see https://status.huggingface.co"
+    if wait is not None:
+        what += f" and asks to wait {wait:g} s"
+    if response.status_code == 429:
+        hint = "too many requests: try again later, or set HF_TOKEN, with which more are allowed"
+    raise HubBusyError(what, hint=hint, subject=repo or "the Hub", wait=wait)
+
+
+def _asked_wait(headers: Any) -> float | None:
+    """Seconds to wait as the answer states them, in either of the two forms that the Hub uses."""
+    stated = re.fullmatch(r"\s*(\d{1,9})\s*", headers.get("retry-after", ""))
+    stated = stated or re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})", headers.get("ratelimit", ""))
+    return float(stated[1]) if stated else None

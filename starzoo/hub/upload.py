@@ -1,0 +1,193 @@
+"""Publish a folder as one commit of a repository on the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from starzoo.errors import HubError, UsageError
+from starzoo.files import refuse_leading_out
+from starzoo.hub.error_mapping import hub_failures, xet_failures
+from starzoo.hub.names import check_repo
+from starzoo.hub.offline import GO_ONLINE, is_offline
+from starzoo.hub.retry import refuse_long_waits
+from starzoo.models.safetensors_header import read_header
+from starzoo.strict_json import read_json
+
+__all__ = ["STAR_TAG", "PublishedStar", "PushResult", "add_to_collection", "list_stars", "published_files", "push"]
+
+STAR_TAG = "starzoo"
+"""The Hub tag that every star's card carries."""
+
+_REQUIRED = ("config.json", "model.safetensors")
+_OPTIONAL = ("README.md", "star.json", "permutations.safetensors", "plots/*.png", "plots/*.svg", "metrics/*.csv")
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What a push did.
+
+    Attributes:
+        url: The commit's page.
+        sha: The commit that now holds the files.
+        files: The names of all files of the folder that were considered.
+        changed: Whether a commit was made; False when the repository held the same content already.
+    """
+
+    url: str
+    sha: str
+    files: tuple[str, ...]
+    changed: bool
+
+
+@dataclass(frozen=True)
+class PublishedStar:
+    """One star on the Hub.
+
+    Attributes:
+        repo: Its repository.
+        downloads: Downloads in the last 30 days.
+        likes: Likes.
+        updated: The day of its last change (YYYY-MM-DD), or an empty string.
+    """
+
+    repo: str
+    downloads: int
+    likes: int
+    updated: str
+
+
+def published_files(folder: Path) -> tuple[str, ...]:
+    """The files of a folder that a push publishes: those of the star format, never hidden ones or strangers.
+
+    Args:
+        folder: A folder in timm format, or one that a star was saved in.
+
+    Returns:
+        Paths relative to the folder, with `/`, in sorted order.
+
+    Raises:
+        UsageError: config.json or model.safetensors is missing, or a file is a link that leads out of the folder.
+    """
+    for name in _REQUIRED:
+        if not (folder / name).is_file():
+            raise UsageError(f"{folder}: has no {name}", hint="give a folder that starzoo wrote", subject=str(folder))
+    found = {path for pattern in (*_REQUIRED, *_OPTIONAL) for path in folder.glob(pattern) if path.is_file()}
+    shown = sorted(path for path in found if not path.name.startswith("."))
+    for path in shown:
+        refuse_leading_out(path, folder)
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in shown))
+
+
+def push(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    message: str | None = None,
+    tag: str | None = None,
+    create_pr: bool = False,
+) -> PushResult:
+    """Publish a folder in one commit, on top of the head that was seen; the same content again changes nothing.
+
+    Args:
+        folder: A folder in timm format, or one that a star was saved in.
+        repo_id: `user/name`; made when it does not exist.
+        private: Whether a new repository is private.
+        message: The commit's message.
+        tag: A git tag to put on the commit.
+        create_pr: Open a pull request instead of changing the main branch.
+
+    Returns:
+        The commit.
+
+    Raises:
+        UsageError: The folder or the name is wrong, or the tag stands on another commit already.
+    """
+    check_repo(repo_id)
+    if tag and create_pr:
+        raise UsageError("--tag and --create-pr exclude each other", hint="tag it after the merge", subject="--tag")
+    names = published_files(folder)
+    read_json(folder / "config.json")
+    read_header(folder / "model.safetensors")
+
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi(library_name="starzoo")
+    _begin(repo_id)
+    with hub_failures(repo_id), xet_failures(repo_id):
+        api.create_repo(repo_id, private=private or None, exist_ok=True)
+        head = api.model_info(repo_id).sha
+        tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags} if tag else {}
+        commit = api.create_commit(
+            repo_id,
+            [CommitOperationAdd(name, folder / name) for name in names],
+            commit_message=message or f"Publish {folder.resolve().name} with starzoo",
+            parent_commit=head,
+            create_pr=create_pr,
+        )
+        if tag and tag not in tags:
+            api.create_tag(repo_id, tag=tag, revision=commit.oid)
+    if tag and tags.get(tag, commit.oid) != commit.oid:
+        raise UsageError(
+            f"{repo_id}: pushed as {commit.oid[:12]}, but the tag {tag!r} stands on {tags[tag][:12]}",
+            hint="choose another tag",
+            subject=repo_id,
+        )
+    return PushResult(commit.pr_url or commit.commit_url, commit.oid, names, changed=commit.oid != head)
+
+
+def add_to_collection(title: str, repos: Sequence[str], *, private: bool = False) -> str:
+    """Put repositories into a collection of the user's; the same call again changes nothing.
+
+    Args:
+        title: The collection's title; it is made when there is none of that name.
+        repos: The repositories.
+        private: Whether a new collection is private.
+
+    Returns:
+        The collection's page.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(library_name="starzoo")
+    _begin(f"the collection {title!r}")
+    with hub_failures(f"the collection {title!r}"):
+        collection = api.create_collection(title, private=private, exists_ok=True)
+        held = {item.item_id for item in collection.items}
+        for repo in repos:
+            if repo not in held:
+                api.add_collection_item(collection.slug, repo, "model", exists_ok=True)
+    return collection.url
+
+
+def list_stars(author: str | None = None) -> list[PublishedStar]:
+    """The stars on the Hub, found by their tag.
+
+    Args:
+        author: Only those of this user or organisation.
+
+    Returns:
+        The stars in the Hub's order.
+    """
+    from huggingface_hub import HfApi
+
+    _begin(author or "the Hub")
+    with hub_failures(author or "the Hub"):
+        return [
+            PublishedStar(
+                repo=model.id,
+                downloads=model.downloads or 0,
+                likes=model.likes or 0,
+                updated=model.last_modified.date().isoformat() if model.last_modified else "",
+            )
+            for model in HfApi().list_models(filter=STAR_TAG, author=author, full=True)
+        ]
+
+
+def _begin(subject: str) -> None:
+    """Make sure that the Hub may be asked for what no cache holds, and that it does not make us wait for long."""
+    if is_offline():
+        raise HubError(f"{subject}: the Hub cannot be asked offline", hint=GO_ONLINE, subject=subject)
+    refuse_long_waits()

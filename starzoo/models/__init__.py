@@ -1,0 +1,1 @@
+"""A model named, checked, loaded, built and trained."""

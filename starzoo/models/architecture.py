@@ -1,0 +1,316 @@
+"""Which timm model: its name, arguments and preprocessing, as a value that builds the module and its config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from starzoo.config import Frozen
+from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.models.network import Network
+from starzoo.models.timm_config import TimmConfig, build, resolve_name
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["Architecture", "Preprocessing", "number_among", "registry_entry"]
+
+
+class Preprocessing(Frozen):
+    """What happens to an image before the model sees it: timm's data configuration.
+
+    Attributes:
+        input_size: (channels, height, width) in pixels.
+        mean: Subtracted from every channel, on the scale 0 to 1.
+        std: Every channel is divided by it, on the scale 0 to 1.
+        interpolation: Resampling filter, by timm's name.
+        crop_pct: Share of the resized image that the centre crop keeps.
+        crop_mode: timm's crop mode.
+    """
+
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+
+
+class Architecture(Frozen):
+    """One timm architecture with everything that decides its shapes and its input.
+
+    Attributes:
+        name: Its current name in timm, without a pretrained tag.
+        num_classes: Number of outputs; 0 where it has no classifier.
+        model_args: Further JSON arguments of `timm.create_model`.
+        preprocessing: The image transform that belongs to the weights.
+        label_names: One name per class, in the order of the outputs, or None when unknown.
+    """
+
+    name: str
+    num_classes: int = Field(ge=0)
+    model_args: dict[str, Any] = {}
+    preprocessing: Preprocessing = Preprocessing()
+    label_names: tuple[str, ...] | None = None
+
+    @classmethod
+    def from_registry(
+        cls, name: str, *, model_args: Mapping[str, Any] | None = None, image_size: int | None = None
+    ) -> Architecture:
+        """An architecture of timm with its own classes and preprocessing.
+
+        Args:
+            name: The name that `timm.create_model` takes: with a tag, the classes and the input size are the tag's.
+            model_args: Further JSON arguments of `timm.create_model`.
+            image_size: Height and width in pixels; timm's own when not given.
+
+        Returns:
+            The architecture.
+
+        Raises:
+            UsageError: timm does not know the name, or the number of channels or classes is none.
+        """
+        registry = registry_entry(name)
+        current, _ = resolve_name(name)
+        arguments = dict(model_args or {})
+        channels, height, width = registry.input_size
+        classes = number_among(name, arguments, "num_classes")
+        arguments.pop("num_classes", None)
+        size = (image_size, image_size) if image_size else (height, width)
+        if registry.fixed_input_size and size != tuple(registry_entry(current).input_size[1:]):
+            arguments.setdefault("img_size", list(size))
+        return cls(
+            name=current,
+            num_classes=registry.num_classes if classes is None else classes,
+            model_args=arguments,
+            preprocessing=Preprocessing(input_size=(number_among(name, arguments, "in_chans") or channels, *size)),
+        )
+
+    def build(self) -> nn.Module:
+        """Make the model with fresh random weights, in evaluation mode.
+
+        Returns:
+            The module, on the current default device.
+        """
+        return build(self.name, {"num_classes": self.num_classes, **self.model_args})
+
+    def build_blank(self) -> nn.Module:
+        """Make the model without writing its weights: what a trace of its symmetries needs, at any size.
+
+        Returns:
+            The module on the CPU, with buffers as they should be and parameters that hold anything.
+        """
+        from starzoo.models.skip_init import BlankWeights
+
+        with BlankWeights():
+            return self.build()
+
+    def build_meta(self) -> nn.Module:
+        """Make the model on the meta device: shapes without memory.
+
+        Returns:
+            The module on the meta device.
+        """
+        import torch
+
+        with torch.device("meta"):
+            return self.build()
+
+    def example_input(self) -> torch.Tensor:
+        """A zero image batch of the model's input size, shape (1, channels, height, width)."""
+        import torch
+
+        return torch.zeros(1, *self.preprocessing.input_size)
+
+    @cached_property
+    def network(self) -> Network:
+        """What its arguments come to: two architectures with equal ones compute the same function of their weights."""
+        return Network.describe(self.build_meta())
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every tensor of the state dict, by name."""
+        return self.network.shapes
+
+    def config(self, **extra: Any) -> dict[str, Any]:
+        """The config.json of a folder or repository that plain timm loads.
+
+        `pretrained_cfg` holds what these weights need and nothing that timm's registry says about other weights of
+        the same architecture (tag, licence, paper, origin, test-time size).
+
+        Args:
+            **extra: Further keys of the root, which timm ignores.
+
+        Returns:
+            A JSON value that `from_config` reads back.
+
+        Raises:
+            UsageError: The model has a fixed input size that is not the one of `preprocessing`.
+        """
+        from timm.data import resolve_input_data_config  # type: ignore[attr-defined]  # lacks a re-export
+
+        model = self.build_meta()
+        registry: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        size = tuple(resolve_input_data_config(model, pretrained_cfg=self._pretrained_cfg(registry))["input_size"][1:])
+        if size != self.preprocessing.input_size[1:]:
+            raise UsageError(
+                f"{self.name}: built for images of {size[0]}x{size[1]} pixels, but its preprocessing makes "
+                f"{'x'.join(map(str, self.preprocessing.input_size[1:]))}",
+                hint='give model_args {"img_size": ...} the size of the preprocessing',
+                subject=self.name,
+            )
+        config: dict[str, Any] = {
+            "architecture": self.name,
+            "num_classes": self.num_classes,
+            "num_features": getattr(model, "num_features", None),
+            "global_pool": _global_pool(model),
+            "model_args": self.model_args,
+            "label_names": list(self.label_names) if self.label_names else None,
+            "pretrained_cfg": self._pretrained_cfg(registry),
+            **extra,
+        }
+        return {key: value for key, value in config.items() if value is not None and value != {}}
+
+    def _pretrained_cfg(self, registry: Mapping[str, Any]) -> dict[str, Any]:
+        flexible = self.model_args.get("dynamic_img_size") or not self.model_args.get("strict_img_size", True)
+        return {
+            **self.preprocessing.model_dump(mode="json"),
+            "fixed_input_size": bool(registry.get("fixed_input_size")) and not flexible,
+            "num_classes": self.num_classes,
+            "first_conv": registry.get("first_conv"),
+            "classifier": registry.get("classifier"),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], subject: str) -> Architecture:
+        """Read a config.json of any version of timm, which may come from a stranger, as timm reads it.
+
+        Args:
+            config: The parsed file.
+            subject: The folder or repository, for messages.
+
+        Returns:
+            The architecture.
+
+        Raises:
+            UntrustedInputError: A key or value is not allowed, timm cannot build the model, or two values of the file
+                contradict each other.
+        """
+        stated = TimmConfig.parse(config, subject)
+        model = stated.build(subject)
+        built = getattr(model, "num_classes", stated.num_classes)
+        if built != stated.num_classes:
+            raise UntrustedInputError(
+                f"{subject}: config.json: class counts disagree: num_classes = {stated.num_classes}, but its arguments "
+                f"build a classifier of {built}",
+                hint="ask its author which is right, and correct it in config.json",
+                subject=subject,
+            )
+        try:
+            architecture = cls._of_model(model, stated)
+            same = architecture.network == Network.describe(model)
+        except (UsageError, ValidationError, ValueError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise UntrustedInputError(
+                f"{subject}: config.json: {reason}", hint="the file is not a timm config", subject=subject
+            ) from error
+        if not same:
+            raise UntrustedInputError(
+                f"{subject}: config.json: timm builds another network from its pretrained_cfg than from its arguments",
+                hint="export the model again with timm, with all its arguments in model_args",
+                subject=subject,
+            )
+        return architecture
+
+    @classmethod
+    def _of_model(cls, model: nn.Module, stated: TimmConfig) -> Architecture:
+        """The architecture of a network that timm built from a config.json."""
+        from timm.data import resolve_input_data_config  # type: ignore[attr-defined]  # lacks a re-export
+
+        data = resolve_input_data_config(model)
+        channels, *size = data["input_size"]
+        registry = registry_entry(stated.name)
+        arguments = {key: value for key, value in stated.model_args.items() if key != "num_classes"}
+        if channels != registry.input_size[0]:
+            arguments["in_chans"] = channels
+        default = registry.fixed_input_size and size == list(registry.input_size[1:])
+        if stated.pretrained_cfg.get("fixed_input_size") and not default:
+            arguments.setdefault("img_size", size)
+        return cls(
+            name=stated.name,
+            num_classes=stated.num_classes,
+            model_args=arguments,
+            preprocessing=Preprocessing(**data),
+            label_names=_label_names(stated.pretrained_cfg.get("label_names"), stated.num_classes),
+        )
+
+
+def number_among(name: str, arguments: Mapping[str, Any], argument: Literal["in_chans", "num_classes"]) -> int | None:
+    """How many input channels or classes arguments of `timm.create_model` ask for.
+
+    Args:
+        name: The network, for the message.
+        arguments: The arguments.
+        argument: Which of them.
+
+    Returns:
+        The number, or None where it is not among them.
+
+    Raises:
+        UsageError: It is no such number.
+    """
+    number, least = arguments.get(argument), 1 if argument == "in_chans" else 0  # without classes there is no head
+    if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < least):
+        what = "channels" if argument == "in_chans" else "classes"
+        raise UsageError(
+            f"{name}: {argument}={number!r} is no number of {what}", hint=f"give a number from {least} on", subject=name
+        )
+    return number
+
+
+def registry_entry(name: str) -> Any:
+    """What timm's registry knows about an architecture.
+
+    Args:
+        name: A name of timm: current, deprecated, or with a tag.
+
+    Returns:
+        timm's pretrained configuration: classes, input size, whether the input size is fixed.
+
+    Raises:
+        UsageError: timm has no such architecture or tag.
+    """
+    import timm
+
+    architecture, tag = resolve_name(name)
+    try:
+        return timm.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture, allow_unregistered=False)
+    except RuntimeError as error:
+        tags = ", ".join(timm.models.get_arch_pretrained_cfgs(architecture)) or "none"
+        raise UsageError(f"{name}: {error}", hint=f"timm knows the tags {tags}", subject=name) from error
+
+
+def _label_names(names: Any, count: int) -> tuple[str, ...] | None:
+    """The names in the order of the outputs, or None where some output has no name of its own."""
+    if isinstance(names, Mapping):
+        names = [names.get(str(index)) for index in range(len(names))]
+    if not isinstance(names, list | tuple) or len(names) != count or not count:
+        return None
+    known = [str(name) if isinstance(name, str | int) else None for name in names]
+    if known == [f"LABEL_{number}" for number in range(count)]:  # what timm 0.6 writes where nothing is known
+        return None
+    return tuple(name for name in known if name is not None) if all(known) else None
+
+
+def _global_pool(model: nn.Module) -> str | None:
+    """The pooling before the classifier, where the model tells it."""
+    for owner in (getattr(model, "head", None), model):
+        pool = getattr(owner, "global_pool", None)
+        pool = getattr(pool, "pool_type", pool)
+        if isinstance(pool, str) and pool:
+            return pool
+    return None

@@ -1,0 +1,42 @@
+"""The order of classes: the outputs of a model are permuted into another one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from starzoo.errors import IncompatibleError
+from starzoo.models.architecture import Architecture
+from starzoo.models.spec_cache import infer_architecture
+from starzoo.symmetry import Permutation
+from starzoo.symmetry.spec import Leaf
+
+__all__ = ["permute_classes"]
+
+
+def permute_classes(architecture: Architecture, state: Mapping[str, Tensor], order: Sequence[int]) -> dict[str, Tensor]:
+    """Permute a model's outputs; how they stand in its weights is found by tracing, as every symmetry is.
+
+    Args:
+        architecture: The model.
+        state: Its state dict.
+        order: For each new output the index of the old one.
+
+    Returns:
+        The state dict of a model with ``new_output[i] = output[order[i]]``.
+
+    Raises:
+        IncompatibleError: The outputs of this architecture cannot be permuted.
+    """
+    spec = infer_architecture(architecture, pin_output=False)
+    match spec.outputs:
+        case ((_, Leaf(group)),):
+            indices = {**Permutation.identity(spec).indices, group: np.array(order)}
+            return Permutation(spec, indices).apply(state)
+    raise IncompatibleError(
+        f"{architecture.name}: its outputs cannot be permuted",
+        hint="give models that have their classes in one order",
+        subject=architecture.name,
+    )

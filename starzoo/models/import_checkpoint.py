@@ -1,0 +1,234 @@
+"""Checkpoints of other programs become folders in timm format: what `starzoo import` does."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from starzoo.config import NO_YAML
+from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.models.architecture import Architecture, registry_entry
+from starzoo.models.convert_pickle import convert
+from starzoo.models.safetensors_header import read_header
+from starzoo.models.timm_folder import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    file_hash,
+    load_state,
+    read_architecture,
+    read_json,
+    save_folder,
+)
+from starzoo.models.unpickle import EMA, TRAINING
+from starzoo.progress import Progress, silent
+
+__all__ = ["ImportedModel", "import_checkpoints"]
+
+_ARGUMENTS = "args.yaml"  # which timm's train.py writes beside its checkpoints
+_ARGUMENTS_LIMIT = 64_000  # bytes
+_USUAL = re.compile(r"(model[-_])?(best|last|final)|checkpoint([-_]\d+)?|(pytorch_)?model|weights|state_dict")
+_HEAD = re.compile(r"(.*\.)?(fc|head|head\.fc|classifier(\.\d)?)\.weight")  # of many an implementation
+_MARK = "checkpoint_sha256"  # a key of config.json that says that a folder was imported, and from what
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedModel:
+    """One checkpoint that became a folder.
+
+    Attributes:
+        checkpoint: The file.
+        folder: The model in timm's folder format.
+        architecture: The timm architecture, with its preprocessing and label names.
+        ema: Whether its weights are the exponential moving average of the training.
+    """
+
+    checkpoint: Path
+    folder: Path
+    architecture: Architecture
+    ema: bool
+
+
+def import_checkpoints(
+    checkpoints: Sequence[Path],
+    out: Path,
+    *,
+    arch: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    num_classes: int | None = None,
+    label_names: Sequence[str] | None = None,
+    ema: bool = True,
+    progress: Progress = silent,
+) -> list[ImportedModel]:
+    """Write checkpoints as folders that plain timm loads, one for each.
+
+    A checkpoint of timm's train.py says what it is, itself or in the args.yaml beside it. Of one of torchvision,
+    Lightning or a plain state dict the architecture must be given. Pickles are opened by a process of their own.
+
+    Args:
+        checkpoints: The files.
+        out: Gets one folder per checkpoint.
+        arch: The timm architecture; what the checkpoint says when not given.
+        model_args: Further arguments of `timm.create_model`, before those that the checkpoint names.
+        num_classes: The number of classes; what the checkpoint says, or has weights for, when not given.
+        label_names: The classes in the order of the outputs.
+        ema: Whether averaged weights are taken where a checkpoint has them.
+        progress: Told after every checkpoint.
+
+    Returns:
+        One report per checkpoint, in their order.
+
+    Raises:
+        UsageError: A file is missing, its architecture is not known, or its folder holds something else.
+    """
+    for checkpoint in checkpoints:
+        if not checkpoint.is_file():
+            raise UsageError(
+                f"{checkpoint}: is not a file", hint="give the checkpoint files themselves", subject=str(checkpoint)
+            )
+    folders = [out / name for name in _folder_names(checkpoints)]
+    marks = [{_MARK: file_hash(checkpoint)} for checkpoint in checkpoints]
+    for folder, mark in zip(folders, marks, strict=True):
+        _check_unused(folder, mark)
+    imported = []
+    for checkpoint, folder, mark in zip(checkpoints, folders, marks, strict=True):
+        subject = str(checkpoint)
+        with tempfile.TemporaryDirectory(prefix="starzoo-") as scratch:
+            weights = Path(scratch) / WEIGHTS_FILE
+            if checkpoint.suffix == ".safetensors":
+                shutil.copyfile(checkpoint, weights)
+            else:
+                convert(checkpoint, weights, subject, ema=ema)
+            noted = _read_notes(checkpoint, weights)
+            config = _describe(noted, weights, subject, arch, model_args or {}, num_classes)
+            if label_names:
+                config["label_names"] = list(label_names)
+            (Path(scratch) / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+            architecture = read_architecture(Path(scratch), subject)
+            if label_names and not architecture.label_names:
+                raise UsageError(
+                    f"{subject}: has {architecture.num_classes} classes, and {len(label_names)} names are given",
+                    hint="give one name for each, in the order of the outputs",
+                    subject=subject,
+                )
+            state = load_state(Path(scratch), architecture, subject)
+        save_folder(folder, architecture, state, mark)
+        imported.append(
+            ImportedModel(checkpoint=checkpoint, folder=folder, architecture=architecture, ema=noted.get(EMA, False))
+        )
+        progress("importing", len(imported), len(checkpoints))
+    return imported
+
+
+def _folder_names(checkpoints: Sequence[Path]) -> list[str]:
+    """A name for each: that of the file, or of the folder that it lies in where every training calls its file so."""
+    stems = [Path(path.name.removesuffix(".tar")).stem for path in checkpoints]
+    counts = Counter(stems)
+    names = [
+        path.resolve().parent.name if counts[stem] > 1 or _USUAL.fullmatch(stem) else stem
+        for path, stem in zip(checkpoints, stems, strict=True)
+    ]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UsageError(
+            f"{twice[0]}: two checkpoints would become this folder", hint="import them one by one", subject=twice[0]
+        )
+    return names
+
+
+def _check_unused(folder: Path, mark: Mapping[str, Any]) -> None:
+    """Make sure that a folder is not there yet, or holds what was imported from the same file."""
+    known = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+    if folder.exists() and any(known.get(key) != value for key, value in mark.items()):
+        raise UsageError(
+            f"{folder}: exists, and was not imported from this checkpoint",
+            hint="choose another --out, or remove it",
+            subject=str(folder),
+        )
+
+
+def _read_notes(checkpoint: Path, weights: Path) -> dict[str, Any]:
+    """What the training noted: in the checkpoint, and in args.yaml beside it."""
+    metadata = _metadata(weights)
+    noted = {EMA: metadata.get(EMA) == "true", **json.loads(metadata.get(TRAINING, "{}"))}
+    beside = checkpoint.parent / _ARGUMENTS
+    if not beside.is_file() or beside.stat().st_size > _ARGUMENTS_LIMIT:
+        return noted
+    try:
+        values = yaml.safe_load(beside.read_text(encoding="utf-8"))
+    except NO_YAML as error:
+        raise UntrustedInputError(
+            f"{beside}: cannot be read as YAML", hint="repair it, or move it away", subject=str(beside)
+        ) from error
+    return {**(values if isinstance(values, dict) else {}), **noted}
+
+
+def _metadata(weights: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    read_header(weights)  # a strict pass first
+    with safe_open(weights, "pt") as file:
+        return dict(file.metadata() or {})
+
+
+def _describe(
+    noted: Mapping[str, Any],
+    weights: Path,
+    subject: str,
+    arch: str | None,
+    model_args: Mapping[str, Any],
+    num_classes: int | None,
+) -> dict[str, Any]:
+    """The config.json that belongs to a checkpoint."""
+    name = arch or noted.get("model")
+    if not isinstance(name, str):
+        raise UsageError(
+            f"{subject}: does not say which architecture it is", hint="name it: --arch resnet50", subject=subject
+        )
+    registry = registry_entry(name)
+    channels, *size = registry.input_size
+    arguments = {**_table(noted.get("model_kwargs")), **model_args}
+    for key, note in (("global_pool", "gp"), ("bn_eps", "bn_eps"), ("in_chans", "in_chans")):
+        if noted.get(note) is not None:
+            arguments.setdefault(key, noted[note])
+    if isinstance(given := noted.get("input_size"), list | tuple) and len(given) == 3:
+        size = list(given[1:])
+    elif isinstance(noted.get("img_size"), int):
+        size = [noted["img_size"]] * 2
+    classes = num_classes if num_classes is not None else noted.get("num_classes")
+    if classes is None:
+        classes = _count_classes(weights, registry.classifier)
+    transform = {key: noted[key] for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode") if noted.get(key)}
+    return {
+        "architecture": name,
+        "num_classes": registry.num_classes if classes is None else classes,
+        "model_args": arguments,
+        "pretrained_cfg": {
+            **{key: getattr(registry, key) for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode")},
+            **transform,
+            "input_size": [arguments.get("in_chans", channels), *size],
+            "fixed_input_size": registry.fixed_input_size,
+            "first_conv": registry.first_conv,
+            "classifier": registry.classifier,
+        },
+    }
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _count_classes(weights: Path, classifier: str | Sequence[str] | None) -> int | None:
+    """How many rows the classifier of a checkpoint has; None where it goes by another name."""
+    shapes = {name: info.shape for name, info in read_header(weights).items()}
+    named = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    known = [name for name in shapes if any(f".{name}".endswith(f".{head}.weight") for head in named)]
+    heads = known or sorted(name for name in shapes if _HEAD.fullmatch(name))
+    return shapes[heads[-1]][0] if heads else None

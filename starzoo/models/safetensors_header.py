@@ -1,0 +1,293 @@
+"""What can be told about weights before any is loaded: a strict pass over the safetensors header.
+
+The file may come from a stranger. Whatever is not exactly in order is refused with a reason, without importing torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from starzoo.errors import UntrustedInputError
+from starzoo.strict_json import parse_json
+from starzoo.text import counted
+
+__all__ = [
+    "HEADER_LIMIT",
+    "TENSOR_LIMIT",
+    "TensorInfo",
+    "check_tensors",
+    "check_types",
+    "header_length",
+    "parse_header",
+    "read_header",
+    "stored_dtype",
+]
+
+HEADER_LIMIT = 25_000_000
+"""Bytes of a safetensors header; the Hub's own parser stops there too."""
+
+TENSOR_LIMIT = 20_000
+"""Tensors of a file; the largest models of timm have a few thousand."""
+
+_DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "BOOL": 1}
+_DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_FLOATS = frozenset(_DTYPE_NAMES)
+_COUNTER = "num_batches_tracked"  # no forward pass in evaluation reads it
+_LFS_POINTER = b"version https://git-lfs"
+_SHOWN_NAMES = 5
+_APART = "config.json and weights do not belong together"
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One entry of a safetensors header.
+
+    Attributes:
+        dtype: The element type by safetensors' name, such as `F32`.
+        shape: The length of every axis.
+        start: First byte, counted from the end of the header.
+        end: One past the last byte.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+class HasTensors(Protocol):
+    """A network whose tensors are known."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every tensor, by name."""
+
+    @property
+    def integers(self) -> Collection[str]:
+        """The names of those that do not hold floating-point numbers."""
+
+
+def read_header(path: Path, subject: str = "", limit: int = TENSOR_LIMIT) -> dict[str, TensorInfo]:
+    """Read the header of a safetensors file without touching its weights.
+
+    Args:
+        path: The file.
+        subject: What messages call it; its path when empty.
+        limit: The most tensors that it may name.
+
+    Returns:
+        Every tensor by name, in the order of the header.
+
+    Raises:
+        UntrustedInputError: The file is missing, truncated, oversized or not exactly a safetensors file.
+    """
+    subject = subject or str(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = header_length(file.read(len(_LFS_POINTER)), size, subject)
+            file.seek(8)
+            return parse_header(file.read(length), size - 8 - length, subject, limit)
+    except OSError as error:
+        raise UntrustedInputError(
+            f"{subject}: cannot be read ({error.strerror})", hint="check the path and its rights", subject=subject
+        ) from error
+
+
+def header_length(start: bytes, size: int, subject: str) -> int:
+    """The length of a safetensors header, checked before it is read.
+
+    Args:
+        start: The first bytes of the file, at least 8 where it has them.
+        size: Bytes of the whole file.
+        subject: The file, for messages.
+
+    Returns:
+        Bytes of the header after the 8 that hold its length.
+
+    Raises:
+        UntrustedInputError: This is a Git LFS pointer, or the length is impossible.
+    """
+    if start.startswith(_LFS_POINTER):
+        raise UntrustedInputError(
+            f"{subject}: is a Git LFS pointer, not the weights",
+            hint="run `git lfs pull`, or pull it from the Hub",
+            subject=subject,
+        )
+    if len(start) < 8:
+        raise UntrustedInputError(
+            f"{subject}: is truncated: {counted(size, 'byte')}",
+            hint="download or write the file again",
+            subject=subject,
+        )
+    length = int.from_bytes(start[:8], "little")
+    if not 2 <= length <= HEADER_LIMIT:
+        raise UntrustedInputError(
+            f"{subject}: claims a header of {length:,} bytes",
+            hint=f"2 to {HEADER_LIMIT:,} are allowed",
+            subject=subject,
+        )
+    if 8 + length > size:
+        raise UntrustedInputError(
+            f"{subject}: is truncated: {size:,} bytes end inside the header",
+            hint="download or write the file again",
+            subject=subject,
+        )
+    return length
+
+
+def parse_header(header: bytes, data_size: int, subject: str, limit: int = TENSOR_LIMIT) -> dict[str, TensorInfo]:
+    """Check a safetensors header entry by entry.
+
+    Args:
+        header: The JSON text.
+        data_size: Bytes of the file after the header.
+        subject: The file, for messages.
+        limit: The most tensors that it may name.
+
+    Returns:
+        Every tensor by name, in the order of the header.
+
+    Raises:
+        UntrustedInputError: An entry is malformed, or the tensors do not fill the file without hole or overlap.
+    """
+    entries = parse_json(header, f"{subject}: the header")
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise UntrustedInputError(
+            f"{subject}: has metadata that is no table of texts",
+            hint="download or write the file again",
+            subject=subject,
+        )
+    if len(entries) > limit:
+        raise UntrustedInputError(
+            f"{subject}: names {len(entries):,} tensors", hint=f"at most {limit:,} are read", subject=subject
+        )
+    tensors = {name: _tensor_info(name, entry, subject) for name, entry in entries.items()}
+    position = 0
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if info.start != position:
+            gap = info.start - position
+            what = "overlaps another tensor" if gap < 0 else f"leaves {counted(gap, 'byte')} unused"
+            raise UntrustedInputError(
+                f"{subject}: tensor {name!r} {what}",
+                hint="the file is damaged or hostile: download it again",
+                subject=subject,
+            )
+        position = info.end
+    if position > data_size:
+        raise UntrustedInputError(
+            f"{subject}: is truncated: {data_size:,} of {position:,} weight bytes",
+            hint="download or write it again",
+            subject=subject,
+        )
+    if position < data_size:
+        raise UntrustedInputError(
+            f"{subject}: has {counted(data_size - position, 'byte')} after the last tensor",
+            hint="download or write it again",
+            subject=subject,
+        )
+    return tensors
+
+
+def check_tensors(header: Mapping[str, TensorInfo], network: HasTensors, subject: str) -> None:
+    """Compare a header with the tensors that a network has. Counters of batch norm decide nothing.
+
+    Args:
+        header: What `read_header` returned.
+        network: The shape of each of its tensors, and which of them hold integers.
+        subject: The file, for messages.
+
+    Raises:
+        UntrustedInputError: A tensor is missing, unknown or of another shape.
+    """
+    differences = {
+        "missing tensors": [name for name in network.shapes if name not in header and not name.endswith(_COUNTER)],
+        "tensors that the architecture does not have": [name for name in header if name not in network.shapes],
+        "tensors of another shape": [
+            f"{name} {info.shape} instead of {tuple(network.shapes[name])}"
+            for name, info in header.items()
+            if name in network.shapes and info.shape != tuple(network.shapes[name]) and not name.endswith(_COUNTER)
+        ],
+    }
+    alike = _alike(header, network.shapes)
+    hint = f"{alike[0]!r} looks like {alike[1]!r}: rename it" if alike else _APART
+    for what, names in differences.items():
+        _refuse_any(subject, what, names, hint)
+
+
+def check_types(header: Mapping[str, TensorInfo], network: HasTensors, subject: str) -> None:
+    """Make sure that no weight is stored in a type that does not hold weights.
+
+    Args:
+        header: What `read_header` returned.
+        network: The shape of each of its tensors, and which of them hold integers.
+        subject: The file, for messages.
+
+    Raises:
+        UntrustedInputError: A tensor is of such a type.
+    """
+    decisive = [name for name in header if name in network.shapes and not name.endswith(_COUNTER)]
+    wrong = [name for name in decisive if (header[name].dtype in _FLOATS) == (name in network.integers)]
+    names = [f"{name} {header[name].dtype}" for name in wrong]
+    _refuse_any(subject, "tensors of a type that cannot hold them", names, _APART)
+
+
+def _refuse_any(subject: str, what: str, names: Sequence[str], hint: str) -> None:
+    if names:
+        shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
+        raise UntrustedInputError(f"{subject}: {what} ({len(names)}): {shown}", hint=hint, subject=subject)
+
+
+def stored_dtype(header: Mapping[str, TensorInfo]) -> str:
+    """The type that most floating-point tensors of a file have, by PyTorch's name."""
+    kinds = Counter(_DTYPE_NAMES[info.dtype] for info in header.values() if info.dtype in _FLOATS)
+    return kinds.most_common(1)[0][0] if kinds else "unknown"
+
+
+def _alike(header: Mapping[str, TensorInfo], shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | None:
+    """A tensor of the file that is probably one of the architecture under another name, as a head `linear` for `fc`."""
+    unknown = {name: info.shape for name, info in header.items() if name not in shapes}
+    for name, shape in shapes.items():
+        if name not in header:
+            kind = name.rpartition(".")[2]
+            same = [other for other in unknown if unknown[other] == tuple(shape) and other.rpartition(".")[2] == kind]
+            if len(same) == 1:
+                return same[0], name
+    return None
+
+
+def _tensor_info(name: str, entry: Any, subject: str) -> TensorInfo:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)], **rest} if not rest:
+            pass
+        case _:
+            raise UntrustedInputError(
+                f"{subject}: tensor {name!r} has no proper dtype, shape and data_offsets",
+                hint="download it again",
+                subject=subject,
+            )
+    if dtype not in _DTYPE_BYTES:
+        raise UntrustedInputError(
+            f"{subject}: tensor {name!r} has the type {dtype}",
+            hint="float32, float16 and bfloat16 weights are read",
+            subject=subject,
+        )
+    if not all(type(length) is int and length >= 0 for length in shape) or len(shape) > 8:
+        raise UntrustedInputError(
+            f"{subject}: tensor {name!r} has the impossible shape {str(shape)[:60]}",
+            hint="download it again",
+            subject=subject,
+        )
+    if not 0 <= start <= end or end - start != math.prod(shape) * _DTYPE_BYTES[dtype]:
+        raise UntrustedInputError(
+            f"{subject}: tensor {name!r} has offsets {start} to {end} that do not fit its shape {shape}",
+            hint="download it again",
+            subject=subject,
+        )
+    return TensorInfo(dtype, tuple(shape), start, end)

@@ -1,0 +1,121 @@
+"""A folder in timm format: `config.json` and `model.safetensors`, as plain timm loads them with `local-dir:`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from starzoo.files import replacing, write_text, writing
+from starzoo.models.architecture import Architecture
+from starzoo.models.timm_config import TimmConfig
+from starzoo.models.timm_weights import load_weights
+from starzoo.strict_json import read_json
+
+__all__ = [
+    "CONFIG_FILE",
+    "WEIGHTS_FILE",
+    "file_hash",
+    "find_weights",
+    "load_state",
+    "read_architecture",
+    "read_json",
+    "save_folder",
+    "save_tensors",
+    "write_text",
+    "writing",
+]
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def save_folder(
+    folder: Path, architecture: Architecture, state: Mapping[str, Tensor], extra_config: Mapping[str, Any] | None = None
+) -> None:
+    """Write a model so that plain timm loads it bit for bit.
+
+    Other files of an existing folder stay. The weights appear before config.json, each by one rename, so that an
+    interrupted call never leaves a file that is half written, nor a new folder that looks complete.
+
+    Args:
+        folder: Made when it does not exist.
+        architecture: The architecture that `state` belongs to.
+        state: The full state dict; tensors may share memory or be views.
+        extra_config: Further keys of config.json's root.
+    """
+    config = architecture.config(**(extra_config or {}))
+    tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+    save_tensors(folder / WEIGHTS_FILE, tensors, metadata={"format": "pt"})
+    write_text(folder / CONFIG_FILE, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file as a whole or not at all.
+
+    Args:
+        path: The file; its folder is made when it does not exist.
+        tensors: The tensors, by name; none may share memory with another.
+        metadata: Strings to keep in the file's header.
+
+    Raises:
+        UsageError: There can be no such file: a folder of its path is a file, or may not be written.
+        ResourceError: The disk is full.
+    """
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as draft:
+        save_file(content, draft, metadata=dict(metadata) if metadata else None)
+
+
+def read_architecture(folder: Path, subject: str = "") -> Architecture:
+    """Read a folder's config.json.
+
+    Args:
+        folder: A folder in timm format.
+        subject: What messages call it; its path when empty.
+
+    Returns:
+        The architecture with its preprocessing and label names.
+    """
+    return Architecture.from_config(read_json(folder / CONFIG_FILE), subject or str(folder))
+
+
+def load_state(folder: Path, architecture: Architecture, subject: str = "") -> dict[str, Tensor]:
+    """Load a folder's weights as plain timm loads them, after a strict pass over their header.
+
+    Args:
+        folder: A folder in timm format.
+        architecture: What config.json says, from `read_architecture`.
+        subject: What messages call the folder; its path when empty.
+
+    Returns:
+        The full state dict on the CPU; floating-point tensors as float32.
+    """
+    subject, path = subject or str(folder), find_weights(folder)
+    stated = TimmConfig.parse(read_json(folder / CONFIG_FILE), subject)
+    return load_weights(path, stated, architecture, f"{subject}: {path.name}")
+
+
+def find_weights(folder: Path) -> Path:
+    """The file of weights that timm takes from a folder, among those that run no code.
+
+    Args:
+        folder: A folder in timm format.
+
+    Returns:
+        `model.safetensors`, or where that is missing what timm takes instead; it may not exist.
+    """
+    others = (file for file in sorted(folder.glob("*.safetensors")) if file.name != "permutations.safetensors")
+    known = (folder / name for name in (WEIGHTS_FILE, "open_clip_model.safetensors"))
+    return next((file for file in (*known, *others) if file.is_file()), folder / WEIGHTS_FILE)
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,98 @@
+"""One member: a network trained from scratch, everything random in it drawn from its own seed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from starzoo.config import TrainConfig
+from starzoo.data import ImageData, Split
+from starzoo.errors import NumericalError
+from starzoo.metrics import accuracy, negative_log_likelihood
+from starzoo.models.architecture import Architecture
+from starzoo.models.memory_format import channels_last
+from starzoo.models.training.optimizer import make_optimizer, train_epoch
+from starzoo.progress import Progress, silent
+
+__all__ = ["measure", "train_member"]
+
+_EVALUATION_BATCH = 250
+_DIVERGED = "lower lr or raise warmup"
+
+
+def train_member(
+    architecture: Architecture,
+    data: ImageData,
+    config: TrainConfig,
+    seed: int,
+    *,
+    device: str | None = None,
+    progress: Progress = silent,
+) -> dict[str, Tensor]:
+    """Train one network from scratch; initialisation, order and augmentation all come from the seed.
+
+    Args:
+        architecture: What is trained.
+        data: The task.
+        config: The recipe.
+        seed: Any non-negative number.
+        device: Where; the first GPU, else the CPU, when not given.
+        progress: Told after every epoch, with the mean training loss.
+
+    Returns:
+        The state dict, on the CPU.
+
+    Raises:
+        NumericalError: The loss or the weights are not finite; the message names the seed.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    start, order = (int(number) for number in np.random.SeedSequence(seed).generate_state(2))
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+        torch.manual_seed(start)  # for the initial weights, and for dropout while training
+        model = channels_last(architecture.build()).to(place)
+        optimizer = make_optimizer(model.parameters(), config)
+
+        def cost(images: Tensor, labels: Tensor) -> Tensor:
+            return cross_entropy(model(images), labels, label_smoothing=config.label_smoothing)
+
+        for epoch in range(config.epochs):
+            batches = data.train.loader(config.batch_size, epoch=epoch, seed=order, augment=data.config.augment)
+            loss = train_epoch(model, optimizer, batches, cost, schedule=config, epoch=epoch)
+            if not math.isfinite(loss):
+                raise NumericalError(
+                    f"seed {seed}: the loss is {loss} in epoch {epoch + 1}", hint=_DIVERGED, subject=f"seed {seed}"
+                )
+            progress(f"training seed {seed}", epoch + 1, config.epochs, loss=loss)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    for name, tensor in state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise NumericalError(
+                f"seed {seed}: tensor {name!r} is not finite after epoch {config.epochs}",
+                hint=_DIVERGED,
+                subject=f"seed {seed}",
+            )
+    return state
+
+
+def measure(model: nn.Module, split: Split) -> tuple[float, float]:
+    """Predict a split without augmentation.
+
+    Args:
+        model: The network, on any device.
+        split: The images.
+
+    Returns:
+        The cross-entropy in nats, and the share of right answers.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.inference_mode():
+        predicted = [
+            model(images.to(device)).float().log_softmax(1).cpu() for images in split.images(_EVALUATION_BATCH)
+        ]
+    answers = torch.cat(predicted)
+    return negative_log_likelihood(answers, split.labels), accuracy(answers, split.labels)

@@ -1,0 +1,261 @@
+"""A zoo as a folder: one sub-folder per member, finished ones kept, several trained at a time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from starzoo.config import DataConfig, TrainConfig
+from starzoo.data import ImageData, load_data
+from starzoo.differences import first_difference
+from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.models.architecture import Architecture
+from starzoo.models.memory_format import channels_last
+from starzoo.models.timm_folder import CONFIG_FILE, WEIGHTS_FILE, read_json, save_folder, write_text, writing
+from starzoo.models.training.member import measure, train_member
+from starzoo.models.training.workers import Report, count_cores, run_tasks
+from starzoo.progress import Progress, silent
+
+__all__ = ["MemberReport", "train_zoo"]
+
+_logger = logging.getLogger(__name__)
+
+_RECORD_FILE = "training.json"
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberReport:
+    """One member of a zoo.
+
+    Attributes:
+        seed: What it was trained from.
+        folder: Where it is, in timm format.
+        trained: False when the folder was there already.
+        seconds: How long the training took.
+        train_loss: Cross-entropy on the un-augmented training split, in nats.
+        train_accuracy: Share of right answers there.
+        test_loss: Cross-entropy on the test split, in nats.
+        test_accuracy: Share of right answers there.
+        steps: Steps of the optimiser; None in the records of earlier versions.
+    """
+
+    seed: int
+    folder: Path
+    trained: bool
+    seconds: float
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    steps: int | None = None
+
+
+def train_zoo(
+    architecture: Architecture,
+    data_config: DataConfig,
+    train_config: TrainConfig,
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    jobs: int | None = None,
+    progress: Progress = silent,
+) -> list[MemberReport]:
+    """Train one member per seed into `out/seed-N`, several at a time; finished ones are kept as they are.
+
+    Args:
+        architecture: What all members have in common; its label names must be those of the data.
+        data_config: The task.
+        train_config: The recipe.
+        seeds: One for every member.
+        out: The zoo's folder.
+        jobs: Members at a time, each in a process of its own: as many as there are cores (or GPUs) when not given.
+        progress: Told after every epoch of any member.
+
+    Returns:
+        One report per seed, in their order. A member that has learnt nothing is named in a warning.
+
+    Raises:
+        UsageError: A seed is negative or repeated, or a folder holds something else than the member asked for.
+    """
+    if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
+        raise UsageError("seeds must be different numbers from 0 on", hint="for instance 0-9", subject="seeds")
+    data = _load_data(architecture, data_config)
+    trainer = _Trainer(architecture, data.config, train_config, data.fingerprint)
+    reports = {seed: _read_report(out / f"seed-{seed}", trainer.identity(seed)) for seed in seeds}
+    missing = [seed for seed, report in reports.items() if report is None]
+    if missing:
+        reports |= _train_missing(trainer, missing, out, jobs, progress)
+    found = [report for report in reports.values() if report]
+    chance = 1 / architecture.num_classes
+    for report in found:
+        if report.train_accuracy < chance + 0.05 * (1 - chance):
+            _logger.warning(
+                "%s: no better than chance, %.1f %% of its own training images; lower train.lr",
+                report.folder,
+                100 * report.train_accuracy,
+            )
+    return found
+
+
+def _load_data(architecture: Architecture, config: DataConfig) -> ImageData:
+    return load_data(
+        config,
+        architecture.preprocessing,
+        class_names=architecture.label_names,
+        num_classes=architecture.num_classes,
+    )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One member to train: its seed, the folder to write, the device."""
+
+    seed: int
+    folder: Path
+    device: str
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """Trains, measures and saves members; the images stay in memory from one to the next."""
+
+    architecture: Architecture
+    data_config: DataConfig
+    train_config: TrainConfig
+    fingerprint: str
+
+    def __call__(self, task: _Task, report: Report) -> MemberReport:
+        def report_epoch(stage: str, done: int, total: int, **figures: float) -> None:
+            report(**figures)
+
+        data, began = self.data, time.monotonic()
+        state = train_member(
+            self.architecture,
+            data,
+            self.train_config,
+            task.seed,
+            device=task.device,
+            progress=report_epoch,
+        )
+        seconds = round(time.monotonic() - began, 2)
+        model = self.architecture.build()
+        model.load_state_dict(state)
+        channels_last(model).to(task.device)
+        train_loss, train_accuracy = measure(model, data.train)
+        test_loss, test_accuracy = measure(model, data.test)
+        member = MemberReport(
+            seed=task.seed,
+            folder=task.folder,
+            trained=True,
+            seconds=seconds,
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
+            test_loss=test_loss,
+            test_accuracy=test_accuracy,
+            steps=self.train_config.epochs * (len(data.train) // self.train_config.batch_size),  # no part of a batch
+        )
+        save_folder(task.folder, self.architecture, state)
+        figures = {key: value for key, value in asdict(member).items() if key not in {"seed", "folder", "trained"}}
+        versions = {package: version(package) for package in ("starzoo", "timm", "torch")}
+        record = {**self.identity(task.seed), "result": figures, "versions": versions}
+        write_text(task.folder / _RECORD_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        return member
+
+    @cached_property
+    def data(self) -> ImageData:
+        return _load_data(self.architecture, self.data_config)
+
+    def identity(self, seed: int) -> dict[str, Any]:
+        """What a folder must say about itself to be the member asked for."""
+        return {
+            "schema": _SCHEMA,
+            "seed": seed,
+            "architecture": self.architecture.model_dump(mode="json"),
+            "data": {**self.data_config.model_dump(mode="json"), "fingerprint": self.fingerprint},
+            "train": self.train_config.model_dump(mode="json"),
+        }
+
+
+def _train_missing(
+    trainer: _Trainer, seeds: Sequence[int], out: Path, jobs: int | None, progress: Progress
+) -> dict[int, MemberReport]:
+    """Train some members; each appears in `out` at once and complete."""
+    reports: dict[int, MemberReport] = {}
+    epochs = itertools.count(1)
+    gpus = torch.cuda.device_count()
+
+    def report_epoch(**figures: float) -> None:
+        progress("training the zoo", next(epochs), len(seeds) * trainer.train_config.epochs, **figures)
+
+    def publish(report: MemberReport) -> None:
+        target = out / report.folder.name
+        # Another run may have made the same member meanwhile.
+        found = _read_report(target, trainer.identity(report.seed))
+        if found is None:
+            with writing(target):
+                report.folder.rename(target)
+        reports[report.seed] = found or replace(report, folder=target)
+
+    with _scratch_folder(out) as scratch:
+        tasks = [
+            _Task(seed, scratch / f"seed-{seed}", f"cuda:{number % gpus}" if gpus else "cpu")
+            for number, seed in enumerate(seeds)
+        ]
+        run_tasks(trainer, tasks, jobs or gpus or count_cores(), report=report_epoch, finish=publish)
+    return reports
+
+
+@contextmanager
+def _scratch_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder beside the members, gone afterwards; so is an `out` that was made for it and stayed empty."""
+    was_there = out.exists()
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".training-", dir=out))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if not was_there:
+            with suppress(OSError):  # it holds members
+                out.rmdir()
+
+
+def _without_place(identity: Mapping[str, Any], record: Any) -> dict[str, Any]:
+    """What a member must say, wherever its images lie, at whatever commit: they are told by their fingerprint."""
+    data = record.get("data") if isinstance(record, dict) else None
+    places = {key: data[key] for key in ("dataset", "revision") if key in data} if isinstance(data, dict) else {}
+    return {**identity, "data": {**identity["data"], **places}}
+
+
+def _read_report(folder: Path, identity: dict[str, Any]) -> MemberReport | None:
+    """The report of a finished member; None when there is no folder."""
+    if not folder.exists():
+        return None
+    hint = "choose another folder, or remove this one"
+    absent = [name for name in (_RECORD_FILE, CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
+    if absent:
+        raise UsageError(f"{folder}: is no finished member: it has no {absent[0]}", hint=hint, subject=str(folder))
+    record = read_json(folder / _RECORD_FILE)
+    if difference := first_difference({key: record.get(key) for key in identity}, _without_place(identity, record)):
+        raise UsageError(f"{folder}: was made otherwise: {difference}", hint=hint, subject=str(folder))
+    try:
+        return MemberReport(seed=identity["seed"], folder=folder, trained=False, **record["result"])
+    except (KeyError, TypeError) as error:
+        raise UntrustedInputError(
+            f"{folder / _RECORD_FILE}: was not written by starzoo", hint=hint, subject=str(folder)
+        ) from error

@@ -1,0 +1,1 @@
+"""Numbers to card, page, gallery and plots."""

@@ -1,0 +1,406 @@
+"""The card of a star: a README.md whose every number comes from star.json, with plots and tables beside it.
+
+What a stranger may have written (names, labels, repositories, licences) reaches it escaped for Markdown and HTML,
+because the template escapes all that is not marked as ours. Imports neither torch nor the network.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from starzoo.config import Beta, Constant, DataConfig, Method, RunConfig, Uniform
+from starzoo.errors import UsageError
+from starzoo.evaluate.results import Evaluation, PathKind, Role
+from starzoo.files import refuse_leading_out, write_text
+from starzoo.hub.names import is_commit, is_repo, split_repo
+from starzoo.models.licenses import combine_sources, is_identifier
+from starzoo.report.markdown import clean, escape, load_template
+from starzoo.report.summary import connections, has_costs, predictors, say_rounding, summary
+from starzoo.star.manifest import ModelRecord, StarManifest
+from starzoo.text import counted
+
+__all__ = ["describe_data", "render", "write_card"]
+
+_KIND_NAMES: dict[PathKind, str] = {
+    "star-source": "star to source",
+    "star-held-out": "star to held-out",
+    "star-star": "star to another star",
+    "regular-regular": "two ordinary models, aligned",
+    "regular-regular-raw": "two ordinary models, not aligned",
+}
+_ROLE_NAMES: dict[Role, str] = {
+    "member": "single sources",
+    "held-out": "single held-outs",
+    "aligned-mean": "the aligned mean",
+    "star": "the star",
+    "domain": "the average over the star domain",
+    "ensemble": "the ensemble",
+}
+_MATCHED_BY: dict[Method, str] = {
+    "weights": "matching the weights as they are",
+    "balanced-weights": "matching the weights, with layers of norm 1",
+    "activations": "matching activations",
+    "activations-gradients": "matching activations and gradients",
+}
+_ON_REQUEST = ("star-star",)  # not missed where they were not measured
+_SCORES = ("accuracy", "nll", "ece", "brier", "auroc", "ood_auroc", "ood_auroc_entropy")
+_MEASURES = ("barrier", "tempered_barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess")
+
+
+def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = True) -> str:
+    """Write the card of a star.
+
+    Args:
+        manifest: The star's manifest; everything that the card says stands in it.
+        repo: The repository `user/name` where the star is published, or None for a star in a folder.
+        complete: Whether the weights lie beside it.
+
+    Returns:
+        The README.md: YAML front matter as the Hub reads it, and Markdown.
+
+    Raises:
+        UsageError: `repo` is not the name of a repository.
+    """
+    if repo is not None and not is_repo(repo):
+        raise UsageError(f"{repo!r}: not the name of a repository", hint="write user/name", subject=repo)
+    evaluation = manifest.evaluation or Evaluation(paths=(), qualities=())
+    portable = _portable(manifest)
+    splits = sorted(evaluation.splits, key=lambda split: split != "test")
+    text = load_template("star.md.jinja").render(
+        front_matter=Markup(_dump_yaml(_front_matter(manifest))),
+        manifest=manifest,
+        config=manifest.config,
+        evaluation=evaluation,
+        splits=splits,
+        summary={what: Markup(said) for what, said in (summary(evaluation, splits[0]) if splits else {}).items()},
+        rounding=Markup(say_rounding(evaluation) or ""),
+        trained=Markup(_training(manifest)),
+        costs={split: has_costs(evaluation, split) for split in splits},
+        connections={split: connections(evaluation, split) for split in splits},
+        predictors={split: predictors(evaluation, split) for split in splits},
+        kind_names=_KIND_NAMES,
+        role_names=_ROLE_NAMES,
+        on_request=_ON_REQUEST,
+        shown=lambda row: row.role != "part-ensemble" or row.passes & (row.passes - 1) == 0,
+        data=describe_data(manifest.config.data),
+        ood_data=describe_data(manifest.config.evaluate.ood or manifest.config.data),
+        shared_licence=_shared_licence(manifest),
+        licences=Counter(source.licence for source in manifest.sources),
+        measured={
+            split: _describe_split(split, evaluation.data or manifest.config.data, evaluation.images.get(split))
+            for split in splits
+        },
+        recipe=[Markup(step) for step in _recipe(manifest)],
+        repository=_repository,
+        location=Markup(f"hf-hub:{repo}" if repo else "local-dir:FOLDER"),
+        star=Markup(repo or "FOLDER"),
+        complete=complete,
+        images_option=Markup(_images_option(portable.data)),
+        mode={1: "L", 3: "RGB"}.get(manifest.architecture.preprocessing.input_size[0]),
+        command=_command(manifest),
+        elsewhere=describe_data(evaluation.data) if evaluation.data else None,
+        apart={model.images for model in (*manifest.sources, *manifest.holdouts)} == {manifest.data_fingerprint},
+        run_yaml=_dump_yaml(portable.model_dump(mode="json", exclude_none=True)),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)  # what parts that are not there leave behind
+
+
+def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) -> Path:
+    """Write README.md, plots/ and metrics/ into the folder of a star; the same files give the same bytes.
+
+    Args:
+        folder: The star's folder.
+        manifest: The star's manifest.
+        repo: The repository `user/name` where the star is published, or None.
+
+    Returns:
+        The path of README.md.
+    """
+    readme = folder / "README.md"
+    text = render(manifest, repo, complete=is_complete(folder, manifest))
+    for name in ("plots", "metrics"):
+        refuse_leading_out(folder / name, folder)
+    _remove_plots(folder / "plots")
+    if manifest.evaluation is not None:
+        _write_plots(folder / "plots", manifest.evaluation)
+        _write_metrics(folder / "metrics", manifest.evaluation)
+    write_text(readme, text)
+    return readme
+
+
+def is_complete(folder: Path, manifest: StarManifest) -> bool:
+    """Whether the star's own files lie in a folder, and not only its card."""
+    return all((folder / name).is_file() for name in manifest.files)
+
+
+def describe_data(data: DataConfig) -> str:
+    """A data set in a few words, without the path of a local one."""
+    if data.dataset == "digits":
+        return "digits of scikit-learn"
+    return clean(data.dataset) if _is_hub_data(data) else f"a local folder, {_folder_name(data)}"
+
+
+def _remove_plots(folder: Path) -> None:
+    """Take away the plots of an evaluation before, some of which may be made no more: they would be published."""
+    for name, split in itertools.product(("paths", "quality", "cost", "plane"), ("train", "test")):
+        for file in folder.glob(f"{name}-{split}.*"):
+            file.unlink()
+
+
+def _write_plots(folder: Path, evaluation: Evaluation) -> None:
+    from starzoo.report.plots import draw_all, save
+
+    for name, figure in draw_all(evaluation):
+        save(figure, folder / name)
+
+
+def _write_metrics(folder: Path, evaluation: Evaluation) -> None:
+    ends = ("kind", "a", "b", "split")
+    scores = ("name", "role", "split", *_SCORES, "passes", "bytes")
+    scaled = ("temperature", *(score for score in _SCORES if score != "accuracy"))
+    paths = [[getattr(path, column) for column in (*ends, *_MEASURES)] for path in evaluation.paths]
+    curves = [
+        [*(getattr(path, column) for column in ends), *point]
+        for path in evaluation.paths
+        for point in zip(path.t, path.loss, path.accuracy, path.tempered_loss or [None] * len(path.t), strict=True)
+    ]
+    _write_csv(folder / "paths.csv", (*ends, *_MEASURES), paths)
+    _write_csv(folder / "curves.csv", (*ends, "t", "loss", "accuracy", "tempered_loss"), curves)
+    rows = [
+        [*(getattr(row, score) for score in scores), *(getattr(row.tempered, score, None) for score in scaled)]
+        for row in evaluation.qualities
+    ]
+    _write_csv(folder / "qualities.csv", (*scores, *(f"{score}_scaled" for score in scaled)), rows)
+
+
+def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([clean(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    write_text(file, table.getvalue())
+
+
+def _front_matter(manifest: StarManifest) -> dict[str, Any]:
+    """The card's metadata, in the words of the Hub's specification of model cards."""
+    places = [split_repo(source.repo) for source in manifest.sources if source.repo]
+    bases = dict.fromkeys(place[0] for place in places if place)
+    data = manifest.config.data
+    entries: dict[str, Any] = {
+        "library_name": "timm",
+        "pipeline_tag": "image-classification",
+        "tags": ["timm", "starzoo", "star-model", "linear-mode-connectivity"],
+        "license": _licence(manifest),
+        "base_model": list(bases),
+        "base_model_relation": "merge" if bases else None,
+        "datasets": [data.dataset] if _is_hub_data(data) else None,
+        "model-index": _model_index(manifest),
+    }
+    return {key: value for key, value in entries.items() if value}
+
+
+def _model_index(manifest: StarManifest) -> list[dict[str, Any]]:
+    evaluation = manifest.evaluation
+    if evaluation is None:
+        return []
+    data = evaluation.data or manifest.config.data
+    results = []
+    barrier = "loss barrier of a repaired path" if evaluation.repaired else "loss barrier"
+    for split in evaluation.splits:
+        metrics = [
+            {"type": score, "value": round(getattr(row, score), 6), "name": f"{score_name} of the star"}
+            for row in evaluation.qualities_of("star", split)
+            for score, score_name in (("accuracy", "accuracy"), ("nll", "negative log-likelihood"), ("ece", "ECE"))
+        ]
+        metrics += [
+            {
+                "type": "loss_barrier",
+                "value": round(row.barrier.mean, 6),
+                "name": f"{barrier}, {_KIND_NAMES[row.kind]} (mean of {row.barrier.count})",
+            }
+            for row in connections(evaluation, split)
+        ]
+        dataset = {
+            "type": data.dataset if _is_hub_data(data) else "digits" if data.dataset == "digits" else "imagefolder",
+            "name": describe_data(data),
+            "config": data.name,
+            "split": data.test_split if split == "test" else data.train_split,
+            "revision": data.revision,
+        }
+        results.append({
+            "task": {"type": "image-classification", "name": "Image classification"},
+            "dataset": {key: clean(value) for key, value in dataset.items() if value},
+            "metrics": metrics,
+        })
+    return [{"name": clean(manifest.name), "results": results}] if results else []
+
+
+def _licence(manifest: StarManifest) -> str | None:
+    """The licence that the star's publisher chose, or that of its sources."""
+    chosen = manifest.chosen_licence
+    return chosen if chosen and is_identifier(chosen) else _shared_licence(manifest)
+
+
+def _shared_licence(manifest: StarManifest) -> str | None:
+    """The most restrictive licence of the sources, if it is an identifier as the Hub writes them."""
+    licence = combine_sources(manifest.sources).licence
+    return licence if licence and is_identifier(licence) else None
+
+
+def _is_hub_data(data: DataConfig) -> bool:
+    """Whether the data set is one of the Hub: a manifest names local folders as `./NAME`."""
+    return is_repo(data.dataset)
+
+
+def _folder_name(data: DataConfig) -> str:
+    """A local folder's own name; the rest of its path tells about a machine and its user."""
+    return clean(PurePosixPath(data.dataset.replace("\\", "/")).name) or "images"
+
+
+def _describe_split(split: str, data: DataConfig, count: int | None) -> str:
+    name, size = (data.test_split, data.test_size) if split == "test" else (data.train_split, data.train_size)
+    number = count or size
+    images = f"{number:,} images" if number else "images"
+    share = f"all {images}" if size is None else f"a class-balanced subset of {images}"
+    return f"{share} of the split {clean(name)!r}"
+
+
+def _repository(model: ModelRecord) -> Markup | str:
+    """A link to the commit, if the manifest names one."""
+    if model.repo is None:
+        return "local folder"
+    place = split_repo(model.repo)
+    if place is None:
+        return model.repo
+    repo, folder = place
+    name = escape(model.repo)
+    if model.sha is None or not is_commit(model.sha):
+        return Markup("[{0}](https://huggingface.co/{1}), no commit recorded").format(name, escape(repo))
+    tree = f"{model.sha}/{folder}" if folder else model.sha
+    return Markup("[{0} at {1}](https://huggingface.co/{2}/tree/{3})").format(
+        name, model.sha[:12], escape(repo), escape(tree)
+    )
+
+
+def _recipe(manifest: StarManifest) -> Iterator[str]:
+    """How the star was fitted, in words and numbers of the configuration; nothing here is free text."""
+    fit = manifest.config.star
+    starts = {
+        "aligned-average": "the mean of the aligned sources",
+        "random": "random weights",
+        "source": "the first source",
+    }
+    yield f"Start: {starts[fit.start]}."
+    match fit.t:
+        case Uniform():
+            law = f"uniform from {fit.t.low:g} to {fit.t.high:g}"
+        case Beta():
+            law = f"from a Beta({fit.t.a:g}, {fit.t.b:g}) distribution"
+        case Constant():
+            law = f"always {fit.t.value:g}"
+    taken = len(manifest.history) or fit.epochs
+    early = f" (of {fit.epochs}: it was stopped when the half-way losses no longer fell)" if taken < fit.epochs else ""
+    draws = "one source and one place t on the line to it"
+    if manifest.draws is not None and manifest.draws > 1:
+        draws = f"{manifest.draws} sources, each with a place t on the line to it and its share of the batch"
+    yield (
+        f"Fit: {counted(taken, 'epoch')}{early} in batches of {fit.batch_size}, "
+        f"{fit.optimizer.upper()} with learning rate {fit.lr:g} and weight decay {fit.weight_decay:g}; every step "
+        f"takes {draws}, t {law}; the star's own loss has weight μ = {fit.mu:g}"
+        + (f", and the source's prediction weight κ = {fit.kappa:g} beside the label." if fit.kappa else ".")
+    )
+    often = {0: "once", 1: "every epoch"}.get(fit.realign_every, f"every {fit.realign_every} epochs")
+    method = manifest.config.align.method
+    yield (
+        f"Alignment: by {_MATCHED_BY[method]}, {often}; {manifest.groups} "
+        f"{'group of neurons is' if manifest.groups == 1 else 'groups of neurons are'} permuted, in tensors that hold "
+        f"{100 * manifest.coverage:.1f} % of the parameters."
+    )
+    yield from _differences(manifest)
+    if manifest.changes:
+        yield (
+            f"The run was resumed with changes, so that its command does not replay it bit for bit: "
+            f"{clean('; '.join(manifest.changes))}."
+        )
+
+
+def _training(manifest: StarManifest) -> str:
+    """How many training steps the sources took, in words."""
+    steps = [source.steps for source in manifest.sources if source.steps is not None]
+    if not steps or len(steps) < len(manifest.sources):
+        return "How many training steps the sources took is not recorded."
+    each = f" ({steps[0]:,} each)" if len(set(steps)) == 1 and len(steps) > 1 else ""
+    return f"The sources took {sum(steps):,} training steps{each}."
+
+
+def _differences(manifest: StarManifest) -> Iterator[str]:
+    """In what the models' files differ from what the star was fitted with; nothing in manifests that do not say it."""
+    models = [*manifest.sources, *manifest.holdouts]
+    stated = [model.preprocessing for model in models if model.preprocessing]
+    chosen = manifest.architecture.preprocessing
+    if len(set(stated)) > 1:
+        yield (
+            f"Images: the models cut and resize a picture in different ways; all were fitted and measured with "
+            f"interpolation {escape(chosen.interpolation)}, crop_pct {chosen.crop_pct:g} and crop_mode "
+            f"{escape(chosen.crop_mode)}, which {stated.count(chosen)} of {len(stated)} state (the most "
+            f"frequent one when the star was fitted; of several, the first). Mean, deviation and size are equal in all."
+        )
+    types = Counter(model.dtype for model in models if model.dtype)
+    if set(types) - {"float32"}:
+        counted = ", ".join(f"{escape(dtype)} {count}" for dtype, count in sorted(types.items()))
+        yield f"Weights: read as float32; types of the models' files: {counted}."
+    if reordered := sum(model.label_names is not None for model in models):
+        yield f"Classes: matched by name; {reordered} of {len(models)} models had another order."
+    if manifest.data_label_names is not None:
+        yield "Classes of the data set: matched by name with those of the models; it has another order."
+
+
+def _portable(manifest: StarManifest) -> RunConfig:
+    """The configuration without the path of a local data set, and with the draws of a run of several processes."""
+    config = manifest.config
+    if manifest.draws is not None and manifest.draws > 1:
+        config = config.model_copy(update={"star": config.star.model_copy(update={"draws": manifest.draws})})
+    ood = config.evaluate.ood and _elsewhere(config.evaluate.ood)
+    evaluate = config.evaluate.model_copy(update={"ood": ood})
+    return config.model_copy(update={"data": _elsewhere(config.data), "evaluate": evaluate})
+
+
+def _elsewhere(data: DataConfig) -> DataConfig:
+    """A data set as another machine names it: a local folder lies at some path there."""
+    if data.dataset == "digits" or _is_hub_data(data):
+        return data
+    return data.model_copy(update={"dataset": f"path/to/{_folder_name(data)}"})
+
+
+def _images_option(data: DataConfig) -> str:
+    """What a command needs to be told of images that are a local folder, since it may lie anywhere."""
+    return "" if data.dataset == "digits" or _is_hub_data(data) else f" --dataset {shlex.quote(data.dataset)}"
+
+
+def _command(manifest: StarManifest) -> str:
+    """The command that fits this star again."""
+    words = [*map(_reference, manifest.sources)]
+    words += [f"--holdout {_reference(model)}" for model in manifest.holdouts]
+    return " \\\n    ".join(["starzoo fit-star", *words, "--config run.yaml --out star"])
+
+
+def _reference(model: ModelRecord) -> str:
+    """How the command line names a model."""
+    if model.repo and split_repo(model.repo):
+        return shlex.quote(f"{model.repo}@{clean(model.sha)}" if model.sha else model.repo)
+    return shlex.quote(f"path/to/{clean(model.name)}")
+
+
+def _dump_yaml(value: dict[str, Any]) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,91 @@
+"""The card as one HTML file that needs nothing else: no network, no script, no other file.
+
+What the Markdown of a card may hold is decided in `starzoo.report.card`; the page's own policy forbids every request besides.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import MutableMapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markdown_it.utils import OptionsDict
+from markupsafe import Markup
+
+from starzoo.evaluate.results import Evaluation
+from starzoo.files import write_text
+from starzoo.report.card import is_complete, render
+from starzoo.report.markdown import load_template
+from starzoo.star.manifest import StarManifest
+
+__all__ = ["render_report", "write_report"]
+
+_FRONT_MATTER = re.compile(r"\A---\n.*?^---\n", re.DOTALL | re.MULTILINE)
+_PHONE = "(max-width: 640px)"
+
+
+def render_report(manifest: StarManifest, repo: str | None = None, *, complete: bool = True) -> str:
+    """Write the card of a star as an HTML page that holds its own figures.
+
+    Args:
+        manifest: The star's manifest; everything that the page says stands in it.
+        repo: The repository `user/name` where the star is published, or None for a star in a folder.
+        complete: Whether the weights lie beside it.
+
+    Returns:
+        The page, the same for the same manifest.
+    """
+    figures = _draw(manifest.evaluation) if manifest.evaluation else {}
+    markdown = MarkdownIt("commonmark", renderer_cls=_Renderer).enable("table")
+    text = _FRONT_MATTER.sub("", render(manifest, repo, complete=complete))
+    body = Markup(markdown.render(text, {"figures": figures}))
+    return load_template("report.html.jinja").render(title=manifest.name, body=body)
+
+
+def write_report(folder: Path, manifest: StarManifest, repo: str | None = None) -> Path:
+    """Write report.html into the folder of a star.
+
+    Args:
+        folder: The star's folder.
+        manifest: The star's manifest.
+        repo: The repository `user/name` where the star is published, or None.
+
+    Returns:
+        The page's path.
+    """
+    page = folder / "report.html"
+    write_text(page, render_report(manifest, repo, complete=is_complete(folder, manifest)))
+    return page
+
+
+class _Renderer(RendererHTML):
+    """HTML in which tables scroll by themselves, and images are the figures drawn here, for a page and for a phone."""
+
+    def table_open(self, *_: Any) -> str:
+        return '<div class="table"><table>\n'
+
+    def table_close(self, *_: Any) -> str:
+        return "</table></div>\n"
+
+    def image(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: MutableMapping[str, Any]) -> str:
+        name = PurePosixPath(str(tokens[idx].attrs["src"])).stem
+        wide, narrow = env["figures"][name]
+        alt = Markup.escape(self.renderInlineAsText(tokens[idx].children, options, env))
+        return f'<picture><source media="{_PHONE}" srcset="{narrow}"><img src="{wide}" alt="{alt}"></picture>'
+
+
+def _draw(evaluation: Evaluation) -> dict[str, tuple[str, str]]:
+    """Every figure by its name, wide and narrow, as a data URI."""
+    from starzoo.report.plots import draw_all, to_png
+
+    both = zip(draw_all(evaluation), draw_all(evaluation, narrow=True), strict=True)
+    return {name: (_embed(to_png(wide)), _embed(to_png(narrow))) for (name, wide), (_, narrow) in both}
+
+
+def _embed(png: bytes) -> str:
+    return f"data:image/png;base64,{b64encode(png).decode('ascii')}"

@@ -1,0 +1,415 @@
+"""The curves and the quality of a star as figures for its card. Needs matplotlib, and neither pyplot nor torch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import style
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.evaluate.results import Evaluation, Path, PathKind, Plane, Quality, Role
+from starzoo.files import replacing
+from starzoo.report.summary import has_costs
+from starzoo.text import counted
+
+__all__ = ["draw_all", "plot_cost", "plot_paths", "plot_plane", "plot_quality", "save", "to_png"]
+
+Split = Literal["train", "test"]
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How one kind of thing is drawn: a colour of Okabe and Ito (2008), and a second cue for those who see none."""
+
+    label: str
+    colour: str
+    line: str | tuple[float, tuple[float, ...]] = "-"
+    marker: str = "o"
+
+
+_PATHS: dict[PathKind, _Look] = {
+    "star-source": _Look("star to source", "#0072B2", "-"),
+    "star-held-out": _Look("star to held-out", "#D55E00", (0, (5, 1.5))),
+    "star-star": _Look("star to another star", "#000000", (0, (3, 1, 1, 1, 1, 1))),
+    "regular-regular": _Look("two ordinary models, aligned", "#009E73", (0, (6, 1.5, 1, 1.5))),
+    "regular-regular-raw": _Look("two ordinary models, not aligned", "#777777", (0, (1, 1.2))),
+}
+_ROLES: dict[Role, _Look] = {
+    "member": _Look("single models\n(sources)", "#0072B2"),
+    "held-out": _Look("single models\n(held-out)", "#D55E00"),
+    "naive-mean": _Look("mean, not aligned", "#777777", marker="s"),
+    "aligned-mean": _Look("aligned mean", "#009E73", marker="s"),
+    "star": _Look("star", "#000000", marker="*"),
+    "domain": _Look("star domain", "#E69F00", marker="P"),
+    "swa": _Look("SWA of a source", "#56B4E9", marker="v"),
+    "student": _Look("distilled student", "#882255", marker="^"),
+    "ensemble": _Look("ensemble", "#AA4499", marker="D"),
+}
+_ACCURACY_TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 100)
+_FLOOR = 0.1  # points of error below which the stretched accuracy axis turns linear, so that 100 % has a place on it
+_WIDE, _NARROW = 7.6, 3.8  # inches, for a page and for a telephone
+_SPREAD = 4.0  # a range of values wider than this factor is drawn on a logarithmic axis
+
+
+def draw_all(evaluation: Evaluation, *, narrow: bool = False) -> Iterator[tuple[str, Figure]]:
+    """Every figure that can be drawn of an evaluation.
+
+    Args:
+        evaluation: What was measured.
+        narrow: Whether a telephone shows them: panels stand one below the other.
+
+    Yields:
+        The figure's name and the figure.
+    """
+    for split in evaluation.splits:
+        if any(path.split == split for path in evaluation.paths):
+            yield f"paths-{split}", plot_paths(evaluation, split, narrow=narrow)
+        if any(quality.split == split for quality in evaluation.qualities):
+            yield f"quality-{split}", plot_quality(evaluation, split, narrow=narrow)
+        if has_costs(evaluation, split):
+            yield f"cost-{split}", plot_cost(evaluation, split, narrow=narrow)
+    for plane in evaluation.planes:
+        yield f"plane-{plane.split}", plot_plane(plane, narrow=narrow)
+
+
+def plot_paths(evaluation: Evaluation, split: Split = "test", *, narrow: bool = False) -> Figure:
+    """Loss and accuracy along the paths: for each kind the mean over its paths, in a band from least to greatest.
+
+    Args:
+        evaluation: What was measured.
+        split: The data.
+        narrow: Whether a telephone shows it.
+
+    Returns:
+        A figure of two panels.
+
+    Raises:
+        UsageError: No path was measured on this split.
+    """
+    kinds = [kind for kind in _PATHS if evaluation.paths_of(kind, split)]
+    if not kinds:
+        raise UsageError(f"no path was measured on the {split} split", hint="evaluate the star first")
+    with house_style():
+        figure, (losses, accuracies) = _two_panels(4.0, narrow)
+        for order, kind in enumerate(reversed(kinds)):  # the star's own paths lie on top
+            paths, look = evaluation.paths_of(kind, split), _PATHS[kind]
+            t = np.asarray(paths[0].t)
+            for axes, values in zip((losses, accuracies), _curves(paths, t), strict=True):
+                axes.fill_between(
+                    t, values.min(0), values.max(0), color=look.colour, alpha=0.18, lw=0, zorder=2 + order
+                )
+                label = f"{look.label} ({counted(len(paths), 'path')})"
+                axes.plot(t, values.mean(0), color=look.colour, ls=look.line, lw=2, label=label, zorder=10 + order)
+        _scale_loss(losses)
+        _scale_accuracy(accuracies)
+        losses.set_ylabel(f"{split} loss (nats)")
+        accuracies.set_ylabel(f"{split} accuracy (%)")
+        for axes in (losses, accuracies):
+            axes.set_xlim(0, 1)
+        place = "position on the repaired path" if evaluation.repaired else "position on the path"
+        gap = "\n" if narrow else "  "
+        figure.supxlabel(f"{place} t:{gap}0 = star or first model,  1 = other model", fontsize="medium")
+        handles, labels = losses.get_legend_handles_labels()
+        _add_legend(figure, handles[::-1], labels[::-1], narrow)
+    return figure
+
+
+def plot_quality(evaluation: Evaluation, split: Split = "test", *, narrow: bool = False) -> Figure:
+    """Accuracy and negative log-likelihood of single models, means of weights, the star, its domain and the ensemble.
+
+    Args:
+        evaluation: What was measured.
+        split: The data.
+        narrow: Whether a telephone shows it.
+
+    Returns:
+        A figure of two panels with one row per role; numbers at the right of a row are its mean.
+
+    Raises:
+        UsageError: No model was measured on this split.
+    """
+    roles = [role for role in _ROLES if evaluation.qualities_of(role, split)]
+    if not roles:
+        raise UsageError(f"no model was measured on the {split} split", hint="evaluate the star first")
+    rows = [evaluation.qualities_of(role, split) for role in roles]
+    with house_style():
+        figure, (right, nll) = _two_panels(1.2 + 0.42 * len(roles), narrow, sharey=True)
+        _draw_rows(right, roles, [[100 * model.accuracy for model in row] for row in rows], "{:.2f}")
+        _draw_rows(nll, roles, [[model.nll for model in row] for row in rows], "{:#.3g}")
+        right.set_xlabel(f"{split} accuracy (%), more is better")
+        nll.set_xlabel(f"{split} NLL (nats), less is better")
+        right.set_yticks(range(len(roles)), [_label(role, row) for role, row in zip(roles, rows, strict=True)])
+        right.set_ylim(len(roles) - 0.5, -0.5)
+    return figure
+
+
+def plot_cost(evaluation: Evaluation, split: Split = "test", *, narrow: bool = False) -> Figure:
+    """Accuracy and negative log-likelihood against the forward passes that a prediction takes.
+
+    Args:
+        evaluation: What was measured.
+        split: The data.
+        narrow: Whether a telephone shows it.
+
+    Returns:
+        A figure of two panels: ensembles of the first 1, 2, 4, … sources as a line, the star and its domain as marks.
+
+    Raises:
+        UsageError: No ensemble was measured on this split.
+    """
+    ensembles = [*evaluation.qualities_of("part-ensemble", split), *evaluation.qualities_of("ensemble", split)]
+    first = evaluation.qualities_of("member", split)[:1]
+    if not ensembles or not first:
+        raise UsageError(f"no ensemble was measured on the {split} split", hint="evaluate the star first")
+    marks: dict[Role, str] = {
+        "star": "star",
+        "domain": "star domain",
+        "domain-untuned": "star domain, whole lines",
+        "swa": "SWA of a source",
+        "student": "distilled student",
+    }
+    drawn = [*first, *ensembles, *(each for role in marks for each in evaluation.qualities_of(role, split))]
+    with house_style():
+        figure, panels = _two_panels(3.4, narrow)
+        for axes, score, factor in zip(panels, ("accuracy", "nll"), (100, 1), strict=True):
+            line, look = [*first, *ensembles], _ROLES["ensemble"]
+            values = [factor * getattr(each, score) for each in line]
+            passes = [each.passes for each in line]
+            axes.plot(passes, values, color=look.colour, marker="D", ms=5, label="ensembles of the first sources")
+            for role, label in marks.items():
+                look = _ROLES.get(role, _Look(label, "#009E73", marker="X"))
+                for each in evaluation.qualities_of(role, split):
+                    value = factor * getattr(each, score)
+                    axes.plot(each.passes, value, look.marker, color=look.colour, ms=11, mew=0, label=label)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(sorted({each.passes for each in drawn}))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xlabel("forward passes per image")
+        axes.set_ylabel(f"{split} NLL (nats), less is better")
+        figure.axes[0].set_ylabel(f"{split} accuracy (%), more is better")
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        _add_legend(figure, handles, labels, narrow)
+    return figure
+
+
+def plot_plane(plane: Plane, *, narrow: bool = False) -> Figure:
+    """The loss in the plane through a star, a source and a held-out.
+
+    Args:
+        plane: What was measured.
+        narrow: Whether a telephone shows it.
+
+    Returns:
+        A figure with filled contours of equal loss, and the three models.
+
+    Raises:
+        UntrustedInputError: The plane is a line or a point.
+    """
+    if min(len(set(plane.x)), len(set(plane.y))) < 2:
+        raise UntrustedInputError(
+            f"the plane of {', '.join(plane.names)} was measured along a line only, which is no picture",
+            hint="evaluate the star again with more points, or with evaluate.plane=0",
+            subject="plane",
+        )
+    with house_style():
+        figure = Figure(figsize=(_NARROW, 4.6) if narrow else (6.4, 4.8), layout="constrained")
+        axes = figure.subplots()
+        losses = np.array(plane.loss)
+        low, high = float(losses.min()), float(losses.max())
+        wide = 0 < low < high / _SPREAD
+        levels = np.geomspace(low, high, 15) if wide else np.linspace(low, max(high, low + 1e-9), 15)
+        norm = LogNorm(low, high) if wide else None
+        filled = axes.contourf(plane.x, plane.y, losses, levels=levels, cmap="cividis_r", norm=norm)
+        where = {"location": "bottom", "ticks": levels[::3]} if narrow else {"location": "right"}
+        bar = figure.colorbar(filled, ax=axes, label=f"{plane.split} loss (nats)", format="%.3g", **where)
+        bar.ax.minorticks_off()
+        roles: tuple[Role, ...] = ("star", "member", "held-out")
+        for role, word, (x, y) in zip(roles, ("star", "source", "held-out"), plane.corners, strict=True):
+            look = _ROLES[role]
+            axes.plot(x, y, look.marker, ms=14 if role == "star" else 9, color=look.colour, mec="white", mew=1.2)
+            right = x > (plane.x[0] + plane.x[-1]) / 2  # there the word stands on the left
+            axes.annotate(
+                word,
+                (x, y),
+                (-8 if right else 8, 8),
+                textcoords="offset points",
+                ha="right" if right else "left",
+                bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 1.5},
+            )
+        axes.set_xlabel("Euclidean distance of weights from the star")
+        axes.set_ylabel("distance from the star–source line")
+        axes.set_aspect("equal")
+        axes.grid(visible=False)
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """A figure as a PNG, byte for byte the same each time.
+
+    Args:
+        figure: The figure.
+
+    Returns:
+        The file's content.
+    """
+    content = io.BytesIO()
+    with house_style():
+        figure.savefig(content, format="png", dpi=200, metadata={"Software": None})
+    return content.getvalue()
+
+
+def save(figure: Figure, stem: FilePath) -> tuple[FilePath, FilePath]:
+    """Write a figure as PNG and SVG, byte for byte the same each time.
+
+    Args:
+        figure: The figure.
+        stem: The files' path without its ending; its folder is made if missing.
+
+    Returns:
+        The paths of the PNG and of the SVG.
+    """
+    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    with replacing(png) as draft:
+        draft.write_bytes(to_png(figure))
+    with replacing(svg) as draft, house_style():
+        figure.savefig(draft, metadata={"Date": None, "Creator": None})
+    return png, svg
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Our look, whatever the user's matplotlibrc says: that file belongs to a machine, the card to everyone."""
+    with (
+        style.context("default"),
+        mpl.rc_context({
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#e6e6e6",
+            "axes.axisbelow": True,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "starzoo",
+        }),
+    ):
+        yield
+
+
+def _two_panels(height: float, narrow: bool, **options: Any) -> tuple[Figure, tuple[Axes, Axes]]:
+    """Two panels beside each other, so high; or, for a telephone, one below the other."""
+    size = (_NARROW, 1.8 * height) if narrow else (_WIDE, height)
+    figure = Figure(figsize=size)
+    figure.set_layout_engine("constrained", hspace=0.08)
+    first, second = figure.subplots(*((2, 1) if narrow else (1, 2)), **options)
+    return figure, (first, second)
+
+
+def _add_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], narrow: bool) -> None:
+    columns = 1 if narrow else 2
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, handlelength=3)
+
+
+def _curves(paths: Sequence[Path], t: Values) -> tuple[Values, Values]:
+    """Loss (nats) and accuracy (%) of every path at the points `t`, shape (paths, points)."""
+    loss = np.array([np.interp(t, path.t, path.loss) for path in paths])
+    accuracy = np.array([np.interp(t, path.t, path.accuracy) for path in paths])
+    return loss, 100 * accuracy
+
+
+def _drawn(axes: Axes) -> Values:
+    """Every height that the axes show."""
+    bands = [np.asarray(path.vertices)[:, 1] for band in axes.collections for path in band.get_paths()]
+    return np.concatenate(bands)
+
+
+def _scale_loss(axes: Axes) -> None:
+    """A logarithmic axis where raw paths tower over the star's, so that both can be read."""
+    heights = _drawn(axes)
+    low, high = float(heights.min()), float(heights.max())
+    if low <= 0 or high < _SPREAD * low:
+        return
+    axes.set_yscale("log")
+    axes.set_ylim(low / 1.15, high * 1.15)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _scale_accuracy(axes: Axes) -> None:
+    """An axis stretched towards 100 % (logarithmic in the errors) where the worst path has many more errors."""
+    errors = 100 - _drawn(axes)
+    low, high = float(errors.min()), float(errors.max())
+    if high < _SPREAD * max(low, _FLOOR):
+        return
+    axes.set_yscale("function", functions=(_stretch, _unstretch))
+    bottom, top = _stretch(np.array([100 - high, 100 - low]))
+    margin = 0.05 * (top - bottom)
+    axes.set_ylim(*_unstretch(np.array([bottom - margin, top + margin])))
+    axes.yaxis.set_major_locator(FixedLocator(_ACCURACY_TICKS))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _stretch(accuracy: Values) -> Values:
+    """Accuracy (%) to its height on the stretched axis."""
+    return -np.log10(np.maximum(100 + _FLOOR - accuracy, 1e-6))
+
+
+def _unstretch(height: Values) -> Values:
+    """The inverse of `_stretch`."""
+    return 100 + _FLOOR - 10.0**-height
+
+
+def _label(role: Role, row: Sequence[Quality]) -> str:
+    numbers = {"ensemble": f" of {row[0].passes}", "domain": f",\n{counted(row[0].passes, 'point')}"}
+    return f"{_ROLES[role].label}{numbers.get(role, '')}"
+
+
+def _draw_rows(axes: Axes, roles: Sequence[Role], rows: Sequence[Sequence[float]], number: str) -> None:
+    """One row of marks per role; what lies far from all the others becomes an arrow at the edge."""
+    low, high = _window(roles, rows)
+    for height, (role, row) in enumerate(zip(roles, rows, strict=True)):
+        look, values, alone = _ROLES[role], np.array(row), len(row) == 1
+        heights = height + (np.zeros(1) if alone else np.linspace(-0.22, 0.22, len(row)))
+        size = 13 if look.marker == "*" else 7 if alone else 5
+        where = {look.marker: (low <= values) & (values <= high), "<": values < low, ">": values > high}
+        for marker, chosen in where.items():
+            at = np.clip(values[chosen], low, high)
+            size = size if marker == look.marker else 7
+            axes.plot(at, heights[chosen], marker, ms=size, mew=0, color=look.colour, alpha=1 if alone else 0.55)
+        mean = float(values.mean())
+        if not alone and low <= mean <= high:
+            axes.plot([mean, mean], [height - 0.32, height + 0.32], color=look.colour, lw=2)
+    margin = 0.05 * (high - low)
+    axes.set_xlim(low - margin, high + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.grid(visible=False, axis="y")
+    numbers = axes.secondary_yaxis("right")
+    numbers.set_yticks(range(len(rows)), [number.format(float(np.mean(row))) for row in rows])
+    numbers.tick_params(length=0)
+    numbers.spines["right"].set_visible(False)
+
+
+def _window(roles: Sequence[Role], rows: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The range to show: everything, but means of weights only where they do not squeeze the others together."""
+    everything = [value for row in rows for value in row]
+    others = [value for role, row in zip(roles, rows, strict=True) if not role.endswith("-mean") for value in row]
+    low, high = min(others or everything), max(others or everything)
+    if max(everything) - min(everything) <= 2 * (high - low):
+        low, high = min(everything), max(everything)
+    margin = 0.02 * abs(high) or 1.0
+    return (low, high) if high > low else (low - margin, high + margin)

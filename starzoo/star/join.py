@@ -1,0 +1,132 @@
+"""A model that a star never saw joins its domain: it is aligned to the star, and the path between them is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from starzoo.align.align import align
+from starzoo.align.probe import Probe
+from starzoo.choices import Method
+from starzoo.errors import UsageError
+from starzoo.evaluate.chance_check import find_class_orders
+from starzoo.evaluate.evaluate import measure_path
+from starzoo.evaluate.results import Path
+from starzoo.models.sources import Provenance, Source, check_compatible, load_sources, named_classes, order_classes
+from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.timm_folder import WEIGHTS_FILE
+from starzoo.progress import Progress, silent
+from starzoo.star.manifest import StarManifest
+from starzoo.symmetry import Permutation
+
+if TYPE_CHECKING:
+    from starzoo.data import ImageData
+
+__all__ = ["Joined", "as_source", "join"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """A model on its way into a star domain.
+
+    Attributes:
+        name: The model's name.
+        method: How it was matched to the star.
+        distance_before: Euclidean distance to the star over the tensors that can be permuted.
+        distance_after: The same after alignment.
+        paths: The path from the star (t = 0) to the model (t = 1), one for each split, with its four measures.
+        known: The paths from the star to its own held-outs, as its star.json has them: none where those were measured
+            on other images.
+        state: The aligned state dict.
+        permutation: What aligned it.
+    """
+
+    name: str
+    method: Method
+    distance_before: float
+    distance_after: float
+    paths: tuple[Path, ...]
+    known: tuple[Path, ...]
+    state: Mapping[str, Tensor]
+    permutation: Permutation
+
+
+def join(
+    manifest: StarManifest,
+    star: Mapping[str, Tensor],
+    ref: str | FilePath,
+    data: ImageData,
+    *,
+    progress: Progress = silent,
+) -> Joined:
+    """Align a new model to a star as its own held-outs were, and measure the path between the two.
+
+    Args:
+        manifest: What stands in the star's star.json.
+        star: The star's state dict.
+        ref: The model: `user/repo[@revision]`, or a folder.
+        data: The task's images.
+        progress: Told about every stage.
+
+    Returns:
+        The aligned model with its paths.
+
+    Raises:
+        UsageError: The model is the star, or one of its sources.
+    """
+    architecture = manifest.architecture
+    [model] = load_sources([ref], taken=[source.name for source in manifest.sources], progress=progress)
+    known = {f"its source {source.name}": source.files for source in manifest.sources}
+    for name, files in {"the star itself": manifest.files, **known}.items():
+        if files.get(WEIGHTS_FILE) == model.provenance.files[WEIGHTS_FILE]:
+            raise UsageError(
+                f"{ref}: is {name}, so that the path between the two would prove nothing",
+                hint="give a model that the star never saw",
+                subject=str(ref),
+            )
+    check_compatible([as_source(manifest, star), model])
+    if not model.architecture.label_names:
+        orders = find_class_orders(architecture, {model.name: model.state}, data, progress=progress)
+        model = named_classes(model, orders[model.name])
+    [model] = order_classes([model], architecture.label_names)
+    how = manifest.config.align
+    probe = Probe(architecture.build(), *data.train.labelled_images(limit=how.images, seed=how.seed))
+    spec = infer_architecture(architecture)
+    [aligned] = align(spec, star, [model.state], how, probe=probe, meter=probe, progress=progress)
+    ends = {"star": star, model.name: aligned.state}
+    progress("measuring the path", 0, 1)
+    paths = measure_path(architecture, "star-held-out", ends, data, manifest.config.evaluate)
+    progress("measuring the path", 1, 1)
+    published, is_same = manifest.evaluation, data.fingerprint == manifest.data_fingerprint
+    return Joined(
+        name=model.name,
+        method=how.method,
+        distance_before=aligned.distance_before,
+        distance_after=aligned.distance_after,
+        paths=paths,
+        known=tuple(
+            path
+            for path in (published.paths if published and is_same and not published.data else ())
+            if path.kind == "star-held-out"
+        ),
+        state=aligned.state,
+        permutation=aligned.permutation,
+    )
+
+
+def as_source(manifest: StarManifest, star: Mapping[str, Tensor]) -> Source:
+    """The star as one more model, whose architecture is compared with that of others.
+
+    Args:
+        manifest: What stands in its star.json.
+        star: Its state dict.
+
+    Returns:
+        The model.
+    """
+    unlike_any = Provenance(manifest.name, None, None, {WEIGHTS_FILE: ""})  # it may equal the source it started from
+    return Source("the star", manifest.architecture, star, unlike_any)

@@ -1,0 +1,1 @@
+"""A run's folder: checkpoints, lock, log, signals and status."""

@@ -1,0 +1,317 @@
+"""Where the files of a run lie on this machine: kept beside the star to measure it again, never published."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from starzoo.config import DataConfig, Frozen, RunConfig
+from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.hub.ref import ModelRef
+from starzoo.models.timm_folder import write_text
+from starzoo.star.manifest import MANIFEST, ModelRecord
+from starzoo.star.run.log import LOG
+from starzoo.star.run.status import STATUS, is_status
+
+__all__ = [
+    "OF_A_RUN",
+    "RunPlaces",
+    "find_models",
+    "is_folder",
+    "refuse_other_files",
+    "refuse_overwriting",
+    "without_path",
+    "without_paths",
+]
+
+_FILE = "run-places.json"
+OF_A_RUN = (MANIFEST, _FILE)
+"""Files of which each tells the folder of a run: the second is there before anything else of it."""
+
+_REPLACED = ("README.md", "run.yaml", "model.safetensors", "permutations.safetensors", "plots", "metrics")
+
+
+class RunPlaces(Frozen):
+    """Where models and data were found when the star was fitted.
+
+    Attributes:
+        sources: One reference per source; a local folder by its absolute path, a repository after `hf-hub:`.
+        holdouts: The same for the held-outs.
+        dataset: The data set; a local folder by its absolute path.
+        revision: The commit that it was at, where it is from the Hub.
+        ood: The same for the other data set that it was evaluated on, if there was one.
+        weights: SHA-256 of the sources' weights, one per source.
+    """
+
+    sources: tuple[str, ...] = ()
+    holdouts: tuple[str, ...] = ()
+    dataset: str | None = None
+    revision: str | None = None
+    ood: str | None = None
+    weights: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        sources: Sequence[str],
+        holdouts: Sequence[str],
+        data: DataConfig,
+        ood: DataConfig | None = None,
+        weights: Sequence[str] = (),
+    ) -> RunPlaces:
+        """Note where a run finds its files.
+
+        Args:
+            sources: References of the sources.
+            holdouts: References of the held-outs.
+            data: The data set.
+            ood: The other data set that it is evaluated on, if any.
+            weights: SHA-256 of the sources' weights.
+
+        Returns:
+            The places.
+        """
+        return cls(
+            sources=tuple(map(_absolute, sources)),
+            holdouts=tuple(map(_absolute, holdouts)),
+            dataset=_place(data),
+            revision=data.revision,
+            ood=ood and _place(ood),
+            weights=tuple(weights),
+        )
+
+    @classmethod
+    def read(cls, folder: Path | None) -> RunPlaces:
+        """Read the places of a star that was fitted on this machine.
+
+        Args:
+            folder: The star's folder, or None for a star of the Hub.
+
+        Returns:
+            The places; empty where none were kept.
+
+        Raises:
+            UntrustedInputError: The file is damaged.
+        """
+        file = folder / _FILE if folder is not None else None
+        if file is None or not file.is_file():
+            return cls()
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except ValidationError as error:
+            raise UntrustedInputError(f"{file}: is damaged", hint="remove it", subject=str(file)) from error
+
+    def check_unchanged(self, now: RunPlaces) -> None:
+        """Make sure that no local source has other weights than when the run began.
+
+        Args:
+            now: The places of the same run, going on.
+
+        Raises:
+            UntrustedInputError: One has; a Hub's commit never does, and what it holds is checked when it is loaded.
+            UsageError: A branch of the Hub is at another commit now.
+        """
+        for place, before, here, found in zip(self.sources, self.weights, now.sources, now.weights, strict=False):
+            (repo, _, commit), (same, _, _) = place.partition("@"), here.partition("@")
+            if before != found and commit and repo == same and place.startswith("hf-hub:"):
+                name = repo.removeprefix("hf-hub:")
+                raise UsageError(
+                    f"{name}: is at another commit than when the run began",
+                    hint=f"name that one: {name}@{commit}, or use another --out",
+                    subject=name,
+                )
+            if place == here and before != found and Path(place).is_dir():
+                name = Path(place).name
+                raise UntrustedInputError(
+                    f"{name}: its files are not those that the star was made with",
+                    hint="bring the old files back, or fit the star again in another folder",
+                    subject=name,
+                )
+
+    def with_changes(self, holdouts: Sequence[str], ood: DataConfig | None) -> RunPlaces:
+        """The same run, evaluated again.
+
+        Args:
+            holdouts: References of other held-outs, if there are any.
+            ood: The other data set that it was evaluated on; the one before where its folder is not known any more.
+
+        Returns:
+            New places.
+        """
+        changes: dict[str, object] = {"holdouts": tuple(map(_absolute, holdouts))} if holdouts else {}
+        if ood:
+            changes["ood"] = _place(ood)
+        return self.model_copy(update=changes)
+
+    def at_its_commit(self, data: DataConfig) -> DataConfig:
+        """The data set of a run that goes on: of the commit that it began with, unless another one is asked for.
+
+        Args:
+            data: As the run was given it.
+
+        Returns:
+            The data set.
+        """
+        known = data.revision is None and _place(data) == self.dataset
+        return data.model_copy(update={"revision": self.revision}) if known else data
+
+    def other_images(self, ood: DataConfig | None) -> DataConfig | None:
+        """The other data set of an evaluation, by where it lies on this machine.
+
+        Args:
+            ood: As a user names it, or as a star's manifest does, which knows no paths.
+
+        Returns:
+            The data set.
+        """
+        known = ood and self.ood and ood.dataset == f"./{Path(self.ood).name}"
+        return ood.model_copy(update={"dataset": self.ood}) if ood and known else ood
+
+    def found(self, config: RunConfig) -> RunConfig:
+        """A run's configuration as it may be published, with its data sets where they lie on this machine.
+
+        Args:
+            config: The configuration, `without_paths`.
+
+        Returns:
+            The configuration that the run was given.
+        """
+        data = config.data.model_copy(update={"dataset": self.dataset}) if self.dataset else config.data
+        evaluate = config.evaluate.model_copy(update={"ood": self.other_images(config.evaluate.ood)})
+        return config.model_copy(update={"data": data, "evaluate": evaluate})
+
+    def write(self, folder: Path) -> None:
+        """Keep the places beside a star.
+
+        Args:
+            folder: The star's folder.
+        """
+        write_text(folder / _FILE, self.model_dump_json(indent=1) + "\n")
+
+
+def refuse_other_files(target: Path) -> None:
+    """Make sure that a folder in which a run is about to begin holds no files of somebody that it would replace.
+
+    Args:
+        target: The folder.
+
+    Raises:
+        UsageError: It holds such files, and no run has begun in it.
+    """
+    if _holds_any(target, [*OF_A_RUN, "checkpoints/*/manifest.json"]):
+        return
+    found = [name for name in _REPLACED if os.path.lexists(target / name)]
+    if os.path.lexists(target / STATUS) and not is_status(target / STATUS):
+        found.append(STATUS)
+    if os.path.lexists(target / LOG) and (target / LOG).lstat().st_size:  # our own is empty before the run has begun
+        found.append(LOG)
+    if found:
+        raise UsageError(
+            f"{target}: holds {found[0]}, which would be overwritten",
+            hint="choose another --out",
+            subject=str(target),
+        )
+
+
+def find_models(records: Sequence[ModelRecord], places: Sequence[str]) -> list[str]:
+    """References under which a star's models can be loaded again.
+
+    Args:
+        records: The models as the star's manifest names them.
+        places: Where they lay when the star was fitted, where that is known.
+
+    Returns:
+        One reference per model, pinned to a commit where the model is on the Hub.
+
+    Raises:
+        UsageError: A model was a local folder of another machine.
+    """
+    refs = []
+    for number, record in enumerate(records):
+        if record.pinned:
+            refs.append(record.pinned)
+        elif len(places) == len(records):
+            refs.append(places[number])
+        else:
+            raise UsageError(
+                f"{record.name} was a local folder of another machine: it cannot be found again",
+                hint="evaluate the star where it was fitted, or fit it on models of the Hub",
+                subject=record.name,
+            )
+    return refs
+
+
+def refuse_overwriting(target: Path, inputs: Sequence[str], *, unless: Sequence[str]) -> None:
+    """Make sure that a folder which is about to be written holds no model of somebody.
+
+    Args:
+        target: The folder.
+        inputs: References of the models that are read.
+        unless: Files of which each tells a folder of our own, which may be written again.
+
+    Raises:
+        UsageError: The folder is one of the inputs, or holds another model.
+    """
+    mine = {Path(_absolute(ref)) for ref in inputs if ModelRef.parse(ref).folder is not None}
+    if target.resolve() in mine or ((target / "config.json").exists() and not _holds_any(target, unless)):
+        raise UsageError(
+            f"{target}: holds another model, which would be overwritten",
+            hint="choose another --out",
+            subject=str(target),
+        )
+
+
+def is_folder(data: DataConfig) -> bool:
+    """Whether a data set is a local folder; `digits` never is, whatever lies in the current one.
+
+    Args:
+        data: The data set.
+
+    Returns:
+        False for one of the Hub.
+    """
+    return data.dataset != "digits" and Path(data.dataset).expanduser().is_dir()
+
+
+def without_path(data: DataConfig) -> DataConfig:
+    """A local data set by its folder's name alone: where it lies tells about a machine and its user.
+
+    Args:
+        data: The data set as the run was given it.
+
+    Returns:
+        The data set as it may be published: a folder as `./NAME`, which neither `digits` nor a Hub id can be.
+    """
+    if not is_folder(data):
+        return data
+    return data.model_copy(update={"dataset": f"./{Path(data.dataset).expanduser().resolve().name}"})
+
+
+def without_paths(config: RunConfig) -> RunConfig:
+    """A run's configuration as it may be published.
+
+    Args:
+        config: The configuration as the run was given it.
+
+    Returns:
+        The same, its data sets `without_path`.
+    """
+    ood = config.evaluate.ood and without_path(config.evaluate.ood)
+    changes = {"data": without_path(config.data), "evaluate": config.evaluate.model_copy(update={"ood": ood})}
+    return config.model_copy(update=changes)
+
+
+def _holds_any(folder: Path, patterns: Sequence[str]) -> bool:
+    return any(any(folder.glob(pattern)) for pattern in patterns)
+
+
+def _place(data: DataConfig) -> str:
+    return str(Path(data.dataset).expanduser().resolve()) if is_folder(data) else data.dataset
+
+
+def _absolute(ref: str) -> str:
+    found = ModelRef.parse(ref)
+    return f"hf-hub:{found}" if found.folder is None else str(found.folder.resolve())

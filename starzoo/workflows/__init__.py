@@ -1,0 +1,1 @@
+"""One function per command, from names to a result."""

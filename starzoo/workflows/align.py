@@ -1,0 +1,123 @@
+"""Alignment of models that lie in folders or on the Hub: what `starzoo align` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from starzoo.align.align import align
+from starzoo.align.probe import Probe
+from starzoo.config import AlignConfig, DataConfig, Method
+from starzoo.errors import UsageError
+from starzoo.models.sources import check_compatible, label_names_of, load_sources, order_classes
+from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.timm_folder import save_folder, save_tensors
+from starzoo.progress import Progress, silent
+from starzoo.star.inputs import load_data_for
+from starzoo.star.manifest import MANIFEST
+from starzoo.star.run.local_paths import refuse_overwriting
+from starzoo.star.star import PERMUTATIONS
+from starzoo.symmetry import Permutation
+from starzoo.workflows.measure import match_to_data
+
+__all__ = ["AlignmentReport", "align_models"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentReport:
+    """One permutee after alignment.
+
+    Attributes:
+        name: The permutee.
+        folder: Its aligned weights, in timm's folder format, with permutations.safetensors.
+        method: How it was matched: what `auto` chose, where that was asked for.
+        distance_before: Euclidean distance to the fixed model over the tensors that can be permuted.
+        distance_after: The same after alignment.
+        midpoint_loss_before: Loss half-way to the fixed model on training images, in nats; None without a data set.
+        midpoint_loss_after: The same after alignment.
+        sweeps: Passes over the permutation groups.
+        connected: Whether the two are connected without any permutation, and none was applied.
+    """
+
+    name: str
+    folder: Path
+    method: Method
+    distance_before: float
+    distance_after: float
+    midpoint_loss_before: float | None
+    midpoint_loss_after: float | None
+    sweeps: float
+    connected: bool = False
+
+
+def align_models(
+    fixed: str,
+    permutees: Sequence[str],
+    out: Path,
+    config: AlignConfig,
+    *,
+    data: DataConfig | None = None,
+    progress: Progress = silent,
+) -> list[AlignmentReport]:
+    """Permute models towards a fixed one and write them as folders that plain timm loads.
+
+    Their outputs are brought into the class order of the fixed model, by name.
+
+    Args:
+        fixed: Reference of the model that stays.
+        permutees: References of the models that are permuted.
+        out: Gets one folder per permutee, with permutations.safetensors beside the weights, whose metadata say how the
+            model was aligned.
+        config: The method of alignment.
+        data: The task, for the methods that run the models, and to measure the loss half-way between them.
+        progress: Told after every permutee.
+
+    Returns:
+        One report per permutee.
+
+    Raises:
+        UsageError: The method needs images, and no data are given, or a folder of `out` holds a star.
+    """
+    models = load_sources([fixed, *permutees], progress=progress)
+    check_compatible(models)
+    folders = [out / model.name for model in models[1:]]
+    for folder in folders:
+        refuse_overwriting(folder, [fixed, *permutees], unless=[PERMUTATIONS])
+        if (folder / MANIFEST).exists():  # a star has permutations too
+            raise UsageError(
+                f"{folder}: holds a star, which would be overwritten", hint="choose another --out", subject=str(folder)
+            )
+    if data:
+        models, images = match_to_data(models, partial(load_data_for, models[0].architecture, data), progress)
+    else:
+        models = order_classes(models, label_names_of(models))
+    anchor, *others = models
+    spec, states = infer_architecture(anchor.architecture), [other.state for other in others]
+    probe = None
+    if data:
+        sample = images.train.labelled_images(limit=config.images, seed=config.seed)
+        probe = Probe(anchor.architecture.build(), *sample)
+    reports, identity = [], Permutation.identity(spec)
+    made = {"fixed": anchor.name, "align": config.model_dump_json()}
+    aligned = align(spec, anchor.state, states, config, probe=probe, meter=probe, progress=progress)
+    for other, folder, result in zip(others, folders, aligned, strict=True):
+        save_tensors(folder / PERMUTATIONS, result.permutation.tensors(), made)  # which says that the model is ours
+        save_folder(folder, other.architecture, result.state)
+        reports.append(
+            AlignmentReport(
+                name=other.name,
+                folder=folder,
+                method=config.method,
+                distance_before=result.distance_before,
+                distance_after=result.distance_after,
+                midpoint_loss_before=result.midpoint_loss_before,
+                midpoint_loss_after=result.midpoint_loss_after,
+                sweeps=result.sweeps,
+                connected=probe is not None
+                and not result.permutation.moved(identity)
+                and probe.are_connected(anchor.state, other.state),
+            )
+        )
+    return reports

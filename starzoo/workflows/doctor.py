@@ -1,0 +1,125 @@
+"""What may be wrong with this machine: versions, devices, cache, disk, and the token's rights, never the token."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from starzoo.cache_folder import cache_folder
+from starzoo.errors import HubError
+from starzoo.hub.listing import free_bytes
+from starzoo.hub.offline import is_offline
+from starzoo.hub.retry import patiently
+
+__all__ = ["Finding", "clean_cache", "examine"]
+
+_PACKAGES = ("starzoo", "torch", "timm", "huggingface_hub", "safetensors", "datasets", "accelerate")
+_LITTLE = 2_000_000_000
+_ORPHAN_AGE = 3600.0  # seconds: a download that lives writes to its file more often
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: Its name.
+        found: How it is.
+        problem: What to do about it, or an empty string.
+    """
+
+    what: str
+    found: str
+    problem: str = ""
+
+
+def examine(*, clean: bool = False) -> list[Finding]:
+    """Look at everything that a run needs.
+
+    Args:
+        clean: Remove what killed downloads left in the cache.
+
+    Returns:
+        What was found.
+    """
+    return [*_versions(), *_devices(), *_cache(clean), _token()]
+
+
+def clean_cache() -> tuple[int, int]:
+    """Remove what downloads that were killed left in the Hub's cache; those that may be going on are left alone.
+
+    Returns:
+        How many files were removed, and their bytes.
+    """
+    removed = size = 0
+    for file in _orphans():
+        size += file.stat().st_size
+        file.unlink(missing_ok=True)
+        removed += 1
+    return removed, size
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("python", platform.python_version())
+    for package in _PACKAGES:
+        try:
+            yield Finding(package, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            yield Finding(package, "missing", f"pip install {package}")
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    yield Finding(
+        "processors", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    )
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    names += ["mps"] if torch.backends.mps.is_available() else []
+    yield Finding("accelerators", ", ".join(names) or "none")
+
+
+def _cache(clean: bool) -> Iterator[Finding]:
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    free = free_bytes(cache)
+    yield Finding("cache of the Hub", str(cache))
+    yield Finding("cache of starzoo", str(cache_folder("")))
+    yield Finding("free disk", f"{free / 1e9:.1f} GB", "free space, or set HF_HOME" if free < _LITTLE else "")
+    if clean:
+        removed, size = clean_cache()
+        yield Finding("broken-off downloads", f"{removed} removed, {size:,} bytes")
+    else:
+        orphans = list(_orphans())
+        yield Finding("broken-off downloads", str(len(orphans)), "starzoo doctor --clean" if orphans else "")
+
+
+def _orphans() -> Iterator[Path]:
+    from huggingface_hub import constants
+
+    for file in Path(constants.HF_HUB_CACHE).glob("*--*/blobs/*.incomplete"):
+        if time.time() - file.stat().st_mtime > _ORPHAN_AGE:
+            yield file
+
+
+def _token() -> Finding:
+    """Who the Hub says that the token is, and what it may do."""
+    from huggingface_hub import HfApi, constants, get_token
+
+    what = f"token for {constants.ENDPOINT}"
+    if get_token() is None:
+        return Finding(what, "none", "set HF_TOKEN to push, or to pull what is private or gated")
+    if is_offline():
+        return Finding(what, "there is one; offline, it is not tried")
+    try:
+        user = patiently(lambda: HfApi().whoami(), "the Hub")
+    except HubError as error:
+        return Finding(what, error.message, error.hint)
+    scope = user.get("auth", {}).get("accessToken", {}).get("role", "unknown")
+    return Finding(what, f"{user['name']}, scope {scope}", "it cannot push" if scope == "read" else "")

@@ -1,0 +1,205 @@
+"""How a star is measured, when it is fitted and again: which models and images, and what may choose temperatures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from starzoo.config import DataConfig, EvalConfig, validate
+from starzoo.data import ImageData, Split
+from starzoo.evaluate.chance_check import find_class_orders
+from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.evaluate.result_cache import ResultCache
+from starzoo.evaluate.source_check import check_sources, estimate_statistics
+from starzoo.models.sources import Source, check_have_classes, label_names_of, named_classes, order_classes
+from starzoo.progress import Progress, silent
+from starzoo.star.manifest import StarManifest
+from starzoo.star.run.local_paths import is_folder, without_path
+from starzoo.symmetry import Permutation, PermutationSpec
+
+__all__ = ["leaves_the_same", "look_at", "make_zoo", "match_to_data", "measure", "measured_as", "name_classes"]
+
+
+def match_to_data(
+    models: Sequence[Source], load: Callable[[Sequence[str] | None], ImageData], progress: Progress = silent
+) -> tuple[list[Source], ImageData]:
+    """Bring models and images into one class order: that of the first model with label names, else of the first model.
+
+    Args:
+        models: The models. What order one without label names has, only its accuracy shows.
+        load: Opens the data set with its labels in the order of some class names, or in its own.
+        progress: Told about every model that has to be looked at.
+
+    Returns:
+        The models with label names, and the data set.
+
+    Raises:
+        IncompatibleError: The models have no classes.
+    """
+    check_have_classes(models)
+    data = load(label_names_of(models))
+    named = name_classes(models, data, progress)
+    names = label_names_of(models) or label_names_of(named)
+    return order_classes(named, names), data if names == data.class_names else load(names)
+
+
+def name_classes(models: Sequence[Source], data: ImageData, progress: Progress = silent) -> list[Source]:
+    """Give models without label names those of the data, in the order in which they are better than chance.
+
+    Args:
+        models: The models.
+        data: The images.
+        progress: Told about every one that has to be looked at.
+
+    Returns:
+        The models in their order, all with label names.
+    """
+    unnamed = {model.name: model.state for model in models if not model.architecture.label_names}
+    if not unnamed:
+        return list(models)
+    orders = find_class_orders(models[0].architecture, unnamed, data, progress=progress)
+    return [named_classes(model, orders[model.name]) if model.name in orders else model for model in models]
+
+
+def look_at(
+    models: Sequence[Source],
+    count: int,
+    data: ImageData,
+    config: EvalConfig,
+    cache: ResultCache,
+    keep_weak: bool,
+    progress: Progress,
+) -> tuple[list[Source], EvalConfig]:
+    """Look at the models of a star before it is fitted or measured (`starzoo.evaluate.source_check`).
+
+    Args:
+        models: The models, sources first.
+        count: How many of them are sources.
+        data: The images.
+        config: How statistics are estimated.
+        cache: What was seen before.
+        keep_weak: Whether sources that are far worse than the others are used.
+        progress: Told about every model.
+
+    Returns:
+        The models, those of broken statistics with estimated ones; and the configuration, which says how the images for
+        statistics are augmented.
+    """
+    architecture, states = models[0].architecture, [(model.name, model.state) for model in models]
+    found = check_sources(
+        architecture,
+        dict(states[:count]),
+        dict(states[count:]),
+        data,
+        config,
+        trained_with=[model.provenance.augment for model in models[:count]],
+        keep_weak=keep_weak,
+        cache=cache,
+        progress=progress,
+    )
+    config = config.model_copy(update={"statistics_augment": found.augment})
+    return [
+        model.with_statistics(estimate_statistics(architecture, model.state, data, config))
+        if model.name in found.broken
+        else model
+        for model in models
+    ], config
+
+
+def make_zoo(
+    state: Mapping[str, Tensor],
+    members: Sequence[Source],
+    permutations: Sequence[Permutation],
+    unseen: Sequence[Source],
+    stars: Sequence[Source] = (),
+) -> Zoo:
+    """The models of an evaluation.
+
+    Args:
+        state: The star's weights.
+        members: Its sources.
+        permutations: What brings each of them to the star.
+        unseen: The held-outs.
+        stars: Other stars of the same models.
+
+    Returns:
+        The zoo.
+    """
+    sources, holdouts, others = ({model.name: model.state for model in models} for models in (members, unseen, stars))
+    known = dict(zip(sources, permutations, strict=True))
+    return Zoo(star=state, sources=sources, holdouts=holdouts, others=others, permutations=known)
+
+
+def measured_as(known: EvalConfig, changes: Mapping[str, Any]) -> EvalConfig:
+    """How a star is measured again: single values of its other data set change that one.
+
+    Args:
+        known: How it was measured before.
+        changes: The values that differ.
+
+    Returns:
+        The checked configuration.
+    """
+    ood, other = known.ood, changes.get("ood")
+    if ood and isinstance(other, Mapping) and "dataset" not in other:
+        changes = {**changes, "ood": {**ood.model_dump(), **other}}
+    return validate(EvalConfig, {**known.model_dump(), **changes})
+
+
+def leaves_the_same(data: DataConfig, of: DataConfig) -> bool:
+    """Whether the images that `train_size` leaves out are certain to be new to a star.
+
+    Args:
+        data: The images that are measured on.
+        of: Those that the star was fitted on.
+
+    Returns:
+        True for what the fit has left out too, and for another data set of the Hub: what a folder holds is not known.
+    """
+    of_test = {"test_split", "test_size", "augment"}
+    if data.model_dump(exclude=of_test) == of.model_dump(exclude=of_test):
+        return True
+    return data.dataset != of.dataset and not is_folder(data)
+
+
+def measure(
+    manifest: StarManifest,
+    spec: PermutationSpec,
+    zoo: Zoo,
+    data: ImageData,
+    outside: Split | None,
+    cache: ResultCache,
+    progress: Progress,
+) -> StarManifest:
+    """Measure a star as its manifest says.
+
+    Args:
+        manifest: The manifest of a star that is fitted.
+        spec: The symmetries of its architecture.
+        zoo: The models.
+        data: The images; where they are others than those of the fit, the evaluation says so.
+        outside: Images of another task, or None.
+        cache: What was measured before.
+        progress: Told about every stage.
+
+    Returns:
+        The manifest with the evaluation.
+    """
+    measured = evaluate(
+        manifest.architecture,
+        spec,
+        zoo,
+        data,
+        manifest.config.evaluate,
+        manifest.config.align,
+        star_config=manifest.fitted_config,
+        outside=outside,
+        cache=cache,
+        progress=progress,
+    )
+    other = without_path(data.config)
+    if other != manifest.config.data:
+        measured = measured.model_copy(update={"data": other})
+    return manifest.model_copy(update={"evaluation": measured})

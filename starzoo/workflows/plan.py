@@ -1,0 +1,177 @@
+"""What a star will cost, told before anything is spent: only lists, configurations and headers are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from starzoo.align.activation_features import most_numbers
+from starzoo.config import RunConfig
+from starzoo.errors import ResourceError, UsageError
+from starzoo.hub.listing import CARD, Listing, bytes_to_download, free_bytes, look_up
+from starzoo.hub.ref import ModelRef
+from starzoo.hub.thread_map import in_threads
+from starzoo.models.architecture import Architecture
+from starzoo.models.licenses import Licensing, combine
+from starzoo.models.pull import architecture_of, check_pickle, fetch, read_weights_header
+from starzoo.models.safetensors_header import read_header, stored_dtype
+from starzoo.models.sources import check_architectures, check_files, check_have_classes, licence_of
+from starzoo.models.timm_config import TimmConfig
+from starzoo.models.timm_folder import CONFIG_FILE, find_weights, read_architecture, read_json
+from starzoo.models.timm_weights import check_header
+
+__all__ = ["Plan", "PlannedModel", "plan_star"]
+
+_DIGITS = 1437
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedModel:
+    """One model of a star that is not fitted yet.
+
+    Attributes:
+        name: What messages call it.
+        role: `source` or `held-out`.
+        sha: The commit, or None for a local folder.
+        architecture: What its config.json says, with its preprocessing.
+        dtype: The type of its weights, or `unknown` for a pickle that is not converted.
+        licence: What its card says, or None.
+        size: Bytes of all its files.
+        to_download: Bytes of them that are not on this machine.
+    """
+
+    name: str
+    role: str
+    sha: str | None
+    architecture: Architecture
+    dtype: str
+    licence: str | None
+    size: int
+    to_download: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What fitting a star will take.
+
+    Attributes:
+        models: The models, sources first.
+        to_download: Bytes to download; what models of one repository share counts once.
+        free: Free bytes on the disk of the local cache.
+        parameters: Numbers in the weights of one model.
+        memory: Bytes for weights: of all models, of the star with gradient and momentum, and of a point on a path.
+            Activations and images come on top; they depend on the batch.
+        evidence: Bytes that alignment keeps of the sources while the star is fitted, at most.
+        images: Training images, where they are known without opening the data set.
+        steps: Optimizer steps, where the number of images is known.
+        licensing: The licence that the star may have.
+    """
+
+    models: tuple[PlannedModel, ...]
+    to_download: int
+    free: int
+    parameters: int
+    memory: int
+    evidence: int
+    images: int | None
+    steps: int | None
+    licensing: Licensing
+
+
+def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig) -> Plan:
+    """Look at all models without downloading any weights, and say what fitting their star will take.
+
+    config.json and the cards are downloaded, which are small, and the headers of the weights are checked; `to_download`
+    is what is missing after that.
+
+    Args:
+        sources: References of the models that the star is fitted on, at least two.
+        holdouts: References of models that it never sees.
+        config: The run's configuration.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UsageError: There are fewer than two sources.
+        ResourceError: There is not enough free disk space.
+    """
+    if len(sources) < 2:
+        raise UsageError("a star needs at least two sources", hint="give more model references", subject="SOURCE")
+    refs = [ModelRef.parse(ref) for ref in (*sources, *holdouts)]
+    different = [ref for ref in dict.fromkeys(refs) if ref.folder is None]
+    listings = dict(zip(different, in_threads(look_up, different), strict=True))
+    seen = dict(zip(different, in_threads(_look_at, list(listings.values())), strict=True))
+    models = [
+        replace(
+            seen[ref] if ref.folder is None else _look_at_folder(ref.folder),
+            role="source" if number < len(sources) else "held-out",
+        )
+        for number, ref in enumerate(refs)
+    ]
+    check_architectures(models)
+    check_have_classes(models)
+    needed, free = bytes_to_download(listings.values()), _free()
+    if needed > free:
+        raise ResourceError(
+            f"{needed:,} bytes are to be downloaded, but only {free:,} are free in the cache",
+            hint="free space, or set HF_HOME to a folder on another disk",
+            subject="HF_HOME",
+        )
+    numbers = sum(math.prod(shape) for shape in models[0].architecture.shapes.values())
+    images = config.data.train_size or (_DIGITS if config.data.dataset == "digits" else None)
+    steps = (
+        config.star.epochs * (images // config.star.batch_size) if images else None
+    )  # incomplete batches are left out
+    return Plan(
+        models=tuple(models),
+        to_download=needed,
+        free=free,
+        parameters=numbers,
+        memory=4 * numbers * (len(models) + 4),
+        evidence=4 * len(sources) * (numbers + (most_numbers(len(sources)) if config.align.needs_images else 0)),
+        images=images,
+        steps=steps,
+        licensing=combine([model.licence for model in models[: len(sources)] if model.sha or model.licence]),
+    )
+
+
+def _look_at(listing: Listing) -> PlannedModel:
+    check_pickle(listing)
+    architecture = architecture_of(listing)
+    card = fetch(listing, listing.files[CARD])[0] if CARD in listing.files else None
+    return PlannedModel(
+        name=listing.ref.place,
+        role="",
+        sha=listing.sha,
+        architecture=architecture,
+        dtype="unknown" if listing.pickle else stored_dtype(read_weights_header(listing)),
+        licence=licence_of(card),
+        size=sum(file.size for file in listing.everything),
+        to_download=bytes_to_download([listing]),
+    )
+
+
+def _look_at_folder(folder: Path) -> PlannedModel:
+    check_files(folder, str(folder))
+    architecture, file = read_architecture(folder), find_weights(folder)
+    header = read_header(file)
+    check_header(header, TimmConfig.parse(read_json(folder / CONFIG_FILE), str(folder)), architecture, str(file))
+    return PlannedModel(
+        name=folder.resolve().name,
+        role="",
+        sha=None,
+        architecture=architecture,
+        dtype=stored_dtype(header),
+        licence=licence_of(folder / CARD),
+        size=file.stat().st_size + (folder / CONFIG_FILE).stat().st_size,
+        to_download=0,
+    )
+
+
+def _free() -> int:
+    from huggingface_hub import constants
+
+    return free_bytes(Path(constants.HF_HUB_CACHE))

@@ -1,0 +1,168 @@
+"""Is a star what it says it is? Its files, its permutations, its sources, and what they compute, checked again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from starzoo.errors import HubError, StarzooError, UsageError
+from starzoo.hub.offline import working_offline
+from starzoo.models.sources import Source, check_compatible, order_classes
+from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.timm_folder import file_hash
+from starzoo.progress import Progress, silent
+from starzoo.star.inputs import load_models
+from starzoo.star.join import as_source
+from starzoo.star.manifest import ModelRecord, StarManifest
+from starzoo.star.run.local_paths import find_models
+from starzoo.star.star import OWN_FILES, PERMUTATIONS, Star, find_star, load_folder
+from starzoo.symmetry import Permutation
+from starzoo.symmetry.trace import copy_module
+
+__all__ = ["Check", "verify_star"]
+
+Found = TypeVar("Found")
+
+_TOLERANCE = 1e-6  # relative, in float64: some modules round to float32 on their own
+_IMAGES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was checked.
+
+    Attributes:
+        subject: The file or the model.
+        what: What should hold.
+        passed: Whether it does; None where it could not be checked.
+        detail: Why not, or a figure.
+    """
+
+    subject: str
+    what: str
+    passed: bool | None
+    detail: str = ""
+
+
+def verify_star(star: str | Path, *, offline: bool = False, progress: Progress = silent) -> list[Check]:
+    """Check a star again: nothing of it is believed that can be computed.
+
+    Args:
+        star: The star's folder, or its repository.
+        offline: Send no request: use what lies on this machine and in the local cache.
+        progress: Told after every source.
+
+    Returns:
+        All checks. A source that cannot be had, offline for instance, is not checked.
+    """
+    with working_offline(offline):
+        folder = find_star(star)
+        loaded = load_folder(folder)
+        checks = [*_check_files(loaded.manifest, folder), _check_timm(loaded, folder)]
+        for number, record in enumerate(loaded.manifest.sources):
+            checks += _check_source(loaded, number, record)
+            progress("checking sources", number + 1, len(loaded.manifest.sources))
+    return checks
+
+
+def _check_files(manifest: StarManifest, folder: Path) -> Iterator[Check]:
+    what = "has the hash that star.json names"
+    for name in OWN_FILES:
+        if name not in manifest.files:
+            yield Check(subject=name, what=what, passed=None, detail="star.json names none")
+        else:
+            found, named = file_hash(folder / name), manifest.files[name]
+            detail = "" if found == named else f"{found[:12]} instead of {named[:12]}"
+            yield Check(subject=name, what=what, passed=not detail, detail=detail)
+
+
+def _check_timm(star: Star, folder: Path) -> Check:
+    """Plain timm must make the same model of the folder, down to the last bit."""
+    import timm
+
+    def differences() -> str:
+        try:  # `load_folder` let config.json through
+            plain = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        except Exception as error:  # noqa: BLE001  whatever it is, the star is no drop-in
+            return f"{type(error).__name__}: {error}"
+        images = _random_images(star, torch.float32)
+        with torch.inference_mode():
+            same = all(torch.equal(plain(image), star.model()(image)) for image in torch.split(images, 1))
+            return "" if same else "they differ"
+
+    found, check = _attempt(star.manifest.name, "computes the same logits in plain timm", differences)
+    return replace(check, passed=False, detail=found) if found else check
+
+
+def _check_source(star: Star, number: int, record: ModelRecord) -> Iterator[Check]:
+    """A source's permutation, its files, and that the permuted source is still the same function."""
+    spec = infer_architecture(star.manifest.architecture)
+    permutation, check = _attempt(
+        record.name,
+        "has a permutation of every group",
+        lambda: Permutation.from_tensors(spec, star.permutations[record.name], subject=PERMUTATIONS),
+    )
+    yield check
+    source, check = _attempt(
+        record.name,
+        "has the files that star.json names",
+        lambda: _load_source(star, number, record),
+        absent=(HubError,) if record.repo and record.sha else (HubError, UsageError),
+    )
+    yield check
+    if permutation is None or source is None:
+        return
+    images, states = _random_images(star, torch.float64), (source.state, permutation.apply(source.state))
+    before, after = (_logits(source.model(), state, images) for state in states)
+    error = float((before - after).norm() / before.norm())
+    moved = permutation.moved(Permutation.identity(spec))
+    yield Check(
+        subject=record.name,
+        what="computes the same when it is permuted",
+        passed=error <= _TOLERANCE,
+        detail=f"relative error {error:.1e}; {moved} positions moved",
+    )
+
+
+def _load_source(star: Star, number: int, record: ModelRecord) -> Source:
+    places = star.places.sources
+    known = places[number : number + 1] if len(places) == len(star.manifest.sources) else ()
+    loaded = load_models([record], find_models([record], known))
+    check_compatible([as_source(star.manifest, star.state), *loaded])
+    [source] = order_classes(loaded, star.manifest.architecture.label_names)
+    return source
+
+
+def _attempt(
+    subject: str, what: str, find: Callable[[], Found], *, absent: tuple[type[StarzooError], ...] = (HubError,)
+) -> tuple[Found | None, Check]:
+    """What was found, and a check that failed where it is refused, or was not made where it cannot be had."""
+    try:
+        return find(), Check(subject=subject, what=what, passed=True)
+    except absent as error:
+        return None, Check(subject=subject, what=what, passed=None, detail=error.message)
+    except StarzooError as error:
+        return None, Check(subject=subject, what=what, passed=False, detail=error.message)
+
+
+def _random_images(star: Star, dtype: torch.dtype) -> Tensor:
+    shape = (_IMAGES, *star.manifest.architecture.preprocessing.input_size)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+
+def _logits(network: nn.Module, state: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    """What a network computes in float64."""
+    precise, _ = copy_module(network, _in_float64)
+    precise.load_state_dict(dict(state))
+    precise.eval()
+    with torch.inference_mode():
+        return torch.cat([precise(image) for image in torch.split(images, 1)])  # of a large image one at a time fits
+
+
+def _in_float64(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor.clone()

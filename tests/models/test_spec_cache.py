@@ -1,0 +1,103 @@
+"""The cache of specifications: found once, and never out of date."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from starzoo.models import spec_cache as specs
+from starzoo.models.architecture import Architecture
+from starzoo.models.spec_cache import infer_architecture
+
+SMALL = Architecture.from_registry("test_resnet")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("STARZOO_CACHE", str(tmp_path))
+    return tmp_path / "specs"
+
+
+@pytest.fixture
+def traces(monkeypatch):
+    """The architectures that were traced."""
+    seen = []
+    trace = specs.infer
+    monkeypatch.setattr(specs, "infer", lambda *inputs, **options: seen.append(inputs[0]) or trace(*inputs, **options))
+    return seen
+
+
+def test_a_second_use_traces_nothing_and_is_equal(traces, cache):
+    first = infer_architecture(SMALL)
+    assert infer_architecture(SMALL) == first
+    assert len(traces) == 1
+    assert [path.name.startswith("test_resnet-") for path in cache.iterdir()] == [True]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Architecture.from_registry("test_resnet", image_size=96),
+        Architecture.from_registry("test_resnet", model_args={"in_chans": 1}),
+        SMALL.model_copy(update={"num_classes": 7}),
+        Architecture.from_registry("test_vit"),
+    ],
+    ids=["size", "arguments", "classes", "name"],
+)
+def test_whatever_decides_a_specification_has_a_file_of_its_own(other, traces, cache):
+    infer_architecture(SMALL)
+    infer_architecture(other)
+    assert len(traces) == len(list(cache.iterdir())) == 2
+
+
+def test_a_free_output_has_a_file_of_its_own(traces):
+    assert len(infer_architecture(SMALL, pin_output=False).groups) == len(infer_architecture(SMALL).groups) + 1
+    assert len(traces) == 2
+
+
+def test_other_rules_find_anew(traces, monkeypatch):
+    infer_architecture(SMALL)
+    monkeypatch.setattr(specs, "rules_version", lambda: "timm 2")
+    infer_architecture(SMALL)
+    assert len(traces) == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"groups": 1}',
+        "[" * 200_000,
+        '{"groups": [], "axes": [], "reasons": {}, "exchanges": [], "outputs": []}',
+        '{"groups": [], "axes": {}, "reasons": {}, "exchanges": [], "outputs": []}',
+        lambda text: json.dumps({**json.loads(text), "groups": [["stem", "x", None]]}),
+        lambda text: json.dumps({**json.loads(text), "groups": []}),
+        lambda text: json.dumps({**json.loads(text), "axes": {}}),
+    ],
+)
+def test_a_damaged_file_is_written_again(damage, traces, cache):
+    spec = infer_architecture(SMALL)
+    [path] = cache.iterdir()
+    path.write_text(damage(path.read_text()) if callable(damage) else damage)
+    assert infer_architecture(SMALL).groups == spec.groups
+    assert len(traces) == 2
+    assert json.loads(path.read_text())["groups"]
+
+
+def test_a_cache_that_cannot_be_written_costs_a_trace_and_nothing_else(tmp_path, traces, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("STARZOO_CACHE", str(tmp_path / "file"))
+    assert infer_architecture(SMALL).groups
+    assert infer_architecture(SMALL).groups
+    assert len(traces) == 2
+
+
+def test_the_cache_lies_where_the_user_keeps_caches(tmp_path, monkeypatch):
+    monkeypatch.delenv("STARZOO_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    infer_architecture(SMALL)
+    assert len(list((tmp_path / "xdg" / "starzoo" / "specs").iterdir())) == 1
