@@ -31,7 +31,8 @@ from benchmarks.zoos import DATASET, OUT, RECIPES
 from starzoo.align.align import Aligner
 from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, DataConfig, Uniform
-from starzoo.data import ImageData, Split, load_data
+from starzoo.data.split import Split
+from starzoo.data.task import ImageData, load_data
 from starzoo.evaluate.domain_average import draw_points
 from starzoo.evaluate.evaluator import Evaluator
 from starzoo.evaluate.scores import scores

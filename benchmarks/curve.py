@@ -24,11 +24,12 @@ import torch
 from torch import nn
 
 from starzoo.config import DataConfig
-from starzoo.data import load_data
+from starzoo.data.preprocessing import Preprocessing
+from starzoo.data.task import load_data
 from starzoo.evaluate.evaluator import Evaluator
-from starzoo.models.architecture import Architecture, Preprocessing
+from starzoo.models.architecture import Architecture
+from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
 from starzoo.models.memory_format import as_channels_last, channels_last
-from starzoo.models.weights import has_batch_norm, reestimate_batch_norm
 
 RESULTS = Path(__file__).parent / "results"
 POINTS, STATISTICS, BATCH = 11, 500, 250

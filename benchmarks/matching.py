@@ -29,7 +29,7 @@ from benchmarks.zoos import DATASET, FAMILIES, OUT, RECIPES, train
 from starzoo.align.align import align
 from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, Method
-from starzoo.data import load_data
+from starzoo.data.task import load_data
 from starzoo.evaluate.evaluator import Evaluator
 from starzoo.models.sources import load_sources
 from starzoo.models.spec_cache import infer_architecture

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from starzoo.config import RunConfig as RunConfig
     from starzoo.config import load_config as load_config
+    from starzoo.data.preprocessing import Preprocessing as Preprocessing
     from starzoo.errors import StarzooError as StarzooError
     from starzoo.evaluate.results import Evaluation as Evaluation
     from starzoo.hub.upload import list_stars as list_stars
     from starzoo.models.architecture import Architecture as Architecture
-    from starzoo.models.architecture import Preprocessing as Preprocessing
     from starzoo.models.pull import pull as pull
     from starzoo.models.sources import Source as Source
     from starzoo.models.sources import load_source as load_source
@@ -45,7 +45,7 @@ _HOME = {
     "Evaluation": "starzoo.evaluate.results",
     "Permutation": "starzoo.symmetry.permutation",
     "PermutationSpec": "starzoo.symmetry.spec",
-    "Preprocessing": "starzoo.models.architecture",
+    "Preprocessing": "starzoo.data.preprocessing",
     "RunConfig": "starzoo.config",
     "Source": "starzoo.models.sources",
     "Star": "starzoo.star.star",

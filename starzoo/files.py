@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from starzoo.errors import ResourceError, UsageError
 
-__all__ = ["new_folder", "open_to_append", "refuse_leading_out", "replacing", "write_text", "writing"]
+__all__ = ["cache_folder", "new_folder", "open_to_append", "refuse_leading_out", "replacing", "write_text", "writing"]
 
 # The path is wrong; all else (a full disk, a broken one) is a lack of something.
 _WRONG_PATH = frozenset({
@@ -137,3 +137,17 @@ def _flush(path: Path) -> None:
     """Put a file on the disk before it gets its name, so that a power cut cannot leave the name without content."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def cache_folder(kind: str) -> Path:
+    """The folder for one kind of cached files, in the Hub client's folder of assets; it may be deleted at any time.
+
+    Args:
+        kind: The name of the folder, for example `specs`.
+
+    Returns:
+        The folder, which may not exist.
+    """
+    from huggingface_hub import constants
+
+    return Path(constants.HF_ASSETS_CACHE) / "starzoo" / kind

@@ -1,4 +1,4 @@
-"""The processes of one run, as torchrun starts them: what they share out, and what they find out together.
+"""Threads, and the processes of one run as torchrun starts them.
 
 A run has several processes exactly when torchrun started it, which all of its variables say. What other launchers left
 in the environment is ignored: it would let one process wait for others that nobody started.
@@ -14,7 +14,9 @@ from __future__ import annotations
 import datetime
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,6 +40,7 @@ __all__ = [
     "is_first",
     "is_torchrun",
     "join",
+    "map_ahead",
     "own_device",
     "rank",
     "runs_on_cpu",
@@ -320,3 +323,30 @@ class Agreement:
             said.wait()
         heard: list[float] = words.tolist()
         return heard
+
+
+def map_ahead(work: Callable[[Item], Found], items: Iterable[Item], threads: int) -> Iterator[Found]:
+    """Map a function over items that are taken one by one, as many at a time as there are threads.
+
+    Args:
+        work: The function; it may be called in several threads at once.
+        items: Taken as far ahead as there are threads, in the thread that iterates.
+        threads: How many; with one or none each item is worked on when its result is asked for.
+
+    Yields:
+        The results, in the order of the items.
+    """
+    if threads < 2:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        begun = deque[Future[Found]]()
+        try:
+            for item in items:
+                begun.append(pool.submit(work, item))
+                if len(begun) == threads:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,8 +1,12 @@
-"""Numbers with their nouns, as a person reads them."""
+"""Numbers and differences in words."""
 
 from __future__ import annotations
 
-__all__ = ["counted"]
+import json
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["all_differences", "counted", "first_difference"]
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
@@ -17,3 +21,30 @@ def counted(number: int, noun: str, plural: str = "") -> str:
         Such as `1 group` or `1,200 groups`.
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def first_difference(then: Any, now: Any, path: str = "") -> str:
+    """Say in words where two JSON values differ first.
+
+    Args:
+        then: What was written down; a key that one of two objects lacks counts as null.
+        now: What is asked for.
+        path: The keys that lead to both, joined by dots.
+
+    Returns:
+        For instance `train.epochs was 2, now 3`; empty where they are equal.
+    """
+    return next(_differences(then, now, path), "")
+
+
+def all_differences(then: Any, now: Any) -> list[str]:
+    """Say in words where two JSON values differ, once for every place, as `first_difference` does."""
+    return list(_differences(then, now, ""))
+
+
+def _differences(then: Any, now: Any, path: str) -> Iterator[str]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*then, *now]):
+            yield from _differences(then.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+    elif then != now:
+        yield f"{path} was {json.dumps(then)}, now {json.dumps(now)}"

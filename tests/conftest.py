@@ -35,7 +35,7 @@ os.environ |= {
     "HF_ENDPOINT": os.environ.get("STARZOO_TEST_HF_ENDPOINT", _HUB.endpoint),
     "HF_HOME": str(_HOME),
     "HF_HUB_CACHE": str(_HOME / "hub"),
-    "STARZOO_CACHE": str(_HOME / "starzoo"),
+    "HF_ASSETS_CACHE": str(_HOME / "assets"),
     "HF_TOKEN": os.environ.get("STARZOO_TEST_HF_TOKEN", "hf_token_of_the_tests"),
     "HF_HUB_DISABLE_XET": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -91,7 +91,8 @@ def make_member(tmp_path: Path) -> MakeMember:
     def make(folder: str = "seed-0", /, *, seed: int = 0, parent: Path | None = None, **changes: Any) -> Path:
         import torch
 
-        from starzoo.models.architecture import Architecture, Preprocessing
+        from starzoo.data.preprocessing import Preprocessing
+        from starzoo.models.architecture import Architecture
         from starzoo.models.timm_folder import save_folder
 
         architecture = Architecture(**{

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from starzoo.align.align import align, average
+from starzoo.align.align import align
 from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig
 from starzoo.evaluate.results import Evaluation
 from starzoo.models.sources import load_sources
 from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.weights import average
 from starzoo.star.manifest import ModelRecord, StarManifest
 from starzoo.star.run.local_paths import RunPlaces
 from starzoo.star.star import Star

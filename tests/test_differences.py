@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from starzoo.differences import first_difference
+from starzoo.text import first_difference
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.study.experiment import Experiment
 from benchmarks.zoos import RECIPES, train
 from starzoo.config import AlignConfig, RunConfig
-from starzoo.data import load_data
+from starzoo.data.task import load_data
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.result_cache import EVALUATION, ResultCache
 from starzoo.evaluate.results import Evaluation

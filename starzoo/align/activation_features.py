@@ -12,7 +12,7 @@ output's gradient with respect to each result is a tensor of the model too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +22,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from starzoo.align.probe import Probe
 from starzoo.errors import IncompatibleError
+from starzoo.models.weights import StateDict
 from starzoo.symmetry import PermutationSpec, infer_activations
 from starzoo.symmetry.spec import Pinned, Term, groups_of
 
 __all__ = ["Responses", "most_numbers"]
-
-StateDict = Mapping[str, Tensor]
 
 _SAMPLE = 4000  # images and positions in all; all of them, a hundred times as many, leave the same barriers
 _MOST = 250_000_000  # numbers that are kept of one model: a gigabyte, in which a ViT-B has a sample of a thousand

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,14 +15,13 @@ from starzoo.align.features import Evidence
 from starzoo.align.probe import Probe
 from starzoo.align.weight_matching import Matching, WeightMatcher
 from starzoo.config import AlignConfig
+from starzoo.models.weights import StateDict, distance
+from starzoo.parallel import map_ahead
 from starzoo.progress import Progress, silent
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
-from starzoo.threaded_map import map_ahead
 
-__all__ = ["AlignedSource", "Aligner", "align", "average", "distance", "take_better"]
-
-StateDict = Mapping[str, Tensor]
+__all__ = ["AlignedSource", "Aligner", "align", "take_better"]
 
 _EQUAL = 1e-3  # of the distance before
 _AHEAD = 8  # permutees that are matched side by side, at most: each has gains and evidence of its own in memory
@@ -106,7 +104,7 @@ class Aligner:
         return replace(start, indices={**Permutation.random(self.spec, rng).indices, **branches})
 
     def match_all(self, models: Sequence[StateDict]) -> list[Permutation]:
-        """Match all models to each other (`starzoo.align.cycle_consistent`), and see them from where the first one stands.
+        """Match all models to each other (`cycle_consistent`), seen from where the first one stands.
 
         Args:
             models: Evidence about the models.
@@ -197,34 +195,3 @@ def take_better(
     after, names = meter.midpoint_loss(fixed, moved), list(found.spec.axes)
     equal = distance(fixed, moved, names) < _EQUAL * distance(fixed, unmoved, names)
     return (found, before, after) if after < before or equal else (start, before, before)
-
-
-def average(states: Sequence[StateDict]) -> dict[str, Tensor]:
-    """The mean of state dicts; integer tensors (counters) are taken from the first.
-
-    Args:
-        states: State dicts with equal names and shapes, at least one.
-
-    Returns:
-        A new state dict.
-    """
-    return {
-        name: torch.stack([state[name] for state in states]).mean(dim=0)
-        if tensor.is_floating_point()
-        else tensor.clone()
-        for name, tensor in states[0].items()
-    }
-
-
-def distance(a: StateDict, b: StateDict, names: Sequence[str]) -> float:
-    """The Euclidean distance of two state dicts over the named tensors.
-
-    Args:
-        a: A state dict.
-        b: Another one with equal shapes.
-        names: The tensors that count.
-
-    Returns:
-        ‖a − b‖.
-    """
-    return math.sqrt(sum(float((a[name].double() - b[name].double()).square().sum()) for name in names))

@@ -9,18 +9,17 @@ the sum. (C2M3 ascends by Frank–Wolfe instead. Both end where no single move h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
 
 from starzoo.align.weight_matching import WeightMatcher
+from starzoo.models.weights import StateDict
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
 __all__ = ["match_all"]
-
-StateDict = Mapping[str, Tensor]
 
 _MAX_TURNS = 100  # of each model; they settle after about ten
 

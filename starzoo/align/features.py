@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -12,11 +11,10 @@ from starzoo.align.activation_features import Responses
 from starzoo.align.probe import Probe, required
 from starzoo.align.weight_features import balanced, plain
 from starzoo.choices import Method
+from starzoo.models.weights import StateDict
 from starzoo.symmetry.spec import PermutationSpec
 
 __all__ = ["Evidence"]
-
-StateDict = Mapping[str, Tensor]
 
 
 class Evidence:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -12,14 +12,14 @@ from torch.nn.functional import cross_entropy
 
 from starzoo.choices import Method
 from starzoo.errors import UsageError
+from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
 from starzoo.models.memory_format import as_channels_last, channels_last
-from starzoo.models.weights import has_batch_norm, interpolate, reestimate_batch_norm
+from starzoo.models.weights import StateDict, interpolate
 
 __all__ = ["Probe", "Response", "required"]
 
 _CHANCE = 0.9  # of the loss of a model that answers blindly
 
-StateDict = Mapping[str, Tensor]
 Response = tuple[Tensor, ...]
 """What a module returns for some images, and perhaps how the network's output depends on it, in the same shape."""
 

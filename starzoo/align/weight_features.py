@@ -5,14 +5,12 @@ Every scaling commutes with permutation, so what is matched on scaled weights ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-__all__ = ["balanced", "plain"]
+from starzoo.models.weights import StateDict
 
-StateDict = Mapping[str, Tensor]
+__all__ = ["balanced", "plain"]
 
 
 def plain(state: StateDict) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ the blocks (`starzoo.align.group_views.find_turns` says which of them at once).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -25,12 +25,12 @@ from torch import Tensor
 
 from starzoo.align.assignment import solve_assignment
 from starzoo.align.group_views import Turn, View, find_turns
+from starzoo.models.weights import StateDict
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
 __all__ = ["Matching", "WeightMatcher"]
 
-StateDict = Mapping[str, Tensor]
 Gain = NDArray[np.floating]
 Index = NDArray[np.int64]
 

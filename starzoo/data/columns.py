@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from starzoo.class_names import list_names
 from starzoo.config import DataConfig
+from starzoo.data.class_names import list_names
 from starzoo.data.hub_datasets import Splits, say
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.text import counted

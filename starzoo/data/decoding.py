@@ -14,9 +14,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from starzoo.data.formats import image_formats
+from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.records import ImageFile, Records
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.models.architecture import Preprocessing
 
 __all__ = ["Pixels", "decode", "make_reader", "normalize"]
 

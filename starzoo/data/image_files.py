@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from starzoo.data.decoding import make_reader, normalize
+from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.records import ImageFile
 from starzoo.errors import UsageError
-from starzoo.models.architecture import Preprocessing
 
 __all__ = ["read_images"]
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from starzoo.class_names import list_names
 from starzoo.config import DataConfig
+from starzoo.data.class_names import list_names
 from starzoo.data.columns import find_image_column, read_labels
 from starzoo.data.hub_datasets import Splits, load_splits, say
 from starzoo.errors import UntrustedInputError, UsageError

@@ -12,10 +12,10 @@ from torch.nn.functional import pad
 
 from starzoo.config import Augmentation
 from starzoo.data.decoding import Pixels, normalize
+from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.records import Records
 from starzoo.errors import UsageError
-from starzoo.models.architecture import Preprocessing
-from starzoo.threaded_map import map_ahead
+from starzoo.parallel import map_ahead
 
 __all__ = ["Augmentation", "Loader", "Split"]
 

@@ -16,21 +16,22 @@ from starzoo.errors import NumericalError
 from starzoo.evaluate.domain_average import draw_points, predict_with_points
 from starzoo.evaluate.evaluator import Curve, Evaluator
 from starzoo.evaluate.model_pool import Line, Models, Zoo
-from starzoo.evaluate.result_cache import ResultCache, hash_tensors
+from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.results import DomainChoice
-from starzoo.evaluate.trained_baselines import train_rival
+from starzoo.evaluate.trained_baselines import rival_recipe, train_rival
 from starzoo.metrics import negative_log_likelihood
 from starzoo.models.architecture import Architecture
-from starzoo.models.weights import has_batch_norm
+from starzoo.models.batch_norm import has_batch_norm
+from starzoo.models.weights import StateDict, hash_tensors
 from starzoo.progress import Progress, silent
 from starzoo.symmetry.spec import PermutationSpec
 
 if TYPE_CHECKING:
-    from starzoo.data import ImageData, Split
+    from starzoo.data.split import Split
+    from starzoo.data.task import ImageData
 
 __all__ = ["OUTSIDE", "VALIDATION", "Measurement", "naming", "points"]
 
-StateDict = Mapping[str, Tensor]
 _CURVES = ("loss", "accuracy", "tempered_loss")
 VALIDATION, OUTSIDE = "validation", "outside"  # beside the splits "train" and "test"
 
@@ -99,6 +100,7 @@ class Measurement:
             "rival": kind,
             "sources": [self.models.hashes[name] for name in self.zoo.sources],
             "star": self.star_config.model_dump(mode="json"),
+            "recipe": rival_recipe(kind, self.star_config).model_dump(mode="json"),
             "augment": self.data.config.augment,
             **{name: self._settings[name] for name in decides},
         }

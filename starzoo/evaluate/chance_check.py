@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from starzoo.class_names import list_names
+from starzoo.data.class_names import list_names
 from starzoo.errors import IncompatibleError
 from starzoo.metrics import luck
 from starzoo.models.architecture import Architecture
 from starzoo.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from starzoo.data import ImageData
+    from starzoo.data.task import ImageData
 
 __all__ = ["find_class_orders"]
 

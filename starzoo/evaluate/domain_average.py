@@ -11,7 +11,7 @@ from torch import Tensor
 
 from starzoo.config import Uniform
 from starzoo.evaluate.results import DomainChoice
-from starzoo.models.weights import interpolate
+from starzoo.models.weights import StateDict, interpolate
 
 __all__ = [
     "FULL_RANGE",
@@ -24,7 +24,6 @@ __all__ = [
     "ranges",
 ]
 
-StateDict = Mapping[str, Tensor]
 Predict = Callable[[StateDict], Mapping[str, Tensor]]
 
 NEAR_THE_STAR = Uniform(low=0.0, high=0.5)

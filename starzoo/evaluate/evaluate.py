@@ -29,16 +29,17 @@ from starzoo.evaluate.results import DomainChoice, Evaluation, Path, PathKind, P
 from starzoo.evaluate.scores import measure_qualities
 from starzoo.metrics import accuracy, negative_log_likelihood
 from starzoo.models.architecture import Architecture
+from starzoo.models.weights import StateDict
 from starzoo.parallel import share_out
 from starzoo.progress import Progress, silent
 from starzoo.symmetry.spec import PermutationSpec
 
 if TYPE_CHECKING:
-    from starzoo.data import ImageData, Split
+    from starzoo.data.split import Split
+    from starzoo.data.task import ImageData
 
 __all__ = ["Shard", "Zoo", "evaluate", "evaluate_shard", "measure_path"]
 
-StateDict = Mapping[str, Tensor]
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 

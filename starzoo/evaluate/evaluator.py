@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from starzoo.errors import NumericalError
 from starzoo.evaluate.repair import measure_channels, repair
 from starzoo.metrics import accuracy, fit_temperature, negative_log_likelihood, tempered
+from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
 from starzoo.models.memory_format import channels_last
-from starzoo.models.weights import has_batch_norm, interpolate, reestimate_batch_norm
+from starzoo.models.weights import StateDict, interpolate
 
 __all__ = ["Curve", "Evaluator"]
-
-StateDict = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from starzoo.align.align import Aligner, average, take_better
+from starzoo.align.align import Aligner, take_better
 from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, Uniform
-from starzoo.evaluate.result_cache import hash_tensors
 from starzoo.evaluate.results import PathKind
 from starzoo.models.architecture import Architecture
+from starzoo.models.weights import StateDict, average, hash_tensors
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
 if TYPE_CHECKING:
-    from starzoo.data import ImageData
+    from starzoo.data.task import ImageData
 
 __all__ = ["Line", "Models", "Zoo"]
-
-StateDict = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,11 +26,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from starzoo.models.weights import interpolate, reestimate_batch_norm
+from starzoo.models.batch_norm import reestimate_batch_norm
+from starzoo.models.weights import StateDict, interpolate
 
 __all__ = ["Channels", "Moments", "measure_channels", "repair"]
 
-StateDict = Mapping[str, Tensor]
 _AFFINE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _CONSTANT = 1e-6  # a channel that varies less is shifted and not scaled
 

@@ -21,20 +21,19 @@ from torch import Tensor, nn
 from starzoo.config import Augmentation, EvalConfig
 from starzoo.errors import IncompatibleError
 from starzoo.evaluate.cached_evaluation import naming
-from starzoo.evaluate.result_cache import ResultCache, hash_tensors
+from starzoo.evaluate.result_cache import ResultCache
 from starzoo.metrics import accuracy, negative_log_likelihood
 from starzoo.models.architecture import Architecture
+from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
 from starzoo.models.memory_format import as_channels_last, channels_last
-from starzoo.models.weights import has_batch_norm, reestimate_batch_norm
+from starzoo.models.weights import StateDict, hash_tensors
 from starzoo.parallel import share_out
 from starzoo.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from starzoo.data import ImageData
+    from starzoo.data.task import ImageData
 
 __all__ = ["Look", "SourceCheck", "check_sources", "estimate_statistics"]
-
-StateDict = Mapping[str, Tensor]
 
 _IMAGES = 1000  # un-augmented training images that models predict
 _BATCH = 100

@@ -14,17 +14,17 @@ from torch.nn.functional import cross_entropy, one_hot
 from torch.optim.swa_utils import AveragedModel
 
 from starzoo.config import Rival, StarConfig, TrainConfig
-from starzoo.data import ImageData
+from starzoo.data.task import ImageData
 from starzoo.errors import NumericalError
 from starzoo.models.architecture import Architecture
 from starzoo.models.memory_format import channels_last
 from starzoo.models.training.optimizer import make_optimizer, train_epoch
+from starzoo.models.weights import StateDict
 from starzoo.parallel import own_device
 from starzoo.progress import Progress, silent
 
-__all__ = ["rival_steps", "train_rival"]
+__all__ = ["rival_recipe", "rival_steps", "train_rival"]
 
-StateDict = Mapping[str, Tensor]
 _STAGE: Mapping[Rival, str] = {"swa": "averaging weights (SWA)", "student": "distilling a student"}
 
 
@@ -42,7 +42,24 @@ def rival_steps(kind: Rival, data: ImageData, star: StarConfig) -> int:
     Returns:
         The steps.
     """
-    return _count_epochs(kind, star) * len(data.train.loader(star.batch_size, epoch=0, seed=0))
+    return rival_recipe(kind, star).epochs * len(data.train.loader(star.batch_size, epoch=0, seed=0))
+
+
+def rival_recipe(kind: Rival, star: StarConfig) -> TrainConfig:
+    """How a rival is trained: as the star, but with SGD at the rate of `starzoo train`, for steps of the same cost.
+
+    Args:
+        kind: Which rival.
+        star: The star's settings.
+
+    Returns:
+        The settings. SWA trains at half of their rate, which stays.
+    """
+    cost, own = 4 if star.kappa else 3, 3 if kind == "swa" else 4
+    shared = star.model_dump(include={"optimizer", "momentum", "nesterov", "weight_decay", "warmup"})
+    rate = TrainConfig().lr if star.optimizer == "sgd" else star.lr
+    epochs = max(1, round(star.epochs * cost / own))
+    return TrainConfig(lr=rate / 2 if kind == "swa" else rate, epochs=epochs, **shared)
 
 
 def train_rival(
@@ -77,18 +94,13 @@ def train_rival(
     with torch.random.fork_rng(devices=own_device()):
         torch.manual_seed(star.seed)
         model = channels_last(architecture.build()).to("cuda" if torch.cuda.is_available() else "cpu")
-        epochs = partial(_epochs, model, data, star, _count_epochs(kind, star), partial(progress, _STAGE[kind]))
+        epochs = partial(_epochs, model, data, star, rival_recipe(kind, star), partial(progress, _STAGE[kind]))
         found = _average(model, sources[0], epochs) if kind == "swa" else _distil(model, sources, star, epochs)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in found.state_dict().items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
         hint = "leave it out of evaluate.rivals; the star is not concerned"
         raise NumericalError(f"the weights of the rival {kind} are not finite", hint=hint, subject=kind)
     return state
-
-
-def _count_epochs(kind: Rival, star: StarConfig) -> int:
-    cost, own = 4 if star.kappa else 3, 3 if kind == "swa" else 4
-    return round(star.epochs * cost / own)
 
 
 def _average(model: nn.Module, start: StateDict, epochs: Callable[..., Iterator[None]]) -> nn.Module:
@@ -123,22 +135,19 @@ def _epochs(
     model: nn.Module,
     data: ImageData,
     star: StarConfig,
-    epochs: int,
+    recipe: TrainConfig,
     tell: Callable[[int, int], None],
     loss: Callable[[Tensor, Tensor], Tensor],
     *,
     constant: bool = False,
 ) -> Iterator[None]:
     """Train a model, with a stop after every epoch: at a constant rate, or as `starzoo train` varies it."""
-    shared = star.model_dump(include={"optimizer", "momentum", "nesterov", "weight_decay", "warmup"})
-    rate = TrainConfig().lr if star.optimizer == "sgd" else star.lr
-    settings = TrainConfig(lr=rate / 2 if constant else rate, epochs=max(1, epochs), **shared)
-    optimizer = make_optimizer(model.parameters(), settings)
-    for epoch in range(epochs):
+    optimizer = make_optimizer(model.parameters(), recipe)
+    for epoch in range(recipe.epochs):
         batches = data.train.loader(star.batch_size, epoch=epoch, seed=star.seed, augment=data.config.augment)
-        schedule = None if constant else settings
+        schedule = None if constant else recipe
         train_epoch(model, optimizer, batches, loss, schedule=schedule, epoch=epoch, clip_grad_norm=star.clip_grad_norm)
-        tell(epoch + 1, epochs)
+        tell(epoch + 1, recipe.epochs)
         yield
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError
 
 from starzoo.config import Frozen
+from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.models.network import Network
 from starzoo.models.timm_config import TimmConfig, build, resolve_name
@@ -17,27 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Architecture", "Preprocessing", "number_among", "registry_entry"]
-
-
-class Preprocessing(Frozen):
-    """What happens to an image before the model sees it: timm's data configuration.
-
-    Attributes:
-        input_size: (channels, height, width) in pixels.
-        mean: Subtracted from every channel, on the scale 0 to 1.
-        std: Every channel is divided by it, on the scale 0 to 1.
-        interpolation: Resampling filter, by timm's name.
-        crop_pct: Share of the resized image that the centre crop keeps.
-        crop_mode: timm's crop mode.
-    """
-
-    input_size: tuple[int, int, int] = (3, 224, 224)
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    interpolation: str = "bicubic"
-    crop_pct: float = 1.0
-    crop_mode: str = "center"
+__all__ = ["Architecture", "number_among", "registry_entry"]
 
 
 class Architecture(Frozen):

@@ -10,9 +10,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from starzoo.cache_folder import cache_folder
 from starzoo.errors import UntrustedInputError
-from starzoo.files import replacing
+from starzoo.files import cache_folder, replacing
 
 __all__ = ["convert", "converted", "is_converted"]
 

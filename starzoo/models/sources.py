@@ -14,12 +14,13 @@ from typing import Any, Protocol, get_args
 import yaml
 from torch import Tensor, nn
 
-from starzoo.class_names import list_names, match_names
 from starzoo.config import NO_YAML, Augmentation
+from starzoo.data.class_names import list_names, match_names
+from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.hub.listing import CARD, without
 from starzoo.hub.ref import ModelRef
-from starzoo.models.architecture import Architecture, Preprocessing
+from starzoo.models.architecture import Architecture
 from starzoo.models.class_order import permute_classes
 from starzoo.models.licenses import AND, is_identifier
 from starzoo.models.pull import Snapshot, pull_all

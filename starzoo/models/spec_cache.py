@@ -15,8 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import starzoo.symmetry
-from starzoo.cache_folder import cache_folder
 from starzoo.errors import StarzooError
+from starzoo.files import cache_folder
 from starzoo.models.architecture import Architecture
 from starzoo.models.timm_folder import write_text
 from starzoo.symmetry import PermutationSpec, infer
@@ -67,7 +67,7 @@ def rules_version() -> str:
     """What found the symmetries: timm, torch, and a hash of the rules and of how a network is made."""
     digest = hashlib.sha256()
     rules = Path(starzoo.symmetry.__file__).parent
-    networks = [rules.with_name("architecture.py"), rules.with_name("blank.py")]  # which decide what buffers hold
-    for path in (*sorted(rules.rglob("*.py")), *networks):
+    networks = [Path(__file__).with_name(f"{name}.py") for name in ("architecture", "timm_config", "skip_init")]
+    for path in (*sorted(rules.rglob("*.py")), *networks):  # the networks decide what buffers hold
         digest.update(path.read_bytes())
     return f"timm {version('timm')}, torch {version('torch')}, rules {digest.hexdigest()[:12]}"

@@ -1,20 +1,15 @@
-"""Points between two state dicts, with the batch-norm statistics that belong to each.
-
-A network at an interpolated point has other activations than either end, so its running statistics are estimated anew:
-reset, then the cumulative mean over training images, augmented as in training. The exponential average of ordinary
-training would still hold a fifth of its reset value after sixteen batches.
-"""
+"""Arithmetic of state dicts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
-__all__ = ["has_batch_norm", "interpolate", "reestimate_batch_norm"]
+__all__ = ["StateDict", "average", "distance", "hash_tensors", "interpolate"]
 
 StateDict = Mapping[str, Tensor]
 
@@ -35,48 +30,41 @@ def interpolate(a: StateDict, b: StateDict, t: float) -> dict[str, Tensor]:
     }
 
 
-def has_batch_norm(model: nn.Module) -> bool:
-    """Whether a network has running statistics that interpolation makes stale.
+def average(states: Sequence[StateDict]) -> dict[str, Tensor]:
+    """The mean of state dicts; integer tensors (counters) are taken from the first.
 
     Args:
-        model: The network.
+        states: State dicts with equal names and shapes, at least one.
 
     Returns:
-        True if any batch normalisation of it tracks running statistics.
+        A new state dict.
     """
-    return any(True for _ in _tracking(model))
+    return {
+        name: torch.stack([state[name] for state in states]).mean(dim=0)
+        if tensor.is_floating_point()
+        else tensor.clone()
+        for name, tensor in states[0].items()
+    }
 
 
-def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the running statistics of every batch normalisation by the mean over `batches`.
-
-    All else stays in evaluation mode, so dropout and stochastic depth do not disturb the estimate.
+def distance(a: StateDict, b: StateDict, names: Sequence[str]) -> float:
+    """The Euclidean distance of two state dicts over the named tensors.
 
     Args:
-        model: The network; its mode is evaluation mode afterwards.
-        batches: Training images, each of shape (batch, channels, height, width).
+        a: A state dict.
+        b: Another one with equal shapes.
+        names: The tensors that count.
+
+    Returns:
+        ‖a − b‖.
     """
-    model.eval()
-    with _estimating(model), torch.no_grad():
-        for images in batches:
-            model(images)
+    return math.sqrt(sum(float((a[name].double() - b[name].double()).square().sum()) for name in names))
 
 
-@contextmanager
-def _estimating(model: nn.Module) -> Iterator[None]:
-    layers = list(_tracking(model))
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # PyTorch's spelling of a cumulative mean
-        layer.training = True  # not train(), which reaches into what timm nests in its layers, such as a dropout
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-            layer.training = False
-
-
-def _tracking(model: nn.Module) -> Iterator[_BatchNorm]:
-    return (module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats)
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of some tensors with their names, types and shapes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

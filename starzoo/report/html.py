@@ -1,6 +1,6 @@
 """The card as one HTML file that needs nothing else: no network, no script, no other file.
 
-What the Markdown of a card may hold is decided in `starzoo.report.card`; the page's own policy forbids every request besides.
+What the Markdown of a card may hold is decided in `report.card`. The page's own policy forbids every request besides.
 """
 
 from __future__ import annotations

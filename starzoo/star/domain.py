@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from starzoo.config import Uniform
-from starzoo.data import ImageData
+from starzoo.data.task import ImageData
 from starzoo.errors import NumericalError, UsageError
 from starzoo.evaluate.domain_average import NEAR_THE_STAR, Point, draw_points
+from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
 from starzoo.models.memory_format import as_channels_last, channels_last
 from starzoo.models.sources import check_compatible, order_classes
 from starzoo.models.spec_cache import infer_architecture
-from starzoo.models.weights import has_batch_norm, interpolate, reestimate_batch_norm
+from starzoo.models.weights import StateDict, interpolate
 from starzoo.progress import Progress, silent
 from starzoo.star.inputs import load_models
 from starzoo.star.join import Joined, as_source, join
@@ -31,8 +32,6 @@ from starzoo.star.manifest import StarManifest
 from starzoo.symmetry import Permutation
 
 __all__ = ["NEAR_THE_STAR", "Point", "StarDomain", "probabilities"]
-
-StateDict = Mapping[str, Tensor]
 
 _BATCH = 64  # images
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from starzoo.models.weights import StateDict
 from starzoo.symmetry.permutation import Permutation
 
 __all__ = ["End", "Ends"]
 
-StateDict = Mapping[str, Tensor]
 _SHARE = 0.5  # of the device's free memory that aligned sources may take
 
 

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from starzoo.config import RunConfig, StarConfig
 from starzoo.errors import UsageError
 from starzoo.models.architecture import Architecture
+from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.memory_format import channels_last
 from starzoo.models.training.optimizer import make_optimizer, set_learning_rate
-from starzoo.models.weights import reestimate_batch_norm
+from starzoo.models.weights import StateDict
 from starzoo.parallel import Agreement, all_or_none, gather, join, own_device, runs_on_cpu
 from starzoo.progress import Progress, silent
 from starzoo.star.endpoints import Ends
@@ -50,12 +51,11 @@ from starzoo.text import counted
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from starzoo.data import ImageData
     from starzoo.data.split import Loader
+    from starzoo.data.task import ImageData
 
 __all__ = ["CHECKPOINTS", "FittedStar", "fit"]
 
-StateDict = Mapping[str, Tensor]
 Batch = tuple[Tensor, Tensor]
 
 CHECKPOINTS = "checkpoints"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from starzoo.config import DataConfig, validate, with_changes
-from starzoo.data import ImageData, Split, load_data, load_unlabelled
+from starzoo.data.split import Split
+from starzoo.data.task import ImageData, load_data, load_unlabelled
 from starzoo.errors import UntrustedInputError
 from starzoo.models.architecture import Architecture
 from starzoo.models.sources import Source, load_sources, named_classes

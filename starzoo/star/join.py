@@ -24,7 +24,7 @@ from starzoo.star.manifest import StarManifest
 from starzoo.symmetry import Permutation
 
 if TYPE_CHECKING:
-    from starzoo.data import ImageData
+    from starzoo.data.task import ImageData
 
 __all__ = ["Joined", "as_source", "join"]
 

@@ -8,9 +8,10 @@ from typing import Any, Literal
 from pydantic import ValidationError, model_validator
 
 from starzoo.config import Frozen, RunConfig, StarConfig
+from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import UntrustedInputError
 from starzoo.evaluate.results import Evaluation
-from starzoo.models.architecture import Architecture, Preprocessing
+from starzoo.models.architecture import Architecture
 
 __all__ = ["MANIFEST", "RESERVED_NAMES", "ModelRecord", "StarManifest", "read_manifest"]
 

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from starzoo.align.align import Aligner, average
+from starzoo.align.align import Aligner
 from starzoo.align.probe import Probe
 from starzoo.config import RunConfig
 from starzoo.models.architecture import Architecture
+from starzoo.models.weights import StateDict, average
 from starzoo.parallel import from_first, share_out
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
 if TYPE_CHECKING:
-    from starzoo.data import ImageData
+    from starzoo.data.task import ImageData
 
 __all__ = ["SourceAlignment"]
 
-StateDict = Mapping[str, Tensor]
 _logger = logging.getLogger(__name__)
 
 

@@ -19,8 +19,8 @@ _HOME = {
     "PermutationGroup": "spec",
     "PermutationSpec": "spec",
     "Verification": "verification",
-    "infer": "groups",
-    "infer_activations": "groups",
+    "infer": "inference",
+    "infer_activations": "inference",
     "verify": "verification",
 }
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from starzoo.cache_folder import cache_folder
 from starzoo.errors import HubError
+from starzoo.files import cache_folder
 from starzoo.hub.listing import free_bytes
 from starzoo.hub.offline import is_offline
 from starzoo.hub.retry import patiently

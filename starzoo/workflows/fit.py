@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, validate
-from starzoo.data import ImageData, Split
+from starzoo.data.split import Split
+from starzoo.data.task import ImageData
 from starzoo.errors import UsageError
 from starzoo.evaluate.evaluate import Shard, evaluate_shard
 from starzoo.evaluate.result_cache import ResultCache

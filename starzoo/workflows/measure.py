@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from starzoo.config import DataConfig, EvalConfig, validate
-from starzoo.data import ImageData, Split
+from starzoo.data.split import Split
+from starzoo.data.task import ImageData
 from starzoo.evaluate.chance_check import find_class_orders
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.result_cache import ResultCache

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from starzoo.data import read_images
+from starzoo.data.image_files import read_images
 from starzoo.errors import UsageError
 from starzoo.metrics import entropy, mutual_information
 from starzoo.progress import Progress, silent

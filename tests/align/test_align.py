@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from starzoo.align.align import Aligner, align, average, distance
+from starzoo.align.align import Aligner, align
 from starzoo.align.weight_features import balanced, plain
 from starzoo.choices import Method
 from starzoo.config import AlignConfig
 from starzoo.errors import UsageError
+from starzoo.models.weights import average, distance
 from starzoo.symmetry import Permutation, infer
 from tests.align.networks import example, make, probe_of, spec_of
 from tests.symmetry.maximality import networks

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from starzoo.config import DataConfig
-from starzoo.data import ImageData, load_data, open_data
-from starzoo.data.records import StoredData
+from starzoo.data.records import StoredData, open_data
+from starzoo.data.task import ImageData, load_data
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from tests.data.pictures import encode, paint, png, write_pictures
 from tests.data.test_data import COLOUR

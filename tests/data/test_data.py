@@ -23,11 +23,13 @@ from timm.data import create_transform
 from torch import Tensor
 
 from starzoo.config import DataConfig
-from starzoo.data import Split, load_data, load_unlabelled, open_data, read_images
 from starzoo.data.decoding import _resized, decode, make_reader
 from starzoo.data.hub_datasets import _explain
-from starzoo.data.records import ImageFile, Records
-from starzoo.data.split import _augment
+from starzoo.data.image_files import read_images
+from starzoo.data.preprocessing import Preprocessing
+from starzoo.data.records import ImageFile, Records, open_data
+from starzoo.data.split import Split, _augment
+from starzoo.data.task import load_data, load_unlabelled
 from starzoo.errors import (
     HubError,
     IncompatibleError,
@@ -37,7 +39,6 @@ from starzoo.errors import (
     UsageError,
 )
 from starzoo.hub.error_mapping import HubBusyError
-from starzoo.models.architecture import Preprocessing
 from tests.data.pictures import paint
 
 GREY = Preprocessing(input_size=(1, 8, 8), mean=(0.3,), std=(0.35,))

@@ -13,10 +13,9 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
 from starzoo.config import DataConfig
-from starzoo.data import open_data
 from starzoo.data.decoding import decode
 from starzoo.data.formats import image_extensions, image_formats
-from starzoo.data.records import ImageFile
+from starzoo.data.records import ImageFile, open_data
 from starzoo.errors import UntrustedInputError
 from tests.data.pictures import encode, paint, write_pictures
 

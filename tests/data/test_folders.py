@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from starzoo.config import DataConfig
-from starzoo.data import load_unlabelled, open_data
 from starzoo.data.folders import find_split, scan_folder, spread_classes
-from starzoo.data.records import Records, StoredData
+from starzoo.data.records import Records, StoredData, open_data
+from starzoo.data.task import load_unlabelled
 from starzoo.errors import UntrustedInputError, UsageError
 from tests.data.pictures import paint, png, write_pictures
 from tests.data.test_data import COLOUR
@@ -189,7 +189,7 @@ def test_splits_are_found_under_other_names(name: str, available: list[str], exp
 def test_a_validation_split_is_taken_where_there_is_no_test_split(
     tmp_path: Path, split: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from starzoo.data import load_data
+    from starzoo.data.task import load_data
 
     write_pictures(tmp_path, splits("cat", "dog", of=("train", split)))
     data = load_data(DataConfig(dataset=str(tmp_path)), COLOUR)

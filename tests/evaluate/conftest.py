@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from starzoo.config import DataConfig
-from starzoo.data import ImageData, load_data
+from starzoo.data.task import ImageData, load_data
 from starzoo.models.sources import Source, load_sources
 
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Four tiny networks for digits that nobody trained, as folders in timm format."""
-    from starzoo.models.architecture import Architecture, Preprocessing
+    from starzoo.data.preprocessing import Preprocessing
+    from starzoo.models.architecture import Architecture
     from starzoo.models.timm_folder import save_folder
 
     architecture = Architecture(

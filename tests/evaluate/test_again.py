@@ -14,10 +14,11 @@ from torch.nn.functional import cross_entropy
 from starzoo.align.align import align
 from starzoo.align.probe import Probe
 from starzoo.config import DataConfig
-from starzoo.data import load_data
+from starzoo.data.task import load_data
 from starzoo.errors import StarzooError, UsageError
+from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.spec_cache import infer_architecture
-from starzoo.models.weights import interpolate, reestimate_batch_norm
+from starzoo.models.weights import interpolate
 from starzoo.workflows.fit import evaluate_star, load_star
 from tests.stars import CONFIG, make_star
 
@@ -27,7 +28,7 @@ FEW = {"statistics_augment": "none", "points": 3, "pairs": 0, "sources": 0, "sam
 
 @pytest.fixture
 def star(untrained: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("STARZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "cache"))
     return make_star(tmp_path / "star", untrained[:2])
 
 

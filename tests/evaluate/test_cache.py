@@ -16,7 +16,8 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from starzoo.errors import UsageError
 from starzoo.evaluate.evaluate import Shard
-from starzoo.evaluate.result_cache import ResultCache, hash_tensors
+from starzoo.evaluate.result_cache import ResultCache
+from starzoo.models.weights import hash_tensors
 from starzoo.workflows.fit import evaluate_star, load_star
 from tests.evaluate.faults import kill_after
 from tests.star.runs import run
@@ -48,8 +49,8 @@ def a_star(untrained: list[Path], tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("STARZOO_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "evaluations"
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "starzoo" / "evaluations"
 
 
 def measure(star: Path, untrained: list[Path], **changes: object) -> object:

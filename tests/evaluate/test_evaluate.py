@@ -12,13 +12,14 @@ from torch.nn.functional import cross_entropy
 
 from starzoo.align.align import align
 from starzoo.config import AlignConfig, EvalConfig, RunConfig
-from starzoo.data import ImageData, load_data
+from starzoo.data.task import ImageData, load_data
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.evaluator import Evaluator
 from starzoo.evaluate.model_pool import Models
 from starzoo.evaluate.results import Evaluation
+from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import Source, load_sources
-from starzoo.models.weights import interpolate, reestimate_batch_norm
+from starzoo.models.weights import interpolate
 from starzoo.symmetry import Permutation, PermutationSpec
 from starzoo.workflows.inspect import infer_architecture
 

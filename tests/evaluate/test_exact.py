@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from starzoo.config import AlignConfig, DataConfig, EvalConfig
-from starzoo.data import load_data
+from starzoo.data.preprocessing import Preprocessing
+from starzoo.data.task import load_data
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.models.architecture import Architecture, Preprocessing
+from starzoo.models.architecture import Architecture
 from starzoo.models.spec_cache import infer_architecture
 from starzoo.symmetry import Permutation
 

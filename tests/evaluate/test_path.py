@@ -7,7 +7,8 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from starzoo.models.weights import has_batch_norm, interpolate, reestimate_batch_norm
+from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
+from starzoo.models.weights import interpolate
 from tests.align.networks import make
 
 

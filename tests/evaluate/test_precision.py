@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from starzoo.data import load_data
+from starzoo.data.task import load_data
 from starzoo.evaluate.evaluator import Evaluator
 from starzoo.evaluate.results import Evaluation
 from starzoo.models.timm_folder import read_architecture
@@ -23,7 +23,7 @@ BF16 = {**MEASURE, "precision": "bf16"}
 
 @pytest.fixture
 def star(digits_zoo: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("STARZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "cache"))
     return make_star(tmp_path / "star", digits_zoo[:2])
 
 

@@ -9,16 +9,17 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
-from starzoo.align.align import align, average
+from starzoo.align.align import align
 from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, DataConfig, EvalConfig, Uniform
-from starzoo.data import ImageData, load_data
+from starzoo.data.task import ImageData, load_data
 from starzoo.evaluate.domain_average import choose, draw_points, ensemble_sizes, ranges
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.results import Evaluation, Path
+from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import Source
 from starzoo.models.spec_cache import infer_architecture
-from starzoo.models.weights import interpolate, reestimate_batch_norm
+from starzoo.models.weights import average, interpolate
 
 CONFIG = EvalConfig(points=3, pairs=0, sources=0, samples=3, validation_images=150, seed=1)
 ALIGN = AlignConfig(method="balanced-weights")

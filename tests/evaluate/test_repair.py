@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from starzoo.align.align import align
 from starzoo.config import AlignConfig, DataConfig, EvalConfig
-from starzoo.data import load_data
+from starzoo.data.task import load_data
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.evaluator import Evaluator
 from starzoo.evaluate.repair import Channels, Moments, measure_channels, repair

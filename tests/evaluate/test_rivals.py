@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div
 
 from starzoo.config import AlignConfig, EvalConfig, StarConfig
-from starzoo.data import ImageData
+from starzoo.data.task import ImageData
 from starzoo.errors import NumericalError
 from starzoo.evaluate import cached_evaluation as measurement
 from starzoo.evaluate.evaluate import Zoo, evaluate

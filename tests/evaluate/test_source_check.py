@@ -11,19 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from starzoo.align.align import Aligner, average, take_better
+from starzoo.align.align import Aligner, take_better
 from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, TrainConfig
-from starzoo.data import ImageData, load_data
+from starzoo.data.task import ImageData, load_data
 from starzoo.errors import IncompatibleError
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.source_check import SourceCheck, check_sources, estimate_statistics
+from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import Source, load_source, load_sources
 from starzoo.models.spec_cache import infer_architecture
 from starzoo.models.timm_folder import save_folder
 from starzoo.models.training.member import train_member
-from starzoo.models.weights import reestimate_batch_norm
+from starzoo.models.weights import average
 from starzoo.star.source_alignment import SourceAlignment
 from starzoo.symmetry import Permutation
 from starzoo.workflows.align import align_models

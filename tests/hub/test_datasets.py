@@ -14,8 +14,7 @@ from PIL import Image
 
 from starzoo.cli.main import main
 from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarConfig, load_config
-from starzoo.data import open_data
-from starzoo.data.records import StoredData
+from starzoo.data.records import StoredData, open_data
 from starzoo.errors import HubError, UntrustedInputError, UsageError
 from starzoo.hub.offline import working_offline
 from starzoo.hub.retry import PATIENCE

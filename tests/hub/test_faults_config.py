@@ -12,8 +12,9 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.models.architecture import Architecture, Preprocessing
+from starzoo.models.architecture import Architecture
 from starzoo.models.sources import load_source
 from starzoo.models.timm_folder import save_folder
 from starzoo.strict_json import JSON_LIMIT, read_json

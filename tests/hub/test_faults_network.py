@@ -18,13 +18,13 @@ import hf_xet
 import pytest
 
 from starzoo.config import DataConfig
-from starzoo.data import load_data
+from starzoo.data.preprocessing import Preprocessing
+from starzoo.data.task import load_data
 from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError
 from starzoo.hub import retry as patience
 from starzoo.hub.error_mapping import HubBusyError
 from starzoo.hub.offline import working_offline
 from starzoo.hub.upload import list_stars, push
-from starzoo.models.architecture import Preprocessing
 from starzoo.models.pull import pull, pull_all
 from starzoo.models.sources import load_source, load_sources
 from starzoo.models.timm_folder import file_hash

@@ -73,7 +73,8 @@ class Folder:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    from starzoo.models.architecture import Architecture, Preprocessing
+    from starzoo.data.preprocessing import Preprocessing
+    from starzoo.models.architecture import Architecture
     from starzoo.models.timm_folder import save_folder
 
     path = tmp_path_factory.mktemp("fuzz") / "net"
@@ -217,7 +218,8 @@ def real_config(draw: st.DrawFn) -> str:
 
 @pytest.fixture(scope="module")
 def real_folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    from starzoo.models.architecture import Architecture, Preprocessing
+    from starzoo.data.preprocessing import Preprocessing
+    from starzoo.models.architecture import Architecture
     from starzoo.models.timm_folder import save_folder
 
     path = tmp_path_factory.mktemp("real") / "net"

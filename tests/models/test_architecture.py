@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.models.architecture import Architecture, Preprocessing
+from starzoo.models.architecture import Architecture
 
 SMALL = Preprocessing(input_size=(3, 32, 32), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop_pct=0.9)
 

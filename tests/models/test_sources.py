@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.hub.ref import ModelRef
-from starzoo.models.architecture import Preprocessing
 from starzoo.models.sources import (
     check_compatible,
     label_names_of,

@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from starzoo.config import DataConfig, TrainConfig
-from starzoo.data import ImageData, load_data
+from starzoo.data.preprocessing import Preprocessing
+from starzoo.data.task import ImageData, load_data
 from starzoo.errors import IncompatibleError, NumericalError, UntrustedInputError, UsageError
-from starzoo.models.architecture import Architecture, Preprocessing
+from starzoo.models.architecture import Architecture
 from starzoo.models.sources import load_source
 from starzoo.models.timm_folder import load_state, read_architecture
 from starzoo.models.training import architecture_for, train_member, train_zoo

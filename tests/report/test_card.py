@@ -15,9 +15,10 @@ from jinja2 import UndefinedError
 from markdown_it import MarkdownIt
 
 from starzoo.config import Beta, DataConfig, RunConfig, StarConfig, Uniform
+from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import UsageError
 from starzoo.evaluate.results import DomainChoice, Evaluation, Path, Quality, Rounding
-from starzoo.models.architecture import Architecture, Preprocessing
+from starzoo.models.architecture import Architecture
 from starzoo.report.card import render, write_card
 from starzoo.report.markdown import clean, escape, load_template
 from starzoo.star.manifest import ModelRecord, StarManifest
@@ -434,7 +435,7 @@ def test_escaped_text_is_shown_as_it_is(text):
 
 
 def test_the_card_says_in_what_the_models_files_differ():
-    from starzoo.models.architecture import Preprocessing
+    from starzoo.data.preprocessing import Preprocessing
 
     chosen, other = Preprocessing(crop_pct=0.95), Preprocessing(crop_pct=0.875)
     same = [ModelRecord(name=name, dtype="float32", preprocessing=chosen) for name in "ab"]

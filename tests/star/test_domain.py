@@ -11,14 +11,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from starzoo.config import DataConfig, Uniform
-from starzoo.data import ImageData, load_data
+from starzoo.data.preprocessing import Preprocessing
+from starzoo.data.task import ImageData, load_data
 from starzoo.errors import IncompatibleError, NumericalError, UntrustedInputError, UsageError
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.results import DomainChoice, Evaluation
-from starzoo.models.architecture import Preprocessing
+from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import load_source
 from starzoo.models.spec_cache import infer_architecture
-from starzoo.models.weights import interpolate, reestimate_batch_norm
+from starzoo.models.weights import interpolate
 from starzoo.star.domain import StarDomain
 from starzoo.star.run.local_paths import RunPlaces
 from starzoo.star.star import Star, load_star

@@ -253,7 +253,7 @@ def refuse_data(victim: int, rank: int) -> None:
 
 def refuse_batch(victim: int, rank: int) -> None:
     """One process cannot decode an image in the middle of an epoch."""
-    from starzoo.data import Loader
+    from starzoo.data.split import Loader
     from starzoo.errors import UntrustedInputError
 
     batch, number = Loader._batch, itertools.count(1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from starzoo.config import AlignConfig, RunConfig, RuntimeConfig, StarConfig
-from starzoo.data import ImageData, load_data
+from starzoo.data.task import ImageData, load_data
 from starzoo.errors import UsageError
 from starzoo.models.sources import Source, load_sources
 from starzoo.star.fit import FittedStar, fit

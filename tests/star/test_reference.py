@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from starzoo.align.align import align
 from starzoo.config import AlignConfig, RunConfig, StarConfig
-from starzoo.data import load_data
+from starzoo.data.task import load_data
 from starzoo.models.sources import load_sources
 from starzoo.star.fit import fit
 from starzoo.star.sampling import SourceSampler

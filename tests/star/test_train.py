@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from starzoo.config import AlignConfig, Constant, RunConfig, RuntimeConfig, StarConfig
-from starzoo.data import ImageData, load_data
+from starzoo.data.task import ImageData, load_data
 from starzoo.errors import NumericalError, PreemptedError, UsageError
 from starzoo.models.sources import Source, load_sources
 from starzoo.progress import Progress, silent

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import starzoo
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, load_config
-from starzoo.data import open_data
+from starzoo.data.records import open_data
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.star.run.local_paths import RunPlaces, without_paths
 from starzoo.workflows.align import align_models

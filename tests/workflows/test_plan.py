@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from starzoo.config import DataConfig, RunConfig, StarConfig
+from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import HubError, IncompatibleError, ResourceError, UntrustedInputError, UsageError
 from starzoo.hub.offline import working_offline
-from starzoo.models.architecture import Preprocessing
 from starzoo.models.pull import pull_all
 from starzoo.workflows.plan import plan_star
 from tests.cli.conftest import run as run
@@ -74,7 +74,7 @@ def test_what_is_known_of_the_models(hub: FakeHub, make_member: MakeMember) -> N
 
 
 def test_the_steps_are_those_that_are_taken(digits_zoo: list[Path]) -> None:
-    from starzoo.data import load_data
+    from starzoo.data.task import load_data
 
     plan = plan_star([str(folder) for folder in digits_zoo[:2]], [], CONFIG)
     data = load_data(CONFIG.data, plan.models[0].architecture.preprocessing)

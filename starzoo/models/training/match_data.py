@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from starzoo.config import DataConfig
-from starzoo.data import open_data
 from starzoo.data.decoding import Pixels, decode
+from starzoo.data.preprocessing import Preprocessing
+from starzoo.data.records import open_data
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.models.architecture import Architecture, Preprocessing, number_among, registry_entry
+from starzoo.models.architecture import Architecture, number_among, registry_entry
 from starzoo.models.timm_config import resolve_name
 
 __all__ = ["architecture_for"]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from starzoo.config import TrainConfig
-from starzoo.data import ImageData, Split
+from starzoo.data.split import Split
+from starzoo.data.task import ImageData
 from starzoo.errors import NumericalError
 from starzoo.metrics import accuracy, negative_log_likelihood
 from starzoo.models.architecture import Architecture

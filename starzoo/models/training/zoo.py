@@ -19,8 +19,7 @@ from typing import Any
 import torch
 
 from starzoo.config import DataConfig, TrainConfig
-from starzoo.data import ImageData, load_data
-from starzoo.differences import first_difference
+from starzoo.data.task import ImageData, load_data
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.models.architecture import Architecture
 from starzoo.models.memory_format import channels_last
@@ -28,6 +27,7 @@ from starzoo.models.timm_folder import CONFIG_FILE, WEIGHTS_FILE, read_json, sav
 from starzoo.models.training.member import measure, train_member
 from starzoo.models.training.workers import Report, count_cores, run_tasks
 from starzoo.progress import Progress, silent
+from starzoo.text import first_difference
 
 __all__ = ["MemberReport", "train_zoo"]
 

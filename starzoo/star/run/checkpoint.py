@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from starzoo.differences import all_differences
 from starzoo.errors import CheckpointError, ResourceError, UntrustedInputError, UsageError
 from starzoo.files import new_folder
 from starzoo.models.timm_folder import file_hash, save_tensors, writing
+from starzoo.text import all_differences
 
 __all__ = ["Checkpoint", "load_newest", "optimizer_tensors", "restore_optimizer", "save_checkpoint"]
 

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from starzoo.class_names import list_names, match_names
+from starzoo.data.class_names import list_names, match_names
 from starzoo.errors import IncompatibleError
 
 
