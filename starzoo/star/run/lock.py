@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from starzoo.errors import FolderInUseError
-from starzoo.files import open_to_append
+from starzoo.files import writing
 from starzoo.parallel import rank
-from starzoo.star.run.log import LOG
 
 __all__ = ["RunLock"]
+
+_FILE = ".lock"
 
 
 class RunLock:
     """Keeps other runs out of a folder, as a context; on several processes the first one does so for all.
 
-    It locks training.log, which a run never replaces. The system gives the lock back when the process ends, however
-    that happens. Where a file system knows no locks there is none.
+    The system releases the lock when the process ends, however that happens.
 
     Args:
-        folder: The run's folder; it may not be there yet, and is not made before `take`.
+        folder: The run's folder; it may not exist yet, and is not made before `take`.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file: IO[bytes] | None = None
+        self._lock = FileLock(folder / _FILE)
 
     def __enter__(self) -> RunLock:
         """Take it, where a run has begun in the folder before."""
-        if rank() == 0 and (self._folder / LOG).is_file():
+        if rank() == 0 and (self._folder / _FILE).exists():
             self.take()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Give it back."""
-        if self._file:
-            self._file.close()
+        self._lock.release()
 
     def take(self) -> None:
         """Take it, if that is not done yet.
@@ -46,18 +44,15 @@ class RunLock:
         Raises:
             FolderInUseError: Another run has it.
         """
-        if self._file:
+        if self._lock.is_locked:
             return
-        path = self._folder / LOG
-        file = open_to_append(path)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
-                file.close()
+        with writing(self._folder / _FILE):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(blocking=False)
+            except Timeout as error:
                 raise FolderInUseError(
                     f"{self._folder}: another run is at work in it",
                     hint="wait until it has ended, or choose another --out",
                     subject=str(self._folder),
                 ) from error
-        self._file = file
