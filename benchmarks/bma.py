@@ -71,8 +71,8 @@ def predict(star: Mapping[str, Tensor], members: Sequence[Source], data: ImageDa
     """What the star, its sources and the points of its domain predict on the three kinds of images."""
     architecture, sources = members[0].architecture, {member.name: member.state for member in members}
     spec, align = infer_architecture(architecture), AlignConfig()
-    probe = Probe(architecture.build(), *data.train.labelled_images(limit=align.to_one.images, seed=align.seed))
-    aligner = Aligner(spec, align.to_one, probe)
+    probe = Probe(architecture.build(), *data.train.labelled_images(limit=align.images, seed=align.seed))
+    aligner = Aligner(spec, align, probe)
     first, *others = map(aligner.evidence.of, [star, *sources.values()])
     matched = aligner.match(first, iter(others))
     aligned = {name: found.permutation.apply(sources[name]) for name, found in zip(sources, matched, strict=True)}

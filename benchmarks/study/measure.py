@@ -18,7 +18,7 @@ from benchmarks.zoos import RECIPES, train
 from starzoo.config import AlignConfig, RunConfig
 from starzoo.data.task import load_data
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.evaluate.result_cache import EVALUATION, ResultCache
+from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.results import Evaluation
 from starzoo.evaluate.trained_baselines import train_rival
 from starzoo.models.sources import Source, load_sources
@@ -115,7 +115,7 @@ def make(
             state = fit(architecture, spec, [source.state for source in sources], data, run).state
         return {**state, SECONDS: torch.tensor(time.process_time() - before)}
 
-    state = ResultCache(folder, (*EVALUATION, "star")).remember(deciding, fresh)
+    state = ResultCache(folder).remember(deciding, fresh)
     return state, float(state.pop(SECONDS))
 
 

@@ -29,6 +29,7 @@ FEW = {"statistics_augment": "none", "points": 3, "pairs": 0, "sources": 0, "sam
 @pytest.fixture
 def star(untrained: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "cache"))
     return make_star(tmp_path / "star", untrained[:2])
 
 
@@ -41,7 +42,7 @@ def test_the_path_to_another_star_equals_a_slow_reference(star: Path, untrained:
     first, second = load_star(str(star)), load_star(str(other))
     architecture = first.manifest.architecture
     data = load_data(DataConfig(**DATA), architecture.preprocessing)
-    config = CONFIG.align.to_one
+    config = CONFIG.align
     meter = Probe(architecture.build(), *data.train.labelled_images(limit=config.images, seed=config.seed))
     [aligned] = align(infer_architecture(architecture), first.state, [second.state], config, meter=meter)
     images, labels = data.test.tensors()
