@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from starzoo.cli.main import main
-from starzoo.config import RunConfig, Uniform, load_config
+from starzoo.config import RunConfig, StarConfig, TrainConfig, Uniform, load_config
 from starzoo.workflows import fit as pipeline
 from starzoo.workflows.fit import quickstart
 
@@ -80,14 +80,17 @@ def test_the_papers_configuration_is_the_papers_algorithm() -> None:
 
 
 def test_the_quickstart_makes_a_star_with_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same code as on the command line, on three members instead of sixteen."""
+    """The same code as on the command line, with three small members instead of sixteen, and fewer epochs."""
     monkeypatch.setattr(pipeline, "QUICKSTART_SOURCES", 2)
     monkeypatch.setattr(pipeline, "QUICKSTART_HOLDOUTS", 1)
+    monkeypatch.setattr(pipeline, "QUICKSTART_ARGS", {**pipeline.QUICKSTART_ARGS, "channels": [16, 32, 32, 32]})
+    monkeypatch.setattr(pipeline, "QUICKSTART_RECIPE", TrainConfig(epochs=6))
+    monkeypatch.setattr(pipeline, "QUICKSTART_STAR", StarConfig(epochs=4))
     report = quickstart(tmp_path)
     assert sorted(path.name for path in (tmp_path / "zoo").iterdir()) == ["seed-0", "seed-1", "seed-2"]
     found = report.manifest.evaluation
     assert found is not None
-    assert found.qualities_of("star")[0].accuracy > 0.97
+    assert found.qualities_of("star")[0].accuracy > 0.9
     assert found.spread("star-held-out").mean < found.spread("regular-regular-raw").mean
     assert "digits-star" in (report.folder / "README.md").read_text()
 

@@ -39,7 +39,7 @@ _WITH_WEIGHTS: Mapping[str, Mapping[str, Any]] = {"fbnetc_100": {"bn_eps": 1e-3}
 """Arguments that timm gives to a network only when it loads weights into it."""
 
 _LARGEST_NUMBER = 65_536
-_MOST_MODULES = 100_000  # the largest network of timm has 7,000
+_MOST_MODULES = 30_000  # the largest network of timm has 7,000
 _MOST_CLASSES = 1_000_000
 _MOST_BYTES = 500_000_000  # of buffers, and of one tensor of activations for one image; more where timm's own has it
 _LARGE_HINT = "correct its input size, window size or kernel sizes in config.json"

@@ -71,6 +71,7 @@ __all__ = [
 CONFIG_FILE = "run.yaml"  # the resolved configuration, as `--config` reads it
 QUICKSTART_ARGS = {"layers": [1, 1, 0, 0], "channels": [32, 64, 64, 64], "zero_init_last": False}
 QUICKSTART_SOURCES, QUICKSTART_HOLDOUTS = 12, 4
+QUICKSTART_RECIPE, QUICKSTART_STAR = TrainConfig(), StarConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,10 +206,10 @@ def quickstart(out: Path, *, seed: int = 0, progress: Progress = silent) -> Star
         What `fit_star` returns for the star.
     """
     data = DataConfig(dataset="digits")
-    star = validate(StarConfig, {"seed": seed})
+    star = validate(StarConfig, {**QUICKSTART_STAR.model_dump(), "seed": seed})
     architecture = architecture_for("resnet18", data, model_args=QUICKSTART_ARGS, image_size=16)
     members = range(QUICKSTART_SOURCES + QUICKSTART_HOLDOUTS)
-    zoo = from_first(lambda: train_zoo(architecture, data, TrainConfig(), members, out / "zoo", progress=progress))
+    zoo = from_first(lambda: train_zoo(architecture, data, QUICKSTART_RECIPE, members, out / "zoo", progress=progress))
     refs = [str(member.folder) for member in zoo]
     sources, holdouts = refs[:QUICKSTART_SOURCES], refs[QUICKSTART_SOURCES:]
     return fit_star(

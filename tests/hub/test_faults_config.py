@@ -205,7 +205,7 @@ def test_c12_arguments_that_are_no_small_values(refuse: Refuse, value: object) -
 
 
 def test_c12_time_bomb(refuse: Refuse) -> None:
-    refuse({"model_args.layers": [1, 1, 1, 60_000]}, "its arguments ask for more than 100,000 layers")
+    refuse({"model_args.layers": [1, 1, 1, 20_000]}, "its arguments ask for more than 30,000 layers")
 
 
 def test_c12_memory_bomb(make_member: MakeMember) -> None:
