@@ -1,12 +1,30 @@
-"""Numbers and differences in words."""
+"""Numbers and differences in words, and text without what is not seen."""
 
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["all_differences", "counted", "first_difference"]
+__all__ = ["all_differences", "clean", "counted", "first_difference", "printable"]
+
+
+def clean(text: str) -> str:
+    """Take out what is not seen: control bytes, terminal escapes, direction marks; white space becomes one space.
+
+    Args:
+        text: Anything.
+
+    Returns:
+        One line of printable characters.
+    """
+    return " ".join(printable(" ".join(text.split())).split())
+
+
+def printable(text: str) -> str:
+    """Take out what is not seen, line breaks too, and leave white space as it is."""
+    return "".join(character for character in text if unicodedata.category(character)[0] != "C")
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

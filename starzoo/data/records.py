@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,6 +18,7 @@ from starzoo.data.class_names import list_names
 from starzoo.data.columns import find_image_column, read_labels
 from starzoo.data.hub_datasets import Splits, load_splits, say
 from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.files import read_file
 from starzoo.text import counted
 
 __all__ = ["ImageFile", "Records", "StoredData", "open_data", "open_images"]
@@ -29,6 +29,7 @@ _DIGITS_TEST_SIZE = 360  # a fifth; 36 of every digit
 _DIGITS_SEED = 0
 _READ_AT_ONCE = 256  # rows
 _MOST_SHARED = 0.01  # of the test images
+_MOST_BYTES = 2**30  # of an image
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Records:
         image_column: Where the image is: its bytes, its path, or a dict of both.
         labels: The class of every row, an int64 array.
         numbers: Which image of the whole split every row is, for messages; an int64 array.
-        folder: Where relative paths start; None where there are none.
+        places: The folders in which images may lie as files of their own; relative paths start in the first.
     """
 
     dataset: str
@@ -66,7 +67,7 @@ class Records:
     image_column: str
     labels: Integers
     numbers: Integers
-    folder: Path | None = None
+    places: Sequence[Path] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -88,11 +89,10 @@ class Records:
             content, path = _content_and_path(cell)
             if path is not None:
                 where = f"{where} ({Path(path).name})"
+            if content is None and path is None:
+                raise UntrustedInputError(f"{where} is missing", hint="repair the data set", subject=self.dataset)
             if content is None:
-                file = self._locate(path, where, trusted=isinstance(cell, dict)) if path else None
-                if file is None or not file.is_file():  # a device could be read for ever
-                    raise UntrustedInputError(f"{where} is missing", hint="repair the data set", subject=self.dataset)
-                content = file.read_bytes()
+                content = self._read(path or "", where)
             yield ImageFile(where, self.dataset, content)
 
     def update(self, digest: hashlib._Hash) -> list[int]:
@@ -113,20 +113,14 @@ class Records:
                 found.append(hash(file.content))
         return found
 
-    def _locate(self, path: str, where: str, *, trusted: bool) -> Path | None:
-        """The file of a path: one that `datasets` made is absolute, one that a table holds lies in its folder."""
-        if trusted and Path(path).is_absolute():
-            return Path(path)
-        if self.folder is None:
-            return None
-        file = Path(os.path.normpath(self.folder / path))
-        if not file.is_relative_to(self.folder):
+    def _read(self, path: str, where: str) -> bytes:
+        if not self.places:
             raise UntrustedInputError(
-                f"{where}: expected a file in the data set's folder, got {path}",
-                hint="write paths relative to that folder",
+                f"{where}: expected the image itself in the table, got the path of a file",
+                hint="use a data set whose tables hold their images",
                 subject=self.dataset,
             )
-        return file
+        return read_file(self.places[0] / path, _MOST_BYTES, inside=self.places, subject=where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +247,7 @@ def _select(
         image_column=image_column,
         labels=labels[numbers],
         numbers=numbers,
-        folder=opened.folder,
+        places=opened.places,
     )
 
 
@@ -285,9 +279,10 @@ def _content_and_path(cell: Any) -> tuple[bytes | None, str | None]:
         case bytes():
             return cell, None
         case str():
-            return None, cell
+            return None, cell or None
         case dict():
-            return cell["bytes"], cell.get("path")
+            path = cell.get("path")
+            return cell["bytes"], path if isinstance(path, str) and path else None
     return None, None
 
 
