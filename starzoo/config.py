@@ -59,6 +59,12 @@ def _not_one(points: int) -> int:
     return points
 
 
+Name = Annotated[str, Field(max_length=300)]
+Finite = Annotated[float, Field(ge=-1e39, le=1e39)]  # all that float32 holds
+Share = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class Frozen(BaseModel):
     """A configuration value: immutable, finite, of bounded length, and no unknown key passes."""
 

@@ -11,7 +11,8 @@ from starzoo.config import DataConfig, RunConfig
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.evaluate.results import Evaluation, Path, PathKind, Plane, Quality, Role, Rounding
 from starzoo.models.architecture import Architecture
-from starzoo.star.manifest import ModelRecord, StarManifest
+from starzoo.models.record import ModelRecord
+from starzoo.star.manifest import StarManifest
 
 __all__ = ["HOSTILE", "full_manifest", "with_every_string"]
 

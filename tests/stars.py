@@ -10,10 +10,11 @@ import numpy as np
 from starzoo.align.align import align
 from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig
 from starzoo.evaluate.results import Evaluation
+from starzoo.models.record import ModelRecord
 from starzoo.models.sources import load_sources
 from starzoo.models.spec_cache import infer_architecture
 from starzoo.models.weights import average
-from starzoo.star.manifest import ModelRecord, StarManifest
+from starzoo.star.manifest import StarManifest
 from starzoo.star.run.local_paths import RunPlaces
 from starzoo.star.star import Star
 from starzoo.symmetry import Permutation

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, computed_field, model_validator
 
-from starzoo.config import DataConfig, Frozen, Uniform
+from starzoo.config import DataConfig, Finite, Frozen, Name, Number, Share, Uniform
 from starzoo.errors import UsageError
 
 __all__ = [
@@ -51,11 +51,7 @@ Split = Literal["train", "test"]
 Measure = Literal["barrier", "tempered_barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess"]
 _RESAMPLES = 1000
 
-Name = Annotated[str, Field(max_length=300)]
-Value = Annotated[float, Field(ge=-1e39, le=1e39)]  # all that float32 holds
-Share = Annotated[float, Field(ge=0, le=1)]
 NearShare = Annotated[float, Field(ge=-1e-3, le=1.001)]  # rounded
-Number = Annotated[int, Field(ge=0, lt=2**63)]
 Passes = Annotated[int, Field(ge=1, le=1_000_000)]
 _Points, _Side = Field(max_length=1001), Field(max_length=201)
 _AT_MOST = 50  # of one role, where there is not one for every model
@@ -81,9 +77,9 @@ class Path(Frozen):
     b: Name
     split: Split
     t: Annotated[tuple[Share, ...], _Points]
-    loss: Annotated[tuple[Value, ...], _Points]
+    loss: Annotated[tuple[Finite, ...], _Points]
     accuracy: Annotated[tuple[Share, ...], _Points]
-    tempered_loss: Annotated[tuple[Value, ...], _Points] = ()
+    tempered_loss: Annotated[tuple[Finite, ...], _Points] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -150,7 +146,7 @@ class Scores(Frozen):
         ood_auroc_entropy: The same by the entropy of the prediction.
     """
 
-    nll: Value
+    nll: Finite
     ece: NearShare
     brier: Annotated[float, Field(ge=-1e-3, le=2.001)] | None = None
     auroc: NearShare | None = None
@@ -203,7 +199,7 @@ class DomainChoice(Frozen):
 
     t: Uniform
     samples: Passes
-    nll: Value | None = None
+    nll: Finite | None = None
 
 
 class Plane(Frozen):
@@ -219,11 +215,11 @@ class Plane(Frozen):
     """
 
     names: tuple[Name, Name, Name]
-    corners: tuple[tuple[Value, Value], tuple[Value, Value], tuple[Value, Value]]
+    corners: tuple[tuple[Finite, Finite], tuple[Finite, Finite], tuple[Finite, Finite]]
     split: Split
-    x: Annotated[tuple[Value, ...], _Side]
-    y: Annotated[tuple[Value, ...], _Side]
-    loss: Annotated[tuple[Annotated[tuple[Value, ...], _Side], ...], _Side]
+    x: Annotated[tuple[Finite, ...], _Side]
+    y: Annotated[tuple[Finite, ...], _Side]
+    loss: Annotated[tuple[Annotated[tuple[Finite, ...], _Side], ...], _Side]
 
     @model_validator(mode="after")
     def _check_grid(self) -> Plane:
@@ -240,7 +236,7 @@ class Rounding(Frozen):
         accuracy: That of the accuracy, as a share.
     """
 
-    nll: Value
+    nll: Finite
     accuracy: Annotated[float, Field(ge=-1, le=1)]
 
 

@@ -12,8 +12,6 @@ from starzoo.hub.error_mapping import hub_failures, xet_failures
 from starzoo.hub.names import METRICS, PLOTS, check_repo
 from starzoo.hub.offline import GO_ONLINE, is_offline
 from starzoo.hub.retry import refuse_long_waits
-from starzoo.models.safetensors_header import read_header
-from starzoo.strict_json import read_json
 
 __all__ = ["STAR_TAG", "PublishedStar", "PushResult", "add_to_collection", "list_stars", "published_files", "push"]
 
@@ -117,8 +115,6 @@ def push(
     if tag and create_pr:
         raise UsageError("--tag and --create-pr exclude each other", hint="tag it after the merge", subject="--tag")
     names = published_files(folder)
-    read_json(folder / "config.json")
-    read_header(folder / "model.safetensors")
 
     from huggingface_hub import CommitOperationAdd, HfApi
 

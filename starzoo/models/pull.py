@@ -9,12 +9,11 @@ from pathlib import Path
 from threading import Lock
 
 from starzoo.errors import UntrustedInputError
-from starzoo.hub.error_mapping import xet_failures
+from starzoo.hub.download import fetch, fetch_range
 from starzoo.hub.listing import (
     CARD,
     CONFIG,
     WEIGHTS,
-    HubFile,
     Listing,
     cached,
     check_size,
@@ -22,10 +21,8 @@ from starzoo.hub.listing import (
     hashes,
     look_up,
 )
-from starzoo.hub.offline import GO_ONLINE, is_offline
-from starzoo.hub.ref import TIMEOUT, ModelRef
-from starzoo.hub.retry import patiently
-from starzoo.hub.thread_map import in_threads, stoppable_bar
+from starzoo.hub.ref import ModelRef
+from starzoo.hub.thread_map import in_threads
 from starzoo.models.architecture import Architecture
 from starzoo.models.convert_pickle import converted, is_converted
 from starzoo.models.safetensors_header import TensorInfo, header_length, parse_header, read_header
@@ -34,7 +31,7 @@ from starzoo.models.timm_weights import check_header
 from starzoo.progress import Progress, silent
 from starzoo.strict_json import read_json
 
-__all__ = ["Snapshot", "architecture_of", "check_pickle", "fetch", "pull", "pull_all", "read_weights_header"]
+__all__ = ["Snapshot", "architecture_of", "check_pickle", "pull", "pull_all", "read_weights_header"]
 
 _PICKLE_BYTES, _PICKLE_MORE = 32, 10_000_000
 """A training may keep averaged weights and an optimizer's states beside every weight, and notes beside them all."""
@@ -115,53 +112,6 @@ def pull_all(
     return [snapshots[where] for where in wheres]
 
 
-def fetch(listing: Listing, file: HubFile) -> tuple[Path, str]:
-    """Download a file unless it is cached, and compare it with its hash; a wrong one is downloaded once more.
-
-    Args:
-        listing: The model.
-        file: One of its files.
-
-    Returns:
-        Where it is, and its SHA-256.
-
-    Raises:
-        UntrustedInputError: Its hash is not the one that the Hub states.
-    """
-    from huggingface_hub import hf_hub_download
-
-    def download(force: bool) -> str:
-        with xet_failures(listing.repo):
-            found: str = hf_hub_download(
-                listing.repo,
-                file.path,
-                revision=listing.sha,
-                library_name="starzoo",
-                force_download=force,
-                tqdm_class=stoppable_bar(),
-            )
-        return found
-
-    for force in (False, True):
-        path = Path(patiently(lambda force=force: download(force), listing.repo, listing.sha))  # type: ignore[misc]
-        sha256, git_oid = hashes(path)
-        if file.digest in {sha256, git_oid}:
-            return path, sha256
-        if is_offline():  # the only copy
-            raise UntrustedInputError(
-                f"{listing.repo}: {file.path} in the local cache is damaged: its hash is not the one of the Hub",
-                hint=f"{GO_ONLINE}, and pull it again",
-                subject=listing.repo,
-            )
-        path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-    raise UntrustedInputError(
-        f"{listing.repo}: {file.path} does not have the hash that the Hub states for commit {listing.sha[:12]}",
-        hint="something changes downloads on their way: try another network, then tell the repository's owner",
-        subject=listing.repo,
-    )
-
-
 def architecture_of(listing: Listing) -> Architecture:
     """Read a model's config.json, which is downloaded where that is needed.
 
@@ -189,9 +139,9 @@ def read_weights_header(listing: Listing) -> dict[str, TensorInfo]:
     if here := cached(listing, file):
         header = read_header(here, subject)
     else:
-        start = _fetch_range(listing, file.path, 0, min(file.size, 8))
+        start = fetch_range(listing, file.path, 0, min(file.size, 8))
         end = 8 + header_length(start, file.size, subject)
-        header = parse_header(_fetch_range(listing, file.path, 8, end), file.size - end, subject)
+        header = parse_header(fetch_range(listing, file.path, 8, end), file.size - end, subject)
     check_header(header, TimmConfig.parse(config, subject), architecture, subject)
     return header
 
@@ -240,18 +190,3 @@ def _bring(listing: Listing, finished: Callable[[], None]) -> Snapshot:
         )
         files[WEIGHTS] = hashes(folder / WEIGHTS)[0]
     return Snapshot(folder, listing.repo, listing.sha, files, listing.ref.inside, paths.get(CARD))
-
-
-def _fetch_range(listing: Listing, path: str, start: int, end: int) -> bytes:
-    """The bytes of a file from `start` up to, not including, `end`."""
-    from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, lacks a re-export
-
-    def ask() -> bytes:
-        headers = {**build_hf_headers(), "range": f"bytes={start}-{end - 1}"}
-        url = hf_hub_url(listing.repo, path, revision=listing.sha)
-        response = get_session().get(url, headers=headers, timeout=TIMEOUT)
-        hf_raise_for_status(response)
-        return bytes(response.content)
-
-    return patiently(ask, listing.repo, listing.sha)

@@ -24,6 +24,7 @@ from starzoo.models.architecture import Architecture
 from starzoo.models.class_order import permute_classes
 from starzoo.models.licenses import AND, is_identifier
 from starzoo.models.pull import Snapshot, pull_all
+from starzoo.models.record import RESERVED_NAMES, ModelRecord
 from starzoo.models.safetensors_header import read_header, stored_dtype
 from starzoo.models.timm_folder import (
     CONFIG_FILE,
@@ -35,7 +36,6 @@ from starzoo.models.timm_folder import (
     read_json,
 )
 from starzoo.progress import Progress, silent
-from starzoo.star.manifest import RESERVED_NAMES, ModelRecord
 from starzoo.strict_yaml import YAML_LIMIT, front_matter, parse_yaml
 
 __all__ = [

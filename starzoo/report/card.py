@@ -23,9 +23,10 @@ from starzoo.evaluate.results import Evaluation, PathKind, Role
 from starzoo.files import refuse_leading_out, write_text
 from starzoo.hub.names import METRICS, PLOTS, is_commit, is_repo, split_repo
 from starzoo.models.licenses import combine_sources, is_identifier
+from starzoo.models.record import ModelRecord
 from starzoo.report.markdown import load_template
 from starzoo.report.summary import connections, has_costs, predictors, say_rounding, summary
-from starzoo.star.manifest import ModelRecord, StarManifest
+from starzoo.star.manifest import StarManifest
 from starzoo.text import clean, counted
 
 __all__ = ["describe_data", "refuse_other_card", "render", "write_card"]

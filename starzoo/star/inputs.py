@@ -21,9 +21,10 @@ from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.hub.names import is_repo
 from starzoo.hub.offline import is_offline
 from starzoo.models.architecture import Architecture
+from starzoo.models.record import ModelRecord
 from starzoo.models.sources import Source, load_sources, named_classes
 from starzoo.progress import Progress, silent
-from starzoo.star.manifest import ModelRecord, StarManifest
+from starzoo.star.manifest import StarManifest
 from starzoo.star.run.local_paths import RunPlaces, is_folder
 
 __all__ = ["load_data_for", "load_images", "load_models", "load_named_images", "load_other_images"]

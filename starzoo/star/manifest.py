@@ -8,62 +8,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from starzoo.config import Frozen, RunConfig, StarConfig
-from starzoo.data.preprocessing import Preprocessing
+from starzoo.config import Finite, Frozen, Name, Number, RunConfig, Share, StarConfig
 from starzoo.errors import UntrustedInputError
-from starzoo.evaluate.results import Evaluation, Name, Number, Share, Value
+from starzoo.evaluate.results import Evaluation
 from starzoo.hub.names import is_repo
 from starzoo.models.architecture import Architecture
+from starzoo.models.record import RESERVED_NAMES, ModelRecord, Names, Table
 from starzoo.strict_json import read_json
 
-__all__ = ["MANIFEST", "RESERVED_NAMES", "ModelRecord", "StarManifest", "read_manifest"]
+__all__ = ["MANIFEST", "StarManifest", "read_manifest"]
 
 MANIFEST = "star.json"
-RESERVED_NAMES = frozenset({"star", "naive mean", "aligned mean"})
-"""What an evaluation calls its own models, as no other may be called."""
-
-Names = Annotated[tuple[Annotated[str, Field(max_length=1000)], ...], Field(max_length=1_000_000)]
-Table = Annotated[dict[Name, Name], Field(max_length=1000)]
 Models = Field(max_length=1000)
 
 _LIMIT = 10_000_000  # bytes: some hundred models, each with thousands of label names of its own
 _SHOWN = 200  # characters of what is wrong, and of where
-
-
-class ModelRecord(Frozen):
-    """One model that a star was fitted on or tested against, pinned.
-
-    Attributes:
-        name: Its name in tables and plots, unique in the star.
-        repo: Its Hub repository, or None for a local folder.
-        sha: The commit of the repository.
-        files: SHA-256 of its files, by name.
-        licence: Its licence identifier, or None when it states none.
-        dtype: The type of its stored weights, such as `bfloat16`; they are read as float32. None in old manifests.
-        preprocessing: The image transform that its config.json states; the star's may cut pictures in another way.
-        label_names: Its own class order, where it was brought into that of the star; else None. What a model without
-            names in its files learned, by its accuracy, is named too.
-        steps: Training steps that it took, where `starzoo train` recorded them beside it; else None.
-        images: The `data_fingerprint` of the images that it was trained on, where it is recorded like the steps.
-        estimated: Whether its own batch-norm statistics were broken, so that estimated ones were used.
-    """
-
-    name: Name
-    repo: Annotated[str, Field(max_length=1000)] | None = None
-    sha: Name | None = None
-    files: Table = {}
-    licence: Name | None = None
-    dtype: Name | None = None
-    preprocessing: Preprocessing | None = None
-    label_names: Names | None = None
-    steps: Number | None = None
-    images: Name | None = None
-    estimated: bool = False
-
-    @property
-    def pinned(self) -> str | None:
-        """The reference of its commit on the Hub, whatever lies in the current folder; None for a local folder."""
-        return f"hf-hub:{self.repo}@{self.sha}" if self.repo and self.sha else None
 
 
 class StarManifest(Frozen):
@@ -106,7 +65,7 @@ class StarManifest(Frozen):
     parameters: Number = 0
     groups: Number = 0
     coverage: Share = 0.0
-    history: Annotated[tuple[dict[Name, Value], ...], Field(max_length=1_000_000)] = ()
+    history: Annotated[tuple[dict[Name, Finite], ...], Field(max_length=1_000_000)] = ()
     changes: Annotated[tuple[str, ...], Field(max_length=10_000)] = ()
     steps: Number | None = None
     draws: Number | None = None

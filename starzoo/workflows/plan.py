@@ -10,12 +10,13 @@ from pathlib import Path
 from starzoo.align.activation_features import most_numbers
 from starzoo.config import RunConfig
 from starzoo.errors import ResourceError, UsageError
+from starzoo.hub.download import fetch
 from starzoo.hub.listing import CARD, Listing, bytes_to_download, free_bytes, look_up
 from starzoo.hub.ref import ModelRef
 from starzoo.hub.thread_map import in_threads
 from starzoo.models.architecture import Architecture
 from starzoo.models.licenses import Licensing, combine
-from starzoo.models.pull import architecture_of, check_pickle, fetch, read_weights_header
+from starzoo.models.pull import architecture_of, check_pickle, read_weights_header
 from starzoo.models.safetensors_header import read_header, stored_dtype
 from starzoo.models.sources import check_architectures, check_files, check_have_classes, licence_of
 from starzoo.models.timm_config import TimmConfig

@@ -8,9 +8,12 @@ from starzoo.errors import IncompatibleError, UsageError
 from starzoo.hub.names import check_repo, split_repo
 from starzoo.hub.upload import PushResult, add_to_collection, push
 from starzoo.models.licenses import Licensing, combine_sources, is_identifier
+from starzoo.models.safetensors_header import read_header
+from starzoo.models.timm_folder import CONFIG_FILE, WEIGHTS_FILE
 from starzoo.report.card import write_card
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
 from starzoo.star.star import write_manifest
+from starzoo.strict_json import read_json
 
 __all__ = ["check_licence", "publish_star"]
 
@@ -40,6 +43,8 @@ def publish_star(
         The commit.
     """
     check_repo(repo)
+    read_json(folder / CONFIG_FILE)
+    read_header(folder / WEIGHTS_FILE)
     sources: list[str] = []
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder / MANIFEST)

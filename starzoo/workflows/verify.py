@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from starzoo.errors import HubError, StarzooError, UsageError
 from starzoo.hub.offline import working_offline
+from starzoo.models.record import ModelRecord
 from starzoo.models.sources import Source, check_compatible, order_classes
 from starzoo.models.spec_cache import infer_architecture
 from starzoo.models.timm_folder import file_hash
 from starzoo.progress import Progress, silent
 from starzoo.star.inputs import load_models
 from starzoo.star.join import as_source
-from starzoo.star.manifest import ModelRecord, StarManifest
+from starzoo.star.manifest import StarManifest
 from starzoo.star.run.local_paths import find_models
 from starzoo.star.star import OWN_FILES, PERMUTATIONS, Star, find_star, load_folder
 from starzoo.symmetry import Permutation

@@ -7,7 +7,8 @@ from starzoo.cli.tables import show_star, summarise
 from starzoo.config import RunConfig
 from starzoo.evaluate.results import Evaluation, Path, Quality
 from starzoo.models.architecture import Architecture
-from starzoo.star.manifest import ModelRecord, StarManifest
+from starzoo.models.record import ModelRecord
+from starzoo.star.manifest import StarManifest
 from starzoo.workflows.fit import StarReport
 
 

@@ -11,9 +11,9 @@ from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.hub.offline import working_offline
 from starzoo.hub.ref import ModelRef
 from starzoo.models.pull import pull
+from starzoo.models.record import ModelRecord
 from starzoo.models.sources import load_source, load_sources
 from starzoo.report.card import render
-from starzoo.star.manifest import ModelRecord
 from starzoo.star.run.local_paths import find_models
 from starzoo.workflows.refs import read_zoo_file
 from tests.conftest import MakeMember

@@ -20,9 +20,10 @@ from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import UsageError
 from starzoo.evaluate.results import DomainChoice, Evaluation, Path, Quality, Rounding
 from starzoo.models.architecture import Architecture
+from starzoo.models.record import ModelRecord
 from starzoo.report.card import render, write_card
 from starzoo.report.markdown import escape, load_template
-from starzoo.star.manifest import ModelRecord, StarManifest
+from starzoo.star.manifest import StarManifest
 from starzoo.text import clean
 from tests.hostile import HOSTILE as H02
 from tests.hostile import full_manifest, with_every_string

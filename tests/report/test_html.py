@@ -18,10 +18,11 @@ from starzoo.config import DataConfig, RunConfig
 from starzoo.errors import UsageError
 from starzoo.evaluate.results import Evaluation, Path, Quality
 from starzoo.models.architecture import Architecture
+from starzoo.models.record import ModelRecord
 from starzoo.report.card import render
 from starzoo.report.html import html as report
 from starzoo.report.html import render_report, write_report
-from starzoo.star.manifest import ModelRecord, StarManifest
+from starzoo.star.manifest import StarManifest
 from tests.hostile import HOSTILE as HOSTILE_STRINGS
 from tests.hostile import full_manifest, with_every_string
 

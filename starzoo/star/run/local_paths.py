@@ -19,8 +19,9 @@ from starzoo.config import DataConfig, Frozen, RunConfig
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.files import cache_folder, read_file
 from starzoo.hub.ref import ModelRef
+from starzoo.models.record import ModelRecord
 from starzoo.models.timm_folder import write_text
-from starzoo.star.manifest import MANIFEST, ModelRecord
+from starzoo.star.manifest import MANIFEST
 from starzoo.star.run.log import LOG
 from starzoo.star.run.status import STATUS, is_status
 

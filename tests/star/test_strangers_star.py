@@ -25,6 +25,8 @@ from safetensors.torch import load_file, save_file
 
 from starzoo.cli.main import main
 from starzoo.errors import UntrustedInputError
+from starzoo.models.record import ModelRecord
+from starzoo.models.sources import licence_of
 from starzoo.star.manifest import read_manifest
 from tests.hostile import HOSTILE, full_manifest
 from tests.stars import make_star
@@ -273,3 +275,9 @@ def test_h10_a_star_that_was_changed_very_often_has_a_card_and_a_page(star: Path
     assert main(["card", str(folder), "--html", "--quiet"]) == 0
     assert time.monotonic() - began < 10
     assert "; and 1980 more." in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_h10_the_licences_of_a_strangers_card_go_into_a_record(tmp_path: Path) -> None:
+    stated = [f"{number}{'x' * 63}" for number in range(8)]  # as many and as long as may be
+    (tmp_path / "README.md").write_text(f"---\nlicense: [{', '.join(stated)}]\n---\n")
+    assert ModelRecord(name="x", licence=licence_of(tmp_path / "README.md")).licence == " AND ".join(stated)

@@ -1,0 +1,77 @@
+"""Download files of one commit, each compared with the hash that the Hub states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from starzoo.errors import UntrustedInputError
+from starzoo.hub.error_mapping import xet_failures
+from starzoo.hub.listing import HubFile, Listing, hashes
+from starzoo.hub.offline import GO_ONLINE, is_offline
+from starzoo.hub.ref import TIMEOUT
+from starzoo.hub.retry import patiently
+from starzoo.hub.thread_map import stoppable_bar
+
+__all__ = ["fetch", "fetch_range"]
+
+
+def fetch(listing: Listing, file: HubFile) -> tuple[Path, str]:
+    """Download a file unless it is cached, and compare it with its hash; a wrong one is downloaded once more.
+
+    Args:
+        listing: The model.
+        file: One of its files.
+
+    Returns:
+        Where it is, and its SHA-256.
+
+    Raises:
+        UntrustedInputError: Its hash is not the one that the Hub states.
+    """
+    from huggingface_hub import hf_hub_download
+
+    def download(force: bool) -> str:
+        with xet_failures(listing.repo):
+            found: str = hf_hub_download(
+                listing.repo,
+                file.path,
+                revision=listing.sha,
+                library_name="starzoo",
+                force_download=force,
+                tqdm_class=stoppable_bar(),
+            )
+        return found
+
+    for force in (False, True):
+        path = Path(patiently(lambda force=force: download(force), listing.repo, listing.sha))  # type: ignore[misc]
+        sha256, git_oid = hashes(path)
+        if file.digest in {sha256, git_oid}:
+            return path, sha256
+        if is_offline():  # the only copy
+            raise UntrustedInputError(
+                f"{listing.repo}: {file.path} in the local cache is damaged: its hash is not the one of the Hub",
+                hint=f"{GO_ONLINE}, and pull it again",
+                subject=listing.repo,
+            )
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    raise UntrustedInputError(
+        f"{listing.repo}: {file.path} does not have the hash that the Hub states for commit {listing.sha[:12]}",
+        hint="something changes downloads on their way: try another network, then tell the repository's owner",
+        subject=listing.repo,
+    )
+
+
+def fetch_range(listing: Listing, path: str, start: int, end: int) -> bytes:
+    """The bytes of a file from `start` up to, not including, `end`."""
+    from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, lacks a re-export
+
+    def ask() -> bytes:
+        headers = {**build_hf_headers(), "range": f"bytes={start}-{end - 1}"}
+        url = hf_hub_url(listing.repo, path, revision=listing.sha)
+        response = get_session().get(url, headers=headers, timeout=TIMEOUT)
+        hf_raise_for_status(response)
+        return bytes(response.content)
+
+    return patiently(ask, listing.repo, listing.sha)

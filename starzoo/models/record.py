@@ -1,0 +1,54 @@
+"""The record of one model: its origin, pinned."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from starzoo.config import Frozen, Name, Number
+from starzoo.data.preprocessing import Preprocessing
+
+__all__ = ["RESERVED_NAMES", "ModelRecord", "Names", "Table"]
+
+RESERVED_NAMES = frozenset({"star", "naive mean", "aligned mean"})
+"""What an evaluation calls its own models, as no other may be called."""
+
+Names = Annotated[tuple[Annotated[str, Field(max_length=1000)], ...], Field(max_length=1_000_000)]
+Table = Annotated[dict[Name, Name], Field(max_length=1000)]
+
+
+class ModelRecord(Frozen):
+    """One model that a star was fitted on or tested against, pinned.
+
+    Attributes:
+        name: Its name in tables and plots, unique in the star.
+        repo: Its Hub repository, or None for a local folder.
+        sha: The commit of the repository.
+        files: SHA-256 of its files, by name.
+        licence: Its licence identifier, or None when it states none.
+        dtype: The type of its stored weights, such as `bfloat16`; they are read as float32. None in old manifests.
+        preprocessing: The image transform that its config.json states; the star's may cut pictures in another way.
+        label_names: Its own class order, where it was brought into that of the star; else None. What a model without
+            names in its files learned, by its accuracy, is named too.
+        steps: Training steps that it took, where `starzoo train` recorded them beside it; else None.
+        images: The `data_fingerprint` of the images that it was trained on, where it is recorded like the steps.
+        estimated: Whether its own batch-norm statistics were broken, so that estimated ones were used.
+    """
+
+    name: Name
+    repo: Annotated[str, Field(max_length=1000)] | None = None
+    sha: Name | None = None
+    files: Table = {}
+    licence: Annotated[str, Field(max_length=1000)] | None = None
+    dtype: Name | None = None
+    preprocessing: Preprocessing | None = None
+    label_names: Names | None = None
+    steps: Number | None = None
+    images: Name | None = None
+    estimated: bool = False
+
+    @property
+    def pinned(self) -> str | None:
+        """The reference of its commit on the Hub, whatever lies in the current folder; None for a local folder."""
+        return f"hf-hub:{self.repo}@{self.sha}" if self.repo and self.sha else None
