@@ -19,7 +19,7 @@ from starzoo.star.run.local_paths import RunPlaces
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
 from tests.stars import make_star
-from tests.test_strangers_star import watched
+from tests.star.test_strangers_star import watched
 
 FILES = ("config.json", "model.safetensors", "permutations.safetensors", "star.json")
 WHERE = pytest.mark.parametrize("where", ["folder", "hub"])
