@@ -3,7 +3,7 @@
     python benchmarks/align_speed.py                # all networks, 50 sources to one model, and what threads spare
     python benchmarks/align_speed.py resnet18       # some of them
 
-Two randomly initialised networks each, with random normalisation weights, biases and statistics, on one thread. The
+Two randomly initialized networks each, with random normalization weights, biases and statistics, on one thread. The
 *floor* of a sweep is what an implementation by the book cannot do without: the product A·Bᵀ for every place at which a
 group meets a tensor, on rows that lie ready, and one assignment for each group, for a wreath group one for each pair of
 blocks, with the solver that is used here. The mean of a sweep from the start and one at the end stands for all: early
@@ -35,7 +35,7 @@ from starzoo.align.assignment import solve_assignment
 from starzoo.align.weight_matching import WeightMatcher
 from starzoo.config import AlignConfig
 from starzoo.models.architecture import Architecture
-from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.spec_cache import cached_spec
 from starzoo.symmetry import Permutation
 
 RESULTS = Path(__file__).parent / "results" / "align-speed.json"
@@ -68,7 +68,7 @@ def main() -> None:
 def pair(name: str, rounds: int) -> dict[str, float]:
     """One pair of networks: medians over rounds."""
     architecture = Architecture.from_registry(name)
-    spec = infer_architecture(architecture)
+    spec = cached_spec(architecture)
     fixed, permutee = (random_state(architecture, seed) for seed in (0, 1))
     identity = Permutation.identity(spec)
     matching = WeightMatcher(spec, fixed).match(permutee, identity)
@@ -142,7 +142,7 @@ def many(name: str, sources: int) -> dict[str, float]:
 
 def align_many(name: str, sources: int) -> None:
     architecture = Architecture.from_registry(name)
-    spec = infer_architecture(architecture)
+    spec = cached_spec(architecture)
     fixed, *permutees = (random_state(architecture, seed) for seed in range(1 + sources))
     before = time.process_time()
     aligned = align(spec, fixed, permutees, AlignConfig(method="weights"))
@@ -156,7 +156,7 @@ def threads(name: str, sources: int, rounds: int = 3) -> dict[str, float]:
     """Sources matched one after another and side by side, by the clock: medians over rounds."""
     architecture = Architecture.from_registry(name)
     fixed, *permutees = (random_state(architecture, seed) for seed in range(1 + sources))
-    aligner = Aligner(infer_architecture(architecture), AlignConfig(method="weights"))
+    aligner = Aligner(cached_spec(architecture), AlignConfig(method="weights"))
     cores = len(os.sched_getaffinity(0))
     times: dict[str, list[float]] = {}
 
@@ -177,7 +177,7 @@ def threads(name: str, sources: int, rounds: int = 3) -> dict[str, float]:
 
 
 def random_state(architecture: Architecture, seed: int) -> dict[str, Tensor]:
-    """An initialised network whose normalisation layers have weights, biases and statistics of their own."""
+    """An initialized network whose normalization layers have weights, biases and statistics of their own."""
     torch.manual_seed(seed)
     model = architecture.build()
     for module in model.modules():
@@ -192,7 +192,7 @@ def random_state(architecture: Architecture, seed: int) -> dict[str, Tensor]:
 
 def table(results: Mapping[str, Mapping[str, float]]) -> str:
     lines = [
-        "CPU seconds on one thread, two randomly initialised networks of timm, plain weight "
+        "CPU seconds on one thread, two randomly initialized networks of timm, plain weight "
         "matching. Floor: products and one assignment for each group, times the sweeps that were taken.",
         "",
         "| network | groups | sweeps | match | floor of a sweep: products + assignments (plain scipy) | match ÷ floor "

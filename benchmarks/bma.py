@@ -32,15 +32,15 @@ from starzoo.align.align import Aligner
 from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, DataConfig, Uniform
 from starzoo.data.split import Split
-from starzoo.data.task import ImageData, load_data
+from starzoo.data.task import ImageTask, load_data
 from starzoo.evaluate.domain_average import draw_points
 from starzoo.evaluate.evaluator import Evaluator
 from starzoo.evaluate.scores import scores
 from starzoo.metrics import accuracy, fit_temperature, negative_log_likelihood
 from starzoo.models.sources import Source
-from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.spec_cache import cached_spec
 from starzoo.models.weights import interpolate
-from starzoo.star.inputs import load_other_images
+from starzoo.star.inputs import load_ood_data
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = Path("runs/bma")
@@ -67,11 +67,11 @@ def draw(kind: str, low: float, high: float, names: Sequence[str]) -> list[tuple
     return [(names[at], float(rng.uniform(low, high))) for at in order]
 
 
-def predict(star: Mapping[str, Tensor], members: Sequence[Source], data: ImageData, outside: Split) -> dict[str, Any]:
+def predict(star: Mapping[str, Tensor], members: Sequence[Source], data: ImageTask, outside: Split) -> dict[str, Any]:
     """What the star, its sources and the points of its domain predict on the three kinds of images."""
     architecture, sources = members[0].architecture, {member.name: member.state for member in members}
-    spec, align = infer_architecture(architecture), AlignConfig()
-    probe = Probe(architecture.build(), *data.train.labelled_images(limit=align.images, seed=align.seed))
+    spec, align = cached_spec(architecture), AlignConfig()
+    probe = Probe(architecture.build(), *data.train.labeled_images(limit=align.images, seed=align.seed))
     aligner = Aligner(spec, align, probe)
     first, *others = map(aligner.evidence.of, [star, *sources.values()])
     matched = aligner.match(first, iter(others))
@@ -198,7 +198,7 @@ def main() -> None:
             models = models[: experiment.sources]
             star, _ = make(experiment, "starzoo", seed, models, options.dataset, options.out.parent / "study")
             data = load_data(RECIPES["resnet"].on(options.dataset), models[0].architecture.preprocessing)
-            outside = load_other_images(DataConfig(dataset="digits"), models[0].architecture)
+            outside = load_ood_data(DataConfig(dataset="digits"), models[0].architecture)
             assert outside is not None
             torch.save(predict(star, models, data, outside), file)
     rows = [

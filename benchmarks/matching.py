@@ -32,7 +32,7 @@ from starzoo.config import AlignConfig, Method
 from starzoo.data.task import load_data
 from starzoo.evaluate.evaluator import Evaluator
 from starzoo.models.sources import load_sources
-from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.spec_cache import cached_spec
 
 RESULTS = Path(__file__).parent / "results"
 MEMBERS = 4
@@ -67,11 +67,11 @@ def measure(name: str, methods: Sequence[str], dataset: str, out: Path) -> list[
     models = load_sources(train(name, range(MEMBERS), dataset, out))
     states = [model.state for model in models]
     architecture = models[0].architecture
-    spec = infer_architecture(architecture)
+    spec = cached_spec(architecture)
     data_config = RECIPES[name].on(dataset)
     data = load_data(data_config, architecture.preprocessing)
-    probe = Probe(architecture.build(), *data.train.labelled_images(limit=AlignConfig().images))
-    train_images, train_labels = data.train.labelled_images(limit=1000, seed=1)  # others than those that are matched on
+    probe = Probe(architecture.build(), *data.train.labeled_images(limit=AlignConfig().images))
+    train_images, train_labels = data.train.labeled_images(limit=1000, seed=1)  # others than those that are matched on
     evaluator = Evaluator(
         architecture.build(),
         {
@@ -132,7 +132,7 @@ def table(found: dict[str, list[Row]]) -> str:
     lines = [
         "How well two independently trained networks connect, by matching method: mean ± standard deviation over the "
         "six pairs of four members, t = ¼, ½, ¾. Made by `python -m benchmarks.matching`; the zoos are those of "
-        "benchmarks/zoos.py. `vit` and `convnext` memorise 5,000 images: their ends have a test loss of 3 nats and are "
+        "benchmarks/zoos.py. `vit` and `convnext` memorize 5,000 images: their ends have a test loss of 3 nats and are "
         "sure of their errors, so that a mean of two models has no barrier on test images; there, read the accuracy. "
         "`vgg` is timm's VGG-11 with batch norm on 2,500 images, of which its members have 89 to 99 % right.",
     ]

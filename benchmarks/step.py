@@ -4,7 +4,7 @@
     python benchmarks/step.py --rounds 30
 
 A step is all that the fit of a star does for a mini-batch, and a plain step what ordinary training does with the same
-network, optimiser and images: timm's resnet18, 224 × 224 pixels, batch 32. Rounds are interleaved, and the 20th
+network, optimizer and images: timm's resnet18, 224 × 224 pixels, batch 32. Rounds are interleaved, and the 20th
 percentile of each variant is compared: what disturbs a machine only ever adds. Peak memory is that of a process of its
 own, beside one source. Writes benchmarks/results/step-cpu.json (or step-cuda.json) and .md.
 """
@@ -31,9 +31,9 @@ from torch.nn.functional import cross_entropy
 from starzoo.config import StarConfig
 from starzoo.models.architecture import Architecture
 from starzoo.models.memory_format import as_channels_last, channels_last
-from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.spec_cache import cached_spec
 from starzoo.models.training.optimizer import make_optimizer
-from starzoo.star.endpoints import Ends
+from starzoo.star.endpoints import Endpoints
 from starzoo.star.objective import StarlightLoss
 from starzoo.symmetry import Permutation
 
@@ -55,7 +55,7 @@ def make_step(variant: str) -> Callable[[], None]:
     network = channels_last(timm.create_model(NETWORK)).to(DEVICE).train()
     images = as_channels_last(torch.randn(BATCH, 3, 224, 224)).to(DEVICE)
     labels = torch.randint(0, 1000, (BATCH,)).to(DEVICE)
-    spec = infer_architecture(Architecture.from_registry(NETWORK))
+    spec = cached_spec(Architecture.from_registry(NETWORK))
     source = timm.create_model(NETWORK).state_dict()  # which ordinary training holds too, so that memories compare
     if variant == PLAIN:
         optimizer = make_optimizer(network.parameters(), StarConfig())
@@ -70,7 +70,7 @@ def make_step(variant: str) -> Callable[[], None]:
     ready = options.pop("ready", True)
     star = {name: torch.nn.Parameter(value.detach().clone()) for name, value in network.named_parameters()}
     optimizer = make_optimizer(star.values(), StarConfig())
-    ends = Ends([source], star, ready=ready)
+    ends = Endpoints([source], star, ready=ready)
     ends.align([Permutation.identity(spec)])
     ends.prefetch(0)
     teacher = timm.create_model(NETWORK).to("meta").eval() if "kappa" in options else None

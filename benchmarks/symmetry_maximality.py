@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from starzoo.models.spec_cache import rules_version
+from starzoo.models.spec_cache import spec_cache_version
 from starzoo.symmetry import infer
 from tests.symmetry.maximality import find_missed
 from tests.symmetry.maximality.networks import NETWORKS, SLOW, TIED
@@ -33,9 +33,9 @@ def main() -> None:
         print(name, rows[-1]["free"], rows[-1]["missed"], rows[-1]["tied"], rows[-1]["blockwise"], flush=True)
     lines = ",\n".join(json.dumps(row) for row in rows)
     (RESULTS / "symmetry-maximality.json").write_text(
-        f'{{"versions": {json.dumps(rules_version())}, "rows": [\n{lines}\n]}}\n'
+        f'{{"versions": {json.dumps(spec_cache_version())}, "rows": [\n{lines}\n]}}\n'
     )
-    (RESULTS / "symmetry-maximality.md").write_text(table(rules_version(), rows))
+    (RESULTS / "symmetry-maximality.md").write_text(table(spec_cache_version(), rows))
 
 
 def table(versions: str, rows: list[dict]) -> str:

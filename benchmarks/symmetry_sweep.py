@@ -38,7 +38,7 @@ import torch
 import starzoo.symmetry
 from starzoo.errors import StarzooError
 from starzoo.models.architecture import Architecture
-from starzoo.models.spec_cache import rules_version
+from starzoo.models.spec_cache import spec_cache_version
 from starzoo.symmetry import PermutationSpec, infer, verify
 from starzoo.symmetry.spec import Pinned, pinned_parts
 
@@ -62,7 +62,7 @@ def main() -> int:
         (RESULTS / "symmetry.md").write_text(table(found["versions"], found["rows"]))
         return report(found["rows"])
     names = fnmatch.filter(timm.list_models(), options.match)
-    traced = work_off("trace", dict.fromkeys(names, rules_version()), trace_one, options.jobs)
+    traced = work_off("trace", dict.fromkeys(names, spec_cache_version()), trace_one, options.jobs)
     chosen = sorted(choose(traced), key=lambda name: traced[name]["parameters"])
     small = [name for name in chosen if traced[name]["parameters"] <= LARGEST]
     proofs = {name: f"{prover_version()}, specification {traced[name]['specification']}" for name in chosen}
@@ -73,8 +73,10 @@ def main() -> int:
         return report(rows)
     RESULTS.mkdir(exist_ok=True)
     lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
-    (RESULTS / "symmetry.json").write_text(f'{{"versions": {json.dumps(rules_version())}, "rows": [\n{lines}\n]}}\n')
-    (RESULTS / "symmetry.md").write_text(table(rules_version(), rows))
+    (RESULTS / "symmetry.json").write_text(
+        f'{{"versions": {json.dumps(spec_cache_version())}, "rows": [\n{lines}\n]}}\n'
+    )
+    (RESULTS / "symmetry.md").write_text(table(spec_cache_version(), rows))
     return report(rows)
 
 
@@ -95,7 +97,7 @@ def choose(traced: dict[str, Row]) -> list[str]:
 def trace_one(name: str) -> Row:
     architecture = Architecture.from_registry(name)
     before, started = reset_peak(), time.perf_counter()
-    model = architecture.build_blank()
+    model = architecture.build_uninitialized()
     built, build_peak = time.perf_counter() - started, peak()
     resident = reset_peak()
     spec = infer(model, architecture.example_input())
@@ -127,7 +129,7 @@ def trace_one(name: str) -> Row:
 def verify_one(name: str) -> Row:
     """On the smallest image that the network takes; a check that fails there is made again at its own size."""
     full = Architecture.from_registry(name)
-    whole = infer(full.build_blank(), full.example_input())
+    whole = infer(full.build_uninitialized(), full.example_input())
     sizes = [size for size in IMAGE_SIZES if size < full.preprocessing.input_size[1]]
     row: Row = {}
     for image_size in [*sizes, None]:
@@ -146,7 +148,7 @@ def verify_one(name: str) -> Row:
 def prove(name: str, whole: PermutationSpec, image_size: int | None) -> Row:
     """Check the specification of the full size where it fits the smaller network, and that network's own otherwise."""
     architecture = Architecture.from_registry(name, image_size=image_size)
-    model, example = architecture.build_blank(), architecture.example_input()
+    model, example = architecture.build_uninitialized(), architecture.example_input()
     shapes = {each: tuple(tensor.shape) for each, tensor in model.state_dict().items()}
     fits = shapes == {each: tuple(map(whole.term_size, terms)) for each, terms in whole.axes.items()}
     started = time.perf_counter()
@@ -159,7 +161,7 @@ def prove(name: str, whole: PermutationSpec, image_size: int | None) -> Row:
         "weights_changed": result.weights_changed,
         "negative_control_passed": result.negative_control_passed,
         "negative_control_tried": result.negative_control_tried,
-        "guilty": list(result.guilty),
+        "guilty": list(result.failing_groups),
         "image_size": architecture.preprocessing.input_size[1],
         "own_specification": not fits,
         "seconds": round(time.perf_counter() - started, 2),

@@ -7,7 +7,7 @@ import typer
 
 from .options import AlignOptions, ConfigOptions, DataOptions, given, load_run
 from .output import Output
-from .parsing import with_members
+from .parsing import expand_refs
 from .tables import show_alignment
 
 
@@ -38,7 +38,7 @@ def align(
         how = how.model_copy(update={"method": "balanced-weights"})
     reports = align_models(
         fixed,
-        with_members(permutees),
+        expand_refs(permutees),
         folder,
         how,
         data=images,

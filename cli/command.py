@@ -9,13 +9,13 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
-from starzoo.hub.offline import working_offline
+from starzoo.hub.offline import offline_mode
 
 __all__ = ["command"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Presentation:
+class OutputOptions:
     """How every command shows its result; `Output.from_arguments` has read these before the command line is parsed."""
 
     title: ClassVar = "Output"
@@ -27,7 +27,7 @@ class Presentation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromHub:
+class HubOptions:
     """Whether a command that reads models or images may ask the Hub for them."""
 
     title: ClassVar = "Hub"
@@ -40,7 +40,7 @@ def command(function: Callable[..., None], *, reads_hub: bool = False) -> Callab
     """Make what Typer understands of a function whose parameters may be groups of options.
 
     A parameter annotated with a dataclass stands for one option per field. The parameter `out` is not an option but the
-    `Output` of this call. Every command gets the options of `Presentation`.
+    `Output` of this call. Every command gets the options of `OutputOptions`.
 
     Args:
         function: The command.
@@ -58,15 +58,15 @@ def command(function: Callable[..., None], *, reads_hub: bool = False) -> Callab
         elif name != "out":
             parameters.append(_keyword(name, hints[name], parameter.default))
     if reads_hub:
-        parameters += _keywords_of(FromHub)
-    parameters += _keywords_of(Presentation)
+        parameters += _keywords_of(HubOptions)
+    parameters += _keywords_of(OutputOptions)
 
     def run(context: typer.Context, **values: Any) -> None:
-        for option in fields(Presentation):
+        for option in fields(OutputOptions):
             del values[option.name]
         for name, group in groups.items():
             values[name] = group(**{option.name: values.pop(option.name) for option in fields(group)})
-        with working_offline(values.pop("offline", False)):
+        with offline_mode(values.pop("offline", False)):
             function(out=context.obj, **values)
 
     run.__name__, run.__doc__ = function.__name__.rstrip("_"), function.__doc__

@@ -18,9 +18,9 @@ def doctor(
     Example:
         starzoo doctor --clean
     """
-    from starzoo.workflows.doctor import examine
+    from starzoo.workflows.doctor import run_checks
 
-    findings = examine(clean=clean)
+    findings = run_checks(clean=clean)
     out.result(
         {"findings": [vars(finding) for finding in findings]},
         brief=[f"{finding.what}: {finding.found}" for finding in findings if finding.problem],

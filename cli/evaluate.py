@@ -6,7 +6,7 @@ import typer
 
 from .options import DataOptions, EvaluateOptions, given
 from .output import Output
-from .parsing import with_members
+from .parsing import expand_refs
 from .tables import show_star
 
 
@@ -37,14 +37,14 @@ def evaluate(
     Example:
         starzoo evaluate star --holdout zoo/seed-9
     """
-    from starzoo.config import load_changes
+    from starzoo.config import parse_section_overrides
     from starzoo.evaluate.evaluate import Shard
     from starzoo.workflows.fit import evaluate_star
 
-    changes = load_changes(overrides or (), data=given(data), evaluate=given(measure))
+    changes = parse_section_overrides(overrides or (), data=given(data), evaluate=given(measure))
     report = evaluate_star(
         star,
-        holdouts=with_members(holdout or [], of="holdouts"),
+        holdouts=expand_refs(holdout or [], of="holdouts"),
         other_stars=other_star or [],
         use_cache=not no_cache,
         shard=Shard.parse(shard) if shard else None,

@@ -7,7 +7,7 @@ import typer
 
 from . import options
 from .output import Output
-from .parsing import read_zoo
+from .parsing import resolve_zoo
 from .plan_tables import show_plan
 from .tables import show_star
 
@@ -44,11 +44,11 @@ def fit_star(
     if dry_run:
         from starzoo.workflows.plan import plan_star
 
-        return show_plan(out, plan_star(*read_zoo(sources, holdout), run))
+        return show_plan(out, plan_star(*resolve_zoo(sources, holdout), run))
     from starzoo.workflows.fit import fit_star as run_fit_star
 
     report = run_fit_star(
-        *read_zoo(sources, holdout),
+        *resolve_zoo(sources, holdout),
         run,
         folder,
         name=title,

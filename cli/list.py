@@ -9,7 +9,7 @@ from .output import Output, Table
 
 def list(  # named as the command is
     out: Output,
-    author: Annotated[str | None, typer.Option(help="Only stars of this user or organisation.")] = None,
+    author: Annotated[str | None, typer.Option(help="Only stars of this user or organization.")] = None,
 ) -> None:
     """List the stars that are published on the Hub.
 

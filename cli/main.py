@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from starzoo import __version__
-from starzoo.errors import InterruptedRunError, as_starzoo_error
+from starzoo.errors import InterruptedRunError, to_starzoo_error
 
 from .align import align
 from .card import card
@@ -22,7 +22,7 @@ from .import_ import import_
 from .inspect import inspect
 from .join import join
 from .list import list as list_stars
-from .output import Failure, Output
+from .output import FailureInfo, Output
 from .plan import plan
 from .predict import predict
 from .pull import pull
@@ -94,13 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Without Typer's standalone mode its errors come here, and a Ctrl-C comes back as the code 130.
             code = app(arguments, prog_name="starzoo", standalone_mode=False, obj=out)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the boundary
-            return out.fail(explain(error), error)
+            return out.fail(explain_axis(error), error)
         if code == InterruptedRunError.exit_code:
-            return out.fail(explain(KeyboardInterrupt()), KeyboardInterrupt())
+            return out.fail(explain_axis(KeyboardInterrupt()), KeyboardInterrupt())
         return code or 0
 
 
-def explain(error: BaseException) -> Failure:
+def explain_axis(error: BaseException) -> FailureInfo:
     """Say in words why a command failed.
 
     Args:
@@ -109,15 +109,15 @@ def explain(error: BaseException) -> Failure:
     Returns:
         The failure with its exit code.
     """
-    kind, known = type(error).__name__, as_starzoo_error(error)
+    kind, known = type(error).__name__, to_starzoo_error(error)
     if known:
-        return Failure(
+        return FailureInfo(
             kind=kind, message=known.message, hint=known.hint, subject=known.subject, exit_code=known.exit_code
         )
     if hasattr(error, "format_message"):  # Typer's own: it keeps the class private, and has renamed it before
         message = error.format_message() or "no command given"
         program = getattr(getattr(error, "ctx", None), "command_path", "starzoo")
-        return Failure(kind="UsageError", message=message.rstrip("."), hint=f"see {program} --help", exit_code=2)
-    return Failure(
+        return FailureInfo(kind="UsageError", message=message.rstrip("."), hint=f"see {program} --help", exit_code=2)
+    return FailureInfo(
         kind=kind, message=f"internal error: {kind}: {error}", hint="rerun with --debug and report it", exit_code=1
     )

@@ -128,10 +128,10 @@ class PublishOptions:
     title: ClassVar = "Publishing"
     push_to: Annotated[str | None, typer.Option(metavar="REPO", help="Publish the star here, as user/name.")] = None
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False
-    accept_licence: Annotated[
+    accept_license: Annotated[
         str | None,
         typer.Option(
-            "--accept-license", metavar="LICENCE", help="The star's licence, where its sources leave that open."
+            "--accept-license", metavar="LICENSE", help="The star's license, where its sources leave that open."
         ),
     ] = None
 
@@ -155,7 +155,7 @@ class EvaluateOptions:
         int | None,
         typer.Option(help="Average at most so many points of the star domain, or none at 0; 8 by default."),
     ] = None
-    rivals: Annotated[
+    baselines: Annotated[
         list[str] | None,
         typer.Option(
             "--rival", metavar="swa|student", help="Train this too, at the star's cost, to compare; repeatable."

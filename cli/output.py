@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from rich.table import Table as RichTable
 
-__all__ = ["Failure", "Output", "Table", "Verbatim", "clean"]
+__all__ = ["FailureInfo", "Output", "RawText", "Table", "clean"]
 
 _ANY_WIDTH = 10_000
 
@@ -36,14 +36,14 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Verbatim:
+class RawText:
     """What another program reads: a text that is shown as it is."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class FailureInfo:
     """Why a command ends with an exit code other than 0."""
 
     kind: str
@@ -111,7 +111,7 @@ class Output:
         self._context.close()
 
     def result(
-        self, document: Mapping[str, Any], *, brief: Iterable[object], human: Iterable[Table | Verbatim | str]
+        self, document: Mapping[str, Any], *, brief: Iterable[object], human: Iterable[Table | RawText | str]
     ) -> None:
         """Show what a command found: its one call of this kind, at its end.
 
@@ -127,7 +127,7 @@ class Output:
             self._print_json(document)
             self._answered = True
         elif self._quiet:
-            self._print("".join(value.text if isinstance(value, Verbatim) else f"{clean(value)}\n" for value in brief))
+            self._print("".join(value.text if isinstance(value, RawText) else f"{clean(value)}\n" for value in brief))
         else:
             self._print("\n".join(_render(part, self._stdout.isatty()) for part in human))
 
@@ -157,7 +157,7 @@ class Output:
         if self._first and not self._quiet:
             print(clean(text), file=sys.stderr, flush=True)  # noqa: T201
 
-    def fail(self, failure: Failure, error: BaseException) -> int:
+    def fail(self, failure: FailureInfo, error: BaseException) -> int:
         """Show why the command ends: one line on stderr, and with `--json` a document on stdout where none is yet.
 
         Args:
@@ -248,12 +248,12 @@ class _WarningLines(logging.Handler):
         self._output.note(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
-def _render(part: Table | Verbatim | str, is_terminal: bool) -> str:
+def _render(part: Table | RawText | str, is_terminal: bool) -> str:
     from rich.console import Console
 
     if isinstance(part, str):
         return clean(part) + "\n"
-    if isinstance(part, Verbatim):
+    if isinstance(part, RawText):
         return part.text
     console = Console(width=None if is_terminal else _ANY_WIDTH, highlight=False)
     with console.capture() as captured:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from starzoo.errors import UsageError
 
-__all__ = ["parse_model_args", "parse_seeds", "read_lines", "read_zoo", "with_members"]
+__all__ = ["expand_refs", "parse_model_args", "parse_seeds", "read_lines", "resolve_zoo"]
 
 _MOST_SEEDS = 10_000
 
@@ -86,7 +86,7 @@ def read_lines(file: Path | None) -> list[str] | None:
         raise UsageError(f"{file}: cannot be read as text", hint="check the path", subject=str(file)) from error
 
 
-def read_zoo(sources: Sequence[str], holdouts: Sequence[str] | None) -> tuple[list[str], list[str]]:
+def resolve_zoo(sources: Sequence[str], holdouts: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """The models of a star: a zoo file among the sources also names held-outs.
 
     Args:
@@ -100,10 +100,10 @@ def read_zoo(sources: Sequence[str], holdouts: Sequence[str] | None) -> tuple[li
 
     files = [ref for ref in sources if is_zoo_file(ref) and not Path(ref).is_dir()]
     named = [*(ref for ref in files if read_zoo_file(Path(ref)).holdouts), *(holdouts or ())]
-    return with_members(sources, of="sources"), with_members(named, of="holdouts")
+    return expand_refs(sources, of="sources"), expand_refs(named, of="holdouts")
 
 
-def with_members(refs: Sequence[str], *, of: Literal["sources", "holdouts", "all"] = "all") -> list[str]:
+def expand_refs(refs: Sequence[str], *, of: Literal["sources", "holdouts", "all"] = "all") -> list[str]:
     """Replace zoo files, and folders of members as `starzoo train` writes them, by their models; a star is none.
 
     Args:
@@ -116,7 +116,7 @@ def with_members(refs: Sequence[str], *, of: Literal["sources", "holdouts", "all
     Raises:
         UsageError: A zoo file names no held-outs where they are asked for, or another zoo file.
     """
-    from starzoo.files import refuse_leading_out
+    from starzoo.files import check_inside
     from starzoo.star.manifest import MANIFEST
     from starzoo.workflows.refs import is_zoo_file, read_zoo_file
 
@@ -130,14 +130,14 @@ def with_members(refs: Sequence[str], *, of: Literal["sources", "holdouts", "all
             for name in named:
                 if is_zoo_file(name) and not Path(name).is_dir():
                     raise UsageError(f"{ref}: names {name}, another zoo file", hint="list its models", subject=ref)
-            models += with_members(named)
+            models += expand_refs(named)
             continue
         folder = Path(ref)
         is_zoo = folder.is_dir() and not (folder / "config.json").exists()
         inside = [config.parent for config in folder.glob("*/config.json")] if is_zoo else []
         members = [member for member in inside if not (member / MANIFEST).exists()]
         for member in members:
-            refuse_leading_out(member, folder)
+            check_inside(member, folder)
         models += [str(member) for member in sorted(members, key=_number_aware)] or [ref]
     return models
 

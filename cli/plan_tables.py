@@ -26,12 +26,12 @@ def show_plan(out: Output, plan: Plan) -> None:
             human_bytes(model.to_download),
             human_bytes(model.size - model.to_download),
             model.dtype,
-            model.licence or "not stated",
+            model.license or "not stated",
             f"{model.architecture.preprocessing.interpolation} {model.architecture.preprocessing.crop_pct:g}",
         ]
         for model in plan.models
     ]
-    columns = ["model", "used as", "to download", "here", "type", "licence", "resize, crop"]
+    columns = ["model", "used as", "to download", "here", "type", "license", "resize, crop"]
     licensing = plan.licensing
     notes = [
         f"models to download: {human_bytes(plan.to_download)}, free: {human_bytes(plan.free)}",
@@ -40,7 +40,7 @@ def show_plan(out: Output, plan: Plan) -> None:
         f"steps: {plan.steps:,}"
         if plan.steps is not None
         else "steps: not known before the data set is read; give --train-size",
-        f"licence of the star: {licensing.licence or 'not settled'}",
+        f"license of the star: {licensing.license or 'not settled'}",
         *([f"{licensing.question}: publishing it will take --accept-license"] if licensing.question else []),
         *([f"cannot be published: {licensing.conflict}"] if licensing.conflict else []),
     ]

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from .output import Output
-from .parsing import with_members
+from .parsing import expand_refs
 
 
 def pull(
@@ -27,7 +27,7 @@ def pull(
     """
     from starzoo.models.pull import pull_all
 
-    snapshots = pull_all(with_members(refs), allow_pickle=allow_pickle, progress=out.progress)
+    snapshots = pull_all(expand_refs(refs), allow_pickle=allow_pickle, progress=out.progress)
     out.result(
         {"models": [vars(snapshot) for snapshot in snapshots]},
         brief=[snapshot.folder for snapshot in snapshots],

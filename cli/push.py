@@ -16,7 +16,7 @@ def push(
     tag: Annotated[str | None, typer.Option(help="A git tag for the commit.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
     accept_license: Annotated[
-        str | None, typer.Option(metavar="LICENCE", help="The star's licence, where its sources leave that open.")
+        str | None, typer.Option(metavar="LICENSE", help="The star's license, where its sources leave that open.")
     ] = None,
     collection: Annotated[
         str | None, typer.Option(metavar="TITLE", help="Put the star and its sources into this collection of yours.")
@@ -24,7 +24,7 @@ def push(
 ) -> None:
     """Publish a folder on the Hub in one commit; the same content again changes nothing.
 
-    The star has the most restrictive licence of its sources; where that is not clear, or forbids commercial use, you
+    The star has the most restrictive license of its sources; where that is not clear, or forbids commercial use, you
     say with --accept-license that you looked at them.
 
     Example:
@@ -38,7 +38,7 @@ def push(
         private=private,
         tag=tag,
         create_pr=create_pr,
-        accept_licence=accept_license,
+        accept_license=accept_license,
         collection=collection,
     )
     what = "published" if pushed.changed else "nothing to change"

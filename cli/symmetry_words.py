@@ -5,19 +5,19 @@ from __future__ import annotations
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
-from starzoo.text import counted
+from starzoo.text import pluralize
 
 from .output import Output, Table
 
 if TYPE_CHECKING:
-    from starzoo.workflows.inspect import Explanation, Inspection
+    from starzoo.workflows.inspect import Explanation, SymmetryReport
 
 __all__ = ["show_inspection", "why_it_failed"]
 
 _SHOWN = 6  # axes that are named one by one
 
 
-def show_inspection(out: Output, found: Inspection, *, groups: bool) -> None:
+def show_inspection(out: Output, found: SymmetryReport, *, groups: bool) -> None:
     """Show the symmetries of a network.
 
     Args:
@@ -37,7 +37,7 @@ def show_inspection(out: Output, found: Inspection, *, groups: bool) -> None:
     out.result(_document(found), brief=[found.groups], human=human)
 
 
-def _document(found: Inspection) -> dict[str, Any]:
+def _document(found: SymmetryReport) -> dict[str, Any]:
     """The symmetries as a JSON value, whose rows have names."""
     columns = {"table": ("group", "size", "within", "axes"), "exchanges": ("exchange", "branches", "tensors")}
     rows = {key: [dict(zip(names, row, strict=True)) for row in vars(found)[key]] for key, names in columns.items()}
@@ -49,15 +49,15 @@ def _document(found: Inspection) -> dict[str, Any]:
     return {**vars(found), **rows, "why": why}
 
 
-def _diagnostics(found: Inspection) -> str:
+def _diagnostics(found: SymmetryReport) -> str:
     """All that decides how far a star can be found, in one line."""
     pinned = ", ".join(f"{reason} ({count})" for reason, count in found.pinned.items() if reason)  # none: length 1
     parts = [
-        f"{counted(found.groups, 'group')} ({found.wreath_groups} wreath)",
+        f"{pluralize(found.groups, 'group')} ({found.wreath_groups} wreath)",
         f"{found.coverage:.2%} of {found.parameters:,} parameters",
         f"pinned: {pinned or 'nothing'}",
         f"operators without a rule: {', '.join(found.unsupported_operators) or 'none'}",
-        *([f"{counted(len(found.exchanges), 'exchange')} of parallel branches"] if found.exchanges else []),
+        *([f"{pluralize(len(found.exchanges), 'exchange')} of parallel branches"] if found.exchanges else []),
         f"traced in {found.trace_seconds:.2f} s",
     ]
     if check := found.verify:
@@ -71,15 +71,15 @@ def _diagnostics(found: Inspection) -> str:
 
 def _explanation(why: Explanation) -> list[Table | str]:
     """One axis in words: its structure, what moves it and with what, and what keeps it in place."""
-    lines: list[Table | str] = [f"{why.tensor}:{why.axis} has {counted(why.size, 'position')}: {why.structure}"]
+    lines: list[Table | str] = [f"{why.tensor}:{why.axis} has {pluralize(why.size, 'position')}: {why.structure}"]
     letters = {group: letter for (group, *_), letter in zip(why.groups, ascii_uppercase, strict=False)}
     for group, size, outer, others in why.groups:
         freely = f"in each block of {letters.get(outer, outer)} by themselves" if outer else "freely"
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
         together = f", together with {', '.join(others[:_SHOWN])}{more}" if others else ""
-        lines.append(f"{letters.get(group, '')} {group}: {counted(size, 'position')}, permuted {freely}{together}")
+        lines.append(f"{letters.get(group, '')} {group}: {pluralize(size, 'position')}, permuted {freely}{together}")
     for size, reason, meaning in why.pinned:
-        lines.append(f"{counted(size, 'position')} kept in place ({reason}): {meaning}")
+        lines.append(f"{pluralize(size, 'position')} kept in place ({reason}): {meaning}")
     return lines
 
 

@@ -10,16 +10,16 @@ from .output import Output, Table
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from starzoo.evaluate.results import Evaluation, Quality
+    from starzoo.evaluate.results import Evaluation, PredictionScores
     from starzoo.evaluate.results import Path as MeasuredPath
-    from starzoo.star.join import Joined
+    from starzoo.star.join import JoinResult
     from starzoo.workflows.align import AlignmentReport
-    from starzoo.workflows.fit import StarReport
+    from starzoo.workflows.fit import StarResult
 
     Split = Literal["train", "test"]
     Measure = Literal["barrier", "excess", "highest_loss", "accuracy_barrier", "worst_accuracy"]
 
-__all__ = ["show_alignment", "show_joined", "show_star", "summarise"]
+__all__ = ["show_alignment", "show_joined", "show_star", "summary_json"]
 
 _MEASURES: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "accuracy_barrier", "worst_accuracy")
 _SHOWN: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "worst_accuracy")  # as wide as a terminal
@@ -27,27 +27,27 @@ _SCORES = ("accuracy", "nll", "ece")
 _LATER = ("brier", "auroc", "ood_auroc", "ood_auroc_entropy")  # which a star of an earlier version has not
 
 
-def show_star(out: Output, report: StarReport) -> None:
+def show_star(out: Output, report: StarResult) -> None:
     """Show what was measured on a star, and where it is.
 
     Args:
         out: The output.
         report: The star.
     """
-    from starzoo.report.summary import say_rounding
+    from starzoo.report.summary import bf16_note
 
     manifest, evaluation = report.manifest, report.manifest.evaluation
     document = {
         "folder": report.folder,
         "pushed": report.pushed,
-        "summary": summarise(evaluation) if evaluation else None,
+        "summary": summary_json(evaluation) if evaluation else None,
         "manifest": manifest.model_dump(mode="json"),
     }
     human: list[Table | str] = []
     if evaluation:
         for split in evaluation.splits:
             human += [_connectivity(evaluation, split), _predictions(evaluation, split)]
-        human += filter(None, [say_rounding(evaluation)])
+        human += filter(None, [bf16_note(evaluation)])
     human.append(f"{manifest.name}: {report.folder}")
     if report.pushed:
         human.append(f"published: {report.pushed}")
@@ -92,7 +92,7 @@ def show_alignment(
     )
 
 
-def show_joined(out: Output, joined: Joined) -> None:
+def show_joined(out: Output, joined: JoinResult) -> None:
     """Show how a new model is connected to a star, beside the held-outs that the star was published with.
 
     Args:
@@ -129,7 +129,7 @@ def _measures(paths: list[MeasuredPath]) -> list[str]:
     return [str(len(paths)), f"{barrier:.4f}", f"{excess:.4f}", f"{highest:.4f}", _percent(worst)]
 
 
-def summarise(evaluation: Evaluation) -> dict[str, Any]:
+def summary_json(evaluation: Evaluation) -> dict[str, Any]:
     """Means over paths and models, by split.
 
     Args:
@@ -192,9 +192,9 @@ def _predictions(evaluation: Evaluation, split: Split) -> Table:
     return Table(f"Predictions on the {split} split: means over n models", columns, rows)
 
 
-def _by_role(evaluation: Evaluation, split: Split) -> dict[str, list[Quality]]:
+def _by_role(evaluation: Evaluation, split: Split) -> dict[str, list[PredictionScores]]:
     """The qualities of one split, by role, in order of appearance."""
-    groups: dict[str, list[Quality]] = {}
+    groups: dict[str, list[PredictionScores]] = {}
     for quality in evaluation.qualities:
         if quality.split == split:
             role = quality.name if quality.role == "part-ensemble" else quality.role
@@ -202,14 +202,14 @@ def _by_role(evaluation: Evaluation, split: Split) -> dict[str, list[Quality]]:
     return groups
 
 
-def _measured(group: list[Quality]) -> list[str]:
+def _measured(group: list[PredictionScores]) -> list[str]:
     return [score for score in _LATER if all(getattr(quality, score) is not None for quality in group)]
 
 
-def _spread(group: list[Quality], score: str) -> Any:
-    from starzoo.evaluate.results import Spread
+def _spread(group: list[PredictionScores], score: str) -> Any:
+    from starzoo.evaluate.results import Summary
 
-    return Spread.of(
+    return Summary.of(
         [getattr(quality, score) for quality in group], more_is_better=score not in {"nll", "ece", "brier"}
     )
 

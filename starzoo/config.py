@@ -13,30 +13,30 @@ from starzoo.choices import Method
 from starzoo.errors import UsageError
 
 __all__ = [
-    "NO_YAML",
+    "YAML_ERRORS",
     "AlignConfig",
     "Augmentation",
+    "Baseline",
     "Beta",
     "Constant",
     "DataConfig",
     "EvalConfig",
     "Method",
-    "Rival",
     "RunConfig",
     "RuntimeConfig",
     "StarConfig",
     "TrainConfig",
     "Uniform",
     "ZooConfig",
-    "load_changes",
     "load_config",
     "load_zoo_config",
+    "parse_section_overrides",
     "validate",
     "with_changes",
 ]
 
 Optimizer = Literal["sgd", "adamw"]
-Rival = Literal["swa", "student"]
+Baseline = Literal["swa", "student"]
 Augmentation = Literal["none", "flip", "crop-flip"]
 # Bounds are far above what anybody needs, and below what fills a machine: a stranger's star.json has these values too.
 _MANY = 1_000_000
@@ -65,13 +65,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class Frozen(BaseModel):
+class FrozenModel(BaseModel):
     """A configuration value: immutable, finite, of bounded length, and no unknown key passes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=4096)
 
 
-class DataConfig(Frozen):
+class DataConfig(FrozenModel):
     """Which images, and how they are split and augmented."""
 
     dataset: str = Field(
@@ -90,7 +90,7 @@ class DataConfig(Frozen):
     augment: Augmentation = Field("none", description="training augmentation")
 
 
-class TrainConfig(Frozen):
+class TrainConfig(FrozenModel):
     """How one independent member of a zoo is trained."""
 
     epochs: int = Field(20, ge=1, le=_MANY)
@@ -104,7 +104,7 @@ class TrainConfig(Frozen):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
-class AlignConfig(Frozen):
+class AlignConfig(FrozenModel):
     """How a permutee is brought as close as its symmetries allow to the fixed model.
 
     The methods compare weights as they are (`weights`, Git Re-Basin's), or with layers of norm 1 (`balanced-weights`);
@@ -136,7 +136,7 @@ class AlignConfig(Frozen):
         return self.method == "weights" or self.needs_images
 
 
-class Uniform(Frozen):
+class Uniform(FrozenModel):
     """t ~ U[low, high]: the paper's choice with 0 and 1."""
 
     kind: Literal["uniform"] = "uniform"
@@ -150,7 +150,7 @@ class Uniform(Frozen):
         return self
 
 
-class Beta(Frozen):
+class Beta(FrozenModel):
     """t ~ Beta(a, b): an ablation of the paper with a = b = 2."""
 
     kind: Literal["beta"] = "beta"
@@ -158,14 +158,14 @@ class Beta(Frozen):
     b: float = Field(2.0, gt=0, le=_MANY)
 
 
-class Constant(Frozen):
+class Constant(FrozenModel):
     """t = value at every step: an ablation of the paper with ½ (a star that games the barrier)."""
 
     kind: Literal["constant"] = "constant"
     value: float = Field(0.5, ge=0, le=1)
 
 
-class StarConfig(Frozen):
+class StarConfig(FrozenModel):
     """Starlight: how the star is found (paper, section 3)."""
 
     epochs: int = Field(40, ge=0, le=_MANY, description="passes over the training split; 0 keeps the start as it is")
@@ -214,7 +214,7 @@ class StarConfig(Frozen):
         return self
 
 
-class RuntimeConfig(Frozen):
+class RuntimeConfig(FrozenModel):
     """How a run is carried out, which changes nothing that is found: a resumed run may have another one."""
 
     num_processes: int | None = Field(
@@ -241,11 +241,11 @@ class RuntimeConfig(Frozen):
     )
 
 
-class EvalConfig(Frozen):
+class EvalConfig(FrozenModel):
     """What is measured, and on how much data."""
 
     points: int = Field(11, ge=3, le=1001, description="evenly spaced points of a path, both ends included")
-    pairs: int = Field(6, ge=0, le=1000, description="regular-regular pairs, drawn among sources and held-outs")
+    pairs: int = Field(6, ge=0, le=1000, description="source-source pairs, drawn among sources and held-outs")
     sources: int | None = Field(None, ge=0, le=_MANY, description="star-source paths; all of them when not given")
     splits: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1), AfterValidator(_without_repeats)] = (
         "test",
@@ -272,7 +272,7 @@ class EvalConfig(Frozen):
     ood: Annotated[DataConfig, BeforeValidator(_as_dataset)] | None = Field(
         None, description="another data set, whose images uncertainty should tell from those of the task"
     )
-    rivals: Annotated[tuple[Rival, ...], AfterValidator(_without_repeats)] = Field(
+    baselines: Annotated[tuple[Baseline, ...], AfterValidator(_without_repeats)] = Field(
         (),
         description="models that are trained at the star's cost to compare it with: swa goes on from the first source, "
         "student is distilled from all",
@@ -286,7 +286,7 @@ class EvalConfig(Frozen):
     seed: Seed = 0
 
 
-class RunConfig(Frozen):
+class RunConfig(FrozenModel):
     """Everything that decides a run of `fit-star`: the value that is saved, shown and replayed."""
 
     data: DataConfig = DataConfig()
@@ -296,7 +296,7 @@ class RunConfig(Frozen):
     runtime: RuntimeConfig = RuntimeConfig()
 
 
-class ZooConfig(Frozen):
+class ZooConfig(FrozenModel):
     """Everything that decides the members of a zoo, besides their architecture and seeds."""
 
     data: DataConfig = DataConfig()
@@ -304,7 +304,7 @@ class ZooConfig(Frozen):
 
 
 # Beside its own errors PyYAML raises what Python does for a date such as 2024-13-45, `!!bool maybe` or deep nesting.
-NO_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)
+YAML_ERRORS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)
 _SECTIONS = {*RunConfig.model_fields, *ZooConfig.model_fields}
 
 
@@ -345,7 +345,7 @@ def load_zoo_config(
     return _load(ZooConfig, file, overrides, sections)
 
 
-def load_changes(overrides: Sequence[str], **sections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def parse_section_overrides(overrides: Sequence[str], **sections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Put assignments into sections of changes to a configuration that is not known yet.
 
     Args:
@@ -413,7 +413,7 @@ def _assign(tree: dict[str, Any], overrides: Sequence[str]) -> None:
             node = child
         try:
             node[key] = yaml.safe_load(text)
-        except NO_YAML as error:
+        except YAML_ERRORS as error:
             raise UsageError(
                 f"--set {assignment!r}: {text!r} is no YAML value", hint="quote it", subject=path
             ) from error
@@ -448,7 +448,7 @@ def validate(kind: type[Value], values: Mapping[str, Any], *, origin: str = "the
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, *NO_YAML) as error:
+    except (OSError, *YAML_ERRORS) as error:
         raise UsageError(
             f"{file}: cannot be read as YAML", hint="check the path and the syntax", subject=str(file)
         ) from error

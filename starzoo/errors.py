@@ -11,19 +11,19 @@ from typing import ClassVar
 
 __all__ = [
     "CheckpointError",
-    "FolderInUseError",
     "HubError",
     "IncompatibleError",
     "InterruptedRunError",
     "NumericalError",
     "PreemptedError",
     "ResourceError",
+    "RunLockedError",
     "StarzooError",
     "UncheckedError",
     "UntrustedInputError",
     "UsageError",
-    "as_starzoo_error",
     "exit_code_of",
+    "to_starzoo_error",
     "without_password",
 ]
 
@@ -73,7 +73,7 @@ class UsageError(StarzooError):
     exit_code = 2
 
 
-class FolderInUseError(UsageError):
+class RunLockedError(UsageError):
     """A folder in which another run is at work: its files are not to be touched."""
 
 
@@ -131,7 +131,7 @@ class InterruptedRunError(StarzooError):
     exit_code = 130
 
 
-def as_starzoo_error(error: BaseException) -> StarzooError | None:
+def to_starzoo_error(error: BaseException) -> StarzooError | None:
     """Say in words what an error of the system or of a library means for a user.
 
     Args:
@@ -157,5 +157,5 @@ def as_starzoo_error(error: BaseException) -> StarzooError | None:
 
 def exit_code_of(error: BaseException) -> int:
     """The exit code of a command that ends with this error; 1 for a fault in the program."""
-    known = as_starzoo_error(error)
+    known = to_starzoo_error(error)
     return known.exit_code if known else 1

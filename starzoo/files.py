@@ -17,16 +17,16 @@ from safetensors import SafetensorError
 from starzoo.errors import ResourceError, UntrustedInputError, UsageError
 
 __all__ = [
+    "atomic_write",
     "cache_folder",
+    "check_inside",
     "is_inside",
     "new_folder",
+    "open_append",
     "open_file",
-    "open_to_append",
     "read_file",
-    "refuse_leading_out",
-    "replacing",
+    "translate_write_errors",
     "write_text",
-    "writing",
 ]
 
 # The path is wrong; all else (a full disk, a broken one) is a lack of something.
@@ -117,11 +117,11 @@ def write_text(path: Path, text: str) -> None:
         path: The file; its folder is made when it does not exist.
         text: The content, written as UTF-8.
     """
-    with replacing(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8", newline="\n")
 
 
-def open_to_append(path: Path) -> IO[bytes]:
+def open_append(path: Path) -> IO[bytes]:
     """Open a file to which lines are added, never one to which a link leads.
 
     Args:
@@ -130,13 +130,13 @@ def open_to_append(path: Path) -> IO[bytes]:
     Returns:
         The file.
     """
-    with writing(path):
+    with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Write a file as a whole or not at all; a link is replaced, and what it leads to stays as it is.
 
     Its mode is the one that the umask gives, whoever writes the draft: safetensors lets nobody else read its files.
@@ -147,7 +147,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Yields:
         A draft beside `path` that takes its place when the block ends well, and disappears otherwise.
     """
-    with writing(path):
+    with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(path.parent, ".writing-") as scratch:
             draft = scratch / path.name
@@ -175,7 +175,7 @@ def new_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def translate_write_errors(path: Path) -> Iterator[None]:
     """Say which file or folder cannot be written, and whether its path or the disk is at fault.
 
     Args:
@@ -195,7 +195,7 @@ def writing(path: Path) -> Iterator[None]:
         raise ResourceError(message, hint="free disk space or choose another folder", subject=subject) from error
 
 
-def refuse_leading_out(path: Path, folder: Path) -> None:
+def check_inside(path: Path, folder: Path) -> None:
     """Make sure that a file or folder in a folder is no link to something elsewhere, which is somebody else's.
 
     Args:

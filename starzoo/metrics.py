@@ -51,7 +51,7 @@ def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor) -> float:
     """The mean negative log-likelihood of the labels.
 
     Args:
-        log_probabilities: Normalised, shape (images, classes).
+        log_probabilities: Normalized, shape (images, classes).
         labels: Class indices, shape (images,).
 
     Returns:
@@ -65,7 +65,7 @@ def expected_calibration_error(log_probabilities: Tensor, labels: Tensor, *, bin
     """The expected calibration error (Guo et al. 2017): Σ over bins of share · |accuracy − confidence|.
 
     Args:
-        log_probabilities: Normalised, shape (images, classes).
+        log_probabilities: Normalized, shape (images, classes).
         labels: Class indices, shape (images,).
         bins: Number of bins of equal width over the confidence of the answer.
 
@@ -85,7 +85,7 @@ def brier_score(log_probabilities: Tensor, labels: Tensor) -> float:
     """The Brier score (1950): the mean over images of Σ over classes of (p − [class is the label])².
 
     Args:
-        log_probabilities: Normalised, shape (images, classes).
+        log_probabilities: Normalized, shape (images, classes).
         labels: Class indices, shape (images,).
 
     Returns:
@@ -123,7 +123,7 @@ def misclassification_auroc(log_probabilities: Tensor, labels: Tensor) -> float 
     """How well the confidence of an answer tells right ones from wrong ones (Hendrycks and Gimpel 2017).
 
     Args:
-        log_probabilities: Normalised, shape (images, classes).
+        log_probabilities: Normalized, shape (images, classes).
         labels: Class indices, shape (images,).
 
     Returns:

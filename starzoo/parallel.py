@@ -22,7 +22,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starzoo.errors import StarzooError, UsageError
-from starzoo.text import counted
+from starzoo.text import pluralize
 
 if TYPE_CHECKING:
     import torch
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from starzoo.config import RuntimeConfig
 
 __all__ = [
-    "Agreement",
-    "all_or_none",
-    "from_first",
+    "DelayedMaxReduce",
     "gather",
     "ignore_other_launchers",
-    "is_first",
+    "is_main_process",
     "is_torchrun",
     "join",
-    "map_ahead",
-    "own_device",
+    "on_main_process",
+    "raise_everywhere",
     "rank",
+    "rng_devices",
     "runs_on_cpu",
-    "share_out",
+    "split_across_processes",
+    "threaded_map",
     "world_size",
 ]
 
@@ -136,7 +136,7 @@ def runs_on_cpu() -> bool:
     return not torch.accelerator.is_available()
 
 
-def own_device() -> list[int]:
+def rng_devices() -> list[int]:
     """This process's GPU by its number, if it has one: as `torch.random.fork_rng` takes devices."""
     import torch
 
@@ -155,7 +155,7 @@ def join(config: RuntimeConfig) -> None:
     count = _state(timeout=datetime.timedelta(minutes=config.timeout_minutes)).num_processes
     if config.num_processes not in {None, count}:
         raise UsageError(
-            f"this run has {counted(count, 'process', 'processes')}, and {config.num_processes} were asked for",
+            f"this run has {pluralize(count, 'process', 'processes')}, and {config.num_processes} were asked for",
             hint=f"start it with torchrun --nproc_per_node {config.num_processes} -m starzoo.cli …"
             " (accelerate launch --cpu starts only one)",
             subject="num_processes",
@@ -163,13 +163,13 @@ def join(config: RuntimeConfig) -> None:
     _meet()
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that writes and publishes; true where there is only one."""
     return bool(_state().is_main_process)
 
 
 @contextmanager
-def all_or_none() -> Iterator[None]:
+def raise_everywhere() -> Iterator[None]:
     """What goes wrong inside on one process goes wrong on all: the first one's error is raised everywhere.
 
     Raises:
@@ -194,7 +194,7 @@ def all_or_none() -> Iterator[None]:
             raise RuntimeError(f"process {rank}: {other}")
 
 
-def from_first(work: Callable[[], Found]) -> Found:
+def on_main_process(work: Callable[[], Found]) -> Found:
     """Do something on the first process only.
 
     Args:
@@ -204,13 +204,13 @@ def from_first(work: Callable[[], Found]) -> Found:
         What the first process found, on all of them.
     """
     found = None
-    with all_or_none():
-        if is_first():
+    with raise_everywhere():
+        if is_main_process():
             found = work()
     return gather(found)[0]  # type: ignore[return-value]
 
 
-def share_out(
+def split_across_processes(
     items: Sequence[Item],
     work: Callable[[Sequence[Item]], Iterable[Found]],
     *,
@@ -228,7 +228,7 @@ def share_out(
     """
     state = _state()
     mine = list[Found]()
-    with all_or_none():
+    with raise_everywhere():
         for found in work(items[state.process_index :: state.num_processes]):
             mine.append(found)
             if tell:
@@ -280,7 +280,7 @@ def _state(**options: Any) -> PartialState:
     return PartialState(cpu=runs_on_cpu(), **options)
 
 
-class Agreement:
+class DelayedMaxReduce:
     """What all processes say at the end of a step, heard one step later, so that no step waits for it.
 
     Args:
@@ -325,7 +325,7 @@ class Agreement:
         return heard
 
 
-def map_ahead(work: Callable[[Item], Found], items: Iterable[Item], threads: int) -> Iterator[Found]:
+def threaded_map(work: Callable[[Item], Found], items: Iterable[Item], threads: int) -> Iterator[Found]:
     """Map a function over items that are taken one by one, as many at a time as there are threads.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Progress", "silent"]
+__all__ = ["Progress", "no_progress"]
 
 
 class Progress(Protocol):
@@ -21,5 +21,5 @@ class Progress(Protocol):
         """
 
 
-def silent(stage: str, done: int, total: int, **figures: float) -> None:
+def no_progress(stage: str, done: int, total: int, **figures: float) -> None:
     """Report nothing: the default of every library function."""

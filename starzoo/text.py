@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["all_differences", "clean", "counted", "first_difference", "printable"]
+__all__ = ["clean", "first_json_difference", "json_differences", "pluralize", "printable"]
 
 
 def clean(text: str) -> str:
@@ -27,7 +27,7 @@ def printable(text: str) -> str:
     return "".join(character for character in text if unicodedata.category(character)[0] != "C")
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
+def pluralize(number: int, noun: str, plural: str = "") -> str:
     """A number with its noun.
 
     Args:
@@ -41,7 +41,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def first_difference(then: Any, now: Any, path: str = "") -> str:
+def first_json_difference(then: Any, now: Any, path: str = "") -> str:
     """Say in words where two JSON values differ first.
 
     Args:
@@ -55,8 +55,8 @@ def first_difference(then: Any, now: Any, path: str = "") -> str:
     return next(_differences(then, now, path), "")
 
 
-def all_differences(then: Any, now: Any) -> list[str]:
-    """Say in words where two JSON values differ, once for every place, as `first_difference` does."""
+def json_differences(then: Any, now: Any) -> list[str]:
+    """Say in words where two JSON values differ, once for every place, as `first_json_difference` does."""
     return list(_differences(then, now, ""))
 
 

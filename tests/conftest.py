@@ -93,7 +93,7 @@ def make_member(tmp_path: Path) -> MakeMember:
 
         from starzoo.data.preprocessing import Preprocessing
         from starzoo.models.architecture import Architecture
-        from starzoo.models.timm_folder import save_folder
+        from starzoo.models.timm_folder import save_timm_folder
 
         architecture = Architecture(**{
             "name": "test_resnet",
@@ -107,7 +107,7 @@ def make_member(tmp_path: Path) -> MakeMember:
             torch.manual_seed(seed)
             state = architecture.build().state_dict()
         path = (parent or tmp_path) / folder
-        save_folder(path, architecture, state)
+        save_timm_folder(path, architecture, state)
         return path
 
     return make

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from starzoo.config import DataConfig, RunConfig
 from starzoo.data.preprocessing import Preprocessing
-from starzoo.evaluate.results import Evaluation, Path, PathKind, Plane, Quality, Role, Rounding
+from starzoo.evaluate.results import Bf16Error, Evaluation, Path, PathKind, Plane, PredictionScores, Role
 from starzoo.models.architecture import Architecture
 from starzoo.models.record import ModelRecord
 from starzoo.star.manifest import StarManifest
@@ -49,7 +49,7 @@ def full_manifest() -> StarManifest:
             repo="me/net" if number else "local",
             sha=COMMIT,
             files={"model.safetensors": DIGEST, "config.json": DIGEST},
-            licence="mit" if number else "other",
+            license="mit" if number else "other",
             dtype="bfloat16",
             preprocessing=preprocessing[number % 2],
             label_names=("a", "b", "c"),
@@ -67,7 +67,7 @@ def full_manifest() -> StarManifest:
         planes=(Plane(names=("star", "m0", "m3"), split="test", **plane),),
         data=DataConfig(dataset="you/other", name="x", revision="v1"),
         ood_images=3,
-        rounding=Rounding(nll=0.1, accuracy=0.1),
+        rounding=Bf16Error(nll=0.1, accuracy=0.1),
     )
     config = RunConfig(
         data=DataConfig(dataset="me/pictures", name="x", revision=COMMIT, image_column="i", label_column="l"),
@@ -85,7 +85,7 @@ def full_manifest() -> StarManifest:
         config=config,
         repo="me/star",
         files={"config.json": DIGEST},
-        chosen_licence="mit",
+        chosen_license="mit",
         data_label_names=("c", "b", "a"),
         changes=("one", "two"),
         history=({"path_loss": 0.5},),
@@ -93,9 +93,9 @@ def full_manifest() -> StarManifest:
     )
 
 
-def _measure(split: Literal["train", "test"]) -> tuple[list[Path], list[Quality]]:
+def _measure(split: Literal["train", "test"]) -> tuple[list[Path], list[PredictionScores]]:
     scores = {"split": split, "accuracy": 0.9, "nll": 0.3, "ece": 0.02}
-    ends: dict[PathKind, str] = {"star-source": "m", "star-held-out": "n", "regular-regular": "o"}
+    ends: dict[PathKind, str] = {"star-source": "m", "star-heldout": "n", "source-source": "o"}
     roles: dict[Role, tuple[str, ...]] = {
         "member": ("m0", "m1", "m2"),
         "held-out": ("m3",),
@@ -105,7 +105,7 @@ def _measure(split: Literal["train", "test"]) -> tuple[list[Path], list[Quality]
     line = {"split": split, "t": (0, 0.5, 1), "loss": (1, 1.2, 1), "accuracy": (0.9,) * 3}
     return (
         [Path(kind=kind, a="star", b=f"{b}{number}", **line) for kind, b in ends.items() for number in range(3)],
-        [Quality(name=name, role=role, **scores) for role, names in roles.items() for name in names],
+        [PredictionScores(name=name, role=role, **scores) for role, names in roles.items() for name in names],
     )
 
 

@@ -12,10 +12,10 @@ from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig
 from starzoo.evaluate.results import Evaluation
 from starzoo.models.record import ModelRecord
 from starzoo.models.sources import load_sources
-from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.spec_cache import cached_spec
 from starzoo.models.weights import average
 from starzoo.star.manifest import StarManifest
-from starzoo.star.run.local_paths import RunPlaces
+from starzoo.star.run.local_paths import LocalPaths
 from starzoo.star.star import Star
 from starzoo.symmetry import Permutation
 
@@ -34,7 +34,7 @@ def make_star(
     """Write the star of some members, every one of them permuted so that no permutation is the identity."""
     sources = load_sources(members)
     first, *others = sources
-    spec = infer_architecture(first.architecture)
+    spec = cached_spec(first.architecture)
     shuffle = Permutation.random(spec, np.random.default_rng(0))
     found = [each.permutation for each in align(spec, first.state, [other.state for other in others])]
     permutations = [shuffle, *(shuffle.compose(each) for each in found)]
@@ -60,6 +60,6 @@ def make_star(
         state=average([permutation.apply(source.state) for permutation, source in pairs]),
         permutations={source.name: permutation.tensors() for permutation, source in pairs},
     )
-    star.save_folder(folder)
-    RunPlaces.of([str(member) for member in members], [], DataConfig()).write(folder)
+    star.save_timm_folder(folder)
+    LocalPaths.of([str(member) for member in members], [], DataConfig()).write(folder)
     return folder

@@ -37,8 +37,8 @@ def _share(rank: int, port: int, together: Any, out: str) -> None:
             time.sleep(5)  # longer than processes wait within a step
             yield item * item
 
-    found = processes.share_out([3], work)
-    assert processes.from_first(lambda: time.sleep(4) or "done") == "done"
+    found = processes.split_across_processes([3], work)
+    assert processes.on_main_process(lambda: time.sleep(4) or "done") == "done"
     Path(out, str(rank)).write_text(str(found))
 
 
@@ -49,7 +49,7 @@ def _lose(rank: int, port: int, together: Any, out: str) -> None:
     if rank == 1:
         os._exit(1)
     try:
-        processes.share_out([1, 2], list)
+        processes.split_across_processes([1, 2], list)
     except Exception:
         Path(out, "missed").write_text("")
         raise

@@ -16,10 +16,10 @@ from starzoo.errors import UntrustedInputError, exit_code_of
 from starzoo.files import read_file
 from starzoo.models.import_checkpoint import import_checkpoints
 from starzoo.models.safetensors_header import read_header
-from starzoo.models.sources import licence_of
-from starzoo.models.timm_folder import file_hash
+from starzoo.models.sources import read_license
+from starzoo.models.timm_folder import sha256_file
 from starzoo.star.manifest import read_manifest
-from starzoo.star.run.local_paths import RunPlaces
+from starzoo.star.run.local_paths import LocalPaths
 from starzoo.star.star import load_star
 from starzoo.strict_json import read_json
 from starzoo.strict_yaml import YAML_LIMIT, parse_yaml
@@ -34,7 +34,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "training.json": read_json,
     "zoo.yaml": read_zoo_file,
     "model.safetensors": read_header,
-    "run-places.json": lambda file: RunPlaces.read(file.parent),
+    "run-places.json": lambda file: LocalPaths.read(file.parent),
     "args.yaml": lambda file: import_checkpoints([file.parent / "best.safetensors"], file.parent / "out"),
 }
 
@@ -79,15 +79,15 @@ def test_h07_only_regular_files_of_the_folder_are_opened(folder: Path, name: str
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("kind", ["pipe", "device", "link"])
-def test_h07_the_licence_in_a_card(folder: Path, kind: str) -> None:
+def test_h07_the_license_in_a_card(folder: Path, kind: str) -> None:
     card = folder / "README.md"
-    assert licence_of(card) == "mit"
+    assert read_license(card) == "mit"
     card.unlink()
     if kind == "pipe":
         os.mkfifo(card)
     else:
         card.symlink_to("/dev/zero" if kind == "device" else folder.parent / "private/README.md")
-    assert licence_of(card) is None
+    assert read_license(card) is None
 
 
 @pytest.mark.timeout(30)
@@ -120,7 +120,7 @@ def test_h07_no_more_is_read_than_the_limit(tmp_path: Path) -> None:
         read_file(Path("/proc/cpuinfo"), 100)  # which says that it has no bytes
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UntrustedInputError, match="expected a regular file, got a pipe"):
-        file_hash(tmp_path / "pipe")
+        sha256_file(tmp_path / "pipe")
 
 
 def test_h07_the_cache_of_the_client_is_read(tmp_path: Path) -> None:
@@ -137,14 +137,14 @@ def test_h07_the_cache_of_the_client_is_read(tmp_path: Path) -> None:
 
 
 def test_h07_a_member_that_is_a_link_is_not_taken_for_one_of_a_zoo(folder: Path) -> None:
-    from starzoo.cli.parsing import with_members
+    from starzoo.cli.parsing import expand_refs
 
     zoo = folder.parent / "zoo"
     zoo.mkdir()
     (folder.parent / "private/star.json").unlink()
     (zoo / "seed-0").symlink_to("../private")
     with pytest.raises(Exception, match="leads out of") as caught:
-        with_members([str(zoo)])
+        expand_refs([str(zoo)])
     assert exit_code_of(caught.value) in {2, 3}
 
 
@@ -162,7 +162,7 @@ def test_h05_yaml_of_strangers_is_plain(folder: Path, bomb: str) -> None:
     assert exit_code_of(caught.value) in {2, 3}
     with pytest.raises(UntrustedInputError, match=r"args\.yaml: (cannot be read as YAML: |expected at most)"):
         READERS["args.yaml"](folder / "args.yaml")
-    assert licence_of(folder / "README.md") is None
+    assert read_license(folder / "README.md") is None
 
 
 @pytest.mark.timeout(30)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from starzoo.text import first_difference
+from starzoo.text import first_json_difference
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ from starzoo.text import first_difference
     ],
 )
 def test_the_first_difference_in_words(then: object, now: object, words: str) -> None:
-    assert first_difference(then, now) == words
+    assert first_json_difference(then, now) == words

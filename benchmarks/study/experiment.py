@@ -9,7 +9,7 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from benchmarks.zoos import RECIPES
-from starzoo.config import EvalConfig, Frozen, Rival, StarConfig, load_config
+from starzoo.config import Baseline, EvalConfig, FrozenModel, StarConfig, load_config
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -25,7 +25,7 @@ def _known(zoo: str) -> str:
 ZooName = Annotated[str, AfterValidator(_known)]
 
 
-class Variant(Frozen):
+class Variant(FrozenModel):
     """One way to make one model of the sources; what it does not say is as in the experiment.
 
     Attributes:
@@ -34,7 +34,7 @@ class Variant(Frozen):
         align: How the sources are matched while the star is fitted; as everywhere when not given.
         zoo: The recipe of its members.
         sources: How many there are.
-        rival: What is trained instead of a star (`starzoo.evaluate.trained_baselines`); it has no paths to measure.
+        baseline: What is trained instead of a star (`starzoo.evaluate.trained_baselines`); it has no paths to measure.
         x: Its place on the horizontal axis of the experiment's plot.
     """
 
@@ -43,11 +43,11 @@ class Variant(Frozen):
     align: dict[str, Any] = {}
     zoo: ZooName | None = None
     sources: int | None = Field(None, ge=1)
-    rival: Rival | None = None
+    baseline: Baseline | None = None
     x: float | None = None
 
 
-class Experiment(Frozen):
+class Experiment(FrozenModel):
     """What is compared, on what, and how it is shown.
 
     Attributes:

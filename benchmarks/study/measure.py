@@ -20,9 +20,9 @@ from starzoo.data.task import load_data
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.results import Evaluation
-from starzoo.evaluate.trained_baselines import train_rival
+from starzoo.evaluate.trained_baselines import train_baseline
 from starzoo.models.sources import Source, load_sources
-from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.spec_cache import cached_spec
 from starzoo.models.timm_folder import WEIGHTS_FILE
 from starzoo.star.fit import fit
 
@@ -55,7 +55,7 @@ def rows(
         One row for each seed and variant: paths by kind, predictions by role, seconds of the fit on one core.
     """
     known = {(row["variant"], row["seed"]) for row in done}
-    paired = {row["zoo"] for row in done if "regular-regular" in row["paths"]}
+    paired = {row["zoo"] for row in done if "source-source" in row["paths"]}
     for seed in seeds:
         for variant in variants:
             if (variant, seed) in known:
@@ -70,15 +70,15 @@ def measure(experiment: Experiment, variant: str, seed: int, dataset: str, zoos:
     name, chosen = experiment.zoo_of(variant), experiment.variants[variant]
     recipe, used = RECIPES[name], experiment.sources_of(variant)
     models = members(name, experiment.sources + experiment.holdouts, dataset, zoos)
-    sources, holdouts = models[:used], models[experiment.sources :] if not chosen.rival else []
-    labels = dict.fromkeys((model.name for model in holdouts), "star-held-out")
-    for label, other in experiment.strangers.items() if not chosen.rival else ():
+    sources, holdouts = models[:used], models[experiment.sources :] if not chosen.baseline else []
+    labels = dict.fromkeys((model.name for model in holdouts), "star-heldout")
+    for label, other in experiment.strangers.items() if not chosen.baseline else ():
         strangers = members(other, RECIPES[other].members, dataset, zoos)
         strangers = [replace(model, name=f"{other}/{model.name}") for model in strangers]  # seed-0 is a source too
         holdouts = [*holdouts, *strangers]
         labels |= dict.fromkeys((model.name for model in strangers), label)
     architecture = models[0].architecture
-    data, spec = load_data(recipe.on(dataset), architecture.preprocessing), infer_architecture(architecture)
+    data, spec = load_data(recipe.on(dataset), architecture.preprocessing), cached_spec(architecture)
     state, seconds = make(experiment, variant, seed, sources, dataset, zoos.parent / "study")
     zoo = Zoo(
         star=state,
@@ -100,22 +100,24 @@ def make(
     deciding = {
         "sources": [source.provenance.files[WEIGHTS_FILE] for source in sources],
         "data": recipe.data.model_dump(mode="json"),
-        "rival": chosen.rival,
+        "baseline": chosen.baseline,
         "star": star.model_dump(mode="json"),
         "align": align.model_dump(mode="json"),
     }
 
     def fresh() -> dict[str, Tensor]:
         data, before = load_data(recipe.on(dataset), architecture.preprocessing), time.process_time()
-        if chosen.rival:
-            first = sources[seed:] if chosen.rival == "swa" else sources  # SWA goes on from another one for each seed
-            state = train_rival(chosen.rival, architecture, [source.state for source in first], data, star)
+        if chosen.baseline:
+            first = (
+                sources[seed:] if chosen.baseline == "swa" else sources
+            )  # SWA goes on from another one for each seed
+            state = train_baseline(chosen.baseline, architecture, [source.state for source in first], data, star)
         else:
-            run, spec = RunConfig(data=recipe.on(dataset), align=align, star=star), infer_architecture(architecture)
+            run, spec = RunConfig(data=recipe.on(dataset), align=align, star=star), cached_spec(architecture)
             state = fit(architecture, spec, [source.state for source in sources], data, run).state
         return {**state, SECONDS: torch.tensor(time.process_time() - before)}
 
-    state = ResultCache(folder).remember(deciding, fresh)
+    state = ResultCache(folder).get_or_compute(deciding, fresh)
     return state, float(state.pop(SECONDS))
 
 
@@ -129,7 +131,7 @@ def paths_of(found: Evaluation, labels: Mapping[str, str]) -> dict[str, Any]:
     """Each measure's mean over the paths of a kind, and the mean curves; held-outs by what they are called."""
     groups: dict[str, list[Any]] = {}
     for path in found.paths:
-        groups.setdefault(labels[path.b] if path.kind == "star-held-out" else path.kind, []).append(path)
+        groups.setdefault(labels[path.b] if path.kind == "star-heldout" else path.kind, []).append(path)
     return {
         kind: {
             "count": len(paths),

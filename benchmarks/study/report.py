@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 
 from benchmarks.study.experiment import HERE, ROOT, Experiment, load_experiment, results_file
 from benchmarks.study.tables import Row, path_of, stand_ins, table
-from starzoo.report.plots import house_style, save
+from starzoo.report.plots import plot_style, save
 
 PAGE = ROOT / "docs" / "RESULTS.md"
 PLOTS = ROOT / "docs" / "results"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
 ORDER = (
     *("cifar", "digits", "sources", "digits-sources", "sizes", "architectures", "vgg"),
     *("strangers", "digits-strangers", "ablations", "full-size"),
@@ -32,19 +32,19 @@ OTHERS = {  # tables of other benchmarks, by the command that makes them
 def draw_paths(experiment: Experiment, rows: Sequence[Row]) -> Figure:
     """The mean loss along the paths to held-outs, a line per variant, its range over the seeds shaded."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    with house_style():
+    with plot_style():
         axes = figure.subplots()
         shown = [
             variant for variant in experiment.variants if any(path_of("t")(r) for r in rows if r["variant"] == variant)
         ]
-        for variant, colour in zip(shown, COLOURS, strict=False):
-            found = [row["paths"]["star-held-out"] for row in rows if row["variant"] == variant]
+        for variant, color in zip(shown, COLORS, strict=False):
+            found = [row["paths"]["star-heldout"] for row in rows if row["variant"] == variant]
             curves = list(zip(*(each["loss"] for each in found), strict=True))
-            axes.plot(found[0]["t"], list(map(statistics.fmean, curves)), color=colour, label=variant)
+            axes.plot(found[0]["t"], list(map(statistics.fmean, curves)), color=color, label=variant)
             axes.fill_between(
-                found[0]["t"], list(map(min, curves)), list(map(max, curves)), color=colour, alpha=0.15, lw=0
+                found[0]["t"], list(map(min, curves)), list(map(max, curves)), color=color, alpha=0.15, lw=0
             )
-        between = [row["paths"]["regular-regular"] for row in rows if "regular-regular" in row["paths"]]
+        between = [row["paths"]["source-source"] for row in rows if "source-source" in row["paths"]]
         for path in between[:1]:
             axes.plot(path["t"], path["loss"], color="#777777", ls="--", label="between two members")
         axes.set_xlabel("t, from the star (0) to a held-out (1)")
@@ -56,7 +56,7 @@ def draw_paths(experiment: Experiment, rows: Sequence[Row]) -> Figure:
 def draw_numbers(experiment: Experiment, rows: Sequence[Row]) -> Figure:
     """The barrier to held-outs over the variants' `x`, one mark per seed, a line through the means."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    with house_style():
+    with plot_style():
         axes = figure.subplots()
         lines: dict[str, list[tuple[float, list[float]]]] = {}
         for variant, chosen in experiment.variants.items():
@@ -64,11 +64,11 @@ def draw_numbers(experiment: Experiment, rows: Sequence[Row]) -> Figure:
             if chosen.x is not None and values:
                 name = "the paper's algorithm" if chosen.config else "starzoo"
                 lines.setdefault(name, []).append((chosen.x, [value for value in values if value is not None]))
-        for (name, points), colour in zip(lines.items(), COLOURS, strict=False):
+        for (name, points), color in zip(lines.items(), COLORS, strict=False):
             points = sorted(points)
-            axes.plot([x for x, _ in points], [statistics.fmean(each) for _, each in points], color=colour, label=name)
+            axes.plot([x for x, _ in points], [statistics.fmean(each) for _, each in points], color=color, label=name)
             for x, each in points:
-                axes.plot([x] * len(each), each, "o", ms=4, mew=0, color=colour, alpha=0.6)
+                axes.plot([x] * len(each), each, "o", ms=4, mew=0, color=color, alpha=0.6)
         axes.set_xlabel(experiment.x_label)
         axes.set_ylabel("star–held-out barrier (nats)")
         axes.set_ylim(bottom=0)

@@ -31,7 +31,7 @@ def _sizes(row: Row) -> list[int]:
     return [int(role.rpartition(" ")[2]) for role in row["qualities"] if role.startswith("ensemble of ")]
 
 
-def path_of(measure: str, kind: str = "star-held-out") -> Callable[[Row], Any]:
+def path_of(measure: str, kind: str = "star-heldout") -> Callable[[Row], Any]:
     """A measure of the paths to one kind of held-outs, as a column."""
     return lambda row: row["paths"].get(kind, {}).get(measure)
 
@@ -60,7 +60,7 @@ def paths_to(kind: str) -> Columns:
 
 SCORES = {"accuracy": ".1%", "nll": ".3f", "ece": ".3f"}
 COLUMNS: Columns = {
-    **paths_to("star-held-out"),
+    **paths_to("star-heldout"),
     "accuracy": (_score("accuracy"), ".1%"),
     "NLL": (_score("nll"), ".3f"),
     "ECE": (_score("ece"), ".3f"),
@@ -103,7 +103,7 @@ def table(experiment: Experiment, rows: Sequence[Row]) -> str:
             "|---|---|" + "--:|" * len(paths_to("")),
         ]
     for kind, name in {
-        "star-held-out": "trained as the sources",
+        "star-heldout": "trained as the sources",
         **{each: each for each in experiment.strangers},
     }.items():
         for variant in experiment.variants if experiment.strangers else ():
@@ -123,8 +123,8 @@ def about(zoo: str, rows: Sequence[Row]) -> str:
         f"{max(_sizes(most), default=1)} sources {all_of_them['accuracy']:.1%} / {all_of_them['nll']:.3f}"
     )
     for row in rows:
-        if "regular-regular" in row["paths"]:
-            aligned, raw = (row["paths"][kind] for kind in ("regular-regular", "regular-regular-raw"))
+        if "source-source" in row["paths"]:
+            aligned, raw = (row["paths"][kind] for kind in ("source-source", "source-source-unaligned"))
             text += (
                 f"; barrier between two members {aligned['barrier']:.3f} aligned (accuracy drop "
                 f"{aligned['accuracy_barrier']:.1%}), {raw['barrier']:.3f} not aligned ({raw['accuracy_barrier']:.1%})"
@@ -152,7 +152,7 @@ def stand_ins(experiment: Experiment, rows: Sequence[Row]) -> str:
         if found:
             star = experiment.star_of(variant, 0)
             epochs = star.epochs * (4 / 3 if star.kappa else 1)
-            members = 1 if chosen.rival == "swa" else experiment.sources_of(variant)
+            members = 1 if chosen.baseline == "swa" else experiment.sources_of(variant)
             add(variant, f"{members} + {epochs / recipe.train.epochs:.2f}", 1, found)
     for role, scores in first.items():
         if role.startswith("ensemble of "):

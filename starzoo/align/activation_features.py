@@ -26,7 +26,7 @@ from starzoo.models.weights import StateDict
 from starzoo.symmetry import PermutationSpec, infer_activations
 from starzoo.symmetry.spec import Pinned, Term, groups_of
 
-__all__ = ["Responses", "most_numbers"]
+__all__ = ["ActivationFeatures", "most_numbers"]
 
 _SAMPLE = 4000  # images and positions in all; all of them, a hundred times as many, leave the same barriers
 _MOST = 250_000_000  # numbers that are kept of one model: a gigabyte, in which a ViT-B has a sample of a thousand
@@ -66,7 +66,7 @@ def most_numbers(models: int) -> int:
     return min(_MOST, _MOST_OF_ALL // models)
 
 
-class Responses:
+class ActivationFeatures:
     """Runs models, and notes how their channels respond.
 
     Args:
@@ -141,8 +141,8 @@ def _find_witnesses(activations: PermutationSpec, probe: Probe, *, most: int) ->
 
 def _standardise(rows: Tensor) -> Tensor:
     """Mean 0 and norm 1 along the last axis; 0 where all is constant, or rounding beside what other rows say."""
-    centred = rows - rows.mean(dim=-1, keepdim=True)
-    norms = centred.norm(dim=-1, keepdim=True)
+    centered = rows - rows.mean(dim=-1, keepdim=True)
+    norms = centered.norm(dim=-1, keepdim=True)
     varies = norms > math.sqrt(_TRUST) * rows.norm(dim=-1, keepdim=True)
     responds = norms > _FAINT * norms.max()  # the greatest of all rows, in whatever order they are
-    return torch.where(varies & responds, centred / norms, 0)
+    return torch.where(varies & responds, centered / norms, 0)

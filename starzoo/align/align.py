@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from starzoo.align.cycle_consistent import match_all
-from starzoo.align.features import Evidence
+from starzoo.align.features import Features
 from starzoo.align.probe import Probe
-from starzoo.align.weight_matching import Matching, WeightMatcher
+from starzoo.align.weight_matching import MatchResult, WeightMatcher
 from starzoo.config import AlignConfig
 from starzoo.models.weights import StateDict, distance
-from starzoo.parallel import map_ahead
-from starzoo.progress import Progress, silent
+from starzoo.parallel import threaded_map
+from starzoo.progress import Progress, no_progress
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
@@ -67,11 +67,11 @@ class Aligner:
         self, spec: PermutationSpec, config: AlignConfig, probe: Probe | None = None, *, models: int = 1
     ) -> None:
         self.spec, self.config = spec, config
-        self.evidence = Evidence(spec, config.method, probe, models=models)
+        self.evidence = Features(spec, config.method, probe, models=models)
 
     def match(
         self, fixed: StateDict, permutees: Iterable[StateDict], initial: Iterable[Permutation] | None = None
-    ) -> Iterator[Matching]:
+    ) -> Iterator[MatchResult]:
         """Match each permutee to the fixed model by itself.
 
         Args:
@@ -85,7 +85,7 @@ class Aligner:
         matcher = WeightMatcher(self.evidence.spec, fixed, max_sweeps=self.config.max_sweeps)
         starts = itertools.repeat(Permutation.identity(self.spec)) if initial is None else initial
 
-        def match(pair: tuple[StateDict, Permutation]) -> Matching:
+        def match(pair: tuple[StateDict, Permutation]) -> MatchResult:
             permutee, start = pair
             rng = np.random.default_rng(self.config.seed)  # the same for all: it must not matter which come together
             tried = [start, *(self._random_start(start, rng) for _ in range(self.config.restarts - 1))]
@@ -96,7 +96,7 @@ class Aligner:
 
         # While one permutee's products use all cores, others are at their assignments, of which each uses one.
         pairs = zip(permutees, starts, strict=initial is not None)
-        return map_ahead(match, pairs, min(torch.get_num_threads(), _AHEAD))
+        return threaded_map(match, pairs, min(torch.get_num_threads(), _AHEAD))
 
     def _random_start(self, start: Permutation, rng: np.random.Generator) -> Permutation:
         """All groups at random; branches stay where they are, since responses do not change places with them."""
@@ -126,9 +126,9 @@ def align(
     *,
     probe: Probe | None = None,
     meter: Probe | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> list[AlignedSource]:
-    """Permute every permutee towards the fixed model.
+    """Permute every permutee toward the fixed model.
 
     Args:
         spec: The symmetries that all models share.

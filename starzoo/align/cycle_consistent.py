@@ -1,7 +1,7 @@
 """Cycle-consistent matching: every model is permuted into one universe, and all pairs agree by construction.
 
 Matched pair by pair, three models contradict each other: A to B and B to C do not compose to A to C. C2M3 (Crisostomi
-et al. 2024) factors every pairwise permutation through a universe, π_pq = π_p⁻¹ ∘ π_q, and maximises the sum over all
+et al. 2024) factors every pairwise permutation through a universe, π_pq = π_p⁻¹ ∘ π_q, and maximizes the sum over all
 pairs of what their agreement is worth. For one model, the others standing as they are, that is matching it to all of
 them at once. The models take turns until none of them moves; neither a group's assignment nor a model's turn can lower
 the sum. (C2M3 ascends by Frank–Wolfe instead. Both end where no single move helps.)
@@ -31,7 +31,7 @@ def match_all(
     *,
     max_sweeps: int = 100,
 ) -> list[Permutation]:
-    """Maximise Σ_{p<q} ⟨π_p A_p, π_q A_q⟩ over the tensors that can be permuted.
+    """Maximize Σ_{p<q} ⟨π_p A_p, π_q A_q⟩ over the tensors that can be permuted.
 
     Args:
         spec: The symmetries that the models share.
@@ -51,7 +51,7 @@ def match_all(
     def take_turn(number: int, others: StateDict) -> tuple[bool, dict[str, Tensor]]:
         """Match one model to the sum of the others: whether it moved, and the sum with it."""
         before = permutations[number]
-        permutations[number] = matcher.towards(others).match(states[number], before).permutation
+        permutations[number] = matcher.with_fixed(others).match(states[number], before).permutation
         own = place(number)
         return permutations[number].moved(before) > 0, {name: others[name] + own[name] for name in moving}
 

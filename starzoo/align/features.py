@@ -7,17 +7,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from starzoo.align.activation_features import Responses
+from starzoo.align.activation_features import ActivationFeatures
 from starzoo.align.probe import Probe, required
 from starzoo.align.weight_features import balanced, plain
 from starzoo.choices import Method
 from starzoo.models.weights import StateDict
 from starzoo.symmetry.spec import PermutationSpec
 
-__all__ = ["Evidence"]
+__all__ = ["Features"]
 
 
-class Evidence:
+class Features:
     """Makes the tensors by which a method compares models.
 
     Weights, scaled; and, for the methods that run the models, responses. Beside a response, each row of which has norm
@@ -42,7 +42,7 @@ class Evidence:
         self._responses = None
         if method.startswith("activations"):
             gradients = method == "activations-gradients"
-            self._responses = Responses(spec, required(probe, method), gradients=gradients, models=models)
+            self._responses = ActivationFeatures(spec, required(probe, method), gradients=gradients, models=models)
             spec = replace(spec, axes={**spec.axes, **self._responses.axes})
         self.spec = spec
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from starzoo.symmetry.spec import Concat, Leaf, PermutationSpec, Pinned, Product, Term
 
-__all__ = ["Turn", "View", "find_turns"]
+__all__ = ["GroupOccurrence", "JointStep", "plan_steps"]
 
 Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class GroupOccurrence:
     """The positions of one group along one axis of one tensor.
 
     Attributes:
@@ -58,28 +58,28 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class Turn:
+class JointStep:
     """Groups that are solved at once: an outer one, and groups within it of which no two describe the same positions.
 
     Attributes:
         outer: The outer group.
         inner: Those within it.
         views: Where each of them meets the tensors: every position that the outer group moves is in one view.
-        meets_itself: Whether they lie twice in one tensor: on two axes, or twice at the same positions. What they
+        is_quadratic: Whether they lie twice in one tensor: on two axes, or twice at the same positions. What they
             add to an inner product is then not linear.
     """
 
     outer: str
     inner: tuple[str, ...]
-    views: Mapping[str, tuple[View, ...]]
-    meets_itself: bool
+    views: Mapping[str, tuple[GroupOccurrence, ...]]
+    is_quadratic: bool
 
     @property
     def tensors(self) -> tuple[str, ...]:
         """The tensors that they move, in the order of the views."""
         return tuple(dict.fromkeys(view.tensor for views in self.views.values() for view in views))
 
-    def among(self, tensors: Collection[str]) -> Turn:
+    def among(self, tensors: Collection[str]) -> JointStep:
         """The same where only some tensors count.
 
         Args:
@@ -101,7 +101,7 @@ class _Occurrence:
     positions: Places
 
 
-def find_turns(spec: PermutationSpec) -> dict[str, tuple[Turn, ...]]:
+def plan_steps(spec: PermutationSpec) -> dict[str, tuple[JointStep, ...]]:
     """Share out the groups within every outer one: all of them at once, or one after the other.
 
     Groups within an outer one are solved together with it, unless two of them describe the same positions, as channels
@@ -120,16 +120,16 @@ def find_turns(spec: PermutationSpec) -> dict[str, tuple[Turn, ...]]:
         for axis, term in enumerate(terms)
     }
 
-    def views_of(group: str, finer: Collection[str]) -> tuple[View, ...]:
+    def views_of(group: str, finer: Collection[str]) -> tuple[GroupOccurrence, ...]:
         found = (
-            View(tensor, axis, _places(spec, leaf, leaves[tensor, axis], finer))
+            GroupOccurrence(tensor, axis, _places(spec, leaf, leaves[tensor, axis], finer))
             for tensor, axis in spec.occurrences[group]
             for leaf in leaves[tensor, axis]
             if leaf.group == group
         )
         return tuple(view for view in found if view.places.size)
 
-    def turns_of(outer: str) -> Iterator[Turn]:
+    def turns_of(outer: str) -> Iterator[JointStep]:
         inner = spec.inner_groups[outer]
         views = {name: views_of(name, ()) for name in inner}
         claims = [(view.tensor, view.axis, view.places, name) for name, each in views.items() for view in each]
@@ -140,7 +140,7 @@ def find_turns(spec: PermutationSpec) -> dict[str, tuple[Turn, ...]]:
             places = {(view.tensor, view.axis) for view in flat}
             twice = any(True for _ in _who_shares([(view.tensor, view.axis, view.places, "") for view in flat]))
             on_two_axes = len(places) > len({tensor for tensor, _ in places})
-            yield Turn(outer=outer, inner=together, views=mine, meets_itself=twice or on_two_axes)
+            yield JointStep(outer=outer, inner=together, views=mine, is_quadratic=twice or on_two_axes)
 
     return {name: tuple(turns_of(name)) for name, group in spec.groups.items() if group.within is None}
 

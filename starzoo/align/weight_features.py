@@ -29,7 +29,7 @@ def balanced(state: StateDict) -> dict[str, Tensor]:
     """Every weight with norm 1, so that each layer has one vote whatever its size and scale.
 
     As they are, the layer with the largest weights decides; and one-dimensional tensors decide more than they know,
-    because the weights, biases and statistics of normalisation layers sort channels by size, not by what they detect.
+    because the weights, biases and statistics of normalization layers sort channels by size, not by what they detect.
 
     Args:
         state: A state dict.

@@ -6,10 +6,10 @@ group's permutation: one assignment problem, whose matrix G says what it is wort
 Coordinate ascent over the groups ends when no group wants to move.
 
 Four things differ from the published code. A group is solved again only when a tensor that it shares has changed. Its
-G is kept, and only what the positions contribute that its neighbours have moved since is computed anew. Sweeps go
+G is kept, and only what the positions contribute that its neighbors have moved since is computed anew. Sweeps go
 through the network there and back instead of at random: they are fewer, and end no farther away. And a group is solved
 together with the wreath groups within it: the best inner assignment for every pair of blocks, then the assignment of
-the blocks (`starzoo.align.group_views.find_turns` says which of them at once).
+the blocks (`starzoo.align.group_views.plan_steps` says which of them at once).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starzoo.align.assignment import solve_assignment
-from starzoo.align.group_views import Turn, View, find_turns
+from starzoo.align.group_views import GroupOccurrence, JointStep, plan_steps
 from starzoo.models.weights import StateDict
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
-__all__ = ["Matching", "WeightMatcher"]
+__all__ = ["MatchResult", "WeightMatcher"]
 
 Gain = NDArray[np.floating]
 Index = NDArray[np.int64]
@@ -38,11 +38,11 @@ _ROUNDING = 1e-6  # share of a family's inner product below which a gain is floa
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matching:
+class MatchResult:
     """The outcome of one coordinate ascent.
 
     Attributes:
-        permutation: Takes the permutee, as it was given, towards the fixed model.
+        permutation: Takes the permutee, as it was given, toward the fixed model.
         sweeps: Groups solved, divided by the number of groups.
         objective: ⟨A, πB⟩ at the start and after every family that moved; it never falls.
     """
@@ -65,11 +65,11 @@ class WeightMatcher:
         self.spec = spec
         self.max_sweeps = max_sweeps
         self.moving = tuple(name for name in spec.axes if spec.is_permuted(name))
-        self._all_turns = find_turns(spec)
+        self._all_turns = plan_steps(spec)
         self.groups = list(self._all_turns)
         self._face(fixed)
 
-    def towards(self, fixed: StateDict) -> WeightMatcher:
+    def with_fixed(self, fixed: StateDict) -> WeightMatcher:
         """A matcher of the same architecture, for which its symmetries are not looked through again.
 
         Args:
@@ -90,9 +90,9 @@ class WeightMatcher:
             group: tuple(dict.fromkeys(name for each in turns for name in each.tensors))
             for group, turns in self.turns.items()
         }
-        self.neighbours = self._find_neighbours()
+        self.neighbors = self._find_neighbors()
 
-    def match(self, permutee: StateDict, initial: Permutation) -> Matching:
+    def match(self, permutee: StateDict, initial: Permutation) -> MatchResult:
         """Find a permutation of the permutee that no step improves: each solves one group, or a family, by assignments.
 
         Args:
@@ -113,13 +113,13 @@ class WeightMatcher:
                 solved += 1
                 if gain := ascent.step(group):
                     objective.append(objective[-1] + gain)
-                    stale |= self.neighbours[group]
+                    stale |= self.neighbors[group]
             order.reverse()
-        return Matching(
+        return MatchResult(
             permutation=ascent.permutation, sweeps=solved / max(1, len(self.groups)), objective=tuple(objective)
         )
 
-    def _find_neighbours(self) -> dict[str, frozenset[str]]:
+    def _find_neighbors(self) -> dict[str, frozenset[str]]:
         """Groups whose assignment may change when one moves: those that share a tensor with it."""
         at: dict[str, set[str]] = {}
         for group, tensors in self.tensors.items():
@@ -128,7 +128,7 @@ class WeightMatcher:
         found = {}
         for group, tensors in self.tensors.items():
             near = {other for tensor in tensors for other in at[tensor]}
-            if len(self.turns[group]) == 1 and not self.turns[group][0].meets_itself:
+            if len(self.turns[group]) == 1 and not self.turns[group][0].is_quadratic:
                 near.discard(group)  # it stands at its best
             found[group] = frozenset(near)
         return found
@@ -152,8 +152,8 @@ class _Ascent:
         branches = replace(self._identity, indices={**self._identity.indices, **exchanged})
         self._permutee = _floats(branches.apply(permutee, only=matcher.moving), matcher.moving)
         self._device = next((tensor.device for tensor in self._permutee.values()), None)
-        self._gains: dict[tuple[Turn, str], Tensor] = {}
-        self._seen: dict[View, list[Index]] = {}
+        self._gains: dict[tuple[JointStep, str], Tensor] = {}
+        self._seen: dict[GroupOccurrence, list[Index]] = {}
 
     def step(self, group: str) -> float:
         """Solve one family, the others standing as they do, and move it where that is a gain.
@@ -166,19 +166,19 @@ class _Ascent:
         """
         return sum(map(self._move, self._matcher.turns[group]))
 
-    def _move(self, turn: Turn) -> float:
+    def _move(self, turn: JointStep) -> float:
         stands = self.permutation
         moved = replace(stands, indices={**stands.indices, **self.best(turn)})
         # The gain of groups that meet themselves in one tensor is a quadratic form, whose linear part can promise what
         # the step does not keep: it is measured, not read off G.
-        value = self._measure if turn.meets_itself else self._read
+        value = self._measure if turn.is_quadratic else self._read
         before, after = value(turn, stands), value(turn, moved)
         if after - before <= _ROUNDING * abs(before):
             return 0.0
         self.permutation = moved
         return after - before
 
-    def best(self, turn: Turn) -> dict[str, Index]:
+    def best(self, turn: JointStep) -> dict[str, Index]:
         """The best permutation of the groups of one turn, all others standing as they do.
 
         Args:
@@ -215,10 +215,10 @@ class _Ascent:
             total += float(torch.dot(self._matcher.fixed[name].reshape(-1), moved.reshape(-1)))
         return total
 
-    def _measure(self, turn: Turn, permutation: Permutation) -> float:
+    def _measure(self, turn: JointStep, permutation: Permutation) -> float:
         return self.inner_product(turn.tensors, permutation)
 
-    def _read(self, turn: Turn, permutation: Permutation) -> float:
+    def _read(self, turn: JointStep, permutation: Permutation) -> float:
         """The turn's part of the inner product: the trace of each G, its columns in the order of the permutation."""
         value, outer = 0.0, permutation.indices[turn.outer]
         for member in (turn.outer, *turn.inner):
@@ -227,7 +227,7 @@ class _Ascent:
             value += float(gain.gather(1, _index(columns, gain)[:, None]).double().sum())
         return value
 
-    def _at_home(self, turn: Turn) -> Permutation:
+    def _at_home(self, turn: JointStep) -> Permutation:
         """What stands now, but for the turn's groups, which are as the permutee has them; others keep their blocks."""
         here = self.permutation.indices
         back = np.argsort(here[turn.outer])
@@ -236,7 +236,7 @@ class _Ascent:
         home |= {name: self._identity.indices[name] for name in family}
         return replace(self.permutation, indices={**here, **home})
 
-    def _gain(self, turn: Turn, member: str, at_home: Permutation) -> Gain:
+    def _gain(self, turn: JointStep, member: str, at_home: Permutation) -> Gain:
         """Bring G up to date: Σ over views of A_i · B_j, the other families standing as they do.
 
         The first product with a tensor is a whole one. Later on, only those features count that have moved since: what
@@ -264,7 +264,7 @@ class _Ascent:
                 total.addmm_(view.rows(fixed), view.rows(_take(permutee, now) - _take(permutee, then)).T)
         return total.cpu().numpy()
 
-    def _places(self, view: View, at_home: Permutation) -> list[Index]:
+    def _places(self, view: GroupOccurrence, at_home: Permutation) -> list[Index]:
         """Where each axis of a view's tensor stands, the view's own one without the moves of its own turn."""
         return [
             (at_home if axis == view.axis else self.permutation).index(term)

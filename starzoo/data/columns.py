@@ -13,7 +13,7 @@ from starzoo.config import DataConfig
 from starzoo.data.class_names import list_names
 from starzoo.data.hub_datasets import Splits, say
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.text import counted
+from starzoo.text import pluralize
 
 __all__ = ["find_image_column", "read_labels"]
 
@@ -62,7 +62,7 @@ def read_labels(opened: Splits, config: DataConfig, image_column: str) -> tuple[
         for each, where in zip(values, wheres, strict=True):
             if (last := pc.max(each).as_py()) >= len(names):
                 raise UntrustedInputError(
-                    f"{where}: has the label {last}, but only {counted(len(names), 'class name')}",
+                    f"{where}: has the label {last}, but only {pluralize(len(names), 'class name')}",
                     hint="repair the data set",
                     subject=where,
                 )
@@ -73,7 +73,7 @@ def read_labels(opened: Splits, config: DataConfig, image_column: str) -> tuple[
     if pa.types.is_floating(classes.type) and pc.all(pc.equal(classes, pc.floor(classes))).as_py():
         classes = classes.cast(pa.int64())  # numbers with gaps, which were refused, come as floats
     names = tuple(map(str, classes.to_pylist()))
-    count = counted(len(names), "class", "classes")
+    count = pluralize(len(names), "class", "classes")
     say(f"{config.dataset}: the values of column {column!r} are {count}{list_names(names)}")
     return names, labels, pa.types.is_integer(classes.type)
 
@@ -109,9 +109,9 @@ def _read_values(rows: Any, column: str, where: str) -> pa.ChunkedArray:
         values = values.cast(pa.float64() if pa.types.is_floating(values.type) else pa.int64())
         no_label = pc.less(values, 0) if _is_classes(feature) else pc.equal(values, -1)
         missing = pc.or_(missing, no_label.fill_null(True))
-    if unlabelled := pc.sum(missing).as_py():
+    if unlabeled := pc.sum(missing).as_py():
         raise UsageError(
-            f"{where}: {counted(unlabelled, 'image')} without a label", hint="choose another split", subject=where
+            f"{where}: {pluralize(unlabeled, 'image')} without a label", hint="choose another split", subject=where
         )
     return values
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from starzoo.data.formats import image_formats
 from starzoo.data.preprocessing import Preprocessing
-from starzoo.data.records import ImageFile, Records
+from starzoo.data.records import ImageFile, RawSplit
 from starzoo.errors import UntrustedInputError, UsageError
 
-__all__ = ["Pixels", "decode", "make_reader", "normalize"]
+__all__ = ["DecodedImages", "decode", "image_loader", "normalize"]
 
 _MODES = {1: "L", 3: "RGB"}
 _DEEP_MODES = ("I", "F")  # Pillow clips these when it converts them to 8 bits
@@ -47,7 +47,7 @@ _DAMAGED = (
 )
 
 
-class Pixels:
+class DecodedImages:
     """The images of a split after timm's evaluation resize and crop, as bytes.
 
     Decoded when first asked for and then kept, as long as the whole split takes less than 4 GiB.
@@ -57,11 +57,11 @@ class Pixels:
         preprocessing: The size and crop; mean and standard deviation are not applied.
     """
 
-    def __init__(self, records: Records, preprocessing: Preprocessing) -> None:
+    def __init__(self, records: RawSplit, preprocessing: Preprocessing) -> None:
         channels, height, width = preprocessing.input_size
         self.records = records
         self.shape = (len(records), height, width, channels)
-        self._read = make_reader(preprocessing, records.dataset)
+        self._read = image_loader(preprocessing, records.dataset)
         keep = len(records) * height * width * channels <= _CACHE_BYTES
         self._kept = torch.empty(self.shape, dtype=torch.uint8) if keep else None
         self._known = torch.zeros(len(records), dtype=torch.bool)
@@ -85,7 +85,7 @@ class Pixels:
             return torch.stack(list(pool.map(self._read, files)))
 
 
-def make_reader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageFile], Tensor]:
+def image_loader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageFile], Tensor]:
     """How an image becomes the pixels of a model: safe decoding, then timm's evaluation resize and crop.
 
     Args:
@@ -96,14 +96,14 @@ def make_reader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageFi
         A function from an encoded image to its pixels, uint8 of shape (height, width, channels).
 
     Raises:
-        UsageError: The model takes neither grey nor RGB images.
+        UsageError: The model takes neither gray nor RGB images.
     """
     from timm.data.transforms_factory import create_transform
 
     mode = _MODES.get(preprocessing.input_size[0])
     if mode is None:
         raise UsageError(
-            f"{subject}: images are grey or RGB, but the model takes {preprocessing.input_size[0]} channels",
+            f"{subject}: images are gray or RGB, but the model takes {preprocessing.input_size[0]} channels",
             hint="use a model with 1 or 3 input channels",
             subject=subject,
         )

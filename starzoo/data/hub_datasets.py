@@ -24,10 +24,10 @@ from starzoo.config import DataConfig
 from starzoo.data.descriptions import check_builder, check_folder, check_repository
 from starzoo.data.folders import find_split, scan_folder, spread_classes
 from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError, UsageError
-from starzoo.hub.error_mapping import as_hub_error, is_of_a_full_disk, is_of_the_client
+from starzoo.hub.error_mapping import as_hub_error, is_client_error, is_disk_full
 from starzoo.hub.names import is_commit
-from starzoo.hub.offline import GO_ONLINE, is_offline, working_offline
-from starzoo.hub.retry import patiently
+from starzoo.hub.offline import ONLINE_HINT, is_offline, offline_mode
+from starzoo.hub.retry import with_retries
 
 __all__ = ["Splits", "load_splits", "say"]
 
@@ -103,7 +103,7 @@ def load_splits(config: DataConfig, splits: Sequence[str]) -> Splits:
         with _understood(config.dataset, config.revision):
             return _prepare(config.dataset, _builder(config), splits)
 
-    return patiently(download, config.dataset, config.revision, patience=math.inf)
+    return with_retries(download, config.dataset, config.revision, patience=math.inf)
 
 
 @cache
@@ -231,19 +231,19 @@ def _builder(config: DataConfig) -> Any:
         if kept := _kept(config, commit):
             return kept
         what = f"revision {revision!r} is" if revision else "it is"
-        hint = f"{GO_ONLINE}, and run it once"
+        hint = f"{ONLINE_HINT}, and run it once"
         raise HubError(f"{name}: {what} not in the local cache, and offline", hint=hint, subject=name)
     if offline:
         builder = datasets.load_dataset_builder(name, config.name)
         if not is_commit(builder.hash):  # a local folder can be called as the cache calls a data set of the Hub
             raise HubError(
-                f"{name}: not in the local cache, and offline", hint=f"{GO_ONLINE}, and run it once", subject=name
+                f"{name}: not in the local cache, and offline", hint=f"{ONLINE_HINT}, and run it once", subject=name
             )
         return builder
     try:
         builder = datasets.load_dataset_builder(name, config.name, revision=check_repository(name, revision))
     except Exception as error:
-        if not (isinstance(error, HubError) or is_of_the_client(error)) or not _cache(name).is_dir():
+        if not (isinstance(error, HubError) or is_client_error(error)) or not _cache(name).is_dir():
             raise
         builder = None
     if builder is not None and not isinstance(builder, Cache):
@@ -269,7 +269,7 @@ def _commit_in_cache(config: DataConfig) -> str | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RevisionResolutionError
 
-    with working_offline(), suppress(RevisionResolutionError, OSError):
+    with offline_mode(), suppress(RevisionResolutionError, OSError):
         found: str = HfApi().resolve_revision(config.dataset, repo_type="dataset", revision=config.revision).resolved
         return found
     return None
@@ -299,7 +299,7 @@ def _kept(config: DataConfig, commit: str | None) -> Any | None:
 def _cache(dataset: str) -> Path:
     """Where `datasets` keeps what it has made of a data set of the Hub."""
     import datasets
-    from datasets.naming import camelcase_to_snakecase
+    from datasets.name_errors import camelcase_to_snakecase
 
     owner, name = dataset.split("/")
     return Path(datasets.config.HF_DATASETS_CACHE, f"{owner}___{camelcase_to_snakecase(name)}")
@@ -381,7 +381,7 @@ def _explain(dataset: str, error: Exception, revision: str | None = None) -> Sta
     for each in reasons:
         if isinstance(each, StarzooError):
             return each
-        if is_of_a_full_disk(each):
+        if is_disk_full(each):
             return ResourceError(f"{dataset}: the disk is full", hint="free space or set HF_HOME", subject=dataset)
     if isinstance(error, DatasetNotFoundError | RepositoryNotFoundError | RevisionNotFoundError):
         if "gated" in reason or isinstance(error, GatedRepoError):
@@ -409,9 +409,9 @@ def _explain(dataset: str, error: Exception, revision: str | None = None) -> Sta
     if isinstance(error, ConnectionError | TimeoutError):  # after the client has tried often, or not at all
         what, hint = "the Hub cannot be reached", "check the network; HF_HUB_OFFLINE=1 uses the cache"
         if _is_offline():
-            what, hint = "not in the local cache, and offline", f"{GO_ONLINE}, and run it once"
+            what, hint = "not in the local cache, and offline", f"{ONLINE_HINT}, and run it once"
         return HubError(f"{dataset}: {what}", hint=hint, subject=dataset)
-    known = next((as_hub_error(each, dataset) for each in reasons if is_of_the_client(each)), None)
+    known = next((as_hub_error(each, dataset) for each in reasons if is_client_error(each)), None)
     if known is not None:
         return known
     hint = "check the data set, its configuration and splits"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from starzoo.data.decoding import make_reader, normalize
+from starzoo.data.decoding import image_loader, normalize
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.records import ImageFile
 from starzoo.errors import UsageError
@@ -34,6 +34,6 @@ def read_images(files: Sequence[str | Path], preprocessing: Preprocessing) -> Te
     for file in files:
         if not Path(file).is_file():  # a device could be read for ever
             raise UsageError(f"{file}: no such file", hint="name image files, not folders", subject=str(file))
-    read = make_reader(preprocessing, str(files[0]))
+    read = image_loader(preprocessing, str(files[0]))
     pixels = [read(ImageFile(str(file), str(file), Path(file).read_bytes())) for file in files]
     return normalize(torch.stack(pixels), preprocessing)

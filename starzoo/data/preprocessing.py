@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from starzoo.config import Frozen
+from starzoo.config import FrozenModel
 
 __all__ = ["Preprocessing"]
 
 
-class Preprocessing(Frozen):
+class Preprocessing(FrozenModel):
     """What happens to an image before the model sees it: timm's data configuration.
 
     Attributes:
@@ -15,7 +15,7 @@ class Preprocessing(Frozen):
         mean: Subtracted from every channel, on the scale 0 to 1.
         std: Every channel is divided by it, on the scale 0 to 1.
         interpolation: Resampling filter, by timm's name.
-        crop_pct: Share of the resized image that the centre crop keeps.
+        crop_pct: Share of the resized image that the center crop keeps.
         crop_mode: timm's crop mode.
     """
 

@@ -1,4 +1,4 @@
-"""Labelled images as they are stored: the embedded digits, a Hub data set or a local folder."""
+"""Labeled images as they are stored: the embedded digits, a Hub data set or a local folder."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from starzoo.data.columns import find_image_column, read_labels
 from starzoo.data.hub_datasets import Splits, load_splits, say
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.files import read_file
-from starzoo.text import counted
+from starzoo.text import pluralize
 
-__all__ = ["ImageFile", "Records", "StoredData", "open_data", "open_images"]
+__all__ = ["ImageFile", "RawSplit", "RawTask", "open_data", "open_unlabeled"]
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -48,7 +48,7 @@ class ImageFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Records:
+class RawSplit:
     """One split: encoded images with their labels.
 
     Attributes:
@@ -124,7 +124,7 @@ class Records:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredData:
+class RawTask:
     """A classification task as it is stored.
 
     Attributes:
@@ -137,9 +137,9 @@ class StoredData:
     """
 
     class_names: tuple[str, ...]
-    train: Records
-    test: Records
-    validation: Records | None = None
+    train: RawSplit
+    test: RawSplit
+    validation: RawSplit | None = None
     revision: str | None = None
     is_numbered: bool = False
 
@@ -153,7 +153,7 @@ class StoredData:
         digest = hashlib.sha256("\0".join(self.class_names).encode())
         train, test = set(self.train.update(digest)), self.test.update(digest)
         shared, dataset = sum(image in train for image in test), self.test.dataset
-        what = f"{dataset}: {shared} of {counted(len(test), 'test image')} are also training images"
+        what = f"{dataset}: {shared} of {pluralize(len(test), 'test image')} are also training images"
         if shared > _MOST_SHARED * len(test):
             raise UsageError(what, hint="choose splits that share no images, or remove these", subject=dataset)
         if shared:
@@ -161,7 +161,7 @@ class StoredData:
         return digest.hexdigest()
 
 
-def open_data(config: DataConfig, *, seed: int = 0) -> StoredData:
+def open_data(config: DataConfig, *, seed: int = 0) -> RawTask:
     """Find a data set, its columns and its splits, without decoding an image.
 
     Args:
@@ -203,12 +203,12 @@ def open_data(config: DataConfig, *, seed: int = 0) -> StoredData:
             rest = select(np.setdiff1d(every, numbers))
     _check_classes(splits, names, (config.train_size, config.test_size))
     train, test = splits
-    return StoredData(
+    return RawTask(
         class_names=names, train=train, test=test, validation=rest, revision=opened.revision, is_numbered=is_numbered
     )
 
 
-def open_images(config: DataConfig, *, seed: int = 0) -> Records:
+def open_unlabeled(config: DataConfig, *, seed: int = 0) -> RawSplit:
     """The images of the test split alone, whatever their labels and whether there are any: all of label 0.
 
     Args:
@@ -234,13 +234,13 @@ def open_images(config: DataConfig, *, seed: int = 0) -> Records:
 
 def _select(
     opened: Splits, rows: Any, labels: Integers, numbers: Integers, *, dataset: str, name: str, image_column: str
-) -> Records:
+) -> RawSplit:
     import datasets
 
     images = rows.select_columns([image_column])
     if isinstance(images.features[image_column], datasets.Image):
         images = images.cast_column(image_column, datasets.Image(decode=False))
-    return Records(
+    return RawSplit(
         dataset=dataset,
         name=name,
         rows=images.select(numbers),
@@ -251,7 +251,7 @@ def _select(
     )
 
 
-def _check_classes(splits: Sequence[Records], names: Sequence[str], sizes: Sequence[int | None]) -> None:
+def _check_classes(splits: Sequence[RawSplit], names: Sequence[str], sizes: Sequence[int | None]) -> None:
     """Make sure that both splits have images of the same classes; a subset that was asked for may lack some."""
     seen = [np.bincount(split.labels, minlength=len(names)) > 0 for split in splits]
     for split, other, here, there, size in zip(splits, reversed(splits), seen, reversed(seen), sizes, strict=True):
@@ -296,7 +296,7 @@ def _read_splits(config: DataConfig, *names: str) -> Splits:
 
 
 def _read_digits() -> dict[str, Any]:
-    """scikit-learn's 1,797 handwritten digits of 8x8 grey pixels: 1,437 to train, 360 to test."""
+    """scikit-learn's 1,797 handwritten digits of 8x8 gray pixels: 1,437 to train, 360 to test."""
     import datasets
     from sklearn.datasets import load_digits
 

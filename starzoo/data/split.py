@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from starzoo.config import Augmentation
-from starzoo.data.decoding import Pixels, normalize
+from starzoo.data.decoding import DecodedImages, normalize
 from starzoo.data.preprocessing import Preprocessing
-from starzoo.data.records import Records
+from starzoo.data.records import RawSplit
 from starzoo.errors import UsageError
-from starzoo.parallel import map_ahead
+from starzoo.parallel import threaded_map
 
 __all__ = ["Augmentation", "Loader", "Split"]
 
@@ -26,7 +26,7 @@ _PIXELS_PER_BATCH = 400_000
 class Split:
     """The images of one split as a model sees them, in memory, and their labels.
 
-    The geometric transform is timm's evaluation transform (resize, centre crop). Augmentation acts on its result:
+    The geometric transform is timm's evaluation transform (resize, center crop). Augmentation acts on its result:
     a horizontal flip, and a random crop after padding by an eighth of the size with black.
     Images are in channels-last memory layout.
 
@@ -39,10 +39,10 @@ class Split:
         preprocessing: The image transform that belongs to the weights.
     """
 
-    def __init__(self, records: Records, preprocessing: Preprocessing) -> None:
+    def __init__(self, records: RawSplit, preprocessing: Preprocessing) -> None:
         self.name = records.name
         self.labels = torch.from_numpy(records.labels.copy())
-        self.pixels = Pixels(records, preprocessing)
+        self.pixels = DecodedImages(records, preprocessing)
         self._preprocessing = preprocessing
 
     def __len__(self) -> int:
@@ -78,7 +78,7 @@ class Split:
         for images, _ in Loader(self, batches, augment, self._augmentation_draws(seed, epoch=0)):
             yield images
 
-    def labelled_images(self, *, limit: int, seed: int = 0) -> tuple[list[Tensor], Tensor]:
+    def labeled_images(self, *, limit: int, seed: int = 0) -> tuple[list[Tensor], Tensor]:
         """Some un-augmented images to look into models with, in batches that leave room for all activations.
 
         Args:
@@ -182,7 +182,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images of shape (batch, channels, height, width) and labels of shape (batch,)."""
-        return map_ahead(self._batch, self.batches, self.workers + 1 if self.workers else 0)
+        return threaded_map(self._batch, self.batches, self.workers + 1 if self.workers else 0)
 
     def after(self, batches: int) -> Loader:
         """The same without the first batches: where a resumed run goes on."""

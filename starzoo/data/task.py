@@ -12,16 +12,16 @@ from starzoo.config import DataConfig, EvalConfig
 from starzoo.data.class_names import match_names
 from starzoo.data.hub_datasets import say
 from starzoo.data.preprocessing import Preprocessing
-from starzoo.data.records import Records, StoredData, open_data, open_images
+from starzoo.data.records import RawSplit, RawTask, open_data, open_unlabeled
 from starzoo.data.split import Split
 from starzoo.errors import IncompatibleError
-from starzoo.text import counted
+from starzoo.text import pluralize
 
-__all__ = ["ImageData", "load_data", "load_unlabelled"]
+__all__ = ["ImageTask", "load_data", "load_unlabeled"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageData:
+class ImageTask:
     """A classification task as models of one preprocessing see it.
 
     Attributes:
@@ -42,7 +42,7 @@ class ImageData:
     train: Split
     test: Split
     validation: Split | None = None
-    stored: StoredData
+    stored: RawTask
 
     def statistics_images(self, how: EvalConfig) -> Iterator[Tensor]:
         """The training images that batch-norm statistics are estimated on, the same each time.
@@ -84,7 +84,7 @@ def load_data(
     class_names: Sequence[str] | None = None,
     num_classes: int | None = None,
     seed: int = 0,
-) -> ImageData:
+) -> ImageTask:
     """Open a data set for models of one preprocessing. Images are decoded when they are first used.
 
     Args:
@@ -104,7 +104,7 @@ def load_data(
     stored = open_data(config, seed=seed)
     found, names = stored.class_names, tuple(class_names or stored.class_names)
     if num_classes is not None and len(names) != num_classes:
-        wanted = counted(num_classes, "class", "classes")
+        wanted = pluralize(num_classes, "class", "classes")
         raise IncompatibleError(
             f"{config.dataset}: expected the {wanted} of the models, got {len(found)}",
             hint="use the data set that the models were trained on",
@@ -119,10 +119,10 @@ def load_data(
         say(f"{config.dataset}: its classes are in another order than those of the models, and matched by name")
     labels = np.argsort(order)  # by stored label
 
-    def split(records: Records) -> Split:
+    def split(records: RawSplit) -> Split:
         return Split(replace(records, labels=labels[records.labels]), preprocessing)
 
-    return ImageData(
+    return ImageTask(
         config=config.model_copy(
             update={
                 "revision": stored.revision,
@@ -139,7 +139,7 @@ def load_data(
     )
 
 
-def load_unlabelled(config: DataConfig, preprocessing: Preprocessing, *, seed: int = 0) -> Split:
+def load_unlabeled(config: DataConfig, preprocessing: Preprocessing, *, seed: int = 0) -> Split:
     """Open the test images of a data set that need be no task: it may have this one split only, and no labels.
 
     Args:
@@ -150,4 +150,4 @@ def load_unlabelled(config: DataConfig, preprocessing: Preprocessing, *, seed: i
     Returns:
         The images, all of label 0.
     """
-    return Split(open_images(config, seed=seed), preprocessing)
+    return Split(open_unlabeled(config, seed=seed), preprocessing)

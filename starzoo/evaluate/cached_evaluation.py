@@ -11,32 +11,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from starzoo.config import AlignConfig, EvalConfig, Rival, StarConfig, Uniform
+from starzoo.config import AlignConfig, Baseline, EvalConfig, StarConfig, Uniform
 from starzoo.errors import NumericalError
-from starzoo.evaluate.domain_average import draw_points, predict_with_points
+from starzoo.evaluate.domain_average import draw_points, running_average
 from starzoo.evaluate.evaluator import Curve, Evaluator
-from starzoo.evaluate.model_pool import Line, Models, Zoo
+from starzoo.evaluate.model_pool import Line, ModelPool, Zoo
 from starzoo.evaluate.result_cache import ResultCache
-from starzoo.evaluate.results import DomainChoice
-from starzoo.evaluate.trained_baselines import rival_recipe, train_rival
+from starzoo.evaluate.results import DomainSampling
+from starzoo.evaluate.trained_baselines import baseline_recipe, train_baseline
 from starzoo.metrics import negative_log_likelihood
 from starzoo.models.architecture import Architecture
 from starzoo.models.batch_norm import has_batch_norm
 from starzoo.models.weights import StateDict, hash_tensors
-from starzoo.progress import Progress, silent
+from starzoo.progress import Progress, no_progress
 from starzoo.symmetry.spec import PermutationSpec
 
 if TYPE_CHECKING:
     from starzoo.data.split import Split
-    from starzoo.data.task import ImageData
+    from starzoo.data.task import ImageTask
 
-__all__ = ["OUTSIDE", "VALIDATION", "Measurement", "naming", "points"]
+__all__ = ["OOD", "VALIDATION", "CachedEvaluation", "name_errors", "points"]
 
 _CURVES = ("loss", "accuracy", "tempered_loss")
-VALIDATION, OUTSIDE = "validation", "outside"  # beside the splits "train" and "test"
+VALIDATION, OOD = "validation", "outside"  # beside the splits "train" and "test"
 
 
-class Measurement:
+class CachedEvaluation:
     """Everything that is measured on one zoo, item by item, each from the cache if it is there.
 
     Args:
@@ -46,7 +46,7 @@ class Measurement:
         data: The task's images.
         config: What is measured, and on how much data.
         align_config: How models are aligned before a path is drawn.
-        star_config: How the star was fitted, by which its rivals are trained.
+        star_config: How the star was fitted, by which its baselines are trained.
         outside: Images of another data set.
         cache: Where results are kept; None to measure everything.
     """
@@ -56,7 +56,7 @@ class Measurement:
         architecture: Architecture,
         spec: PermutationSpec,
         zoo: Zoo,
-        data: ImageData,
+        data: ImageTask,
         config: EvalConfig,
         align_config: AlignConfig,
         *,
@@ -66,14 +66,14 @@ class Measurement:
     ) -> None:
         self.architecture, self.zoo, self.data, self.config = architecture, zoo, data, config
         self.star_config = star_config or StarConfig()
-        self.models = Models(architecture, spec, zoo, data, align_config)
+        self.models = ModelPool(architecture, spec, zoo, data, align_config)
         self.cache = cache or ResultCache(None)
         self.splits: dict[str, Split] = {split: getattr(data, split) for split in config.splits}
         self.limits: dict[str, int] = {}
         if data.validation:
             self.splits[VALIDATION], self.limits[VALIDATION] = data.validation, config.validation_images
         if outside:
-            self.splits[OUTSIDE], self.limits[OUTSIDE] = outside, len(data.test)
+            self.splits[OOD], self.limits[OOD] = outside, len(data.test)
 
     def labels(self, split: str) -> Tensor:
         """The labels of the images of one split that are looked at, shape (images,)."""
@@ -93,34 +93,34 @@ class Measurement:
         """Whether the network has batch-norm statistics."""
         return has_batch_norm(self.network)
 
-    def rival(self, kind: Rival, progress: Progress = silent) -> dict[str, Tensor]:
-        """What a rival of the star predicts, as `predict`; it is trained if it is not there yet."""
+    def baseline(self, kind: Baseline, progress: Progress = no_progress) -> dict[str, Tensor]:
+        """What a baseline of the star predicts, as `predict`; it is trained if it is not there yet."""
         decides = ("architecture", "data", "classes", "device")
         key = {
-            "rival": kind,
+            "baseline": kind,
             "sources": [self.models.hashes[name] for name in self.zoo.sources],
             "star": self.star_config.model_dump(mode="json"),
-            "recipe": rival_recipe(kind, self.star_config).model_dump(mode="json"),
+            "recipe": baseline_recipe(kind, self.star_config).model_dump(mode="json"),
             "augment": self.data.config.augment,
             **{name: self._settings[name] for name in decides},
         }
 
         def train() -> dict[str, Tensor]:
             sources = list(self.zoo.sources.values())
-            return train_rival(kind, self.architecture, sources, self.data, self.star_config, progress=progress)
+            return train_baseline(kind, self.architecture, sources, self.data, self.star_config, progress=progress)
 
-        return self._predict(key, lambda: self._run(kind, self.cache.remember({"weights": key}, train)))
+        return self._predict(key, lambda: self._run(kind, self.cache.get_or_compute({"weights": key}, train)))
 
     def path(self, line: Line) -> Curve:
         """What is measured between the ends of a path, for each of the configuration's splits."""
-        how = None if line.kind == "regular-regular-raw" else self.models.alignment(line)
+        how = None if line.kind == "source-source-unaligned" else self.models.alignment(line)
         ends = [self.models.hashes[line.a], self.models.hashes[line.b]]
         key = {"path": ends, "alignment": how, "repair": self.config.repair}
         t = points(self.config)[1:-1]
         splits = [*self.config.splits, *([self.calibration] if self.calibration else [])]
 
         def measure() -> dict[str, Tensor]:
-            with naming(f"the path from {line.a} to {line.b}"):
+            with name_errors(f"the path from {line.a} to {line.b}"):
                 ends = self.models.by_name[line.a], self.models.end(line)
                 curve = self.evaluator(splits).curve(*ends, t, calibration=self.calibration)
             return {
@@ -130,7 +130,7 @@ class Measurement:
             }
 
         images = self._digests[self.calibration] if self.calibration else None
-        found = self.remember({**key, "t": t, "splits": self.config.splits, "calibration": images}, measure)
+        found = self.get_or_compute({**key, "t": t, "splits": self.config.splits, "calibration": images}, measure)
 
         def curve(name: str) -> dict[str, tuple[float, ...]]:
             known = {split: found.get(f"{name} {split}") for split in self.config.splits}
@@ -154,15 +154,15 @@ class Measurement:
         def measure() -> dict[str, Tensor]:
             predict, labels = self.evaluator([VALIDATION]).log_probabilities, self.labels(VALIDATION)
             drawn = draw_points(list(self.zoo.sources), self.config.samples, self.config.seed, t)
-            means = predict_with_points(self.zoo.star, self.models.aligned, drawn, predict)
+            means = running_average(self.zoo.star, self.models.aligned, drawn, predict)
             losses = [negative_log_likelihood(mean[VALIDATION], labels) for mean in means]
             return {"loss": torch.tensor(losses, dtype=torch.float64)}
 
         key = {"tune": self.models.domain_identity(t, self.config.samples), "images": self._digests[VALIDATION]}
-        losses: list[float] = self.remember(key, measure)["loss"].tolist()
+        losses: list[float] = self.get_or_compute(key, measure)["loss"].tolist()
         return losses
 
-    def domain(self, choice: DomainChoice) -> dict[str, Tensor]:
+    def domain(self, choice: DomainSampling) -> dict[str, Tensor]:
         """What the average of points of the star domain predicts, as `predict`."""
         key = {"domain": self.models.domain_identity(choice.t, choice.samples)}
         return self._predict(key, lambda: self._average(choice))
@@ -178,9 +178,9 @@ class Measurement:
             precision=config.precision,
         )
 
-    def remember(self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    def get_or_compute(self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """A result from the cache, measured if it is not there; the key need not name what every result depends on."""
-        return self.cache.remember({**key, **self._settings}, measure)
+        return self.cache.get_or_compute({**key, **self._settings}, measure)
 
     @cached_property
     def network(self) -> nn.Module:
@@ -203,7 +203,7 @@ class Measurement:
             return {"log_probabilities": measured[split]}
 
         return {
-            split: self.remember({**key, "images": digest}, partial(measure, split))["log_probabilities"]
+            split: self.get_or_compute({**key, "images": digest}, partial(measure, split))["log_probabilities"]
             for split, digest in self._digests.items()
         }
 
@@ -212,14 +212,14 @@ class Measurement:
         return self._predict(key, lambda: self._run(name, self.models.state(name), estimate=estimated))
 
     def _run(self, name: str, state: StateDict, *, estimate: bool = True) -> Mapping[str, Tensor]:
-        with naming(name):
+        with name_errors(name):
             return self.evaluator(self.splits).log_probabilities(state, estimate=estimate)
 
-    def _average(self, choice: DomainChoice) -> Mapping[str, Tensor]:
+    def _average(self, choice: DomainSampling) -> Mapping[str, Tensor]:
         predict = self.evaluator(self.splits).log_probabilities
         drawn = draw_points(list(self.zoo.sources), choice.samples, self.config.seed, choice.t)
-        with naming("a point of the star domain"):
-            *_, mean = predict_with_points(self.zoo.star, self.models.aligned, drawn, predict)
+        with name_errors("a point of the star domain"):
+            *_, mean = running_average(self.zoo.star, self.models.aligned, drawn, predict)
         return mean
 
     @cached_property
@@ -240,7 +240,7 @@ class Measurement:
         """What tells the images of each split: the data's fingerprint is about the training and test images alone."""
         return {
             split: hash_tensors({"pixels": images.pixels[self._rows(split)], "labels": self.labels(split)})
-            if split in {VALIDATION, OUTSIDE}
+            if split in {VALIDATION, OOD}
             else split
             for split, images in self.splits.items()
         }
@@ -252,7 +252,7 @@ def points(config: EvalConfig) -> tuple[float, ...]:
 
 
 @contextmanager
-def naming(what: str) -> Iterator[None]:
+def name_errors(what: str) -> Iterator[None]:
     """Say which model or path a numerical error belongs to.
 
     Args:

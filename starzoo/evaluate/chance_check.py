@@ -14,10 +14,10 @@ from starzoo.data.class_names import list_names
 from starzoo.errors import IncompatibleError
 from starzoo.metrics import luck
 from starzoo.models.architecture import Architecture
-from starzoo.progress import Progress, silent
+from starzoo.progress import Progress, no_progress
 
 if TYPE_CHECKING:
-    from starzoo.data.task import ImageData
+    from starzoo.data.task import ImageTask
 
 __all__ = ["find_class_orders"]
 
@@ -30,9 +30,9 @@ _LUCK = 0.01  # a model that answers blindly passes once in a hundred times, for
 def find_class_orders(
     architecture: Architecture,
     models: Mapping[str, Mapping[str, Tensor]],
-    data: ImageData,
+    data: ImageTask,
     *,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, tuple[str, ...]]:
     """Find out in which order models have the classes of the data, on a sample of the un-augmented training images.
 

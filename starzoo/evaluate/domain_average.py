@@ -10,23 +10,23 @@ import torch
 from torch import Tensor
 
 from starzoo.config import Uniform
-from starzoo.evaluate.results import DomainChoice
+from starzoo.evaluate.results import DomainSampling
 from starzoo.models.weights import StateDict, interpolate
 
 __all__ = [
     "FULL_RANGE",
-    "NEAR_THE_STAR",
+    "NEAR_STAR",
     "Point",
     "choose",
     "draw_points",
     "ensemble_sizes",
-    "predict_with_points",
     "ranges",
+    "running_average",
 ]
 
 Predict = Callable[[StateDict], Mapping[str, Tensor]]
 
-NEAR_THE_STAR = Uniform(low=0.0, high=0.5)
+NEAR_STAR = Uniform(low=0.0, high=0.5)
 """Where points of the star domain are drawn if nothing chose a better range: the residual barrier lies beyond."""
 FULL_RANGE = Uniform(low=0.0, high=1.0)
 _RANGES = tuple(Uniform(low=low, high=high) for low, high in ((0.0, 0.25), (0.0, 0.5), (0.25, 0.75), (0.5, 1.0)))
@@ -61,7 +61,7 @@ def draw_points(names: Sequence[str], samples: int, seed: int | np.random.Genera
 
 def ranges(*, tuned: bool) -> tuple[Uniform, ...]:
     """The ranges of t to choose from; only one where there are no validation images to choose by."""
-    return _RANGES if tuned else (NEAR_THE_STAR,)
+    return _RANGES if tuned else (NEAR_STAR,)
 
 
 def ensemble_sizes(most: int) -> list[int]:
@@ -69,7 +69,7 @@ def ensemble_sizes(most: int) -> list[int]:
     return [*(2**power for power in range(1, most.bit_length()) if 2**power < most), *([most] if most > 1 else [])]
 
 
-def predict_with_points(
+def running_average(
     star: StateDict, sources: Mapping[str, StateDict], points: Sequence[Point], predict: Predict
 ) -> Iterator[dict[str, Tensor]]:
     """Average the predictions of more and more points of the star domain (Bayesian model averaging).
@@ -90,7 +90,7 @@ def predict_with_points(
         yield {split: each - float(np.log(count)) for split, each in total.items()}
 
 
-def choose(losses: Mapping[Uniform, Sequence[float]]) -> DomainChoice:
+def choose(losses: Mapping[Uniform, Sequence[float]]) -> DomainSampling:
     """The range of t and the number of points with the least loss; of equal ones, the nearest and fewest.
 
     Args:
@@ -101,4 +101,4 @@ def choose(losses: Mapping[Uniform, Sequence[float]]) -> DomainChoice:
     """
     found = [(loss, samples, t) for t, row in losses.items() for samples, loss in enumerate(row, start=1)]
     loss, samples, t = min(found, key=lambda each: (each[0], each[2].low + each[2].high, each[1]))
-    return DomainChoice(t=t, samples=samples, nll=loss)
+    return DomainSampling(t=t, samples=samples, nll=loss)

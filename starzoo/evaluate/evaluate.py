@@ -19,24 +19,24 @@ from torch import Tensor
 
 from starzoo.config import AlignConfig, EvalConfig, StarConfig
 from starzoo.errors import UsageError
-from starzoo.evaluate.cached_evaluation import OUTSIDE, VALIDATION, Measurement, naming, points
-from starzoo.evaluate.domain_average import FULL_RANGE, NEAR_THE_STAR, choose, ranges
+from starzoo.evaluate.cached_evaluation import OOD, VALIDATION, CachedEvaluation, name_errors, points
+from starzoo.evaluate.domain_average import FULL_RANGE, NEAR_STAR, choose, ranges
 from starzoo.evaluate.evaluator import Curve, Evaluator
-from starzoo.evaluate.loss_plane import Triangle
+from starzoo.evaluate.loss_plane import LossPlaneSampler
 from starzoo.evaluate.model_pool import Line, Zoo
 from starzoo.evaluate.result_cache import ResultCache
-from starzoo.evaluate.results import DomainChoice, Evaluation, Path, PathKind, Plane, Role, Rounding
+from starzoo.evaluate.results import Bf16Error, DomainSampling, Evaluation, Path, PathKind, Plane, Role
 from starzoo.evaluate.scores import measure_qualities
 from starzoo.metrics import accuracy, negative_log_likelihood
 from starzoo.models.architecture import Architecture
 from starzoo.models.weights import StateDict
-from starzoo.parallel import share_out
-from starzoo.progress import Progress, silent
+from starzoo.parallel import split_across_processes
+from starzoo.progress import Progress, no_progress
 from starzoo.symmetry.spec import PermutationSpec
 
 if TYPE_CHECKING:
     from starzoo.data.split import Split
-    from starzoo.data.task import ImageData
+    from starzoo.data.task import ImageTask
 
 __all__ = ["Shard", "Zoo", "evaluate", "evaluate_shard", "measure_path"]
 
@@ -82,14 +82,14 @@ def evaluate(
     architecture: Architecture,
     spec: PermutationSpec,
     zoo: Zoo,
-    data: ImageData,
+    data: ImageTask,
     config: EvalConfig,
     align_config: AlignConfig,
     *,
     star_config: StarConfig | None = None,
     outside: Split | None = None,
     cache: ResultCache | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Evaluation:
     """Measure a star: the paths between models, and the quality of every way to predict.
 
@@ -104,7 +104,7 @@ def evaluate(
         data: The task's images.
         config: What is measured, and on how much data.
         align_config: How models are aligned before a path is drawn.
-        star_config: How the star was fitted, by which its rivals are trained; the defaults when not given.
+        star_config: How the star was fitted, by which its baselines are trained; the defaults when not given.
         outside: Images of another data set, which uncertainty should tell from those of the task.
         cache: Where results are kept, and looked up first; None to measure everything.
         progress: Told after every item.
@@ -112,14 +112,14 @@ def evaluate(
     Returns:
         The evaluation.
     """
-    measurement = Measurement(
+    measurement = CachedEvaluation(
         architecture, spec, zoo, data, config, align_config, star_config=star_config, outside=outside, cache=cache
     )
     share, lines = _Sharing(Shard(), progress), list(_plan(zoo, config))
     names = measurement.models.names
     predicted = dict(zip(names, share("evaluating models", names, measurement.predict), strict=True))
     ends = predicted | dict(zip(*_ends(measurement, lines, share), strict=True))
-    rivals = share("evaluating rivals", config.rivals, partial(measurement.rival, progress=progress))
+    baselines = share("evaluating baselines", config.baselines, partial(measurement.baseline, progress=progress))
     choice = _choose_domain(measurement, share) if config.samples else None
     averages = _averages(choice)
     means = share("averaging over the star domain", [each for _, each in averages], measurement.domain)
@@ -132,13 +132,13 @@ def evaluate(
                 measurement,
                 predicted,
                 [(*each, mean) for each, mean in zip(averages, means, strict=True)],
-                dict(zip(config.rivals, rivals, strict=True)),
+                dict(zip(config.baselines, baselines, strict=True)),
             )
         ),
         images={split: len(measurement.labels(split)) for split in config.splits},
         validation_images=len(measurement.labels(VALIDATION)) if VALIDATION in measurement.splits else 0,
         domain=choice,
-        ood_images=len(measurement.labels(OUTSIDE)) if outside else 0,
+        ood_images=len(measurement.labels(OOD)) if outside else 0,
         planes=tuple(_plane(measurement, triangle, share) for triangle in _triangles(measurement)),
         repaired=config.repair,
         rounding=_rounding(measurement, predicted["star"], exact[0]) if exact else None,
@@ -149,7 +149,7 @@ def evaluate_shard(
     architecture: Architecture,
     spec: PermutationSpec,
     zoo: Zoo,
-    data: ImageData,
+    data: ImageTask,
     config: EvalConfig,
     align_config: AlignConfig,
     shard: Shard,
@@ -157,7 +157,7 @@ def evaluate_shard(
     star_config: StarConfig | None = None,
     outside: Split | None = None,
     cache: ResultCache,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> int:
     """Measure the share of one job and keep it in the cache, where `evaluate` finds it.
 
@@ -179,13 +179,13 @@ def evaluate_shard(
     Returns:
         How many items it measured, or found measured.
     """
-    measurement = Measurement(
+    measurement = CachedEvaluation(
         architecture, spec, zoo, data, config, align_config, star_config=star_config, outside=outside, cache=cache
     )
     share, lines = _Sharing(shard, progress), list(_plan(zoo, config))
     done = len(share("evaluating models", measurement.models.names, measurement.predict))
     done += len(_ends(measurement, lines, share)[1])
-    done += len(share("evaluating rivals", config.rivals, partial(measurement.rival, progress=progress)))
+    done += len(share("evaluating baselines", config.baselines, partial(measurement.baseline, progress=progress)))
     if config.samples and VALIDATION in measurement.splits:
         done += len(share("choosing points of the star domain", ranges(tuned=True), measurement.tune))
     done += len(share("measuring paths", lines, measurement.path))
@@ -199,7 +199,7 @@ def measure_path(
     architecture: Architecture,
     kind: PathKind,
     ends: Mapping[str, StateDict],
-    data: ImageData,
+    data: ImageTask,
     config: EvalConfig,
 ) -> tuple[Path, ...]:
     """Measure one path, on every split.
@@ -216,7 +216,7 @@ def measure_path(
     """
     (a, start), (b, end) = ends.items()
     evaluator, t = _make_evaluator(architecture, data, config), points(config)
-    with naming(f"the path from {a} to {b}"):
+    with name_errors(f"the path from {a} to {b}"):
         curve = evaluator.curve(start, end, t)
     return tuple(
         Path(kind=kind, a=a, b=b, split=split, t=t, loss=curve.loss[split], accuracy=curve.accuracy[split])
@@ -233,7 +233,7 @@ class _Sharing:
 
     def __call__(self, what: str, items: Sequence[Item], work: Callable[[Item], Found]) -> list[Found]:
         mine = items[self.shard.number - 1 :: self.shard.of]
-        return share_out(mine, partial(map, work), tell=partial(self.progress, what))
+        return split_across_processes(mine, partial(map, work), tell=partial(self.progress, what))
 
 
 def _plan(zoo: Zoo, config: EvalConfig) -> Iterator[Line]:
@@ -241,19 +241,19 @@ def _plan(zoo: Zoo, config: EvalConfig) -> Iterator[Line]:
     for name in list(zoo.sources)[: config.sources]:
         yield Line("star-source", "star", name)
     for name in zoo.holdouts:
-        yield Line("star-held-out", "star", name)
+        yield Line("star-heldout", "star", name)
     for name in zoo.others:
         yield Line("star-star", "star", name)
     pairs = list(itertools.combinations([*zoo.sources, *zoo.holdouts], 2))
     chosen = sorted(rng.permutation(len(pairs))[: config.pairs])
-    kinds: Sequence[PathKind] = ("regular-regular", "regular-regular-raw")
+    kinds: Sequence[PathKind] = ("source-source", "source-source-unaligned")
     for kind in kinds:
         for number in chosen:
             yield Line(kind, *pairs[number])
 
 
 def _ends(
-    measurement: Measurement, lines: Sequence[Line], share: _Sharing
+    measurement: CachedEvaluation, lines: Sequence[Line], share: _Sharing
 ) -> tuple[list[str], list[dict[str, Tensor]]]:
     """The models at the ends of paths, and what they predict with statistics that are estimated as between the ends."""
     names = list(dict.fromkeys(name for line in lines for name in (line.a, line.b))) if measurement.estimates else []
@@ -262,7 +262,7 @@ def _ends(
 
 
 def _paths(
-    measurement: Measurement, ends: Mapping[str, Mapping[str, Tensor]], line: Line, inner: Curve
+    measurement: CachedEvaluation, ends: Mapping[str, Mapping[str, Tensor]], line: Line, inner: Curve
 ) -> Iterator[Path]:
     """A path on every split: the ends are models that predict, and between them lies what `inner` says."""
     start, end = (measurement.curve_of(ends[name]) for name in (line.a, line.b))
@@ -279,55 +279,55 @@ def _paths(
         )
 
 
-def _choose_domain(measurement: Measurement, share: _Sharing) -> DomainChoice:
+def _choose_domain(measurement: CachedEvaluation, share: _Sharing) -> DomainSampling:
     """Which points of the star domain to average: chosen on validation images, or by default where there are none."""
     if VALIDATION not in measurement.splits:
-        return DomainChoice(t=NEAR_THE_STAR, samples=measurement.config.samples)
+        return DomainSampling(t=NEAR_STAR, samples=measurement.config.samples)
     tried = ranges(tuned=True)
     return choose(dict(zip(tried, share("choosing points of the star domain", tried, measurement.tune), strict=True)))
 
 
-def _averages(choice: DomainChoice | None) -> list[tuple[Role, DomainChoice]]:
+def _averages(choice: DomainSampling | None) -> list[tuple[Role, DomainSampling]]:
     """The average over the star domain, and for comparison as many points from whole lines."""
     if choice is None:
         return []
-    found: list[tuple[Role, DomainChoice]] = [("domain", choice)]
+    found: list[tuple[Role, DomainSampling]] = [("domain", choice)]
     if choice.t != FULL_RANGE:
-        found.append(("domain-untuned", DomainChoice(t=FULL_RANGE, samples=choice.samples)))
+        found.append(("domain-untuned", DomainSampling(t=FULL_RANGE, samples=choice.samples)))
     return found
 
 
-def _exactly(measurement: Measurement) -> tuple[list[str], Callable[[str], dict[str, Tensor]]]:
+def _exactly(measurement: CachedEvaluation) -> tuple[list[str], Callable[[str], dict[str, Tensor]]]:
     """What is measured in float32 too, and how: the star where all else is in bfloat16, or nothing."""
     if measurement.config.precision == "fp32":
         return [], measurement.predict
     config = measurement.config.model_copy(update={"precision": "fp32"})
     models, zoo = measurement.models, Zoo(star=measurement.zoo.star, sources={}, holdouts={})
-    exact = Measurement(
+    exact = CachedEvaluation(
         measurement.architecture, models.spec, zoo, measurement.data, config, models.config, cache=measurement.cache
     )
     return ["star"], exact.predict
 
 
-def _rounding(measurement: Measurement, found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> Rounding:
+def _rounding(measurement: CachedEvaluation, found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> Bf16Error:
     """By how much the star's scores differ from those in float32, on the split where they differ most."""
     pairs = [(found[split], exact[split], measurement.labels(split)) for split in measurement.config.splits]
-    return Rounding(
+    return Bf16Error(
         nll=max(abs(negative_log_likelihood(a, y) - negative_log_likelihood(b, y)) for a, b, y in pairs),
         accuracy=max(abs(accuracy(a, y) - accuracy(b, y)) for a, b, y in pairs),
     )
 
 
-def _triangles(measurement: Measurement) -> list[Triangle]:
+def _triangles(measurement: CachedEvaluation) -> list[LossPlaneSampler]:
     """That of the star with a source and a held-out; none where no plane is wanted, or they lie on a line."""
     if not measurement.config.plane:
         return []
     pairs = zip(measurement.zoo.sources, measurement.zoo.holdouts, strict=False)
-    triangles = [Triangle(measurement, pair) for pair in itertools.islice(pairs, 1)]
-    return [triangle for triangle in triangles if not triangle.is_flat]
+    triangles = [LossPlaneSampler(measurement, pair) for pair in itertools.islice(pairs, 1)]
+    return [triangle for triangle in triangles if not triangle.is_degenerate]
 
 
-def _plane(measurement: Measurement, triangle: Triangle, share: _Sharing) -> Plane:
+def _plane(measurement: CachedEvaluation, triangle: LossPlaneSampler, share: _Sharing) -> Plane:
     rows = share("measuring a plane", range(measurement.config.plane), triangle.row)
     x, y = triangle.grid
     return Plane(
@@ -340,7 +340,7 @@ def _plane(measurement: Measurement, triangle: Triangle, share: _Sharing) -> Pla
     )
 
 
-def _make_evaluator(architecture: Architecture, data: ImageData, config: EvalConfig) -> Evaluator:
+def _make_evaluator(architecture: Architecture, data: ImageTask, config: EvalConfig) -> Evaluator:
     splits: dict[str, Split] = {"train": data.train, "test": data.test}
     return Evaluator(
         architecture.build().to("cuda" if torch.cuda.is_available() else "cpu"),

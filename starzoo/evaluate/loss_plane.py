@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from starzoo.evaluate.cached_evaluation import Measurement
+from starzoo.evaluate.cached_evaluation import CachedEvaluation
 from starzoo.metrics import negative_log_likelihood
 
-__all__ = ["Triangle"]
+__all__ = ["LossPlaneSampler"]
 
 _FLAT = 1e-6  # of a triangle's size, which is what rounding leaves of a side that is none
 _MARGIN = 0.25  # of a plane around its triangle, as a share of its width
 
 
-class Triangle:
+class LossPlaneSampler:
     """A star and two models that are aligned to it; the star lies at (0, 0), the first model on the first axis.
 
     Args:
@@ -25,7 +25,7 @@ class Triangle:
         names: The two models.
     """
 
-    def __init__(self, measurement: Measurement, names: tuple[str, str]) -> None:
+    def __init__(self, measurement: CachedEvaluation, names: tuple[str, str]) -> None:
         self.measurement, self.names = measurement, names
 
     @cached_property
@@ -45,11 +45,11 @@ class Triangle:
             "corners": [models.hashes[name] for name in self.names],
             "alignment": models.star_alignment(self.names),
         }
-        x1, y1, x2, y2 = self.measurement.remember(key, measure)["corners"].tolist()
+        x1, y1, x2, y2 = self.measurement.get_or_compute(key, measure)["corners"].tolist()
         return (x1, y1), (x2, y2)
 
     @property
-    def is_flat(self) -> bool:
+    def is_degenerate(self) -> bool:
         """Whether the three models lie on a line, or two of them are one, so that there is no plane through them."""
         (width, _), (along, across) = self.corners
         return not min(width, across) > _FLAT * max(width, abs(along), across)
@@ -88,7 +88,7 @@ class Triangle:
 
         key = {"plane": [models.hashes[name] for name in ("star", *self.names)], "row": rows[number]}
         key |= {"columns": columns, "alignment": models.star_alignment(self.names), "split": split}
-        losses: list[float] = measurement.remember(key, measure)["loss"].tolist()
+        losses: list[float] = measurement.get_or_compute(key, measure)["loss"].tolist()
         return losses
 
     def _from_star(self, name: str) -> Tensor:

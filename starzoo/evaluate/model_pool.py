@@ -19,9 +19,9 @@ from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
 if TYPE_CHECKING:
-    from starzoo.data.task import ImageData
+    from starzoo.data.task import ImageTask
 
-__all__ = ["Line", "Models", "Zoo"]
+__all__ = ["Line", "ModelPool", "Zoo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Line:
     b: str
 
 
-class Models:
+class ModelPool:
     """The models of a zoo, each one aligned when that is asked for first.
 
     Args:
@@ -65,7 +65,7 @@ class Models:
     """
 
     def __init__(
-        self, architecture: Architecture, spec: PermutationSpec, zoo: Zoo, data: ImageData, config: AlignConfig
+        self, architecture: Architecture, spec: PermutationSpec, zoo: Zoo, data: ImageTask, config: AlignConfig
     ) -> None:
         self.architecture, self.spec, self.zoo, self.data, self.config = architecture, spec, zoo, data, config
         self.by_name = {**zoo.sources, **zoo.holdouts, **zoo.others, "star": zoo.star}
@@ -94,9 +94,9 @@ class Models:
 
     def end(self, line: Line) -> StateDict:
         """The model at the end of a path, aligned to the one at its start unless the path is raw."""
-        if line.kind == "regular-regular-raw":
+        if line.kind == "source-source-unaligned":
             return self.by_name[line.b]
-        return self._bring([line.b], line.a)[line.b] if line.kind == "regular-regular" else self.to_star[line.b]
+        return self._bring([line.b], line.a)[line.b] if line.kind == "source-source" else self.to_star[line.b]
 
     def state(self, name: str) -> StateDict:
         """The weights of one of `names`."""
@@ -143,7 +143,7 @@ class Models:
 
     @cached_property
     def _probe(self) -> Probe:
-        some = self.data.train.labelled_images(limit=self.config.images, seed=self.config.seed)
+        some = self.data.train.labeled_images(limit=self.config.images, seed=self.config.seed)
         return Probe(self.architecture.build(), *some)
 
     @cached_property

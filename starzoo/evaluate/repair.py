@@ -144,7 +144,7 @@ def _run(
     with ExitStack() as hooks:
         for name in layers:
             hooks.enter_context(network.get_submodule(name).register_forward_hook(partial(hook, name)))
-        # Batch norms normalise each batch by itself while they are re-estimated, as they must here.
+        # Batch norms normalize each batch by itself while they are re-estimated, as they must here.
         reestimate_batch_norm(network, (batch for batch, _ in zip(images, numbers, strict=False)))
     return next(numbers)
 

@@ -43,7 +43,7 @@ class ResultCache:
         """The one in the user's cache folder."""
         return cls(cache_folder("evaluations"))
 
-    def remember(self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    def get_or_compute(self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """A result, measured only if it is not there yet.
 
         Args:

@@ -16,24 +16,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field, computed_field, model_validator
 
-from starzoo.config import DataConfig, Finite, Frozen, Name, Number, Share, Uniform
+from starzoo.config import DataConfig, Finite, FrozenModel, Name, Number, Share, Uniform
 from starzoo.errors import UsageError
 
 __all__ = [
-    "DomainChoice",
+    "Bf16Error",
+    "DomainSampling",
     "Evaluation",
     "Path",
     "PathKind",
     "Plane",
-    "Quality",
+    "PredictionScores",
     "Role",
-    "Rounding",
     "Scores",
-    "Spread",
-    "Tempered",
+    "Summary",
+    "TemperatureScaled",
 ]
 
-PathKind = Literal["star-source", "star-held-out", "star-star", "regular-regular", "regular-regular-raw"]
+PathKind = Literal["star-source", "star-heldout", "star-star", "source-source", "source-source-unaligned"]
 Role = Literal[
     "member",
     "held-out",
@@ -57,7 +57,7 @@ _Points, _Side = Field(max_length=1001), Field(max_length=201)
 _AT_MOST = 50  # of one role, where there is not one for every model
 
 
-class Path(Frozen):
+class Path(FrozenModel):
     """The loss and accuracy along the straight line between two models.
 
     Attributes:
@@ -134,7 +134,7 @@ class Path(Frozen):
         return max(self.loss) - max(self.loss[0], self.loss[-1])
 
 
-class Scores(Frozen):
+class Scores(FrozenModel):
     """What predicted probabilities are worth. Of an old star, only the first two were measured.
 
     Attributes:
@@ -154,7 +154,7 @@ class Scores(Frozen):
     ood_auroc_entropy: NearShare | None = None
 
 
-class Tempered(Scores):
+class TemperatureScaled(Scores):
     """The scores after temperature scaling.
 
     Attributes:
@@ -164,7 +164,7 @@ class Tempered(Scores):
     temperature: Annotated[float, Field(gt=0, le=1e6)]
 
 
-class Quality(Scores):
+class PredictionScores(Scores):
     """How well one model, or a set of models that vote, predicts.
 
     Attributes:
@@ -174,7 +174,7 @@ class Quality(Scores):
         accuracy: Share of right answers.
         passes: Forward passes per image.
         bytes: Size of all weights that a prediction takes.
-        steps: Training steps of a rival that was trained only to be measured; None of all others.
+        steps: Training steps of a baseline that was trained only to be measured; None of all others.
         tempered: The scores after temperature scaling; None where there were no validation images.
     """
 
@@ -185,10 +185,10 @@ class Quality(Scores):
     passes: Passes = 1
     bytes: Number | None = None
     steps: Number | None = None
-    tempered: Tempered | None = None
+    tempered: TemperatureScaled | None = None
 
 
-class DomainChoice(Frozen):
+class DomainSampling(FrozenModel):
     """Which points of the star domain are averaged.
 
     Attributes:
@@ -202,7 +202,7 @@ class DomainChoice(Frozen):
     nll: Finite | None = None
 
 
-class Plane(Frozen):
+class Plane(FrozenModel):
     """The loss in the plane through a star, a source and a held-out, both aligned.
 
     Attributes:
@@ -228,7 +228,7 @@ class Plane(Frozen):
         return self
 
 
-class Rounding(Frozen):
+class Bf16Error(FrozenModel):
     """What forward passes in bfloat16 change: the star's scores against those in float32, on the same images.
 
     Attributes:
@@ -240,7 +240,7 @@ class Rounding(Frozen):
     accuracy: Annotated[float, Field(ge=-1, le=1)]
 
 
-class Spread(Frozen):
+class Summary(FrozenModel):
     """A mean over models or paths, and how far they scatter.
 
     Attributes:
@@ -256,8 +256,8 @@ class Spread(Frozen):
     count: int
 
     @classmethod
-    def of(cls, values: Sequence[float], *, more_is_better: bool = False) -> Spread:
-        """Summarise some values.
+    def of(cls, values: Sequence[float], *, more_is_better: bool = False) -> Summary:
+        """Summarize some values.
 
         Args:
             values: At least one value.
@@ -270,7 +270,7 @@ class Spread(Frozen):
             UsageError: There is no value.
         """
         if not values:
-            raise UsageError("nothing to summarise: no such path or model was evaluated", hint="see evaluate.pairs")
+            raise UsageError("nothing to summarize: no such path or model was evaluated", hint="see evaluate.pairs")
         return cls(
             mean=statistics.fmean(values),
             std=statistics.stdev(values) if len(values) > 1 else 0.0,
@@ -279,7 +279,7 @@ class Spread(Frozen):
         )
 
 
-class Evaluation(Frozen):
+class Evaluation(FrozenModel):
     """Everything that was measured on one star.
 
     Attributes:
@@ -297,15 +297,15 @@ class Evaluation(Frozen):
     """
 
     paths: Annotated[tuple[Path, ...], Field(max_length=10_000)]
-    qualities: Annotated[tuple[Quality, ...], Field(max_length=10_000)]
+    qualities: Annotated[tuple[PredictionScores, ...], Field(max_length=10_000)]
     images: dict[Split, Number] = {}
     validation_images: Number = 0
-    domain: DomainChoice | None = None
+    domain: DomainSampling | None = None
     ood_images: Number = 0
     planes: Annotated[tuple[Plane, ...], Field(max_length=2)] = ()
     data: DataConfig | None = None
     repaired: bool = False
-    rounding: Rounding | None = None
+    rounding: Bf16Error | None = None
 
     @model_validator(mode="after")
     def _check_counts(self) -> Evaluation:
@@ -328,7 +328,7 @@ class Evaluation(Frozen):
         """The paths of one kind on one split."""
         return tuple(path for path in self.paths if path.kind == kind and path.split == split)
 
-    def qualities_of(self, role: Role, split: Split = "test") -> tuple[Quality, ...]:
+    def qualities_of(self, role: Role, split: Split = "test") -> tuple[PredictionScores, ...]:
         """The qualities of one role on one split."""
         return tuple(quality for quality in self.qualities if quality.role == role and quality.split == split)
 
@@ -337,7 +337,7 @@ class Evaluation(Frozen):
         kind: PathKind,
         measure: Measure = "barrier",
         split: Split = "test",
-    ) -> Spread:
+    ) -> Summary:
         """One measure of all paths of one kind.
 
         Args:
@@ -349,7 +349,7 @@ class Evaluation(Frozen):
             Mean, standard deviation and worst value over the paths.
         """
         values = [getattr(path, measure) for path in self.paths_of(kind, split)]
-        return Spread.of(values, more_is_better=measure == "worst_accuracy")
+        return Summary.of(values, more_is_better=measure == "worst_accuracy")
 
     def interval(
         self, kind: PathKind, measure: Measure = "barrier", split: Split = "test"

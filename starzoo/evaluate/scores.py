@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from starzoo.config import Rival
-from starzoo.evaluate.cached_evaluation import OUTSIDE, VALIDATION, Measurement
+from starzoo.config import Baseline
+from starzoo.evaluate.cached_evaluation import OOD, VALIDATION, CachedEvaluation
 from starzoo.evaluate.domain_average import ensemble_sizes
-from starzoo.evaluate.results import DomainChoice, Quality, Role, Tempered
-from starzoo.evaluate.trained_baselines import rival_steps
+from starzoo.evaluate.results import DomainSampling, PredictionScores, Role, TemperatureScaled
+from starzoo.evaluate.trained_baselines import baseline_steps
 from starzoo.metrics import (
     accuracy,
     brier_score,
@@ -23,7 +23,7 @@ from starzoo.metrics import (
     ood_auroc,
     tempered,
 )
-from starzoo.text import counted
+from starzoo.text import pluralize
 
 __all__ = ["measure_qualities", "scores"]
 
@@ -31,18 +31,18 @@ Predictions = Mapping[str, Tensor]  # log-probabilities of shape (images, classe
 
 
 def measure_qualities(
-    measurement: Measurement,
+    measurement: CachedEvaluation,
     predicted: Mapping[str, Predictions],
-    averages: Sequence[tuple[Role, DomainChoice, Predictions]],
-    rivals: Mapping[Rival, Predictions],
-) -> Iterator[Quality]:
+    averages: Sequence[tuple[Role, DomainSampling, Predictions]],
+    baselines: Mapping[Baseline, Predictions],
+) -> Iterator[PredictionScores]:
     """How well single models, means of weights, ensembles and averages over the star domain predict.
 
     Args:
         measurement: Knows the models and the labels.
         predicted: What each of its models predicts, by name.
         averages: What averages of points of the star domain predict.
-        rivals: What models predict that were trained to be compared with the star.
+        baselines: What models predict that were trained to be compared with the star.
 
     Yields:
         For each split the quality of every way to predict.
@@ -54,19 +54,21 @@ def measure_qualities(
     roles |= {"naive mean": "naive-mean", "aligned mean": "aligned-mean", "star": "star"}
     ways: list[tuple[str, Role, int, Predictions]] = [(name, role, 1, predicted[name]) for name, role in roles.items()]
     for role, choice, mean in averages:
-        name = f"{counted(choice.samples, 'point')} of the star domain, t from {choice.t.low:g} to {choice.t.high:g}"
+        name = f"{pluralize(choice.samples, 'point')} of the star domain, t from {choice.t.low:g} to {choice.t.high:g}"
         ways.append((name, role, choice.samples, mean))
-    ways += [(kind, kind, 1, found) for kind, found in rivals.items()]
+    ways += [(kind, kind, 1, found) for kind, found in baselines.items()]
     members = [predicted[name] for name in zoo.sources]
     for count in ensemble_sizes(len(members)) or [1]:
         role = "ensemble" if count == len(members) else "part-ensemble"
         ways.append((f"ensemble of {count}", role, count, _ensemble(members[:count])))
     temperatures = [_temperature(measurement, way[-1]) for way in ways]
-    steps: dict[Role, int] = {kind: rival_steps(kind, measurement.data, measurement.star_config) for kind in rivals}
+    steps: dict[Role, int] = {
+        kind: baseline_steps(kind, measurement.data, measurement.star_config) for kind in baselines
+    }
     for split in measurement.config.splits:
         labels = measurement.labels(split)
         for (name, role, passes, found), temperature in zip(ways, temperatures, strict=True):
-            yield Quality(
+            yield PredictionScores(
                 name=name,
                 role=role,
                 split=split,
@@ -76,7 +78,7 @@ def measure_qualities(
                 steps=steps.get(role),
                 tempered=None
                 if temperature is None
-                else Tempered(temperature=temperature, **scores(found, split, labels, temperature)),
+                else TemperatureScaled(temperature=temperature, **scores(found, split, labels, temperature)),
                 **scores(found, split, labels),
             )
 
@@ -85,7 +87,7 @@ def _ensemble(members: Sequence[Predictions]) -> dict[str, Tensor]:
     return {split: ensemble_log_probabilities(torch.stack([each[split] for each in members])) for split in members[0]}
 
 
-def _temperature(measurement: Measurement, found: Predictions) -> float | None:
+def _temperature(measurement: CachedEvaluation, found: Predictions) -> float | None:
     return fit_temperature(found[VALIDATION], measurement.labels(VALIDATION)) if VALIDATION in found else None
 
 
@@ -102,7 +104,7 @@ def scores(found: Predictions, split: str, labels: Tensor, temperature: float = 
         The values of `starzoo.evaluate.results.Scores`.
     """
     scaled = {key: tempered(each, temperature) if temperature != 1 else each for key, each in found.items()}
-    inside, outside = scaled[split], scaled.get(OUTSIDE)
+    inside, outside = scaled[split], scaled.get(OOD)
     return {
         "nll": negative_log_likelihood(inside, labels),
         "ece": expected_calibration_error(inside, labels),

@@ -20,18 +20,18 @@ from torch import Tensor, nn
 
 from starzoo.config import Augmentation, EvalConfig
 from starzoo.errors import IncompatibleError
-from starzoo.evaluate.cached_evaluation import naming
+from starzoo.evaluate.cached_evaluation import name_errors
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.metrics import accuracy, negative_log_likelihood
 from starzoo.models.architecture import Architecture
 from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
 from starzoo.models.memory_format import as_channels_last, channels_last
 from starzoo.models.weights import StateDict, hash_tensors
-from starzoo.parallel import share_out
-from starzoo.progress import Progress, silent
+from starzoo.parallel import split_across_processes
+from starzoo.progress import Progress, no_progress
 
 if TYPE_CHECKING:
-    from starzoo.data.task import ImageData
+    from starzoo.data.task import ImageTask
 
 __all__ = ["Look", "SourceCheck", "check_sources", "estimate_statistics"]
 
@@ -88,13 +88,13 @@ def check_sources(
     architecture: Architecture,
     sources: Mapping[str, StateDict],
     holdouts: Mapping[str, StateDict],
-    data: ImageData,
+    data: ImageTask,
     config: EvalConfig,
     *,
     trained_with: Sequence[Augmentation | None] = (),
     keep_weak: bool = False,
     cache: ResultCache | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> SourceCheck:
     """Look at the models of a star, and say what is unusual.
 
@@ -120,7 +120,7 @@ def check_sources(
     def look(names: Sequence[str]) -> Iterator[Look]:
         return (measure(name, models[name]) for name in names)
 
-    looks = share_out(list(models), look, tell=partial(progress, "checking models"))
+    looks = split_across_processes(list(models), look, tell=partial(progress, "checking models"))
     augment = _choose_augment(looks[: len(sources)], config, data, trained_with)
     images = f"{min(_IMAGES, len(data.train))} training images of {data.config.dataset}"
     chance = _Chance(1 / max(1, architecture.num_classes), min(_IMAGES, len(data.train)))
@@ -161,7 +161,7 @@ def check_sources(
 
 
 def estimate_statistics(
-    architecture: Architecture, state: StateDict, data: ImageData, config: EvalConfig
+    architecture: Architecture, state: StateDict, data: ImageTask, config: EvalConfig
 ) -> dict[str, Tensor]:
     """Give a model batch-norm statistics that are estimated anew.
 
@@ -184,7 +184,7 @@ def estimate_statistics(
 class _Looker:
     """Runs models on the same training images."""
 
-    def __init__(self, architecture: Architecture, data: ImageData, config: EvalConfig, cache: ResultCache) -> None:
+    def __init__(self, architecture: Architecture, data: ImageTask, config: EvalConfig, cache: ResultCache) -> None:
         self.network, self.data, self.config, self.cache = _network(architecture), data, config, cache
         self.settings = {
             "architecture": architecture.model_dump(mode="json", exclude={"label_names", "preprocessing"}),
@@ -204,7 +204,7 @@ class _Looker:
         return ("none", self.data.config.augment if self.data.config.augment != "none" else "crop-flip")
 
     def __call__(self, name: str, state: StateDict) -> Look:
-        with naming(name):
+        with name_errors(name):
             return self._look(name, state)
 
     def _look(self, name: str, state: StateDict) -> Look:
@@ -233,7 +233,7 @@ class _Looker:
             ]
             return {"numbers": torch.tensor(numbers, dtype=torch.float64)}
 
-        loss, right, scale = self.cache.remember(key, run)["numbers"].tolist()
+        loss, right, scale = self.cache.get_or_compute(key, run)["numbers"].tolist()
         return loss, right, scale
 
     def _on_device(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -255,7 +255,7 @@ class _Chance:
 
 
 def _choose_augment(
-    sources: Sequence[Look], config: EvalConfig, data: ImageData, trained_with: Sequence[Augmentation | None]
+    sources: Sequence[Look], config: EvalConfig, data: ImageTask, trained_with: Sequence[Augmentation | None]
 ) -> Augmentation:
     """As the sources were trained where all say so; otherwise as it leaves them closest to their own loss."""
     known, candidates = set(trained_with), list(sources[0].estimated) if sources else []

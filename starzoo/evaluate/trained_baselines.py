@@ -13,43 +13,43 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 from torch.optim.swa_utils import AveragedModel
 
-from starzoo.config import Rival, StarConfig, TrainConfig
-from starzoo.data.task import ImageData
+from starzoo.config import Baseline, StarConfig, TrainConfig
+from starzoo.data.task import ImageTask
 from starzoo.errors import NumericalError
 from starzoo.models.architecture import Architecture
 from starzoo.models.memory_format import channels_last
 from starzoo.models.training.optimizer import make_optimizer, train_epoch
 from starzoo.models.weights import StateDict
-from starzoo.parallel import own_device
-from starzoo.progress import Progress, silent
+from starzoo.parallel import rng_devices
+from starzoo.progress import Progress, no_progress
 
-__all__ = ["rival_recipe", "rival_steps", "train_rival"]
+__all__ = ["baseline_recipe", "baseline_steps", "train_baseline"]
 
-_STAGE: Mapping[Rival, str] = {"swa": "averaging weights (SWA)", "student": "distilling a student"}
+_STAGE: Mapping[Baseline, str] = {"swa": "averaging weights (SWA)", "student": "distilling a student"}
 
 
-def rival_steps(kind: Rival, data: ImageData, star: StarConfig) -> int:
-    """How many steps a rival is trained for.
+def baseline_steps(kind: Baseline, data: ImageTask, star: StarConfig) -> int:
+    """How many steps a baseline is trained for.
 
     As many as cost what the star's cost: forward and backward pass count as three, the forward pass of a teacher, which
     a student has and a star with κ, as one.
 
     Args:
-        kind: Which rival.
+        kind: Which baseline.
         data: The task's images.
         star: The star's settings.
 
     Returns:
         The steps.
     """
-    return rival_recipe(kind, star).epochs * len(data.train.loader(star.batch_size, epoch=0, seed=0))
+    return baseline_recipe(kind, star).epochs * len(data.train.loader(star.batch_size, epoch=0, seed=0))
 
 
-def rival_recipe(kind: Rival, star: StarConfig) -> TrainConfig:
-    """How a rival is trained: as the star, but with SGD at the rate of `starzoo train`, for steps of the same cost.
+def baseline_recipe(kind: Baseline, star: StarConfig) -> TrainConfig:
+    """How a baseline is trained: as the star, but with SGD at the rate of `starzoo train`, for steps of the same cost.
 
     Args:
-        kind: Which rival.
+        kind: Which baseline.
         star: The star's settings.
 
     Returns:
@@ -62,23 +62,23 @@ def rival_recipe(kind: Rival, star: StarConfig) -> TrainConfig:
     return TrainConfig(lr=rate / 2 if kind == "swa" else rate, epochs=epochs, **shared)
 
 
-def train_rival(
-    kind: Rival,
+def train_baseline(
+    kind: Baseline,
     architecture: Architecture,
     sources: Sequence[StateDict],
-    data: ImageData,
+    data: ImageTask,
     star: StarConfig,
     *,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, Tensor]:
-    """Train a rival of a star with the star's optimiser, batch size, weight decay and seed.
+    """Train a baseline of a star with the star's optimizer, batch size, weight decay and seed.
 
     `swa` goes on from the first source at a constant rate, half that of training, and averages the ends of the epochs
     (Izmailov et al. 2018). `student` starts at random and learns, as a star with κ does, labels that are mixed with the
     prediction of one source after the other (Hinton et al. 2015); its κ is 1 where the star has none.
 
     Args:
-        kind: Which rival.
+        kind: Which baseline.
         architecture: What all models have in common.
         sources: The sources' state dicts.
         data: The task's images, augmented as for the star.
@@ -91,15 +91,15 @@ def train_rival(
     Raises:
         NumericalError: The weights are no longer finite.
     """
-    with torch.random.fork_rng(devices=own_device()):
+    with torch.random.fork_rng(devices=rng_devices()):
         torch.manual_seed(star.seed)
         model = channels_last(architecture.build()).to("cuda" if torch.cuda.is_available() else "cpu")
-        epochs = partial(_epochs, model, data, star, rival_recipe(kind, star), partial(progress, _STAGE[kind]))
+        epochs = partial(_epochs, model, data, star, baseline_recipe(kind, star), partial(progress, _STAGE[kind]))
         found = _average(model, sources[0], epochs) if kind == "swa" else _distil(model, sources, star, epochs)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in found.state_dict().items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
         hint = "leave it out of evaluate.rivals; the star is not concerned"
-        raise NumericalError(f"the weights of the rival {kind} are not finite", hint=hint, subject=kind)
+        raise NumericalError(f"the weights of the baseline {kind} are not finite", hint=hint, subject=kind)
     return state
 
 
@@ -133,7 +133,7 @@ def _distil(
 
 def _epochs(
     model: nn.Module,
-    data: ImageData,
+    data: ImageTask,
     star: StarConfig,
     recipe: TrainConfig,
     tell: Callable[[int, int], None],

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from starzoo.errors import UntrustedInputError
-from starzoo.hub.error_mapping import xet_failures
+from starzoo.hub.error_mapping import translate_xet_errors
 from starzoo.hub.listing import HubFile, Listing, hashes
-from starzoo.hub.offline import GO_ONLINE, is_offline
+from starzoo.hub.offline import ONLINE_HINT, is_offline
 from starzoo.hub.ref import TIMEOUT
-from starzoo.hub.retry import patiently
-from starzoo.hub.thread_map import stoppable_bar
+from starzoo.hub.retry import with_retries
+from starzoo.hub.thread_map import cancellable_tqdm
 
 __all__ = ["fetch", "fetch_range"]
 
@@ -31,26 +31,26 @@ def fetch(listing: Listing, file: HubFile) -> tuple[Path, str]:
     from huggingface_hub import hf_hub_download
 
     def download(force: bool) -> str:
-        with xet_failures(listing.repo):
+        with translate_xet_errors(listing.repo):
             found: str = hf_hub_download(
                 listing.repo,
                 file.path,
                 revision=listing.sha,
                 library_name="starzoo",
                 force_download=force,
-                tqdm_class=stoppable_bar(),
+                tqdm_class=cancellable_tqdm(),
             )
         return found
 
     for force in (False, True):
-        path = Path(patiently(lambda force=force: download(force), listing.repo, listing.sha))  # type: ignore[misc]
+        path = Path(with_retries(lambda force=force: download(force), listing.repo, listing.sha))  # type: ignore[misc]
         sha256, git_oid = hashes(path)
         if file.digest in {sha256, git_oid}:
             return path, sha256
         if is_offline():  # the only copy
             raise UntrustedInputError(
                 f"{listing.repo}: {file.path} in the local cache is damaged: its hash is not the one of the Hub",
-                hint=f"{GO_ONLINE}, and pull it again",
+                hint=f"{ONLINE_HINT}, and pull it again",
                 subject=listing.repo,
             )
         path.resolve().unlink(missing_ok=True)
@@ -74,4 +74,4 @@ def fetch_range(listing: Listing, path: str, start: int, end: int) -> bytes:
         hf_raise_for_status(response)
         return bytes(response.content)
 
-    return patiently(ask, listing.repo, listing.sha)
+    return with_retries(ask, listing.repo, listing.sha)

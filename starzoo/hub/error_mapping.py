@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from starzoo.errors import HubError, ResourceError, StarzooError
-from starzoo.hub.offline import GO_ONLINE
+from starzoo.hub.offline import ONLINE_HINT
 
 __all__ = [
-    "BUSY",
-    "HubBusyError",
+    "RETRYABLE_STATUS",
+    "HubUnavailableError",
     "as_hub_error",
-    "hub_failures",
-    "is_of_a_full_disk",
-    "is_of_the_client",
-    "xet_failures",
+    "is_client_error",
+    "is_disk_full",
+    "translate_hub_errors",
+    "translate_xet_errors",
 ]
 
-BUSY = frozenset({408, 429, 500, 502, 503, 504})
+RETRYABLE_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 """The answers after which the same request may succeed in a moment."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -28,7 +28,7 @@ _SAYS_FULL = re.compile("no space left|quota exceeded|file too large|not enough 
 _MAKE_SPACE = "free space, or set HF_HOME"
 
 
-class HubBusyError(HubError):
+class HubUnavailableError(HubError):
     """The Hub did not answer, or said that it cannot now: the same request may succeed in a moment.
 
     Attributes:
@@ -41,7 +41,7 @@ class HubBusyError(HubError):
 
 
 @contextmanager
-def hub_failures(repo: str, revision: str | None = None) -> Iterator[None]:
+def translate_hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
     """Turn whatever huggingface_hub raises inside the block into a `HubError` about `repo`.
 
     Args:
@@ -53,7 +53,7 @@ def hub_failures(repo: str, revision: str | None = None) -> Iterator[None]:
 
     Raises:
         HubError: The Hub refused or failed.
-        HubBusyError: The Hub could not be reached.
+        HubUnavailableError: The Hub could not be reached.
         ResourceError: The disk is full.
     """
     try:
@@ -76,17 +76,17 @@ def as_hub_error(error: BaseException, repo: str, revision: str | None = None) -
     Returns:
         The same as an error of ours; None where it already is one, or comes from elsewhere.
     """
-    if is_of_a_full_disk(error):
+    if is_disk_full(error):
         return ResourceError(f"{repo}: the disk is full", hint=_MAKE_SPACE, subject=repo)
     of_the_network = isinstance(error, OSError) and not error.filename
-    if isinstance(error, StarzooError) or not (of_the_network or is_of_the_client(error)):
+    if isinstance(error, StarzooError) or not (of_the_network or is_client_error(error)):
         return None
     kind, what, hint = _explain(error, repo, revision)
     return kind(f"{repo}: {what}", hint=hint, subject=repo)
 
 
 @contextmanager
-def xet_failures(repo: str) -> Iterator[None]:
+def translate_xet_errors(repo: str) -> Iterator[None]:
     """Turn what the Xet client below huggingface_hub raises, which has hardly a class of its own, into our errors.
 
     Args:
@@ -97,37 +97,37 @@ def xet_failures(repo: str) -> Iterator[None]:
 
     Raises:
         HubError: The storage refused, or has no such file.
-        HubBusyError: The transfer broke off.
+        HubUnavailableError: The transfer broke off.
         ResourceError: The disk is full.
     """
     try:
         yield
     except Exception as error:
         of_xet = type(error).__module__ == "hf_xet"
-        if not of_xet and (type(error) is not RuntimeError or is_of_the_client(error)):
+        if not of_xet and (type(error) is not RuntimeError or is_client_error(error)):
             raise
         if _SAYS_FULL.search(str(error)):
             raise ResourceError(f"{repo}: the disk is full", hint=_MAKE_SPACE, subject=repo) from error
-        kind = HubError if of_xet else HubBusyError
+        kind = HubError if of_xet else HubUnavailableError
         what = f"{repo}: the Xet storage of the Hub failed ({type(error).__name__})"
         raise kind(what, hint="run it again, with HF_HUB_DISABLE_XET=1 to do without it", subject=repo) from error
 
 
-def is_of_a_full_disk(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether an exception says that there is no more space, by its number or, without one, in words."""
     if isinstance(error, OSError) and error.errno:
         return error.errno in _FULL
-    return isinstance(error, OSError) and not is_of_the_client(error) and bool(_SAYS_FULL.search(str(error)))
+    return isinstance(error, OSError) and not is_client_error(error) and bool(_SAYS_FULL.search(str(error)))
 
 
-def is_of_the_client(error: BaseException) -> bool:
+def is_client_error(error: BaseException) -> bool:
     """Whether an exception comes from huggingface_hub or from the HTTP library below it, whose name changes."""
     modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     wrapped = error.__cause__
     return any(name == "huggingface_hub" or name.startswith("httpx") for name in modules) or (
         (isinstance(error, RuntimeError) or type(error) is ValueError)
         and wrapped is not None
-        and is_of_the_client(wrapped)
+        and is_client_error(wrapped)
     )
 
 
@@ -151,7 +151,7 @@ def _explain(error: BaseException, repo: str, revision: str | None) -> tuple[typ
         case errors.EntryNotFoundError() if status:
             what, hint = "a file that was listed is gone", "run the command again"
         case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError() | errors.RevisionResolutionError():
-            what, hint = "not complete in the local cache, and offline", f"{GO_ONLINE}, and pull it once"
+            what, hint = "not complete in the local cache, and offline", f"{ONLINE_HINT}, and pull it once"
         case errors.HfHubHTTPError() if status in {401, 403}:
             what, hint = f"not allowed (HTTP {status})", "set HF_TOKEN to a token with the rights this needs"
         case errors.HfHubHTTPError() if status == 402:
@@ -164,8 +164,8 @@ def _explain(error: BaseException, repo: str, revision: str | None) -> tuple[typ
             what, hint = "somebody else changed the repository meanwhile", "look at the changes, then run it again"
         case errors.HfHubHTTPError():
             what, hint = f"the Hub answered HTTP {status}", "try again later, or see https://status.huggingface.co"
-            return HubBusyError if status in BUSY else HubError, what, hint
+            return HubUnavailableError if status in RETRYABLE_STATUS else HubError, what, hint
         case _:
             what = f"the Hub cannot be reached ({type(cause).__name__})"
-            return HubBusyError, what, "check the network; HF_HUB_OFFLINE=1 uses the cache"
+            return HubUnavailableError, what, "check the network; HF_HUB_OFFLINE=1 uses the cache"
     return HubError, what, hint

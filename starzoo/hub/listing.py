@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from starzoo.errors import HubError, ResourceError, UntrustedInputError, UsageError
-from starzoo.hub.offline import GO_ONLINE, is_offline
+from starzoo.hub.offline import ONLINE_HINT, is_offline
 from starzoo.hub.ref import TIMEOUT, ModelRef, model_info
-from starzoo.hub.retry import patiently
+from starzoo.hub.retry import with_retries
 from starzoo.strict_json import JSON_LIMIT
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "check_space",
     "free_bytes",
     "hashes",
-    "look_up",
+    "list_files",
     "without",
 ]
 
@@ -85,7 +85,7 @@ class Listing:
         return (*self.files.values(), *([self.pickle] if self.pickle else ()))
 
 
-def look_up(ref: ModelRef | str) -> Listing:
+def list_files(ref: ModelRef | str) -> Listing:
     """Resolve a reference to a commit, once, and list the files of the model.
 
     Args:
@@ -254,7 +254,7 @@ def _with_digest(where: ModelRef, sha: str, file: HubFile) -> HubFile:
 
     repo, subject = where.repo or "", str(where)
     url = hf_hub_url(repo, file.path, revision=sha)
-    headers = patiently(lambda: HfApi().get_hf_file_metadata(url=url, timeout=TIMEOUT), repo, sha)
+    headers = with_retries(lambda: HfApi().get_hf_file_metadata(url=url, timeout=TIMEOUT), repo, sha)
     if headers.etag is None or not _DIGEST.fullmatch(headers.etag) or headers.commit_hash != sha:
         raise UntrustedInputError(
             f"{subject}: states no hash of {file.path[:60]!r} at commit {sha[:12]}",
@@ -310,5 +310,5 @@ def _prefix(where: ModelRef) -> str:
 
 
 def _not_cached(where: ModelRef, name: str) -> HubError:
-    hint = f"{GO_ONLINE}, and pull it once"
+    hint = f"{ONLINE_HINT}, and pull it once"
     return HubError(f"{where.place}: {name} is not in the local cache, and offline", hint=hint, subject=str(where))

@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["GO_ONLINE", "is_offline", "remember", "working_offline"]
+__all__ = ["ONLINE_HINT", "is_offline", "offline_mode", "remember"]
 
-GO_ONLINE = "leave --offline out, or unset HF_HUB_OFFLINE"
+ONLINE_HINT = "leave --offline out, or unset HF_HUB_OFFLINE"
 """What to do where something cannot be had offline."""
 
 _VARIABLE = "HF_HUB_OFFLINE"
@@ -25,7 +25,7 @@ def is_offline() -> bool:
 
 
 @contextmanager
-def working_offline(wanted: bool = True) -> Iterator[None]:
+def offline_mode(wanted: bool = True) -> Iterator[None]:
     """Send no request to the Hub inside the block: neither this process nor one that it starts.
 
     Args:

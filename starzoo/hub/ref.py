@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starzoo.errors import HubError, UsageError
-from starzoo.hub.error_mapping import hub_failures, is_of_the_client
+from starzoo.hub.error_mapping import is_client_error, translate_hub_errors
 from starzoo.hub.names import is_commit, is_revision, split_repo
 from starzoo.hub.offline import is_offline, remember
-from starzoo.hub.retry import patiently
+from starzoo.hub.retry import with_retries
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
@@ -104,14 +104,16 @@ class ModelRef:
         if revision and is_commit(revision):
             return revision
         if is_offline():
-            with hub_failures(repo, revision):
+            with translate_hub_errors(repo, revision):
                 return HfApi().resolve_revision(repo, revision=revision).resolved
         # Not `resolve_revision`: where the Hub does not answer, it takes what the cache remembers and says nothing.
         info = model_info(repo, revision)
         sha = info.sha
         if sha is None and info.siblings:  # a mirror may say it only with each file
             url = hf_hub_url(repo, info.siblings[0].rfilename, revision=revision)
-            sha = patiently(lambda: HfApi().get_hf_file_metadata(url=url, timeout=TIMEOUT), repo, revision).commit_hash
+            sha = with_retries(
+                lambda: HfApi().get_hf_file_metadata(url=url, timeout=TIMEOUT), repo, revision
+            ).commit_hash
         if not isinstance(sha, str) or not is_commit(sha):
             raise HubError(f"{repo}: the Hub names no commit", hint="is HF_ENDPOINT a Hub?", subject=repo)
         remember(f"models/{repo}", revision, sha)
@@ -138,7 +140,7 @@ def model_info(repo: str, revision: str | None, *, files: bool = False) -> Model
         try:
             return HfApi().model_info(repo, revision=revision, files_metadata=files, timeout=TIMEOUT)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            if is_of_the_client(error):
+            if is_client_error(error):
                 raise
             raise HubError(
                 f"{repo}: expected what a Hub knows about a repository, got something else",
@@ -146,4 +148,4 @@ def model_info(repo: str, revision: str | None, *, files: bool = False) -> Model
                 subject=repo,
             ) from error
 
-    return patiently(ask, repo, revision)
+    return with_retries(ask, repo, revision)

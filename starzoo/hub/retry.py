@@ -9,11 +9,11 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from starzoo.hub.error_mapping import BUSY, HubBusyError, hub_failures
+from starzoo.hub.error_mapping import RETRYABLE_STATUS, HubUnavailableError, translate_hub_errors
 
-__all__ = ["PATIENCE", "patiently", "refuse_long_waits"]
+__all__ = ["MAX_WAIT", "cap_retry_after", "with_retries"]
 
-PATIENCE = 60.0
+MAX_WAIT = 60.0
 """Seconds after which a request that keeps failing is given up, also when the Hub asks to wait longer."""
 
 _PAUSES = (1.0, 2.0, 4.0, 8.0)
@@ -23,8 +23,8 @@ _logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 
-def patiently(
-    action: Callable[[], Answer], repo: str, revision: str | None = None, *, patience: float = PATIENCE
+def with_retries(
+    action: Callable[[], Answer], repo: str, revision: str | None = None, *, patience: float = MAX_WAIT
 ) -> Answer:
     """Do something on the Hub, and again where it fails in a way that may pass: at most five times, and not for long.
 
@@ -34,57 +34,57 @@ def patiently(
         action: Calls huggingface_hub; it may run several times.
         repo: The repository that it talks about.
         revision: The revision asked for, where there is one.
-        patience: Seconds after which it is not tried again; more than `PATIENCE` for what goes on where it broke off.
+        patience: Seconds after which it is not tried again; more than `MAX_WAIT` for what goes on where it broke off.
 
     Returns:
         What `action` returned.
 
     Raises:
-        HubBusyError: It failed too often or for too long, or the Hub asks to wait longer than `PATIENCE`.
+        HubUnavailableError: It failed too often or for too long, or the Hub asks to wait longer than `MAX_WAIT`.
     """
     began, pauses = time.monotonic(), iter(_PAUSES)
     while True:
         try:
             return _attempt(action, repo, revision)
-        except HubBusyError as error:
+        except HubUnavailableError as error:
             pause = next(pauses, None)
             wait = pause if error.wait is None else error.wait
-            if pause is None or wait is None or wait > PATIENCE or time.monotonic() - began + wait > patience:
+            if pause is None or wait is None or wait > MAX_WAIT or time.monotonic() - began + wait > patience:
                 raise
             _logger.warning("%s; trying again in %g s", error.message, wait)
             time.sleep(wait)
 
 
-def refuse_long_waits() -> None:
-    """Make an answer that asks to wait longer than `PATIENCE` an error, wherever in the client it comes from.
+def cap_retry_after() -> None:
+    """Make an answer that asks to wait longer than `MAX_WAIT` an error, wherever in the client it comes from.
 
-    For what is not done `patiently`, since it asks many things one after another: the client itself tries those again.
+    For what is not done `with_retries`, since it asks many things one after another: the client itself tries those again.
     """
     from huggingface_hub import get_session
 
     client = get_session()
-    if _refuse_to_wait not in client.event_hooks["response"]:
-        client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks["response"], _refuse_to_wait]}
+    if _on_response not in client.event_hooks["response"]:
+        client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks["response"], _on_response]}
 
 
 def _attempt(action: Callable[[], Answer], repo: str, revision: str | None) -> Answer:
-    refuse_long_waits()
+    cap_retry_after()
     token = _asked.set(repo)
     try:
-        with hub_failures(repo, revision):
+        with translate_hub_errors(repo, revision):
             return action()
     finally:
         _asked.reset(token)
 
 
-def _refuse_to_wait(response: Any) -> None:
+def _on_response(response: Any) -> None:
     """Called by the HTTP client for every answer: one that asks to come back later is an error, or only much later.
 
     Raises:
-        HubBusyError: This is such an answer: of any to `patiently`, else of those that ask for more than `PATIENCE`.
+        HubUnavailableError: This is such an answer: of any to `with_retries`, else of those that ask for more than `MAX_WAIT`.
     """
     repo, wait = _asked.get(), _asked_wait(response.headers)
-    if response.status_code not in BUSY or (repo is None and (wait or 0.0) <= PATIENCE):
+    if response.status_code not in RETRYABLE_STATUS or (repo is None and (wait or 0.0) <= MAX_WAIT):
         return
     what = f"{repo}: the Hub" if repo else "the Hub"
     what += f" answered HTTP {response.status_code}"
@@ -93,7 +93,7 @@ def _refuse_to_wait(response: Any) -> None:
         what += f" and asks to wait {wait:g} s"
     if response.status_code == 429:
         hint = "too many requests: try again later, or set HF_TOKEN, with which more are allowed"
-    raise HubBusyError(what, hint=hint, subject=repo or "the Hub", wait=wait)
+    raise HubUnavailableError(what, hint=hint, subject=repo or "the Hub", wait=wait)
 
 
 def _asked_wait(headers: Any) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from starzoo.errors import HubError
 
-__all__ = ["in_threads", "stoppable_bar"]
+__all__ = ["cancellable_tqdm", "thread_map"]
 
 _MOST = 8
 _stop: ContextVar[Event | None] = ContextVar("stop", default=None)
@@ -19,11 +19,11 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
-def in_threads(function: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
+def thread_map(function: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
     """Call a function for several items, up to eight at a time.
 
     Args:
-        function: What to do with each; downloads in it draw a `stoppable_bar`.
+        function: What to do with each; downloads in it draw a `cancellable_tqdm`.
         items: The items.
 
     Returns:
@@ -48,8 +48,8 @@ def in_threads(function: Callable[[Item], Found], items: Sequence[Item]) -> list
             _stop.set(None)
 
 
-def stoppable_bar() -> type[Any]:
-    """The progress bar of a download; the client calls it for every piece, so that what `in_threads` began can end."""
+def cancellable_tqdm() -> type[Any]:
+    """The progress bar of a download; the client calls it for every piece, so that what `thread_map` began can end."""
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # documented, lacks a re-export
 
     stop = _stop.get()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from starzoo.errors import HubError, UsageError, without_password
-from starzoo.files import refuse_leading_out
-from starzoo.hub.error_mapping import hub_failures, xet_failures
+from starzoo.files import check_inside
+from starzoo.hub.error_mapping import translate_hub_errors, translate_xet_errors
 from starzoo.hub.names import METRICS, PLOTS, check_repo
-from starzoo.hub.offline import GO_ONLINE, is_offline
-from starzoo.hub.retry import refuse_long_waits
+from starzoo.hub.offline import ONLINE_HINT, is_offline
+from starzoo.hub.retry import cap_retry_after
 
 __all__ = ["STAR_TAG", "PublishedStar", "PushResult", "add_to_collection", "list_stars", "published_files", "push"]
 
@@ -76,7 +76,7 @@ def published_files(folder: Path) -> tuple[str, ...]:
     wanted = [*_REQUIRED, *_OPTIONAL, *(_OF_A_STAR if (folder / "star.json").is_file() else ())]
     found = sorted(name for name in wanted if (folder / name).is_file())
     for name in found:
-        refuse_leading_out(folder / name, folder)
+        check_inside(folder / name, folder)
         if (folder / name).stat().st_nlink > 1:
             raise UsageError(
                 f"{folder / name}: is a hard link, and may be a file of somebody else",
@@ -120,7 +120,7 @@ def push(
 
     api = HfApi(library_name="starzoo")
     _begin(repo_id)
-    with hub_failures(repo_id), xet_failures(repo_id):
+    with translate_hub_errors(repo_id), translate_xet_errors(repo_id):
         api.create_repo(repo_id, private=private or None, exist_ok=True)
         head = api.model_info(repo_id).sha
         tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags} if tag else {}
@@ -159,7 +159,7 @@ def add_to_collection(title: str, repos: Sequence[str], *, private: bool = False
 
     api = HfApi(library_name="starzoo")
     _begin(f"the collection {title!r}")
-    with hub_failures(f"the collection {title!r}"):
+    with translate_hub_errors(f"the collection {title!r}"):
         collection = api.create_collection(title, private=private, exists_ok=True)
         held = {item.item_id for item in collection.items}
         for repo in repos:
@@ -172,7 +172,7 @@ def list_stars(author: str | None = None) -> list[PublishedStar]:
     """The stars on the Hub, found by their tag.
 
     Args:
-        author: Only those of this user or organisation.
+        author: Only those of this user or organization.
 
     Returns:
         The stars in the Hub's order.
@@ -180,7 +180,7 @@ def list_stars(author: str | None = None) -> list[PublishedStar]:
     from huggingface_hub import HfApi
 
     _begin(author or "the Hub")
-    with hub_failures(author or "the Hub"):
+    with translate_hub_errors(author or "the Hub"):
         return [
             PublishedStar(
                 repo=model.id,
@@ -195,5 +195,5 @@ def list_stars(author: str | None = None) -> list[PublishedStar]:
 def _begin(subject: str) -> None:
     """Make sure that the Hub may be asked for what no cache holds, and that it does not make us wait for long."""
     if is_offline():
-        raise HubError(f"{subject}: the Hub cannot be asked offline", hint=GO_ONLINE, subject=subject)
-    refuse_long_waits()
+        raise HubError(f"{subject}: the Hub cannot be asked offline", hint=ONLINE_HINT, subject=subject)
+    cap_retry_after()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from starzoo.config import Frozen
+from starzoo.config import FrozenModel
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.models.network import Network
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Architecture", "number_among", "registry_entry"]
 
 
-class Architecture(Frozen):
+class Architecture(FrozenModel):
     """One timm architecture with everything that decides its shapes and its input.
 
     Attributes:
@@ -79,15 +79,15 @@ class Architecture(Frozen):
         """
         return build(self.name, {"num_classes": self.num_classes, **self.model_args})
 
-    def build_blank(self) -> nn.Module:
+    def build_uninitialized(self) -> nn.Module:
         """Make the model without writing its weights: what a trace of its symmetries needs, at any size.
 
         Returns:
             The module on the CPU, with buffers as they should be and parameters that hold anything.
         """
-        from starzoo.models.skip_init import BlankWeights
+        from starzoo.models.skip_init import SkipInit
 
-        with BlankWeights():
+        with SkipInit():
             return self.build()
 
     def build_meta(self) -> nn.Module:
@@ -121,7 +121,7 @@ class Architecture(Frozen):
         """The config.json of a folder or repository that plain timm loads.
 
         `pretrained_cfg` holds what these weights need and nothing that timm's registry says about other weights of
-        the same architecture (tag, licence, paper, origin, test-time size).
+        the same architecture (tag, license, paper, origin, test-time size).
 
         Args:
             **extra: Further keys of the root, which timm ignores.

@@ -24,13 +24,13 @@ def has_batch_norm(model: nn.Module) -> bool:
         model: The network.
 
     Returns:
-        True if any batch normalisation of it tracks running statistics.
+        True if any batch normalization of it tracks running statistics.
     """
     return any(True for _ in _tracking(model))
 
 
 def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the running statistics of every batch normalisation by the mean over `batches`.
+    """Replace the running statistics of every batch normalization by the mean over `batches`.
 
     All else stays in evaluation mode, so dropout and stochastic depth do not disturb the estimate.
 

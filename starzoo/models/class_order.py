@@ -9,14 +9,14 @@ from torch import Tensor
 
 from starzoo.errors import IncompatibleError
 from starzoo.models.architecture import Architecture
-from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.spec_cache import cached_spec
 from starzoo.symmetry import Permutation
 from starzoo.symmetry.spec import Leaf
 
-__all__ = ["permute_classes"]
+__all__ = ["permute_outputs"]
 
 
-def permute_classes(architecture: Architecture, state: Mapping[str, Tensor], order: Sequence[int]) -> dict[str, Tensor]:
+def permute_outputs(architecture: Architecture, state: Mapping[str, Tensor], order: Sequence[int]) -> dict[str, Tensor]:
     """Permute a model's outputs; how they stand in its weights is found by tracing, as every symmetry is.
 
     Args:
@@ -30,7 +30,7 @@ def permute_classes(architecture: Architecture, state: Mapping[str, Tensor], ord
     Raises:
         IncompatibleError: The outputs of this architecture cannot be permuted.
     """
-    spec = infer_architecture(architecture, pin_output=False)
+    spec = cached_spec(architecture, pin_output=False)
     match spec.outputs:
         case ((_, Leaf(group)),):
             indices = {**Permutation.identity(spec).indices, group: np.array(order)}

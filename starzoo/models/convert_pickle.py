@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from starzoo.errors import UntrustedInputError
-from starzoo.files import cache_folder, replacing
+from starzoo.files import atomic_write, cache_folder
 
 __all__ = ["convert", "converted", "is_converted"]
 
@@ -58,7 +58,7 @@ def converted(config: Path, fetch_pickle: Callable[[], Path], digests: Digests, 
             shutil.copyfile(config, Path(scratch) / _CONFIG)
             folder.mkdir(exist_ok=True)
             for name in (_WEIGHTS, _CONFIG):
-                with replacing(folder / name) as draft:
+                with atomic_write(folder / name) as draft:
                     (Path(scratch) / name).replace(draft)
     return folder
 

@@ -22,14 +22,14 @@ from starzoo.models.safetensors_header import read_header
 from starzoo.models.timm_folder import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    file_hash,
     load_state,
     read_architecture,
     read_json,
-    save_folder,
+    save_timm_folder,
+    sha256_file,
 )
 from starzoo.models.unpickle import EMA, TRAINING
-from starzoo.progress import Progress, silent
+from starzoo.progress import Progress, no_progress
 from starzoo.strict_yaml import YAML_LIMIT, parse_yaml
 
 __all__ = ["ImportedModel", "import_checkpoints"]
@@ -66,7 +66,7 @@ def import_checkpoints(
     num_classes: int | None = None,
     label_names: Sequence[str] | None = None,
     ema: bool = True,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> list[ImportedModel]:
     """Write checkpoints as folders that plain timm loads, one for each.
 
@@ -95,7 +95,7 @@ def import_checkpoints(
                 f"{checkpoint}: is not a file", hint="give the checkpoint files themselves", subject=str(checkpoint)
             )
     folders = [out / name for name in _folder_names(checkpoints)]
-    marks = [{_MARK: file_hash(checkpoint)} for checkpoint in checkpoints]
+    marks = [{_MARK: sha256_file(checkpoint)} for checkpoint in checkpoints]
     for folder, mark in zip(folders, marks, strict=True):
         _check_unused(folder, mark)
     imported = []
@@ -120,7 +120,7 @@ def import_checkpoints(
                     subject=subject,
                 )
             state = load_state(Path(scratch), architecture, subject)
-        save_folder(folder, architecture, state, mark)
+        save_timm_folder(folder, architecture, state, mark)
         imported.append(
             ImportedModel(checkpoint=checkpoint, folder=folder, architecture=architecture, ema=noted.get(EMA, False))
         )

@@ -1,4 +1,4 @@
-"""Which licence a star may have: the most restrictive one of its sources. A help for a person, no legal advice."""
+"""Which license a star may have: the most restrictive one of its sources. A help for a person, no legal advice."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["AND", "Licensed", "Licensing", "combine", "combine_sources", "is_identifier"]
+__all__ = ["AND", "Licensed", "Licensing", "combine", "is_identifier", "license_of_sources"]
 
 AND = " AND "
-"""Between several licences of one model, as SPDX writes it."""
+"""Between several licenses of one model, as SPDX writes it."""
 
 _ORDER = (
     ("cc0-1.0", "unlicense", "pddl", "wtfpl"),
@@ -24,30 +24,30 @@ _ORDER = (
 
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _COPYLEFT, _NON_COMMERCIAL, _BOTH = 3, 4, 5
-_RANKS = {licence: rank for rank, licences in enumerate(_ORDER) for licence in licences}
+_RANKS = {license: rank for rank, licenses in enumerate(_ORDER) for license in licenses}
 
 
 @dataclass(frozen=True)
 class Licensing:
-    """What follows from the licences of some sources.
+    """What follows from the licenses of some sources.
 
     Attributes:
-        licence: The most restrictive one, which the star may have; None where a source states none, or an unknown one.
+        license: The most restrictive one, which the star may have; None where a source states none, or an unknown one.
         question: Why a person must decide before the star is published; empty where nothing stands against it.
         conflict: Why no star of these sources may be published at all; empty where one may.
-        floor: The most restrictive licence among those that are known: a person may not decide for less.
+        floor: The most restrictive license among those that are known: a person may not decide for less.
     """
 
-    licence: str | None
+    license: str | None
     question: str = ""
     conflict: str = ""
     floor: str | None = None
 
     def allows(self, chosen: str) -> bool:
-        """Whether a person may decide for a licence.
+        """Whether a person may decide for a license.
 
         Args:
-            chosen: Its identifier; one that is not known here may be more than a permissive licence demands.
+            chosen: Its identifier; one that is not known here may be more than a permissive license demands.
 
         Returns:
             Whether it is as restrictive as the floor, or the floor itself where that demands its own terms.
@@ -59,70 +59,70 @@ class Licensing:
 
 
 def is_identifier(text: str) -> bool:
-    """Whether a text is the identifier of a licence, known here or not, as the Hub writes it."""
+    """Whether a text is the identifier of a license, known here or not, as the Hub writes it."""
     return bool(_IDENTIFIER.fullmatch(text))
 
 
 class Licensed(Protocol):
-    """A model whose origin and licence are known."""
+    """A model whose origin and license are known."""
 
     @property
     def repo(self) -> str | None:
         """Its repository, or None for a local folder."""
 
     @property
-    def licence(self) -> str | None:
-        """The licence that its card states, or None."""
+    def license(self) -> str | None:
+        """The license that its card states, or None."""
 
 
-def combine_sources(sources: Iterable[Licensed]) -> Licensing:
-    """Find the licence of a star.
+def license_of_sources(sources: Iterable[Licensed]) -> Licensing:
+    """Find the license of a star.
 
     Args:
-        sources: Its sources. A local one that states no licence is its owner's, who decides; one of the Hub is
+        sources: Its sources. A local one that states no license is its owner's, who decides; one of the Hub is
             somebody else's.
 
     Returns:
-        The licence, or why there is none.
+        The license, or why there is none.
     """
-    return combine([source.licence for source in sources if source.repo or source.licence])
+    return combine([source.license for source in sources if source.repo or source.license])
 
 
-def combine(licences: Sequence[str | None]) -> Licensing:
-    """Find the licence of something that is made of several others.
+def combine(licenses: Sequence[str | None]) -> Licensing:
+    """Find the license of something that is made of several others.
 
     Args:
-        licences: Identifiers as the Hub writes them; None for a source that states none. One that states several
+        licenses: Identifiers as the Hub writes them; None for a source that states none. One that states several
             has the strictest; where they exclude each other, they may be a choice, which is a person's.
 
     Returns:
-        The licence, or why there is none.
+        The license, or why there is none.
     """
-    known = {_strictest(licence) for licence in licences if licence}
-    if forbidding := sorted(licence for licence in known if "-nd" in licence and AND not in licence):
+    known = {_strictest(license) for license in licenses if license}
+    if forbidding := sorted(license for license in known if "-nd" in license and AND not in license):
         return Licensing(None, conflict=f"{forbidding[0]} allows no changed versions, and a star is one")
-    strict = [licence for licence in sorted(known) if _RANKS.get(licence) in {_COPYLEFT, _BOTH}]
+    strict = [license for license in sorted(known) if _RANKS.get(license) in {_COPYLEFT, _BOTH}]
     if len(strict) > 1:
         return Licensing(None, conflict=f"{strict[0]} and {strict[1]} each demand that the whole has their own terms")
-    limiting = [licence for licence in sorted(known) if _RANKS.get(licence) == _NON_COMMERCIAL]
+    limiting = [license for license in sorted(known) if _RANKS.get(license) == _NON_COMMERCIAL]
     if limiting and strict and _RANKS[strict[0]] == _COPYLEFT:
         return Licensing(None, conflict=f"{strict[0]} allows commercial use to all, {limiting[0]} to none")
-    parts = [[part for part in licence.split(AND) if part in _RANKS] for licence in sorted(known)]
+    parts = [[part for part in license.split(AND) if part in _RANKS] for license in sorted(known)]
     least = [min(known_parts, key=_RANKS.__getitem__) for known_parts in parts if known_parts]
     floor = max(least, key=_RANKS.__getitem__, default=None)
-    if strange := sorted(licence for licence in known if licence not in _RANKS):
+    if strange := sorted(license for license in known if license not in _RANKS):
         why = "which is not known here" if AND not in strange[0] else "of which a person must say what they come to"
-        return Licensing(None, question=f"a source has the licence {strange[0]!r}, {why}", floor=floor)
-    missing = sum(licence is None for licence in licences)
+        return Licensing(None, question=f"a source has the license {strange[0]!r}, {why}", floor=floor)
+    missing = sum(license is None for license in licenses)
     if missing:
         state = "states" if missing == 1 else "state"
-        return Licensing(None, question=f"{missing} of {len(licences)} sources {state} no licence", floor=floor)
+        return Licensing(None, question=f"{missing} of {len(licenses)} sources {state} no license", floor=floor)
     if floor and _RANKS[floor] >= _NON_COMMERCIAL:
         return Licensing(floor, question=f"the sources forbid commercial use ({floor})", floor=floor)
     return Licensing(floor, floor=floor)
 
 
-def _strictest(licence: str) -> str:
-    """The strictest of the licences of one model; all of them where that cannot be said."""
-    several = licence.lower().split(AND.lower())
-    return several[0] if len(several) == 1 else combine(several).licence or AND.join(several)
+def _strictest(license: str) -> str:
+    """The strictest of the licenses of one model; all of them where that cannot be said."""
+    several = license.lower().split(AND.lower())
+    return several[0] if len(several) == 1 else combine(several).license or AND.join(several)

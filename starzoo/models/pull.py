@@ -19,16 +19,16 @@ from starzoo.hub.listing import (
     check_size,
     check_space,
     hashes,
-    look_up,
+    list_files,
 )
 from starzoo.hub.ref import ModelRef
-from starzoo.hub.thread_map import in_threads
+from starzoo.hub.thread_map import thread_map
 from starzoo.models.architecture import Architecture
 from starzoo.models.convert_pickle import converted, is_converted
 from starzoo.models.safetensors_header import TensorInfo, header_length, parse_header, read_header
 from starzoo.models.timm_config import TimmConfig
 from starzoo.models.timm_weights import check_header
-from starzoo.progress import Progress, silent
+from starzoo.progress import Progress, no_progress
 from starzoo.strict_json import read_json
 
 __all__ = ["Snapshot", "architecture_of", "check_pickle", "pull", "pull_all", "read_weights_header"]
@@ -47,7 +47,7 @@ class Snapshot:
         sha: The commit.
         files: The SHA-256 of every file that was asked for, by name.
         inside: The folder of the repository that holds the model; empty for the root.
-        card: The card that states the licence: the model's, else the repository's, or None.
+        card: The card that states the license: the model's, else the repository's, or None.
     """
 
     folder: Path
@@ -63,7 +63,7 @@ class Snapshot:
         return f"{self.repo}/{self.inside}" if self.inside else self.repo
 
 
-def pull(ref: ModelRef | str, *, allow_pickle: bool = False, progress: Progress = silent) -> Snapshot:
+def pull(ref: ModelRef | str, *, allow_pickle: bool = False, progress: Progress = no_progress) -> Snapshot:
     """Download the files of a model, and only those, at one commit.
 
     The revision is resolved once; config.json and the header of the weights are checked before the weights are
@@ -81,7 +81,7 @@ def pull(ref: ModelRef | str, *, allow_pickle: bool = False, progress: Progress 
 
 
 def pull_all(
-    refs: Sequence[ModelRef | str], *, allow_pickle: bool = False, progress: Progress = silent
+    refs: Sequence[ModelRef | str], *, allow_pickle: bool = False, progress: Progress = no_progress
 ) -> list[Snapshot]:
     """Download several models at the same time, as `pull` does; none unless all of them fit on the disk.
 
@@ -95,7 +95,7 @@ def pull_all(
     """
     wheres = [ModelRef.parse(ref) if isinstance(ref, str) else ref for ref in refs]
     different = list(dict.fromkeys(wheres))
-    listings = in_threads(look_up, different)
+    listings = thread_map(list_files, different)
     for listing in listings:
         check_pickle(listing, allow_pickle)
     check_space(listings)
@@ -108,7 +108,7 @@ def pull_all(
             done += 1
             progress("downloading", done, total)
 
-    snapshots = dict(zip(different, in_threads(lambda listing: _bring(listing, finished), listings), strict=True))
+    snapshots = dict(zip(different, thread_map(lambda listing: _bring(listing, finished), listings), strict=True))
     return [snapshots[where] for where in wheres]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from starzoo.config import Frozen, Name, Number
+from starzoo.config import FrozenModel, Name, Number
 from starzoo.data.preprocessing import Preprocessing
 
 __all__ = ["RESERVED_NAMES", "ModelRecord", "Names", "Table"]
@@ -18,7 +18,7 @@ Names = Annotated[tuple[Annotated[str, Field(max_length=1000)], ...], Field(max_
 Table = Annotated[dict[Name, Name], Field(max_length=1000)]
 
 
-class ModelRecord(Frozen):
+class ModelRecord(FrozenModel):
     """One model that a star was fitted on or tested against, pinned.
 
     Attributes:
@@ -26,7 +26,7 @@ class ModelRecord(Frozen):
         repo: Its Hub repository, or None for a local folder.
         sha: The commit of the repository.
         files: SHA-256 of its files, by name.
-        licence: Its licence identifier, or None when it states none.
+        license: Its license identifier, or None when it states none.
         dtype: The type of its stored weights, such as `bfloat16`; they are read as float32. None in old manifests.
         preprocessing: The image transform that its config.json states; the star's may cut pictures in another way.
         label_names: Its own class order, where it was brought into that of the star; else None. What a model without
@@ -40,7 +40,7 @@ class ModelRecord(Frozen):
     repo: Annotated[str, Field(max_length=1000)] | None = None
     sha: Name | None = None
     files: Table = {}
-    licence: Annotated[str, Field(max_length=1000)] | None = None
+    license: Annotated[str, Field(max_length=1000)] | None = None
     dtype: Name | None = None
     preprocessing: Preprocessing | None = None
     label_names: Names | None = None

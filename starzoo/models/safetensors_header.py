@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from starzoo.errors import UntrustedInputError
 from starzoo.files import open_file
 from starzoo.strict_json import parse_json
-from starzoo.text import counted
+from starzoo.text import pluralize
 
 __all__ = [
     "HEADER_LIMIT",
@@ -116,7 +116,7 @@ def header_length(start: bytes, size: int, subject: str) -> int:
         )
     if len(start) < 8:
         raise UntrustedInputError(
-            f"{subject}: is truncated: {counted(size, 'byte')}",
+            f"{subject}: is truncated: {pluralize(size, 'byte')}",
             hint="download or write the file again",
             subject=subject,
         )
@@ -168,7 +168,7 @@ def parse_header(header: bytes, data_size: int, subject: str, limit: int = TENSO
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if info.start != position:
             gap = info.start - position
-            what = "overlaps another tensor" if gap < 0 else f"leaves {counted(gap, 'byte')} unused"
+            what = "overlaps another tensor" if gap < 0 else f"leaves {pluralize(gap, 'byte')} unused"
             raise UntrustedInputError(
                 f"{subject}: tensor {name!r} {what}",
                 hint="the file is damaged or hostile: download it again",
@@ -183,7 +183,7 @@ def parse_header(header: bytes, data_size: int, subject: str, limit: int = TENSO
         )
     if position < data_size:
         raise UntrustedInputError(
-            f"{subject}: has {counted(data_size - position, 'byte')} after the last tensor",
+            f"{subject}: has {pluralize(data_size - position, 'byte')} after the last tensor",
             hint="download or write it again",
             subject=subject,
         )

@@ -19,10 +19,10 @@ from torch._ops import OpOverload
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["BlankWeights"]
+__all__ = ["SkipInit"]
 
 
-class BlankWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class SkipInit(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within this context, modules are built with parameters that hold whatever lay in their memory.
 
     Args:

@@ -21,7 +21,7 @@ from starzoo.files import open_file
 from starzoo.hub.listing import CARD, without
 from starzoo.hub.ref import ModelRef
 from starzoo.models.architecture import Architecture
-from starzoo.models.class_order import permute_classes
+from starzoo.models.class_order import permute_outputs
 from starzoo.models.licenses import AND, is_identifier
 from starzoo.models.pull import Snapshot, pull_all
 from starzoo.models.record import RESERVED_NAMES, ModelRecord
@@ -29,29 +29,29 @@ from starzoo.models.safetensors_header import read_header, stored_dtype
 from starzoo.models.timm_folder import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    file_hash,
     find_weights,
     load_state,
     read_architecture,
     read_json,
+    sha256_file,
 )
-from starzoo.progress import Progress, silent
+from starzoo.progress import Progress, no_progress
 from starzoo.strict_yaml import YAML_LIMIT, front_matter, parse_yaml
 
 __all__ = [
-    "Named",
+    "HasArchitecture",
     "Provenance",
     "Source",
     "check_architectures",
     "check_compatible",
     "check_files",
     "check_have_classes",
-    "label_names_of",
-    "licence_of",
+    "common_label_names",
     "load_source",
     "load_sources",
     "named_classes",
-    "order_classes",
+    "read_license",
+    "reorder_classes",
 ]
 
 _logger = logging.getLogger(__name__)
@@ -66,9 +66,9 @@ class Provenance:
         repo: The repository on the Hub, with the folder in it that holds the model; None for a local folder.
         sha: The commit, or None for a local folder.
         files: The SHA-256 of config.json and model.safetensors, by file name.
-        licence: What the model's card says, or None.
+        license: What the model's card says, or None.
         preprocessing: The transform that config.json states, where the models loaded together share another.
-        label_names: The class names in the order of the file, where `order_classes` brought them into another.
+        label_names: The class names in the order of the file, where `reorder_classes` brought them into another.
         steps: Training steps, by the record that `starzoo train` leaves in a local folder; None where it does not say.
         images: The fingerprint of the data that it was trained on, by the same record.
         augment: How these images were augmented, by the same record.
@@ -79,7 +79,7 @@ class Provenance:
     repo: str | None
     sha: str | None
     files: Mapping[str, str]
-    licence: str | None = None
+    license: str | None = None
     preprocessing: Preprocessing | None = None
     label_names: tuple[str, ...] | None = None
     steps: int | None = None
@@ -88,7 +88,7 @@ class Provenance:
     estimated: bool = False
 
 
-class Named(Protocol):
+class HasArchitecture(Protocol):
     """A model whose name and architecture are known."""
 
     @property
@@ -141,7 +141,7 @@ class Source:
             repo=origin.repo,
             sha=origin.sha,
             files=dict(origin.files),
-            licence=origin.licence,
+            license=origin.license,
             dtype=self.dtype,
             preprocessing=origin.preprocessing or self.architecture.preprocessing,
             label_names=origin.label_names,
@@ -153,11 +153,11 @@ class Source:
 
 _SEEN = ("input_size", "mean", "std")  # what of the preprocessing the network sees
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
-_MOST_LICENCES = 8
+_MOST_LICENSES = 8
 _MOST_STEPS = 10**12  # more than any training has; a stranger may write any number
 
 
-def load_source(ref: str | Path, *, progress: Progress = silent) -> Source:
+def load_source(ref: str | Path, *, progress: Progress = no_progress) -> Source:
     """Load a model from a folder in timm format or from the Hub.
 
     Every check that needs no weights comes first; nothing is unpickled and no code of the repository runs.
@@ -174,7 +174,7 @@ def load_source(ref: str | Path, *, progress: Progress = silent) -> Source:
 
 
 def load_sources(
-    refs: Sequence[str | Path], *, taken: Collection[str] = (), progress: Progress = silent
+    refs: Sequence[str | Path], *, taken: Collection[str] = (), progress: Progress = no_progress
 ) -> list[Source]:
     """Load several models under names that tell them apart, with one evaluation transform.
 
@@ -282,7 +282,7 @@ def check_compatible(sources: Sequence[Source]) -> None:
         seen[digest] = source
 
 
-def check_architectures(models: Sequence[Named]) -> None:
+def check_architectures(models: Sequence[HasArchitecture]) -> None:
     """Make sure that models are of one architecture, for the same classes and preprocessing.
 
     Args:
@@ -303,7 +303,7 @@ def check_architectures(models: Sequence[Named]) -> None:
         _class_order(model, named[0].architecture.label_names or (), named[0].name)
 
 
-def check_have_classes(models: Sequence[Named]) -> None:
+def check_have_classes(models: Sequence[HasArchitecture]) -> None:
     """Make sure that models classify: images say nothing of one without a classifier.
 
     Args:
@@ -321,7 +321,7 @@ def check_have_classes(models: Sequence[Named]) -> None:
             )
 
 
-def label_names_of(models: Sequence[Named]) -> tuple[str, ...] | None:
+def common_label_names(models: Sequence[HasArchitecture]) -> tuple[str, ...] | None:
     """The class names of models that belong together.
 
     Args:
@@ -333,7 +333,7 @@ def label_names_of(models: Sequence[Named]) -> tuple[str, ...] | None:
     return next(filter(None, (model.architecture.label_names for model in models)), None)
 
 
-def order_classes(sources: Sequence[Source], names: Sequence[str] | None) -> list[Source]:
+def reorder_classes(sources: Sequence[Source], names: Sequence[str] | None) -> list[Source]:
     """Bring the outputs of models into one order, by the names of their classes.
 
     Args:
@@ -347,7 +347,7 @@ def order_classes(sources: Sequence[Source], names: Sequence[str] | None) -> lis
     for source in sources:
         order = _class_order(source, names or (), "the other models")
         if order != sorted(order):
-            state = permute_classes(source.architecture, source.state, order)
+            state = permute_outputs(source.architecture, source.state, order)
             provenance = replace(source.provenance, label_names=source.architecture.label_names)
             source = replace(named_classes(source, names), state=state, provenance=provenance)
             permuted.append(source.name)
@@ -376,7 +376,7 @@ def named_classes(source: Source, names: Sequence[str] | None) -> Source:
     return replace(source, architecture=source.architecture.model_copy(update={"label_names": label_names}))
 
 
-def _class_order(model: Named, names: Sequence[str], owner: str) -> list[int]:
+def _class_order(model: HasArchitecture, names: Sequence[str], owner: str) -> list[int]:
     """For each of some class names the output of a model; nothing where there are no names to match."""
     own = model.architecture.label_names
     return match_names(names, own, owner=owner, subject=model.name) if names and own else []
@@ -404,8 +404,8 @@ def _read_source(folder: Path, name: str, provenance: Provenance, subject: str, 
         state=load_state(folder, architecture, subject),
         provenance=replace(
             provenance,
-            files={CONFIG_FILE: file_hash(folder / CONFIG_FILE), WEIGHTS_FILE: file_hash(weights)},
-            licence=licence_of(card),
+            files={CONFIG_FILE: sha256_file(folder / CONFIG_FILE), WEIGHTS_FILE: sha256_file(weights)},
+            license=read_license(card),
         ),
         dtype=stored_dtype(read_header(weights, subject)),
     )
@@ -433,8 +433,8 @@ def check_files(folder: Path, subject: str) -> None:
         raise UntrustedInputError(f"{subject}: {what}", hint=hint, subject=subject)
 
 
-def licence_of(card: Path | None) -> str | None:
-    """Read the licence in the front matter of a model's card, as the Hub finds it.
+def read_license(card: Path | None) -> str | None:
+    """Read the license in the front matter of a model's card, as the Hub finds it.
 
     Args:
         card: The README.md, or None.
@@ -452,8 +452,8 @@ def licence_of(card: Path | None) -> str | None:
         return None
     stated = matter.get("license") if isinstance(matter, dict) else None
     listed = stated if isinstance(stated, list) else [stated]
-    licences = [licence for licence in listed if isinstance(licence, str) and is_identifier(licence.lower())]
-    return AND.join(dict.fromkeys(licences)) if 0 < len(licences) == len(listed) <= _MOST_LICENCES else None
+    licenses = [license for license in listed if isinstance(license, str) and is_identifier(license.lower())]
+    return AND.join(dict.fromkeys(licenses)) if 0 < len(licenses) == len(listed) <= _MOST_LICENSES else None
 
 
 def _numbered(name: str) -> Iterator[str]:

@@ -21,10 +21,10 @@ from starzoo.models.architecture import Architecture
 from starzoo.models.timm_folder import write_text
 from starzoo.symmetry import PermutationSpec, infer
 
-__all__ = ["infer_architecture", "rules_version"]
+__all__ = ["cached_spec", "spec_cache_version"]
 
 
-def infer_architecture(architecture: Architecture, *, pin_output: bool = True) -> PermutationSpec:
+def cached_spec(architecture: Architecture, *, pin_output: bool = True) -> PermutationSpec:
     """The permutation symmetries of an architecture, from the cache if it was traced before.
 
     Args:
@@ -37,7 +37,7 @@ def infer_architecture(architecture: Architecture, *, pin_output: bool = True) -
     path = cache_folder("specs") / f"{architecture.name}-{_key(architecture, pin_output)}.json"
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, StarzooError):
         return _read(path)  # unless it is not there, or damaged
-    spec = infer(architecture.build_blank(), architecture.example_input(), pin_output=pin_output)
+    spec = infer(architecture.build_uninitialized(), architecture.example_input(), pin_output=pin_output)
     with suppress(StarzooError):  # a home that cannot be written costs a trace each time, and nothing else
         write_text(path, json.dumps(spec.to_json(), separators=(",", ":")))
     return spec
@@ -57,13 +57,13 @@ def _key(architecture: Architecture, pin_output: bool) -> str:
         architecture.model_args,
         architecture.preprocessing.input_size,
         pin_output,
-        rules_version(),
+        spec_cache_version(),
     ]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
 
 
 @cache
-def rules_version() -> str:
+def spec_cache_version() -> str:
     """What found the symmetries: timm, torch, and a hash of the rules and of how a network is made."""
     digest = hashlib.sha256()
     rules = Path(starzoo.symmetry.__file__).parent

@@ -163,12 +163,12 @@ class TimmConfig:
         """
         import torch
 
-        from starzoo.models.skip_init import BlankWeights
+        from starzoo.models.skip_init import SkipInit
 
         source = {**self.pretrained_cfg, "state_dict": dict(tensors)}
         more = {"pretrained_model_args": dict(self.model_args)} if self.model_args else {}
         try:
-            with torch.device("meta") if meta else BlankWeights(loading=True):
+            with torch.device("meta") if meta else SkipInit(loading=True):
                 model = build(self.name, {**more, **self.model_args}, pretrained_cfg=source, pretrained=True)
         except UsageError as error:
             reason = str(error.__cause__).strip().replace("\n\t", " ").splitlines() or [type(error.__cause__).__name__]

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from starzoo.files import open_file, replacing, write_text, writing
+from starzoo.files import atomic_write, open_file, translate_write_errors, write_text
 from starzoo.models.architecture import Architecture
 from starzoo.models.timm_config import TimmConfig
 from starzoo.models.timm_weights import load_weights
@@ -20,22 +20,22 @@ from starzoo.strict_json import read_json
 __all__ = [
     "CONFIG_FILE",
     "WEIGHTS_FILE",
-    "file_hash",
     "find_weights",
     "load_state",
     "read_architecture",
     "read_json",
-    "save_folder",
     "save_tensors",
+    "save_timm_folder",
+    "sha256_file",
+    "translate_write_errors",
     "write_text",
-    "writing",
 ]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
-def save_folder(
+def save_timm_folder(
     folder: Path, architecture: Architecture, state: Mapping[str, Tensor], extra_config: Mapping[str, Any] | None = None
 ) -> None:
     """Write a model so that plain timm loads it bit for bit.
@@ -68,7 +68,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         ResourceError: The disk is full.
     """
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as draft:
+    with atomic_write(path) as draft:
         save_file(content, draft, metadata=dict(metadata) if metadata else None)
 
 
@@ -115,7 +115,7 @@ def find_weights(folder: Path) -> Path:
     return next((file for file in (*known, *others) if file.is_file()), folder / WEIGHTS_FILE)
 
 
-def file_hash(path: Path) -> str:
+def sha256_file(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

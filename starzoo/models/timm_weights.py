@@ -13,7 +13,7 @@ from starzoo.errors import UntrustedInputError
 from starzoo.models.architecture import Architecture
 from starzoo.models.safetensors_header import TensorInfo, check_tensors, check_types, read_header
 from starzoo.models.timm_config import TimmConfig
-from starzoo.text import counted
+from starzoo.text import pluralize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +107,7 @@ def _unwrap(tensors: Mapping[str, Value], architecture: Architecture, subject: s
         return dict(tensors)
     if prefix and subject:
         rest = len(tensors) - len(found)
-        more = f"; {counted(rest, 'other tensor')} left out" if rest else ""
+        more = f"; {pluralize(rest, 'other tensor')} left out" if rest else ""
         _logger.warning("%s: every name begins with %r, which is taken off%s", subject, prefix, more)
     return found
 
@@ -122,7 +122,7 @@ def _check_values(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], su
             if bad := int((~torch.isfinite(tensor)).sum()):
                 raise UntrustedInputError(
                     f"{subject}: tensor {name!r} holds NaN or infinity in {bad:,} of "
-                    f"{counted(tensor.numel(), 'number')}",
+                    f"{pluralize(tensor.numel(), 'number')}",
                     hint="the training of this model diverged, or the file is damaged: use another one",
                     subject=subject,
                 )
@@ -134,7 +134,7 @@ def _check_values(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], su
     for name, tensor in state.items():
         if name.endswith("running_var") and bool((tensor < 0).any()):
             raise UntrustedInputError(
-                f"{subject}: tensor {name!r} holds negative variances ({counted(int((tensor < 0).sum()), 'time')})",
+                f"{subject}: tensor {name!r} holds negative variances ({pluralize(int((tensor < 0).sum()), 'time')})",
                 hint="these cannot be batch-norm statistics: use another model",
                 subject=subject,
             )

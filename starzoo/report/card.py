@@ -1,6 +1,6 @@
 """The card of a star: a README.md whose every number comes from star.json, with plots and tables beside it.
 
-What a stranger may have written (names, labels, repositories, licences) reaches it escaped for Markdown and HTML,
+What a stranger may have written (names, labels, repositories, licenses) reaches it escaped for Markdown and HTML,
 because the template escapes whatever it is given: nothing here marks a text as safe.
 Imports neither torch nor the network.
 """
@@ -20,23 +20,23 @@ from typing import Any
 from starzoo.config import Beta, Constant, DataConfig, Method, RunConfig, Uniform
 from starzoo.errors import UsageError
 from starzoo.evaluate.results import Evaluation, PathKind, Role
-from starzoo.files import refuse_leading_out, write_text
+from starzoo.files import check_inside, write_text
 from starzoo.hub.names import METRICS, PLOTS, is_commit, is_repo, split_repo
-from starzoo.models.licenses import combine_sources, is_identifier
+from starzoo.models.licenses import is_identifier, license_of_sources
 from starzoo.models.record import ModelRecord
 from starzoo.report.markdown import load_template
-from starzoo.report.summary import connections, has_costs, predictors, say_rounding, summary
+from starzoo.report.summary import bf16_note, has_costs, summarize_paths, summarize_predictors, summary
 from starzoo.star.manifest import StarManifest
-from starzoo.text import clean, counted
+from starzoo.text import clean, pluralize
 
 __all__ = ["describe_data", "refuse_other_card", "render", "write_card"]
 
 _KIND_NAMES: dict[PathKind, str] = {
     "star-source": "star to source",
-    "star-held-out": "star to held-out",
+    "star-heldout": "star to held-out",
     "star-star": "star to another star",
-    "regular-regular": "two ordinary models, aligned",
-    "regular-regular-raw": "two ordinary models, not aligned",
+    "source-source": "two ordinary models, aligned",
+    "source-source-unaligned": "two ordinary models, not aligned",
 }
 _ROLE_NAMES: dict[Role, str] = {
     "member": "single sources",
@@ -87,19 +87,19 @@ def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = 
         evaluation=evaluation,
         splits=splits,
         summary=summary(evaluation, splits[0]) if splits else {},
-        rounding=say_rounding(evaluation),
+        rounding=bf16_note(evaluation),
         trained=_training(manifest),
         costs={split: has_costs(evaluation, split) for split in splits},
-        connections={split: connections(evaluation, split) for split in splits},
-        predictors={split: predictors(evaluation, split) for split in splits},
+        summarize_paths={split: summarize_paths(evaluation, split) for split in splits},
+        summarize_predictors={split: summarize_predictors(evaluation, split) for split in splits},
         kind_names=_KIND_NAMES,
         role_names=_ROLE_NAMES,
         on_request=_ON_REQUEST,
         shown=lambda row: row.role != "part-ensemble" or row.passes & (row.passes - 1) == 0,
         data=describe_data(manifest.config.data),
         ood_data=describe_data(manifest.config.evaluate.ood or manifest.config.data),
-        shared_licence=_shared_licence(manifest),
-        licences=Counter(source.licence for source in manifest.sources),
+        shared_license=_shared_license(manifest),
+        licenses=Counter(source.license for source in manifest.sources),
         measured={
             split: _describe_split(split, evaluation.data or manifest.config.data, evaluation.images.get(split))
             for split in splits
@@ -134,7 +134,7 @@ def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) ->
     readme = folder / "README.md"
     text = render(manifest, repo, complete=is_complete(folder, manifest))
     for name in ("plots", "metrics"):
-        refuse_leading_out(folder / name, folder)
+        check_inside(folder / name, folder)
     for name in (*PLOTS, *METRICS):  # of an evaluation before, some of which may be made no more
         (folder / name).unlink(missing_ok=True)
     if manifest.evaluation is not None:
@@ -177,9 +177,9 @@ def describe_data(data: DataConfig) -> str:
 
 
 def _write_plots(folder: Path, evaluation: Evaluation) -> None:
-    from starzoo.report.plots import draw_all, save
+    from starzoo.report.plots import all_figures, save
 
-    for name, figure in draw_all(evaluation):
+    for name, figure in all_figures(evaluation):
         save(figure, folder / name)
 
 
@@ -226,7 +226,7 @@ def _front_matter(manifest: StarManifest) -> dict[str, Any]:
         "library_name": "timm",
         "pipeline_tag": "image-classification",
         "tags": ["timm", "starzoo", "star-model", "linear-mode-connectivity"],
-        "license": _licence(manifest),
+        "license": _license(manifest),
         "base_model": list(bases),
         "base_model_relation": "merge" if bases else None,
         "datasets": [data.dataset] if _is_hub_data(data) else None,
@@ -254,7 +254,7 @@ def _model_index(manifest: StarManifest) -> list[dict[str, Any]]:
                 "value": round(row.barrier.mean, 6),
                 "name": f"{barrier}, {_KIND_NAMES[row.kind]} (mean of {row.barrier.count})",
             }
-            for row in connections(evaluation, split)
+            for row in summarize_paths(evaluation, split)
         ]
         dataset = {
             "type": data.dataset if _is_hub_data(data) else "digits" if data.dataset == "digits" else "imagefolder",
@@ -271,16 +271,16 @@ def _model_index(manifest: StarManifest) -> list[dict[str, Any]]:
     return [{"name": clean(manifest.name), "results": results}] if results else []
 
 
-def _licence(manifest: StarManifest) -> str | None:
-    """The licence that the star's publisher chose, or that of its sources."""
-    chosen = manifest.chosen_licence
-    return chosen if chosen and is_identifier(chosen) else _shared_licence(manifest)
+def _license(manifest: StarManifest) -> str | None:
+    """The license that the star's publisher chose, or that of its sources."""
+    chosen = manifest.chosen_license
+    return chosen if chosen and is_identifier(chosen) else _shared_license(manifest)
 
 
-def _shared_licence(manifest: StarManifest) -> str | None:
-    """The most restrictive licence of the sources, if it is an identifier as the Hub writes them."""
-    licence = combine_sources(manifest.sources).licence
-    return licence if licence and is_identifier(licence) else None
+def _shared_license(manifest: StarManifest) -> str | None:
+    """The most restrictive license of the sources, if it is an identifier as the Hub writes them."""
+    license = license_of_sources(manifest.sources).license
+    return license if license and is_identifier(license) else None
 
 
 def _is_hub_data(data: DataConfig) -> bool:
@@ -334,7 +334,7 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
     if manifest.draws is not None and manifest.draws > 1:
         draws = f"{manifest.draws} sources, each with a place t on the line to it and its share of the batch"
     yield (
-        f"Fit: {counted(taken, 'epoch')}{early} in batches of {fit.batch_size}, "
+        f"Fit: {pluralize(taken, 'epoch')}{early} in batches of {fit.batch_size}, "
         f"{fit.optimizer.upper()} with learning rate {fit.lr:g} and weight decay {fit.weight_decay:g}; every step "
         f"takes {draws}, t {law}; the star's own loss has weight μ = {fit.mu:g}"
         + (f", and the source's prediction weight κ = {fit.kappa:g} beside the label." if fit.kappa else ".")
@@ -378,8 +378,8 @@ def _differences(manifest: StarManifest) -> Iterator[str]:
         )
     types = Counter(model.dtype for model in models if model.dtype)
     if set(types) - {"float32"}:
-        counted = ", ".join(f"{dtype} {count}" for dtype, count in sorted(types.items()))
-        yield f"Weights: read as float32; types of the models' files: {counted}."
+        pluralize = ", ".join(f"{dtype} {count}" for dtype, count in sorted(types.items()))
+        yield f"Weights: read as float32; types of the models' files: {pluralize}."
     if reordered := sum(model.label_names is not None for model in models):
         yield f"Classes: matched by name; {reordered} of {len(models)} models had another order."
     if manifest.data_label_names is not None:

@@ -7,19 +7,19 @@ from pathlib import Path
 
 from starzoo.errors import UsageError
 from starzoo.evaluate.results import Evaluation
-from starzoo.files import refuse_leading_out, write_text
+from starzoo.files import check_inside, write_text
 from starzoo.report.card import describe_data, refuse_other_card
 from starzoo.report.markdown import load_template
-from starzoo.report.summary import connections, predictors
+from starzoo.report.summary import summarize_paths, summarize_predictors
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
 
-__all__ = ["find_stars", "write_gallery"]
+__all__ = ["list_star_folders", "write_gallery"]
 
 _OUR_WORDS = b"page is written by `starzoo card DIR --gallery`"  # as the template has them
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
-def find_stars(folder: Path) -> list[Path]:
+def list_star_folders(folder: Path) -> list[Path]:
     """The stars in a folder, each in a folder of its own.
 
     Args:
@@ -35,7 +35,7 @@ def find_stars(folder: Path) -> list[Path]:
     if not found:
         raise UsageError(f"{folder}: no folder in it holds a {MANIFEST}", hint="put stars into it", subject=str(folder))
     for star in found:
-        refuse_leading_out(star, folder)
+        check_inside(star, folder)
     return found
 
 
@@ -51,7 +51,7 @@ def write_gallery(folder: Path) -> Path:
     Raises:
         UsageError: It holds no star, or a README.md of somebody else in any of the folders.
     """
-    found, page = find_stars(folder), folder / "README.md"
+    found, page = list_star_folders(folder), folder / "README.md"
     for star in found:
         refuse_other_card(star)
     if page.is_file() and _OUR_WORDS not in page.read_bytes():
@@ -74,8 +74,10 @@ def _describe(folder: str, manifest: StarManifest) -> dict[str, object]:
         "manifest": manifest,
         "data": describe_data(evaluation.data or manifest.config.data),
         "split": split,
-        "barriers": {row.kind: row.barrier for row in connections(evaluation, split)} if split else {},
-        "rows": {row.role: row for row in predictors(evaluation, split) if row.label != "most accurate source"}
+        "barriers": {row.kind: row.barrier for row in summarize_paths(evaluation, split)} if split else {},
+        "rows": {
+            row.role: row for row in summarize_predictors(evaluation, split) if row.label != "most accurate source"
+        }
         if split
         else {},
     }

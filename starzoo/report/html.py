@@ -101,9 +101,9 @@ class _Renderer(RendererHTML):
 
 def _draw(evaluation: Evaluation) -> dict[str, tuple[str, str]]:
     """Every figure by its name, wide and narrow, as a data URI."""
-    from starzoo.report.plots import draw_all, to_png
+    from starzoo.report.plots import all_figures, to_png
 
-    both = zip(draw_all(evaluation), draw_all(evaluation, narrow=True), strict=True)
+    both = zip(all_figures(evaluation), all_figures(evaluation, narrow=True), strict=True)
     return {name: (_embed(to_png(wide)), _embed(to_png(narrow))) for (name, wide), (_, narrow) in both}
 
 

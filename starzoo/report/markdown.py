@@ -11,8 +11,8 @@ import yaml
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from starzoo.evaluate.results import Spread
-from starzoo.text import clean, counted, printable
+from starzoo.evaluate.results import Summary
+from starzoo.text import clean, pluralize, printable
 
 __all__ = ["escape", "load_template"]
 
@@ -90,7 +90,7 @@ def _escape_html(text: str) -> Markup:
 
 def _counted(number: int, noun: str) -> Markup:
     """A number with its noun."""
-    return Markup(counted(number, noun))
+    return Markup(pluralize(number, noun))
 
 
 def _listed(texts: list[str], limit: int = 20) -> Markup:
@@ -99,7 +99,7 @@ def _listed(texts: list[str], limit: int = 20) -> Markup:
     return shown + f" and {len(texts) - limit} more" if len(texts) > limit else shown
 
 
-def _spread(spread: Spread, digits: int, factor: float = 1.0) -> Markup:
+def _spread(spread: Summary, digits: int, factor: float = 1.0) -> Markup:
     """A mean, with its standard deviation where there are several values."""
     mean = f"{factor * spread.mean:.{digits}f}"
     return Markup(f"{mean} ± {factor * spread.std:.{digits}f}" if spread.count > 1 else mean)

@@ -20,12 +20,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from numpy.typing import NDArray
 
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.evaluate.results import Evaluation, Path, PathKind, Plane, Quality, Role
-from starzoo.files import replacing
+from starzoo.evaluate.results import Evaluation, Path, PathKind, Plane, PredictionScores, Role
+from starzoo.files import atomic_write
 from starzoo.report.summary import has_costs
-from starzoo.text import counted
+from starzoo.text import pluralize
 
-__all__ = ["draw_all", "plot_cost", "plot_paths", "plot_plane", "plot_quality", "save", "to_png"]
+__all__ = ["all_figures", "plot_cost", "plot_paths", "plot_plane", "plot_quality", "save", "to_png"]
 
 Split = Literal["train", "test"]
 Values = NDArray[np.float64]
@@ -33,20 +33,20 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Look:
-    """How one kind of thing is drawn: a colour of Okabe and Ito (2008), and a second cue for those who see none."""
+    """How one kind of thing is drawn: a color of Okabe and Ito (2008), and a second cue for those who see none."""
 
     label: str
-    colour: str
+    color: str
     line: str | tuple[float, tuple[float, ...]] = "-"
     marker: str = "o"
 
 
 _PATHS: dict[PathKind, _Look] = {
     "star-source": _Look("star to source", "#0072B2", "-"),
-    "star-held-out": _Look("star to held-out", "#D55E00", (0, (5, 1.5))),
+    "star-heldout": _Look("star to held-out", "#D55E00", (0, (5, 1.5))),
     "star-star": _Look("star to another star", "#000000", (0, (3, 1, 1, 1, 1, 1))),
-    "regular-regular": _Look("two ordinary models, aligned", "#009E73", (0, (6, 1.5, 1, 1.5))),
-    "regular-regular-raw": _Look("two ordinary models, not aligned", "#777777", (0, (1, 1.2))),
+    "source-source": _Look("two ordinary models, aligned", "#009E73", (0, (6, 1.5, 1, 1.5))),
+    "source-source-unaligned": _Look("two ordinary models, not aligned", "#777777", (0, (1, 1.2))),
 }
 _ROLES: dict[Role, _Look] = {
     "member": _Look("single models\n(sources)", "#0072B2"),
@@ -65,7 +65,7 @@ _WIDE, _NARROW = 7.6, 3.8  # inches, for a page and for a telephone
 _SPREAD = 4.0  # a range of values wider than this factor is drawn on a logarithmic axis
 
 
-def draw_all(evaluation: Evaluation, *, narrow: bool = False) -> Iterator[tuple[str, Figure]]:
+def all_figures(evaluation: Evaluation, *, narrow: bool = False) -> Iterator[tuple[str, Figure]]:
     """Every figure that can be drawn of an evaluation.
 
     Args:
@@ -103,17 +103,15 @@ def plot_paths(evaluation: Evaluation, split: Split = "test", *, narrow: bool = 
     kinds = [kind for kind in _PATHS if evaluation.paths_of(kind, split)]
     if not kinds:
         raise UsageError(f"no path was measured on the {split} split", hint="evaluate the star first")
-    with house_style():
+    with plot_style():
         figure, (losses, accuracies) = _two_panels(4.0, narrow)
         for order, kind in enumerate(reversed(kinds)):  # the star's own paths lie on top
             paths, look = evaluation.paths_of(kind, split), _PATHS[kind]
             t = np.asarray(paths[0].t)
             for axes, values in zip((losses, accuracies), _curves(paths, t), strict=True):
-                axes.fill_between(
-                    t, values.min(0), values.max(0), color=look.colour, alpha=0.18, lw=0, zorder=2 + order
-                )
-                label = f"{look.label} ({counted(len(paths), 'path')})"
-                axes.plot(t, values.mean(0), color=look.colour, ls=look.line, lw=2, label=label, zorder=10 + order)
+                axes.fill_between(t, values.min(0), values.max(0), color=look.color, alpha=0.18, lw=0, zorder=2 + order)
+                label = f"{look.label} ({pluralize(len(paths), 'path')})"
+                axes.plot(t, values.mean(0), color=look.color, ls=look.line, lw=2, label=label, zorder=10 + order)
         _scale_loss(losses)
         _scale_accuracy(accuracies)
         losses.set_ylabel(f"{split} loss (nats)")
@@ -146,7 +144,7 @@ def plot_quality(evaluation: Evaluation, split: Split = "test", *, narrow: bool 
     if not roles:
         raise UsageError(f"no model was measured on the {split} split", hint="evaluate the star first")
     rows = [evaluation.qualities_of(role, split) for role in roles]
-    with house_style():
+    with plot_style():
         figure, (right, nll) = _two_panels(1.2 + 0.42 * len(roles), narrow, sharey=True)
         _draw_rows(right, roles, [[100 * model.accuracy for model in row] for row in rows], "{:.2f}")
         _draw_rows(nll, roles, [[model.nll for model in row] for row in rows], "{:#.3g}")
@@ -183,18 +181,18 @@ def plot_cost(evaluation: Evaluation, split: Split = "test", *, narrow: bool = F
         "student": "distilled student",
     }
     drawn = [*first, *ensembles, *(each for role in marks for each in evaluation.qualities_of(role, split))]
-    with house_style():
+    with plot_style():
         figure, panels = _two_panels(3.4, narrow)
         for axes, score, factor in zip(panels, ("accuracy", "nll"), (100, 1), strict=True):
             line, look = [*first, *ensembles], _ROLES["ensemble"]
             values = [factor * getattr(each, score) for each in line]
             passes = [each.passes for each in line]
-            axes.plot(passes, values, color=look.colour, marker="D", ms=5, label="ensembles of the first sources")
+            axes.plot(passes, values, color=look.color, marker="D", ms=5, label="ensembles of the first sources")
             for role, label in marks.items():
                 look = _ROLES.get(role, _Look(label, "#009E73", marker="X"))
                 for each in evaluation.qualities_of(role, split):
                     value = factor * getattr(each, score)
-                    axes.plot(each.passes, value, look.marker, color=look.colour, ms=11, mew=0, label=label)
+                    axes.plot(each.passes, value, look.marker, color=look.color, ms=11, mew=0, label=label)
             axes.set_xscale("log", base=2)
             axes.set_xticks(sorted({each.passes for each in drawn}))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -226,7 +224,7 @@ def plot_plane(plane: Plane, *, narrow: bool = False) -> Figure:
             hint="evaluate the star again with more points, or with evaluate.plane=0",
             subject="plane",
         )
-    with house_style():
+    with plot_style():
         figure = Figure(figsize=(_NARROW, 4.6) if narrow else (6.4, 4.8), layout="constrained")
         axes = figure.subplots()
         losses = np.array(plane.loss)
@@ -241,7 +239,7 @@ def plot_plane(plane: Plane, *, narrow: bool = False) -> Figure:
         roles: tuple[Role, ...] = ("star", "member", "held-out")
         for role, word, (x, y) in zip(roles, ("star", "source", "held-out"), plane.corners, strict=True):
             look = _ROLES[role]
-            axes.plot(x, y, look.marker, ms=14 if role == "star" else 9, color=look.colour, mec="white", mew=1.2)
+            axes.plot(x, y, look.marker, ms=14 if role == "star" else 9, color=look.color, mec="white", mew=1.2)
             right = x > (plane.x[0] + plane.x[-1]) / 2  # there the word stands on the left
             axes.annotate(
                 word,
@@ -268,7 +266,7 @@ def to_png(figure: Figure) -> bytes:
         The file's content.
     """
     content = io.BytesIO()
-    with house_style():
+    with plot_style():
         figure.savefig(content, format="png", dpi=200, metadata={"Software": None})
     return content.getvalue()
 
@@ -284,15 +282,15 @@ def save(figure: Figure, stem: FilePath) -> tuple[FilePath, FilePath]:
         The paths of the PNG and of the SVG.
     """
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
-    with replacing(png) as draft:
+    with atomic_write(png) as draft:
         draft.write_bytes(to_png(figure))
-    with replacing(svg) as draft, house_style():
+    with atomic_write(svg) as draft, plot_style():
         figure.savefig(draft, metadata={"Date": None, "Creator": None})
     return png, svg
 
 
 @contextmanager
-def house_style() -> Iterator[None]:
+def plot_style() -> Iterator[None]:
     """Our look, whatever the user's matplotlibrc says: that file belongs to a machine, the card to everyone."""
     with (
         style.context("default"),
@@ -351,7 +349,7 @@ def _scale_loss(axes: Axes) -> None:
 
 
 def _scale_accuracy(axes: Axes) -> None:
-    """An axis stretched towards 100 % (logarithmic in the errors) where the worst path has many more errors."""
+    """An axis stretched toward 100 % (logarithmic in the errors) where the worst path has many more errors."""
     errors = 100 - _drawn(axes)
     low, high = float(errors.min()), float(errors.max())
     if high < _SPREAD * max(low, _FLOOR):
@@ -374,8 +372,8 @@ def _unstretch(height: Values) -> Values:
     return 100 + _FLOOR - 10.0**-height
 
 
-def _label(role: Role, row: Sequence[Quality]) -> str:
-    numbers = {"ensemble": f" of {row[0].passes}", "domain": f",\n{counted(row[0].passes, 'point')}"}
+def _label(role: Role, row: Sequence[PredictionScores]) -> str:
+    numbers = {"ensemble": f" of {row[0].passes}", "domain": f",\n{pluralize(row[0].passes, 'point')}"}
     return f"{_ROLES[role].label}{numbers.get(role, '')}"
 
 
@@ -390,10 +388,10 @@ def _draw_rows(axes: Axes, roles: Sequence[Role], rows: Sequence[Sequence[float]
         for marker, chosen in where.items():
             at = np.clip(values[chosen], low, high)
             size = size if marker == look.marker else 7
-            axes.plot(at, heights[chosen], marker, ms=size, mew=0, color=look.colour, alpha=1 if alone else 0.55)
+            axes.plot(at, heights[chosen], marker, ms=size, mew=0, color=look.color, alpha=1 if alone else 0.55)
         mean = float(values.mean())
         if not alone and low <= mean <= high:
-            axes.plot([mean, mean], [height - 0.32, height + 0.32], color=look.colour, lw=2)
+            axes.plot([mean, mean], [height - 0.32, height + 0.32], color=look.color, lw=2)
     margin = 0.05 * (high - low)
     axes.set_xlim(low - margin, high + margin)
     axes.xaxis.set_major_locator(MaxNLocator(4))

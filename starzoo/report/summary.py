@@ -6,10 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from starzoo.evaluate.results import Evaluation, PathKind, Quality, Role, Scores, Spread, Tempered
-from starzoo.text import counted
+from starzoo.evaluate.results import Evaluation, PathKind, PredictionScores, Role, Scores, Summary, TemperatureScaled
+from starzoo.text import pluralize
 
-__all__ = ["Connection", "Predictor", "Scaled", "connections", "has_costs", "predictors", "say_rounding", "summary"]
+__all__ = [
+    "PathSummary",
+    "PredictorSummary",
+    "ScaledSummary",
+    "bf16_note",
+    "has_costs",
+    "summarize_paths",
+    "summarize_predictors",
+    "summary",
+]
 
 Split = Literal["train", "test"]
 Score = Literal["accuracy", "nll", "brier", "ece", "auroc"]
@@ -17,7 +26,7 @@ _MORE_IS_BETTER: frozenset[Score] = frozenset({"accuracy", "auroc"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Connection:
+class PathSummary:
     """How the models of one kind of path are connected.
 
     Attributes:
@@ -32,17 +41,17 @@ class Connection:
     """
 
     kind: PathKind
-    barrier: Spread
+    barrier: Summary
     highest_loss: float
     worst_accuracy: float
-    excess: Spread
-    drop: Spread
+    excess: Summary
+    drop: Summary
     interval: tuple[float, float] | None = None
-    tempered: Spread | None = None
+    tempered: Summary | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predictor:
+class PredictorSummary:
     """One way to predict: a single model, a mean over several single models, an average of weights or predictions.
 
     Attributes:
@@ -56,7 +65,7 @@ class Predictor:
         brier: Brier score, where it was measured.
         auroc: How well confidence tells right answers from wrong ones, where it was measured.
         bytes: Size of the weights that a prediction takes, where it was measured.
-        steps: Training steps of a rival; None of all others.
+        steps: Training steps of a baseline; None of all others.
         scaled: The one model's scores after temperature scaling, where there were validation images.
         ood: AUROC of OOD detection of the one model, by confidence and by entropy, where it was measured.
         best: The scores in which no other row is better.
@@ -65,21 +74,21 @@ class Predictor:
     role: Role
     label: str
     name: str | None
-    accuracy: Spread
-    nll: Spread
-    ece: Spread
+    accuracy: Summary
+    nll: Summary
+    ece: Summary
     passes: int
-    brier: Spread | None = None
-    auroc: Spread | None = None
+    brier: Summary | None = None
+    auroc: Summary | None = None
     bytes: int | None = None
     steps: int | None = None
-    scaled: Scaled | None = None
-    ood: tuple[Spread, Spread] | None = None
+    scaled: ScaledSummary | None = None
+    ood: tuple[Summary, Summary] | None = None
     best: frozenset[Score] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scaled:
+class ScaledSummary:
     """The scores of a predictor after temperature scaling.
 
     Attributes:
@@ -91,15 +100,15 @@ class Scaled:
         ood: AUROC of OOD detection by confidence and by entropy.
     """
 
-    temperature: Spread
-    nll: Spread
-    ece: Spread
-    brier: Spread | None
-    auroc: Spread | None
-    ood: tuple[Spread, Spread] | None
+    temperature: Summary
+    nll: Summary
+    ece: Summary
+    brier: Summary | None
+    auroc: Summary | None
+    ood: tuple[Summary, Summary] | None
 
 
-def connections(evaluation: Evaluation, split: Split) -> list[Connection]:
+def summarize_paths(evaluation: Evaluation, split: Split) -> list[PathSummary]:
     """Sum up the paths by kind.
 
     Args:
@@ -110,7 +119,7 @@ def connections(evaluation: Evaluation, split: Split) -> list[Connection]:
         One row for every kind that was measured on this split.
     """
     return [
-        Connection(
+        PathSummary(
             kind=kind,
             barrier=evaluation.spread(kind, "barrier", split),
             highest_loss=evaluation.spread(kind, "highest_loss", split).worst,
@@ -127,7 +136,7 @@ def connections(evaluation: Evaluation, split: Split) -> list[Connection]:
     ]
 
 
-def predictors(evaluation: Evaluation, split: Split) -> list[Predictor]:
+def summarize_predictors(evaluation: Evaluation, split: Split) -> list[PredictorSummary]:
     """Sum up the qualities by role, with the most accurate source in a row of its own.
 
     Args:
@@ -137,7 +146,7 @@ def predictors(evaluation: Evaluation, split: Split) -> list[Predictor]:
     Returns:
         One row for every way to predict that was measured on this split, the best of each score marked.
     """
-    rows: list[Predictor] = []
+    rows: list[PredictorSummary] = []
     for role in get_args(Role):
         group = evaluation.qualities_of(role, split)
         if role == "part-ensemble":
@@ -179,7 +188,7 @@ def summary(evaluation: Evaluation, split: Split) -> dict[str, str]:
     return {question: answer for question, answer in found.items() if answer}
 
 
-def say_rounding(evaluation: Evaluation) -> str | None:
+def bf16_note(evaluation: Evaluation) -> str | None:
     """The sentence that states what forward passes in bfloat16 change; None where they were in float32."""
     if evaluation.rounding is None:
         return None
@@ -190,7 +199,7 @@ def say_rounding(evaluation: Evaluation) -> str | None:
     )
 
 
-def _sum_up(group: Sequence[Quality], label: str = "") -> Predictor:
+def _sum_up(group: Sequence[PredictionScores], label: str = "") -> PredictorSummary:
     role, several = group[0].role, f"mean of {len(group)} single " if len(group) > 1 else ""
     labels: dict[Role, str] = {
         "member": f"{several}sources" if several else "single source",
@@ -198,21 +207,21 @@ def _sum_up(group: Sequence[Quality], label: str = "") -> Predictor:
         "naive-mean": "mean of the sources' weights, not aligned",
         "aligned-mean": "aligned mean of the sources",
         "star": "star",
-        "domain": f"star domain, {counted(group[0].passes, 'point')}",
-        "domain-untuned": f"star domain, {counted(group[0].passes, 'point')} of whole lines",
+        "domain": f"star domain, {pluralize(group[0].passes, 'point')}",
+        "domain-untuned": f"star domain, {pluralize(group[0].passes, 'point')} of whole lines",
         "swa": "SWA, going on from one source",
         "student": "student, distilled from the sources",
         "part-ensemble": f"ensemble of {group[0].passes} sources",
         "ensemble": f"ensemble of {group[0].passes} sources",
     }
     scaled = [quality.tempered for quality in group if quality.tempered]
-    return Predictor(
+    return PredictorSummary(
         role=role,
         label=label or labels[role],
         name=group[0].name if len(group) == 1 else None,
-        accuracy=Spread.of([quality.accuracy for quality in group], more_is_better=True),
-        nll=Spread.of([quality.nll for quality in group]),
-        ece=Spread.of([quality.ece for quality in group]),
+        accuracy=Summary.of([quality.accuracy for quality in group], more_is_better=True),
+        nll=Summary.of([quality.nll for quality in group]),
+        ece=Summary.of([quality.ece for quality in group]),
         passes=max(quality.passes for quality in group),
         brier=_spread([quality.brier for quality in group]),
         auroc=_spread([quality.auroc for quality in group]),
@@ -223,18 +232,18 @@ def _sum_up(group: Sequence[Quality], label: str = "") -> Predictor:
     )
 
 
-def _scale(group: Sequence[Tempered]) -> Scaled:
-    return Scaled(
-        temperature=Spread.of([scores.temperature for scores in group]),
-        nll=Spread.of([scores.nll for scores in group]),
-        ece=Spread.of([scores.ece for scores in group]),
+def _scale(group: Sequence[TemperatureScaled]) -> ScaledSummary:
+    return ScaledSummary(
+        temperature=Summary.of([scores.temperature for scores in group]),
+        nll=Summary.of([scores.nll for scores in group]),
+        ece=Summary.of([scores.ece for scores in group]),
         brier=_spread([scores.brier for scores in group]),
         auroc=_spread([scores.auroc for scores in group]),
         ood=_ood(group),
     )
 
 
-def _ood(group: Sequence[Scores]) -> tuple[Spread, Spread] | None:
+def _ood(group: Sequence[Scores]) -> tuple[Summary, Summary] | None:
     confidence, entropy = (
         _spread([scores.ood_auroc for scores in group]),
         _spread([scores.ood_auroc_entropy for scores in group]),
@@ -242,22 +251,22 @@ def _ood(group: Sequence[Scores]) -> tuple[Spread, Spread] | None:
     return (confidence, entropy) if confidence and entropy else None
 
 
-def _spread(values: Sequence[float | None]) -> Spread | None:
+def _spread(values: Sequence[float | None]) -> Summary | None:
     """Their spread, if all of them were measured."""
     known = [value for value in values if value is not None]
-    return Spread.of(known) if len(known) == len(values) else None
+    return Summary.of(known) if len(known) == len(values) else None
 
 
-def _mark(row: Predictor, tops: dict[Score, float]) -> Predictor:
+def _mark(row: PredictorSummary, tops: dict[Score, float]) -> PredictorSummary:
     spreads = {score: getattr(row, score) for score in tops}
     best = frozenset(score for score, spread in spreads.items() if spread and spread.mean == tops[score])
-    return Predictor(**{**vars(row), "best": best})
+    return PredictorSummary(**{**vars(row), "best": best})
 
 
 def _on_connections(evaluation: Evaluation, split: Split) -> Iterator[str]:
     held, pairs, raw, own = (
         [path.barrier for path in evaluation.paths_of(kind, split)]
-        for kind in ("star-held-out", "regular-regular", "regular-regular-raw", "star-source")
+        for kind in ("star-heldout", "source-source", "source-source-unaligned", "star-source")
     )
     if evaluation.repaired and any(path.split == split for path in evaluation.paths):
         yield (
@@ -279,7 +288,7 @@ def _on_connections(evaluation: Evaluation, split: Split) -> Iterator[str]:
 
 
 def _compare(held: Sequence[float], pairs: Sequence[float]) -> str:
-    ours, theirs = (round(Spread.of(values).mean, 3) for values in (held, pairs))
+    ours, theirs = (round(Summary.of(values).mean, 3) for values in (held, pairs))
     between = f"{_nats(pairs)} between two ordinary models aligned in the same way"
     if ours < theirs:
         overlap = max(held) >= min(pairs)
@@ -290,7 +299,7 @@ def _compare(held: Sequence[float], pairs: Sequence[float]) -> str:
 
 
 def _on_predictions(evaluation: Evaluation, split: Split) -> Iterator[str]:
-    rows = predictors(evaluation, split)
+    rows = summarize_predictors(evaluation, split)
     stars = [row for row in rows if row.role == "star"]
     if not stars:
         yield "How well the star itself predicts was not measured."
@@ -299,7 +308,7 @@ def _on_predictions(evaluation: Evaluation, split: Split) -> Iterator[str]:
     accuracy, nll = _ranked(star, others, "accuracy", _percent), _ranked(star, others, "nll", _loss)
     yield f"The star has an accuracy of {_percent(star.accuracy)}{accuracy}."
     yield f"Its negative log-likelihood is {_loss(star.nll)} nats{nll}."
-    own_paths = [row for row in connections(evaluation, split) if row.kind in {"star-source", "star-held-out"}]
+    own_paths = [row for row in summarize_paths(evaluation, split) if row.kind in {"star-source", "star-heldout"}]
     if own_paths and others and others[0].role == "member" and others[0].accuracy.mean > star.accuracy.mean:
         yield (
             "A star that predicts worse has lower barriers for that reason alone: read them together with the worst "
@@ -308,7 +317,7 @@ def _on_predictions(evaluation: Evaluation, split: Split) -> Iterator[str]:
 
 
 def _on_domain(evaluation: Evaluation, split: Split) -> Iterator[str]:
-    rows = {row.role: row for row in predictors(evaluation, split)}
+    rows = {row.role: row for row in summarize_predictors(evaluation, split)}
     star, domain, choice = rows.get("star"), rows.get("domain"), evaluation.domain
     if not star or not domain or not choice:
         return
@@ -320,23 +329,23 @@ def _on_domain(evaluation: Evaluation, split: Split) -> Iterator[str]:
     ours, theirs = _loss(domain.nll), _loss(star.nll)
     order = "level with" if ours == theirs else "better than" if domain.nll.mean < star.nll.mean else "worse than"
     yield (
-        f"The average of {counted(domain.passes, 'point')} of the star domain (t from {choice.t.low:g} to "
+        f"The average of {pluralize(domain.passes, 'point')} of the star domain (t from {choice.t.low:g} to "
         f"{choice.t.high:g}, {chosen}) has an accuracy of {_percent(domain.accuracy)} and a negative log-likelihood of "
         f"{ours} nats, {order} the star's own."
     )
-    for rival in predictors(evaluation, split):
-        if rival.role in {"ensemble", "part-ensemble"} and rival.passes == domain.passes:
+    for baseline in summarize_predictors(evaluation, split):
+        if baseline.role in {"ensemble", "part-ensemble"} and baseline.passes == domain.passes:
             errors = (
-                f"; the AUROC of errors is {domain.auroc.mean:.4f}, and {rival.auroc.mean:.4f} of the ensemble"
-                if domain.auroc and rival.auroc
+                f"; the AUROC of errors is {domain.auroc.mean:.4f}, and {baseline.auroc.mean:.4f} of the ensemble"
+                if domain.auroc and baseline.auroc
                 else ""
             )
-            scores = f"{_percent(rival.accuracy)} and {_loss(rival.nll)} nats"
+            scores = f"{_percent(baseline.accuracy)} and {_loss(baseline.nll)} nats"
             yield f"An ensemble at as many forward passes has {scores}{errors}."
 
 
 def _on_winners(evaluation: Evaluation, split: Split) -> Iterator[str]:
-    rows = predictors(evaluation, split)
+    rows = summarize_predictors(evaluation, split)
     if len(rows) < 2:
         return
     right, nll = ([row for row in rows if score in row.best] for score in ("accuracy", "nll"))
@@ -350,22 +359,24 @@ def _on_winners(evaluation: Evaluation, split: Split) -> Iterator[str]:
         yield f"Highest in accuracy at one forward pass: {single.label} ({_percent(single.accuracy)})."
 
 
-def _name(level: Sequence[Predictor]) -> str:
+def _name(level: Sequence[PredictorSummary]) -> str:
     """All of those that are level."""
     *others, last = [row.label for row in level]
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def _cheapest(level: Sequence[Predictor]) -> str:
+def _cheapest(level: Sequence[PredictorSummary]) -> str:
     return f"{'from ' if len(level) > 1 else ''}{_cost(min(level, key=lambda row: row.passes))}"
 
 
-def _cost(row: Predictor) -> str:
-    passes = f"{counted(row.passes, 'forward pass', 'forward passes')} per image"
+def _cost(row: PredictorSummary) -> str:
+    passes = f"{pluralize(row.passes, 'forward pass', 'forward passes')} per image"
     return passes if row.bytes is None else f"{passes}, {row.bytes / 1e6:,.1f} MB of weights"
 
 
-def _ranked(star: Predictor, others: Sequence[Predictor], score: Score, show: Callable[[Spread], str]) -> str:
+def _ranked(
+    star: PredictorSummary, others: Sequence[PredictorSummary], score: Score, show: Callable[[Summary], str]
+) -> str:
     """How the star compares with each of the others, as they are shown: a difference that is rounded away is none."""
     more, less = ("above", "below") if score == "accuracy" else ("worse than", "better than")
     ours, parts = show(getattr(star, score)), []
@@ -378,21 +389,21 @@ def _ranked(star: Predictor, others: Sequence[Predictor], score: Score, show: Ca
     return f": {', '.join(parts[:-1])}{' and ' if parts[1:] else ''}{parts[-1]}" if parts else ""
 
 
-def _describe(row: Predictor) -> str:
+def _describe(row: PredictorSummary) -> str:
     if row.role == "ensemble":
         return "their ensemble"
     return f"the mean of its {row.accuracy.count} sources" if row.name is None else "the most accurate source"
 
 
 def _nats(values: Sequence[float]) -> str:
-    spread = Spread.of(values)
+    spread = Summary.of(values)
     scatter = f" ± {spread.std:.3f}" if spread.count > 1 else ""
-    return f"{spread.mean:.3f}{scatter} nats ({counted(spread.count, 'path')})"
+    return f"{spread.mean:.3f}{scatter} nats ({pluralize(spread.count, 'path')})"
 
 
-def _percent(spread: Spread) -> str:
+def _percent(spread: Summary) -> str:
     return f"{100 * spread.mean:.2f} %"
 
 
-def _loss(spread: Spread) -> str:
+def _loss(spread: Summary) -> str:
     return f"{spread.mean:.3f}"

@@ -17,21 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from starzoo.config import Uniform
-from starzoo.data.task import ImageData
+from starzoo.data.task import ImageTask
 from starzoo.errors import NumericalError, UsageError
-from starzoo.evaluate.domain_average import NEAR_THE_STAR, Point, draw_points
+from starzoo.evaluate.domain_average import NEAR_STAR, Point, draw_points
 from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
 from starzoo.models.memory_format import as_channels_last, channels_last
-from starzoo.models.sources import check_compatible, order_classes
-from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.sources import check_compatible, reorder_classes
+from starzoo.models.spec_cache import cached_spec
 from starzoo.models.weights import StateDict, interpolate
-from starzoo.progress import Progress, silent
+from starzoo.progress import Progress, no_progress
 from starzoo.star.inputs import load_models
-from starzoo.star.join import Joined, as_source, join
+from starzoo.star.join import JoinResult, join, star_as_source
 from starzoo.star.manifest import StarManifest
 from starzoo.symmetry import Permutation
 
-__all__ = ["NEAR_THE_STAR", "Point", "StarDomain", "probabilities"]
+__all__ = ["NEAR_STAR", "Point", "StarDomain", "probabilities"]
 
 _BATCH = 64  # images
 
@@ -57,7 +57,7 @@ class StarDomain:
         permutations: Mapping[str, StateDict],
         refs: Sequence[str | Path],
         *,
-        progress: Progress = silent,
+        progress: Progress = no_progress,
     ) -> Self:
         """Load the sources of a star, check that they are the very files it was fitted on, and align them.
 
@@ -71,10 +71,10 @@ class StarDomain:
         Returns:
             The domain.
         """
-        spec = infer_architecture(manifest.architecture)
+        spec = cached_spec(manifest.architecture)
         members = load_models(manifest.sources, refs, progress=progress)
-        check_compatible([as_source(manifest, star), *members])
-        members = order_classes(members, manifest.architecture.label_names)  # as when the star was fitted
+        check_compatible([star_as_source(manifest, star), *members])
+        members = reorder_classes(members, manifest.architecture.label_names)  # as when the star was fitted
         aligned = {
             member.name: Permutation.from_tensors(spec, permutations[member.name], subject=member.name).apply(
                 member.state
@@ -87,14 +87,14 @@ class StarDomain:
     def t(self) -> Uniform:
         """Where on the lines points are drawn: as the star's evaluation chose, or near the star."""
         evaluation = self.manifest.evaluation
-        return evaluation.domain.t if evaluation and evaluation.domain else NEAR_THE_STAR
+        return evaluation.domain.t if evaluation and evaluation.domain else NEAR_STAR
 
     @cached_property
     def needs_images(self) -> bool:
         """Whether points between the ends need `calibrate`: the network has batch-norm statistics."""
         return has_batch_norm(self._network)
 
-    def calibrate(self, images: ImageData | Tensor | Iterable[Tensor]) -> None:
+    def calibrate(self, images: ImageTask | Tensor | Iterable[Tensor]) -> None:
         """Give the training images on which batch-norm statistics are estimated anew, at every point by itself.
 
         Args:
@@ -104,7 +104,7 @@ class StarDomain:
         Raises:
             UsageError: There is no image.
         """
-        if isinstance(images, ImageData):
+        if isinstance(images, ImageTask):
             self._statistics = partial(images.statistics_images, self.manifest.config.evaluate)
             return
         batches = [images] if isinstance(images, Tensor) else list(images)
@@ -164,7 +164,7 @@ class StarDomain:
         seed: int | np.random.Generator = 0,
         *,
         t: Uniform | None = None,
-        progress: Progress = silent,
+        progress: Progress = no_progress,
     ) -> Tensor:
         """What each of some points of the domain says.
 
@@ -206,7 +206,7 @@ class StarDomain:
         """
         return self.predict_each(images, samples, seed, t=t).mean(dim=0)
 
-    def join(self, ref: str | Path, data: ImageData, *, progress: Progress = silent) -> Joined:
+    def join(self, ref: str | Path, data: ImageTask, *, progress: Progress = no_progress) -> JoinResult:
         """Align a model that the star never saw to it, and measure the path between the two.
 
         Args:

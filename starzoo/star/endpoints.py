@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from starzoo.models.weights import StateDict
 from starzoo.symmetry.permutation import Permutation
 
-__all__ = ["End", "Ends"]
+__all__ = ["End", "Endpoints"]
 
 _SHARE = 0.5  # of the device's free memory that aligned sources may take
 
@@ -32,7 +32,7 @@ class End:
     buffers: dict[str, Tensor]
 
 
-class Ends:
+class Endpoints:
     """The aligned sources.
 
     Either all of them are ready on the device, or they stay as they are in the computer's memory, and the one that a

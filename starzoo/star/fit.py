@@ -27,10 +27,10 @@ from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.memory_format import channels_last
 from starzoo.models.training.optimizer import make_optimizer, set_learning_rate
 from starzoo.models.weights import StateDict
-from starzoo.parallel import Agreement, all_or_none, gather, join, own_device, runs_on_cpu
-from starzoo.progress import Progress, silent
-from starzoo.star.endpoints import Ends
-from starzoo.star.loss_monitor import Epoch, Vigil
+from starzoo.parallel import DelayedMaxReduce, gather, join, raise_everywhere, rng_devices, runs_on_cpu
+from starzoo.progress import Progress, no_progress
+from starzoo.star.endpoints import Endpoints
+from starzoo.star.loss_monitor import Epoch, LossMonitor
 from starzoo.star.objective import StarlightLoss
 from starzoo.star.run.checkpoint import (
     Checkpoint,
@@ -46,13 +46,13 @@ from starzoo.star.source_alignment import SourceAlignment
 from starzoo.star.teacher import Teacher
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
-from starzoo.text import counted
+from starzoo.text import pluralize
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from starzoo.data.split import Loader
-    from starzoo.data.task import ImageData
+    from starzoo.data.task import ImageTask
 
 __all__ = ["CHECKPOINTS", "FittedStar", "fit"]
 
@@ -72,7 +72,7 @@ class FittedStar:
         history: One record per epoch: path loss, own loss (with mu), positions moved by the alignment, and
             where it was measured the loss half-way to the sources, their mean and (`midpoint_loss.3`) each one.
         changes: What was changed when the run was resumed; empty for a run that its configuration replays bit for bit.
-        steps: Steps of the optimiser that were taken, those before the run was resumed among them.
+        steps: Steps of the optimizer that were taken, those before the run was resumed among them.
         draws: Draws of (source, t) in each of them, over all processes.
     """
 
@@ -88,7 +88,7 @@ def fit(
     architecture: Architecture,
     spec: PermutationSpec,
     sources: Sequence[StateDict],
-    data: ImageData,
+    data: ImageTask,
     config: RunConfig,
     *,
     folder: Path | None = None,
@@ -96,7 +96,7 @@ def fit(
     identity: Mapping[str, Any] | None = None,
     override: bool = False,
     allow_world_size_change: bool = False,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> FittedStar:
     """Find the star of some sources; a run that was stopped goes on from its newest checkpoint.
 
@@ -129,10 +129,10 @@ def fit(
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # Accelerate knows no other
     identity = {**(identity or {}), "config": _deciding(config)}
     checkpoints = folder / CHECKPOINTS if folder else None
-    with all_or_none():  # a stranger's checkpoint is refused before any work
+    with raise_everywhere():  # a stranger's checkpoint is refused before any work
         found = load_newest(checkpoints, identity, override=override) if checkpoints else None
     _check_same(gather(found.step if found else 0), folder)
-    with torch.random.fork_rng(devices=own_device()):
+    with torch.random.fork_rng(devices=rng_devices()):
         aligned = [Permutation.from_tensors(spec, tensors) for tensors in found.permutations] if found else None
         run = _Run(architecture, spec, sources, data, config, folder, identity, progress, aligned)
         run.names = names or [str(number) for number in range(1, len(sources) + 1)]
@@ -144,14 +144,14 @@ def fit(
 
 
 class _Run:
-    """The state of one fit: the star's parameters, the optimiser and the sources as they are aligned now."""
+    """The state of one fit: the star's parameters, the optimizer and the sources as they are aligned now."""
 
     def __init__(
         self,
         architecture: Architecture,
         spec: PermutationSpec,
         sources: Sequence[StateDict],
-        data: ImageData,
+        data: ImageTask,
         config: RunConfig,
         folder: Path | None,
         identity: Mapping[str, Any],
@@ -184,7 +184,7 @@ class _Run:
         broadcast([parameter.data for parameter in self.star.values()])  # the same on all processes to the last bit
         self.optimizer = make_optimizer(self.star.values(), settings)
         kept = {"auto": None, "ready": True, "stored": False}[config.runtime.sources]
-        self.ends = Ends(sources, self.star, ready=kept)
+        self.ends = Endpoints(sources, self.star, ready=kept)
         precision = self.accelerator.autocast
         self.teacher = Teacher(architecture.build(), self.star, precision) if settings.kappa else None
         working = self.accelerator.prepare_model(self.network) if self.ranks > 1 else self.network
@@ -198,7 +198,7 @@ class _Run:
             precision=precision,
         )
         self.sampler = SourceSampler(settings, len(sources), self.draws)
-        self.vigil, self.agreement = Vigil(architecture.num_classes), Agreement(self.device)
+        self.loss_monitor, self.agreement = LossMonitor(architecture.num_classes), DelayedMaxReduce(self.device)
 
     def train(self, request: StopRequest) -> None:
         """Take the steps that are left.
@@ -251,7 +251,7 @@ class _Run:
         self._obey(signal or last_signal, late=due or late or last_late)
 
     def _take_step(self, batches: Sequence[Batch], request: StopRequest) -> list[float] | None:
-        """One step of the optimiser; what all processes said at the end of the one before."""
+        """One step of the optimizer; what all processes said at the end of the one before."""
         settings = self.config.star
         set_learning_rate(self.optimizer, settings, step=self.step, total=self.steps)
         self.loss.clear()
@@ -292,7 +292,7 @@ class _Run:
         scaler.update()
         overflowed = scaler.get_scale() < before
         self.epoch.skipped += overflowed
-        self.vigil.skipped(overflowed)
+        self.loss_monitor.skipped(overflowed)
 
     def _judge(self, heard: Sequence[float] | None, step: int) -> tuple[int, bool]:
         """What the processes said of a step, from 1: a signal, and whether the last checkpoint was long ago."""
@@ -302,8 +302,8 @@ class _Run:
         if broken:
             where, images = self._describe_step(step - 1, int(broken) - 1)
             self.log.note(f"the loss is not finite {where}, on training images {', '.join(map(str, images))}")
-            raise self.vigil.broken(f"{where}, on training images {', '.join(map(str, images[:4]))}, …")
-        self.epoch.spikes += self.vigil.is_spike(worst)
+            raise self.loss_monitor.broken(f"{where}, on training images {', '.join(map(str, images[:4]))}, …")
+        self.epoch.spikes += self.loss_monitor.is_spike(worst)
         return int(signal), bool(late)
 
     def _obey(self, signal: int, *, late: bool) -> None:
@@ -320,11 +320,11 @@ class _Run:
         settings = self.config.star
         record = self.epoch.record(gather(self.epoch.sums())) | {"moved": float(self.moved)}
         if settings.midpoint_every and (self._is_due(settings.midpoint_every, number) or number == settings.epochs):
-            losses = self.alignment.halfway_losses(self._state(statistics=False))
+            losses = self.alignment.midpoint_losses(self._state(statistics=False))
             record["midpoint_loss"] = sum(losses) / len(losses)
             record |= {f"midpoint_loss.{source}": loss for source, loss in enumerate(losses)}
         if not all(map(_is_finite, record.values())):
-            raise self.vigil.broken(f"in epoch {number}")
+            raise self.loss_monitor.broken(f"in epoch {number}")
         self._check_finite(f"at the end of epoch {number}")
         self.history = [*self.history, record]
         return record
@@ -332,7 +332,7 @@ class _Run:
     def _check_finite(self, where: str) -> None:
         """Make sure that the star is one: the gradient of a finite loss need not be finite."""
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.star.values()):
-            raise self.vigil.broken(where)
+            raise self.loss_monitor.broken(where)
 
     def _is_settled(self) -> bool:
         """Whether the half-way losses have stopped falling, where that ends the run."""
@@ -347,7 +347,7 @@ class _Run:
         then = len(checkpoint.sums)
         self.changes = list(checkpoint.changes)
         if then != self.ranks:
-            change = f"{counted(then, 'process', 'processes')} before, {self.ranks} now"
+            change = f"{pluralize(then, 'process', 'processes')} before, {self.ranks} now"
             if not allow_world_size_change:
                 raise UsageError(
                     f"{self.folder}: the run had {change}, which changes its draws or their rounding",
@@ -365,8 +365,8 @@ class _Run:
         parts, [moved, *_] = [part[:-1] for part in checkpoint.sums], [part[-1] for part in checkpoint.sums]
         self.epoch = Epoch.shared_out(parts, self.accelerator.process_index, self.ranks)
         self.step, self.moved = checkpoint.step, int(moved)
-        if checkpoint.vigil:
-            self.vigil.remember(checkpoint.vigil)
+        if checkpoint.loss_monitor:
+            self.loss_monitor.remember(checkpoint.loss_monitor)
         self.history = [dict(record) for record in checkpoint.history]
         self.kept = self.step
 
@@ -405,14 +405,14 @@ class _Run:
             history=self.history,
             sums=sums,
             scaler=scaler.state_dict() if scaler else None,
-            vigil=self.vigil.memory,
+            loss_monitor=self.loss_monitor.memory,
             changes=self.changes,
         )
         save_checkpoint(self.folder / CHECKPOINTS, checkpoint, self.identity)
 
     def _align(self) -> int:
         """Bring the sources to the star as it stands; how many positions that moved."""
-        return self.alignment.bring_to(self._state(statistics=self.alignment.config.needs_statistics))
+        return self.alignment.align_to(self._state(statistics=self.alignment.config.needs_statistics))
 
     def _state(self, *, statistics: bool) -> dict[str, Tensor]:
         # The working copy's running statistics are those of the paths on which it was evaluated last: they are the
@@ -527,8 +527,8 @@ def _count_draws(wanted: int | None, ranks: int) -> int:
 
 def _check_share(settings: StarConfig, draws: int, network: nn.Module) -> None:
     """Batch norm has no deviation to divide by where a draw has one image."""
-    normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
-    if normalised and settings.batch_size < 2 * draws:
+    normalized = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+    if normalized and settings.batch_size < 2 * draws:
         raise UsageError(
             f"{settings.batch_size} images for {draws} draws per step: batch norm needs two for each",
             hint=f"use star.batch_size={2 * draws} or more",

@@ -16,31 +16,31 @@ from typing import Any
 from starzoo.config import DataConfig, validate, with_changes
 from starzoo.data.hub_datasets import say
 from starzoo.data.split import Split
-from starzoo.data.task import ImageData, load_data, load_unlabelled
+from starzoo.data.task import ImageTask, load_data, load_unlabeled
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.hub.names import is_repo
 from starzoo.hub.offline import is_offline
 from starzoo.models.architecture import Architecture
 from starzoo.models.record import ModelRecord
 from starzoo.models.sources import Source, load_sources, named_classes
-from starzoo.progress import Progress, silent
+from starzoo.progress import Progress, no_progress
 from starzoo.star.manifest import StarManifest
-from starzoo.star.run.local_paths import RunPlaces, is_folder
+from starzoo.star.run.local_paths import LocalPaths, is_folder
 
-__all__ = ["load_data_for", "load_images", "load_models", "load_named_images", "load_other_images"]
+__all__ = ["load_data_for", "load_images", "load_models", "load_named_images", "load_ood_data"]
 
 _NO_PATH = re.compile(r"[^/\\.][^/\\]*|refs/[a-z]+/[\w-]+")  # the name of a configuration, a commit, a branch
 _MOST = 16_000_000_000  # bytes of images that a stranger's star may have in memory at once
 
 
 def load_models(
-    records: Sequence[ModelRecord], refs: Sequence[str | Path], *, progress: Progress = silent
+    records: Sequence[ModelRecord], refs: Sequence[str | Path], *, progress: Progress = no_progress
 ) -> list[Source]:
     """Load a star's own models under their own names, and make sure that they are still the same files.
 
     Args:
         records: The models as the star's manifest names them.
-        refs: Where they are, one reference per model: `starzoo.star.run.local_paths.find_models` knows.
+        refs: Where they are, one reference per model: `starzoo.star.run.local_paths.resolve_records` knows.
         progress: Told after every model.
 
     Returns:
@@ -63,7 +63,7 @@ def load_models(
     ]
 
 
-def load_images(manifest: StarManifest, places: RunPlaces, changes: Mapping[str, Any] | None = None) -> ImageData:
+def load_images(manifest: StarManifest, places: LocalPaths, changes: Mapping[str, Any] | None = None) -> ImageTask:
     """Open the data set of a star, or another one for the same classes.
 
     Args:
@@ -83,7 +83,7 @@ def load_images(manifest: StarManifest, places: RunPlaces, changes: Mapping[str,
     return load_data_for(manifest.architecture, config, manifest.architecture.label_names)
 
 
-def load_data_for(architecture: Architecture, config: DataConfig, names: Sequence[str] | None) -> ImageData:
+def load_data_for(architecture: Architecture, config: DataConfig, names: Sequence[str] | None) -> ImageTask:
     """Open a data set for models of one architecture.
 
     Args:
@@ -98,7 +98,7 @@ def load_data_for(architecture: Architecture, config: DataConfig, names: Sequenc
 
 
 def load_named_images(
-    manifest: StarManifest, places: RunPlaces, config: DataConfig | None, given: object
+    manifest: StarManifest, places: LocalPaths, config: DataConfig | None, given: object
 ) -> Split | None:
     """Open the test images of the other data set of a star.
 
@@ -114,10 +114,10 @@ def load_named_images(
     by_user = isinstance(given, str) or (isinstance(given, Mapping) and "dataset" in given)
     if config and not by_user and not places.ood:
         _check_named(manifest, config, option="--ood")
-    return load_other_images(config, manifest.architecture)
+    return load_ood_data(config, manifest.architecture)
 
 
-def load_other_images(config: DataConfig | None, architecture: Architecture) -> Split | None:
+def load_ood_data(config: DataConfig | None, architecture: Architecture) -> Split | None:
     """Open the test images of another data set, which needs no labels, through the preprocessing of a star.
 
     Args:
@@ -127,7 +127,7 @@ def load_other_images(config: DataConfig | None, architecture: Architecture) -> 
     Returns:
         Its test split, or None.
     """
-    return load_unlabelled(config, architecture.preprocessing) if config else None
+    return load_unlabeled(config, architecture.preprocessing) if config else None
 
 
 def _check_named(manifest: StarManifest, data: DataConfig, *, option: str) -> None:

@@ -16,21 +16,21 @@ from starzoo.errors import UsageError
 from starzoo.evaluate.chance_check import find_class_orders
 from starzoo.evaluate.evaluate import measure_path
 from starzoo.evaluate.results import Path
-from starzoo.models.sources import Provenance, Source, check_compatible, load_sources, named_classes, order_classes
-from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.sources import Provenance, Source, check_compatible, load_sources, named_classes, reorder_classes
+from starzoo.models.spec_cache import cached_spec
 from starzoo.models.timm_folder import WEIGHTS_FILE
-from starzoo.progress import Progress, silent
+from starzoo.progress import Progress, no_progress
 from starzoo.star.manifest import StarManifest
 from starzoo.symmetry import Permutation
 
 if TYPE_CHECKING:
-    from starzoo.data.task import ImageData
+    from starzoo.data.task import ImageTask
 
-__all__ = ["Joined", "as_source", "join"]
+__all__ = ["JoinResult", "join", "star_as_source"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joined:
+class JoinResult:
     """A model on its way into a star domain.
 
     Attributes:
@@ -59,10 +59,10 @@ def join(
     manifest: StarManifest,
     star: Mapping[str, Tensor],
     ref: str | FilePath,
-    data: ImageData,
+    data: ImageTask,
     *,
-    progress: Progress = silent,
-) -> Joined:
+    progress: Progress = no_progress,
+) -> JoinResult:
     """Align a new model to a star as its own held-outs were, and measure the path between the two.
 
     Args:
@@ -88,21 +88,21 @@ def join(
                 hint="give a model that the star never saw",
                 subject=str(ref),
             )
-    check_compatible([as_source(manifest, star), model])
+    check_compatible([star_as_source(manifest, star), model])
     if not model.architecture.label_names:
         orders = find_class_orders(architecture, {model.name: model.state}, data, progress=progress)
         model = named_classes(model, orders[model.name])
-    [model] = order_classes([model], architecture.label_names)
+    [model] = reorder_classes([model], architecture.label_names)
     how = manifest.config.align
-    probe = Probe(architecture.build(), *data.train.labelled_images(limit=how.images, seed=how.seed))
-    spec = infer_architecture(architecture)
+    probe = Probe(architecture.build(), *data.train.labeled_images(limit=how.images, seed=how.seed))
+    spec = cached_spec(architecture)
     [aligned] = align(spec, star, [model.state], how, probe=probe, meter=probe, progress=progress)
     ends = {"star": star, model.name: aligned.state}
     progress("measuring the path", 0, 1)
-    paths = measure_path(architecture, "star-held-out", ends, data, manifest.config.evaluate)
+    paths = measure_path(architecture, "star-heldout", ends, data, manifest.config.evaluate)
     progress("measuring the path", 1, 1)
     published, is_same = manifest.evaluation, data.fingerprint == manifest.data_fingerprint
-    return Joined(
+    return JoinResult(
         name=model.name,
         method=how.method,
         distance_before=aligned.distance_before,
@@ -111,14 +111,14 @@ def join(
         known=tuple(
             path
             for path in (published.paths if published and is_same and not published.data else ())
-            if path.kind == "star-held-out"
+            if path.kind == "star-heldout"
         ),
         state=aligned.state,
         permutation=aligned.permutation,
     )
 
 
-def as_source(manifest: StarManifest, star: Mapping[str, Tensor]) -> Source:
+def star_as_source(manifest: StarManifest, star: Mapping[str, Tensor]) -> Source:
     """The star as one more model, whose architecture is compared with that of others.
 
     Args:

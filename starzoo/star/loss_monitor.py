@@ -12,7 +12,7 @@ from torch import Tensor
 
 from starzoo.errors import NumericalError
 
-__all__ = ["Epoch", "Vigil"]
+__all__ = ["Epoch", "LossMonitor"]
 
 _WINDOW = 100  # steps that tell what loss is usual
 _SPIKE = 4.0  # times the usual
@@ -98,7 +98,7 @@ class Epoch:
         return record | {name: count for name, count in shared.items() if count}
 
 
-class Vigil:
+class LossMonitor:
     """Watches the losses of a fit as all processes hear them, and ends it when they are no losses any more.
 
     Args:

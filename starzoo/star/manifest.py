@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from starzoo.config import Finite, Frozen, Name, Number, RunConfig, Share, StarConfig
+from starzoo.config import Finite, FrozenModel, Name, Number, RunConfig, Share, StarConfig
 from starzoo.errors import UntrustedInputError
 from starzoo.evaluate.results import Evaluation
 from starzoo.hub.names import is_repo
@@ -19,20 +19,20 @@ from starzoo.strict_json import read_json
 __all__ = ["MANIFEST", "StarManifest", "read_manifest"]
 
 MANIFEST = "star.json"
-Models = Field(max_length=1000)
+ModelPool = Field(max_length=1000)
 
 _LIMIT = 10_000_000  # bytes: some hundred models, each with thousands of label names of its own
 _SHOWN = 200  # characters of what is wrong, and of where
 
 
-class StarManifest(Frozen):
+class StarManifest(FrozenModel):
     """Everything about a star but its weights.
 
     Attributes:
         schema_version: Version of this format.
         name: The star's name, the title of its card.
         repo: The repository that it was last published in, or None.
-        chosen_licence: The licence that its publisher chose, or None for that of its sources.
+        chosen_license: The license that its publisher chose, or None for that of its sources.
         files: SHA-256 of the star's own configuration, weights and permutations, by name.
         architecture: The timm architecture of star and sources.
         sources: The models that the star was fitted on.
@@ -54,11 +54,11 @@ class StarManifest(Frozen):
     schema_version: Literal[1] = 1
     name: Name
     repo: Name | None = None
-    chosen_licence: Name | None = None
+    chosen_license: Name | None = None
     files: Table = {}
     architecture: Architecture
-    sources: Annotated[tuple[ModelRecord, ...], Models, Field(min_length=2)]
-    holdouts: Annotated[tuple[ModelRecord, ...], Models] = ()
+    sources: Annotated[tuple[ModelRecord, ...], ModelPool, Field(min_length=2)]
+    holdouts: Annotated[tuple[ModelRecord, ...], ModelPool] = ()
     config: RunConfig
     data_fingerprint: Name
     data_label_names: Names | None = None

@@ -40,7 +40,7 @@ class StarlightLoss:
     """The Starlight loss of one star.
 
     Args:
-        star: The star's parameters θ*, which the optimiser updates.
+        star: The star's parameters θ*, which the optimizer updates.
         working: The network in which losses are evaluated; its parameters, in the same order, are overwritten.
         kappa: Weight κ of the source's prediction beside the label.
         draws: How many mini-batches, each with a (source, t) of its own, share one step on this process.

@@ -51,7 +51,7 @@ class SourceSampler:
         """One of the draws of a step.
 
         Args:
-            step: The optimiser step, from 0.
+            step: The optimizer step, from 0.
             place: Which of its draws, from 0.
 
         Returns:
@@ -65,7 +65,7 @@ class SourceSampler:
         """The seed of whatever else is random in a draw's forward passes, such as dropout.
 
         Args:
-            step: The optimiser step, from 0.
+            step: The optimizer step, from 0.
             place: Which of its draws, from 0.
 
         Returns:

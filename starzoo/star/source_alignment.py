@@ -12,12 +12,12 @@ from starzoo.align.probe import Probe
 from starzoo.config import RunConfig
 from starzoo.models.architecture import Architecture
 from starzoo.models.weights import StateDict, average
-from starzoo.parallel import from_first, share_out
+from starzoo.parallel import on_main_process, split_across_processes
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
 if TYPE_CHECKING:
-    from starzoo.data.task import ImageData
+    from starzoo.data.task import ImageTask
 
 __all__ = ["SourceAlignment"]
 
@@ -44,15 +44,15 @@ class SourceAlignment:
         architecture: Architecture,
         spec: PermutationSpec,
         sources: Sequence[StateDict],
-        data: ImageData,
+        data: ImageTask,
         config: RunConfig,
     ) -> None:
         self._sources, self._start, align = sources, config.star.start, config.align
         network, split = architecture.build(), data.train
         probe = (
-            Probe(network, *split.labelled_images(limit=align.images, seed=align.seed)) if align.needs_images else None
+            Probe(network, *split.labeled_images(limit=align.images, seed=align.seed)) if align.needs_images else None
         )
-        some = split.labelled_images(limit=config.star.midpoint_images, seed=config.star.seed)
+        some = split.labeled_images(limit=config.star.midpoint_images, seed=config.star.seed)
         self._halfway = Probe(network, *some)
         self.config = align
         self._aligner = Aligner(spec, align, probe, models=len(sources))
@@ -72,7 +72,7 @@ class SourceAlignment:
         """
         others = range(1, len(self._sources))
         first, of_one = self._sources[0], random if self._start == "random" else self._sources[0]
-        related = share_out(
+        related = split_across_processes(
             others, partial(map, lambda number: self._halfway.are_connected(first, self._sources[number]))
         )
         self._moving = [number for number, stays in enumerate([bool(related) and all(related), *related]) if not stays]
@@ -81,16 +81,16 @@ class SourceAlignment:
         if known is not None:
             self.permutations = list(known)
         elif self._start != "aligned-average":
-            self.bring_to(of_one)
+            self.align_to(of_one)
         elif self._moving:
             numbers = sorted({0, *self._moving})
-            found = from_first(lambda: self._aligner.match_all(list(self._evidence(numbers))))
+            found = on_main_process(lambda: self._aligner.match_all(list(self._evidence(numbers))))
             self._replace(numbers, found)
         if self._start != "aligned-average":
             return of_one
         return average([found.apply(source) for found, source in zip(self.permutations, self._sources, strict=True)])
 
-    def bring_to(self, star: StateDict) -> int:
+    def align_to(self, star: StateDict) -> int:
         """Align the sources to the star, each from where it is; those that share an ancestor stay as they are.
 
         Args:
@@ -107,7 +107,7 @@ class SourceAlignment:
             starts = [before[number] for number in numbers]
             return (found.permutation for found in self._aligner.match(fixed, self._evidence(numbers), starts))
 
-        self._replace(self._moving, share_out(self._moving, match))
+        self._replace(self._moving, split_across_processes(self._moving, match))
         return sum(new.moved(old) for new, old in zip(self.permutations, before, strict=True))
 
     def _replace(self, numbers: Sequence[int], found: Sequence[Permutation]) -> None:
@@ -123,7 +123,7 @@ class SourceAlignment:
             device = self._aligner.evidence.device
             yield {name: tensor.to(device) for name, tensor in self._kept[number].items()}
 
-    def halfway_losses(self, star: StateDict) -> list[float]:
+    def midpoint_losses(self, star: StateDict) -> list[float]:
         """The losses half-way between the star and every source, on some training images, in nats.
 
         Args:
@@ -136,4 +136,4 @@ class SourceAlignment:
         def measure(number: int) -> float:
             return self._halfway.midpoint_loss(star, self.permutations[number].apply(self._sources[number]))
 
-        return share_out(range(len(self._sources)), partial(map, measure))
+        return split_across_processes(range(len(self._sources)), partial(map, measure))

@@ -17,25 +17,25 @@ from starzoo.models.safetensors_header import TENSOR_LIMIT, read_header
 from starzoo.models.timm_folder import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    file_hash,
     load_state,
     read_architecture,
-    save_folder,
     save_tensors,
+    save_timm_folder,
+    sha256_file,
     write_text,
 )
-from starzoo.progress import Progress, silent
+from starzoo.progress import Progress, no_progress
 from starzoo.star.domain import StarDomain
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
-from starzoo.star.run.local_paths import RunPlaces, find_models
+from starzoo.star.run.local_paths import LocalPaths, resolve_records
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["OWN_FILES", "PERMUTATIONS", "Star", "find_star", "load_folder", "load_star", "write_manifest"]
+__all__ = ["HASHED_FILES", "PERMUTATIONS", "Star", "download_star", "load_star", "load_star_folder", "write_manifest"]
 
 PERMUTATIONS = "permutations.safetensors"
-OWN_FILES = (CONFIG_FILE, WEIGHTS_FILE, PERMUTATIONS)
+HASHED_FILES = (CONFIG_FILE, WEIGHTS_FILE, PERMUTATIONS)
 """The files of a star whose hashes its star.json names."""
 
 _PERMUTATIONS_LIMIT = 1_000_000_000  # bytes; those of a thousand ResNet-50s take a fifth of it
@@ -68,11 +68,11 @@ class Star:
         return model
 
     @property
-    def places(self) -> RunPlaces:
+    def places(self) -> LocalPaths:
         """Where the models and images of its fit lie on this machine, as far as that is known."""
-        return RunPlaces.read(self.folder)
+        return LocalPaths.read(self.folder)
 
-    def domain(self, folders: Sequence[str | Path] | None = None, *, progress: Progress = silent) -> StarDomain:
+    def domain(self, folders: Sequence[str | Path] | None = None, *, progress: Progress = no_progress) -> StarDomain:
         """The star domain: the sources, loaded from where they are pinned, checked, and aligned to the star.
 
         Args:
@@ -86,7 +86,7 @@ class Star:
             UsageError: A source cannot be found, or `folders` are not as many as the sources.
         """
         sources = self.manifest.sources
-        refs = find_models(sources, self.places.sources) if folders is None else folders
+        refs = resolve_records(sources, self.places.sources) if folders is None else folders
         if len(refs) != len(sources):
             raise UsageError(
                 f"{self.manifest.name}: has {len(sources)} sources, and {len(refs)} folders are given",
@@ -95,13 +95,13 @@ class Star:
             )
         return StarDomain.load(self.manifest, self.state, self.permutations, refs, progress=progress)
 
-    def save_folder(self, folder: Path) -> None:
+    def save_timm_folder(self, folder: Path) -> None:
         """Write the star in timm's folder format, with star.json and permutations.safetensors beside.
 
         Args:
             folder: Where to; made if missing, other files in it are left alone.
         """
-        save_folder(folder, self.manifest.architecture, self.state)
+        save_timm_folder(folder, self.manifest.architecture, self.state)
         indices = {
             f"{number}/{group}": index.contiguous()
             for number, source in enumerate(self.manifest.sources)
@@ -119,7 +119,7 @@ def write_manifest(folder: Path, manifest: StarManifest) -> None:
         manifest: The manifest; where it names no file of the star yet, those that lie in the folder are hashed.
     """
     if not manifest.files:
-        files = {name: file_hash(folder / name) for name in OWN_FILES if (folder / name).is_file()}
+        files = {name: sha256_file(folder / name) for name in HASHED_FILES if (folder / name).is_file()}
         manifest = manifest.model_copy(update={"files": files})
     write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 
@@ -133,10 +133,10 @@ def load_star(ref: str | Path) -> Star:
     Returns:
         The star.
     """
-    return load_folder(find_star(ref))
+    return load_star_folder(download_star(ref))
 
 
-def find_star(ref: str | Path) -> Path:
+def download_star(ref: str | Path) -> Path:
     """The folder of a star: its own, or that of the local cache, to which it is brought from the Hub.
 
     Args:
@@ -149,8 +149,8 @@ def find_star(ref: str | Path) -> Path:
     return where.folder if where.folder is not None else pull(where).folder
 
 
-def load_folder(folder: Path) -> Star:
-    """Read a star from the folder that `Star.save_folder` wrote.
+def load_star_folder(folder: Path) -> Star:
+    """Read a star from the folder that `Star.save_timm_folder` wrote.
 
     Args:
         folder: The folder.

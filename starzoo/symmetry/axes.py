@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from starzoo.symmetry.terms import Pin, Term, factorise, free, partition, pin, product, resolve
+from starzoo.symmetry.terms import Pin, Term, factorize, free, partition, pin, product, resolve
 
 __all__ = ["Axes", "Factor", "Split"]
 
@@ -31,7 +31,7 @@ class Split:
 
     def factors(self) -> list[Term]:
         """Decide that the split is a product; every tensor that shares the term sees it."""
-        return factorise(self.term, self.sizes)
+        return factorize(self.term, self.sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class Axes:
         split, index = self.factors[axis].split, self.factors[axis].index
         if stop - start == split.sizes[index]:
             return self
-        *outer, rest = factorise(split.term, (*split.sizes[:index], math.prod(split.sizes[index:])))
+        *outer, rest = factorize(split.term, (*split.sizes[:index], math.prod(split.sizes[index:])))
         block = math.prod(split.sizes[index + 1 :])
         cuts = (start * block, (stop - start) * block, rest.size - stop * block)
         part = _split(partition(rest, cuts)[1], (stop - start, *split.sizes[index + 1 :]))

@@ -11,14 +11,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile, zip_longest
 
 from starzoo.symmetry.call_graph import Node, Value
-from starzoo.symmetry.spec import Concat, Exchange, Leaf, Pinned, Product, Term, groups_of
+from starzoo.symmetry.spec import BranchSwap, Concat, Leaf, Pinned, Product, Term, groups_of
 
-__all__ = ["find_exchanges"]
+__all__ = ["find_branch_swaps"]
 
 Branch = Mapping[Node, Node]  # from every node of the first branch to its counterpart in another one
 
 
-def find_exchanges(nodes: Iterable[Node], axes: Mapping[str, tuple[Term, ...]]) -> tuple[Exchange, ...]:
+def find_branch_swaps(nodes: Iterable[Node], axes: Mapping[str, tuple[Term, ...]]) -> tuple[BranchSwap, ...]:
     """Find branches that may change places.
 
     Args:
@@ -40,13 +40,13 @@ def find_exchanges(nodes: Iterable[Node], axes: Mapping[str, tuple[Term, ...]]) 
         (tensor, name) for tensor, terms in axes.items() for term in terms for name in groups_of(term)
     ):
         homes.setdefault(name, set()).add(tensor)
-    exchanges: list[Exchange] = []
+    exchanges: list[BranchSwap] = []
     taken: set[str] = set()
     for members in sorted(found, key=lambda members: -len(members[0])):  # of branches inside of branches the outer ones
         names = {name for member in members for name in member}
         inside = _groups_inside(members, axes, homes)
         if taken.isdisjoint(names) and inside is not None:
-            exchanges.append(Exchange(_name(members), members, inside))
+            exchanges.append(BranchSwap(_name(members), members, inside))
             taken |= names
     return tuple(sorted(exchanges, key=lambda exchange: order[exchange.members[0][0]]))
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from starzoo.symmetry import spec
-from starzoo.symmetry.branch_swaps import find_exchanges
+from starzoo.symmetry.branch_swaps import find_branch_swaps
 from starzoo.symmetry.spec import PermutationGroup, PermutationSpec
 from starzoo.symmetry.spec import Term as Axis
 from starzoo.symmetry.terms import Free, Pin, Prod, Sum, Term, Wild, resolve
@@ -83,7 +83,7 @@ def _infer(
     found = PermutationSpec(
         groups=groups,
         axes=axes,
-        exchanges=find_exchanges(trace.graph.nodes, axes),
+        exchanges=find_branch_swaps(trace.graph.nodes, axes),
         outputs=tuple(tuple(_written(term, names) for term in each) for each in outputs),
         unsupported_operators=tuple(trace.unsupported),
         trace_seconds=time.perf_counter() - started,
@@ -135,7 +135,7 @@ def _written(term: Term, names: Mapping[Free, str]) -> spec.Term:
 
 
 def _merge_pins(terms: Sequence[spec.Term], *, product: bool) -> tuple[spec.Term, ...]:
-    """Neighbours that stay in place are one axis that stays in place."""
+    """Neighbors that stay in place are one axis that stays in place."""
     merged: list[spec.Term] = []
     for term in terms:
         if merged and isinstance(term, spec.Pinned) and isinstance(last := merged[-1], spec.Pinned):

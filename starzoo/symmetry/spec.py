@@ -23,8 +23,8 @@ from typing import Any
 from starzoo.errors import UsageError
 
 __all__ = [
+    "BranchSwap",
     "Concat",
-    "Exchange",
     "Leaf",
     "PermutationGroup",
     "PermutationSpec",
@@ -85,7 +85,7 @@ class PermutationGroup:
 
 
 @dataclass(frozen=True)
-class Exchange:
+class BranchSwap:
     """Identical parallel branches that may change places, each with all of its tensors.
 
     Attributes:
@@ -121,7 +121,7 @@ class PermutationSpec:
     groups: Mapping[str, PermutationGroup]
     axes: Mapping[str, tuple[Term, ...]]
     outputs: tuple[tuple[Term, ...], ...] = ()
-    exchanges: tuple[Exchange, ...] = ()
+    exchanges: tuple[BranchSwap, ...] = ()
     unsupported_operators: tuple[str, ...] = ()
     trace_seconds: float = 0.0
 
@@ -201,7 +201,7 @@ class PermutationSpec:
             axes={name: tuple(_term_from_json(term) for term in terms) for name, terms in value["axes"].items()},
             outputs=tuple(tuple(_term_from_json(term) for term in terms) for terms in value["outputs"]),
             exchanges=tuple(
-                Exchange(name, tuple(map(tuple, members)), tuple(map(tuple, groups)))
+                BranchSwap(name, tuple(map(tuple, members)), tuple(map(tuple, groups)))
                 for name, members, groups in value["exchanges"]
             ),
             unsupported_operators=tuple(value["unsupported_operators"]),

@@ -27,7 +27,7 @@ __all__ = [
     "Term",
     "Wild",
     "concat",
-    "factorise",
+    "factorize",
     "free",
     "has_wild",
     "partition",
@@ -196,7 +196,7 @@ def _partition_sum(parts: Sequence[Term], sizes: Sequence[int]) -> list[Term]:
     return [concat(pieces[place[start] : place[stop]]) for start, stop in pairwise(_cuts(sizes))]
 
 
-def factorise(term: Term, sizes: Sequence[int]) -> list[Term]:
+def factorize(term: Term, sizes: Sequence[int]) -> list[Term]:
     """See an axis as a row-major product.
 
     Args:
@@ -210,7 +210,7 @@ def factorise(term: Term, sizes: Sequence[int]) -> list[Term]:
     if 0 in sizes:  # nothing is there that could contradict any permutation
         return [Wild(size) if size > 1 else Pin(size, "empty") for size in sizes]
     if 1 in sizes:
-        proper = iter(factorise(term, [size for size in sizes if size != 1]))
+        proper = iter(factorize(term, [size for size in sizes if size != 1]))
         return [Pin(1) if size == 1 else next(proper) for size in sizes]
     if len(sizes) <= 1:
         return [term]
@@ -224,30 +224,30 @@ def factorise(term: Term, sizes: Sequence[int]) -> list[Term]:
             term.value = product(factors)
             return factors
         case Prod(factors):
-            return _factorise_prod(factors, sizes)
+            return _factorize_prod(factors, sizes)
         case Sum(parts):
-            outer, inner = _factorise_sum(parts, math.prod(sizes[1:]))
-            return [outer, *factorise(inner, sizes[1:])]
+            outer, inner = _factorize_sum(parts, math.prod(sizes[1:]))
+            return [outer, *factorize(inner, sizes[1:])]
 
 
-def _factorise_prod(factors: Sequence[Term], sizes: Sequence[int]) -> list[Term]:
+def _factorize_prod(factors: Sequence[Term], sizes: Sequence[int]) -> list[Term]:
     """Both sequences are cut at the common refinement of their strides; where there is none, everything is pinned."""
     refined = _common_refinement([factor.size for factor in factors], sizes)
     if refined is None:
         pinned = pin(product(factors), "split across the boundary of a block")
-        return factorise(pinned, sizes)
+        return factorize(pinned, sizes)
     strides = list(refined)
-    pieces = iter([piece for factor in factors for piece in factorise(factor, _take(strides, factor.size))])
+    pieces = iter([piece for factor in factors for piece in factorize(factor, _take(strides, factor.size))])
     return [product(next(pieces) for _ in _take(refined, size)) for size in sizes]
 
 
-def _factorise_sum(parts: Sequence[Term], inner_size: int) -> tuple[Term, Term]:
+def _factorize_sum(parts: Sequence[Term], inner_size: int) -> tuple[Term, Term]:
     """Blocks of `inner_size` positions that all move alike inside: each part is a run of whole blocks."""
     if any(part.size % inner_size for part in parts):
         pinned = pin(concat(parts), "blocks do not fit the parts")
-        outer, inner = factorise(pinned, (pinned.size // inner_size, inner_size))
+        outer, inner = factorize(pinned, (pinned.size // inner_size, inner_size))
         return outer, inner
-    pairs = [factorise(part, (part.size // inner_size, inner_size)) for part in parts]
+    pairs = [factorize(part, (part.size // inner_size, inner_size)) for part in parts]
     inner = pairs[0][1]
     for _, other in pairs[1:]:
         inner = unify(inner, other)
@@ -284,7 +284,7 @@ def unify(first: Term, second: Term) -> Term:
             if refined is None:
                 pin(first, "block sizes do not fit")
                 return pin(second, "block sizes do not fit")
-            return product(map(unify, factorise(first, refined), factorise(second, refined)))
+            return product(map(unify, factorize(first, refined), factorize(second, refined)))
 
 
 def _without_wild(term: Term) -> Term:

@@ -21,7 +21,7 @@ from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec, groups_of
 from starzoo.symmetry.trace import copy_module
 
-__all__ = ["Verification", "find_guilty", "verify"]
+__all__ = ["Verification", "bisect_failing", "verify"]
 
 State = dict[str, Tensor]
 CONTROLS, DRAWS = 4, 3
@@ -39,7 +39,7 @@ class Verification:
         negative_control_tried: How many such axes were tried.
         tolerance: The largest relative error that counts as equal.
         rounded_in: The modules that round to float32 whatever they are given, by name.
-        guilty: Groups and exchanges that change the output; empty where all is well.
+        failing_groups: Groups and exchanges that change the output; empty where all is well.
     """
 
     relative_error: float
@@ -48,7 +48,7 @@ class Verification:
     negative_control_tried: int
     tolerance: float = EXACT
     rounded_in: tuple[str, ...] = ()
-    guilty: tuple[str, ...] = ()
+    failing_groups: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -115,7 +115,7 @@ def verify(
         negative_control_tried=len(controls),
         tolerance=tolerance,
         rounded_in=experiment.rounded_in,
-        guilty=tuple(find_guilty(list(still.indices), breaks)) if error > tolerance else (),
+        failing_groups=tuple(bisect_failing(list(still.indices), breaks)) if error > tolerance else (),
     )
 
 
@@ -123,11 +123,11 @@ def _moving_element(spec: PermutationSpec, rng: np.random.Generator) -> Permutat
     """A random element in which every group moves, and wreath groups not alike in all blocks: else less is learnt."""
     element, still = Permutation.random(spec, rng), Permutation.identity(spec).indices
 
-    def is_dull(name: str) -> bool:
+    def is_trivial(name: str) -> bool:
         index = element.indices[name]
         return np.array_equal(index, still[name]) or bool(index.ndim == 2 and (index == index[0]).all())
 
-    while stuck := list(filter(is_dull, element.indices)):
+    while stuck := list(filter(is_trivial, element.indices)):
         again = Permutation.random(spec, rng)
         element = Permutation(spec, {**element.indices, **{name: again.indices[name] for name in stuck}})
     return element
@@ -143,7 +143,7 @@ class _Experiment:
         if self.example.is_floating_point():
             self.example = torch.randn(self.example.shape, generator=rng, dtype=torch.float64)
         self._calibrate(rng)
-        with _Roundings() as roundings:
+        with _Float32Detector() as roundings:
             self.outputs = self.run(self.state)
         self.rounded_in = tuple(roundings.modules)
 
@@ -181,7 +181,7 @@ class _Experiment:
         return float((output - expected).norm() / expected.norm().clamp_min(torch.finfo(torch.float64).tiny))
 
 
-class _Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Float32Detector(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the modules that convert float64 to something coarser."""
 
     def __init__(self) -> None:
@@ -280,7 +280,7 @@ def _permute_alone(spec: PermutationSpec, state: State, name: str, axis: int, rn
     return {other: permuted if value is state[name] else value for other, value in state.items()}  # tied names follow
 
 
-def find_guilty(groups: Sequence[str], breaks: Callable[[Sequence[str]], bool]) -> list[str]:
+def bisect_failing(groups: Sequence[str], breaks: Callable[[Sequence[str]], bool]) -> list[str]:
     """Halve a set of groups that breaks the network, as far as a half still does by itself.
 
     Args:
@@ -293,5 +293,5 @@ def find_guilty(groups: Sequence[str], breaks: Callable[[Sequence[str]], bool]) 
     if len(groups) == 1:
         return list(groups)
     halves = groups[: len(groups) // 2], groups[len(groups) // 2 :]
-    guilty = [name for half in halves if breaks(half) for name in find_guilty(half, breaks)]
-    return guilty or list(groups)
+    failing_groups = [name for half in halves if breaks(half) for name in bisect_failing(half, breaks)]
+    return failing_groups or list(groups)

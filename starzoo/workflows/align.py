@@ -11,13 +11,13 @@ from starzoo.align.align import align
 from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, DataConfig, Method
 from starzoo.errors import UsageError
-from starzoo.models.sources import check_compatible, label_names_of, load_sources, order_classes
-from starzoo.models.spec_cache import infer_architecture
-from starzoo.models.timm_folder import save_folder, save_tensors
-from starzoo.progress import Progress, silent
+from starzoo.models.sources import check_compatible, common_label_names, load_sources, reorder_classes
+from starzoo.models.spec_cache import cached_spec
+from starzoo.models.timm_folder import save_tensors, save_timm_folder
+from starzoo.progress import Progress, no_progress
 from starzoo.star.inputs import load_data_for
 from starzoo.star.manifest import MANIFEST
-from starzoo.star.run.local_paths import refuse_overwriting
+from starzoo.star.run.local_paths import check_not_overwriting
 from starzoo.star.star import PERMUTATIONS
 from starzoo.symmetry import Permutation
 from starzoo.workflows.measure import match_to_data
@@ -59,9 +59,9 @@ def align_models(
     config: AlignConfig,
     *,
     data: DataConfig | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> list[AlignmentReport]:
-    """Permute models towards a fixed one and write them as folders that plain timm loads.
+    """Permute models toward a fixed one and write them as folders that plain timm loads.
 
     Their outputs are brought into the class order of the fixed model, by name.
 
@@ -84,7 +84,7 @@ def align_models(
     check_compatible(models)
     folders = [out / model.name for model in models[1:]]
     for folder in folders:
-        refuse_overwriting(folder, [fixed, *permutees], unless=[PERMUTATIONS])
+        check_not_overwriting(folder, [fixed, *permutees], unless=[PERMUTATIONS])
         if (folder / MANIFEST).exists():  # a star has permutations too
             raise UsageError(
                 f"{folder}: holds a star, which would be overwritten", hint="choose another --out", subject=str(folder)
@@ -92,19 +92,19 @@ def align_models(
     if data:
         models, images = match_to_data(models, partial(load_data_for, models[0].architecture, data), progress)
     else:
-        models = order_classes(models, label_names_of(models))
+        models = reorder_classes(models, common_label_names(models))
     anchor, *others = models
-    spec, states = infer_architecture(anchor.architecture), [other.state for other in others]
+    spec, states = cached_spec(anchor.architecture), [other.state for other in others]
     probe = None
     if data:
-        sample = images.train.labelled_images(limit=config.images, seed=config.seed)
+        sample = images.train.labeled_images(limit=config.images, seed=config.seed)
         probe = Probe(anchor.architecture.build(), *sample)
     reports, identity = [], Permutation.identity(spec)
     made = {"fixed": anchor.name, "align": config.model_dump_json()}
     aligned = align(spec, anchor.state, states, config, probe=probe, meter=probe, progress=progress)
     for other, folder, result in zip(others, folders, aligned, strict=True):
         save_tensors(folder / PERMUTATIONS, result.permutation.tensors(), made)  # which says that the model is ours
-        save_folder(folder, other.architecture, result.state)
+        save_timm_folder(folder, other.architecture, result.state)
         reports.append(
             AlignmentReport(
                 name=other.name,

@@ -14,9 +14,9 @@ from starzoo.errors import HubError, without_password
 from starzoo.files import cache_folder
 from starzoo.hub.listing import free_bytes
 from starzoo.hub.offline import is_offline
-from starzoo.hub.retry import patiently
+from starzoo.hub.retry import with_retries
 
-__all__ = ["Finding", "clean_cache", "examine"]
+__all__ = ["Check", "clean_cache", "run_checks"]
 
 _PACKAGES = ("starzoo", "torch", "timm", "huggingface_hub", "safetensors", "datasets", "accelerate")
 _LITTLE = 2_000_000_000
@@ -24,7 +24,7 @@ _ORPHAN_AGE = 3600.0  # seconds: a download that lives writes to its file more o
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One thing that was looked at.
 
     Attributes:
@@ -38,7 +38,7 @@ class Finding:
     problem: str = ""
 
 
-def examine(*, clean: bool = False) -> list[Finding]:
+def run_checks(*, clean: bool = False) -> list[Check]:
     """Look at everything that a run needs.
 
     Args:
@@ -64,40 +64,38 @@ def clean_cache() -> tuple[int, int]:
     return removed, size
 
 
-def _versions() -> Iterator[Finding]:
-    yield Finding("python", platform.python_version())
+def _versions() -> Iterator[Check]:
+    yield Check("python", platform.python_version())
     for package in _PACKAGES:
         try:
-            yield Finding(package, metadata.version(package))
+            yield Check(package, metadata.version(package))
         except metadata.PackageNotFoundError:
-            yield Finding(package, "missing", f"pip install {package}")
+            yield Check(package, "missing", f"pip install {package}")
 
 
-def _devices() -> Iterator[Finding]:
+def _devices() -> Iterator[Check]:
     import torch
 
-    yield Finding(
-        "processors", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    )
+    yield Check("processors", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     names += ["mps"] if torch.backends.mps.is_available() else []
-    yield Finding("accelerators", ", ".join(names) or "none")
+    yield Check("accelerators", ", ".join(names) or "none")
 
 
-def _cache(clean: bool) -> Iterator[Finding]:
+def _cache(clean: bool) -> Iterator[Check]:
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
     free = free_bytes(cache)
-    yield Finding("cache of the Hub", str(cache))
-    yield Finding("cache of starzoo", str(cache_folder("")))
-    yield Finding("free disk", f"{free / 1e9:.1f} GB", "free space, or set HF_HOME" if free < _LITTLE else "")
+    yield Check("cache of the Hub", str(cache))
+    yield Check("cache of starzoo", str(cache_folder("")))
+    yield Check("free disk", f"{free / 1e9:.1f} GB", "free space, or set HF_HOME" if free < _LITTLE else "")
     if clean:
         removed, size = clean_cache()
-        yield Finding("broken-off downloads", f"{removed} removed, {size:,} bytes")
+        yield Check("broken-off downloads", f"{removed} removed, {size:,} bytes")
     else:
         orphans = list(_orphans())
-        yield Finding("broken-off downloads", str(len(orphans)), "starzoo doctor --clean" if orphans else "")
+        yield Check("broken-off downloads", str(len(orphans)), "starzoo doctor --clean" if orphans else "")
 
 
 def _orphans() -> Iterator[Path]:
@@ -108,18 +106,18 @@ def _orphans() -> Iterator[Path]:
             yield file
 
 
-def _token() -> Finding:
+def _token() -> Check:
     """Who the Hub says that the token is, and what it may do."""
     from huggingface_hub import HfApi, constants, get_token
 
     what = f"token for {without_password(constants.ENDPOINT)}"
     if get_token() is None:
-        return Finding(what, "none", "set HF_TOKEN to push, or to pull what is private or gated")
+        return Check(what, "none", "set HF_TOKEN to push, or to pull what is private or gated")
     if is_offline():
-        return Finding(what, "there is one; offline, it is not tried")
+        return Check(what, "there is one; offline, it is not tried")
     try:
-        user = patiently(lambda: HfApi().whoami(), "the Hub")
+        user = with_retries(lambda: HfApi().whoami(), "the Hub")
     except HubError as error:
-        return Finding(what, error.message, error.hint)
+        return Check(what, error.message, error.hint)
     scope = user.get("auth", {}).get("accessToken", {}).get("role", "unknown")
-    return Finding(what, f"{user['name']}, scope {scope}", "it cannot push" if scope == "read" else "")
+    return Check(what, f"{user['name']}, scope {scope}", "it cannot push" if scope == "read" else "")

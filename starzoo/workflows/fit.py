@@ -13,35 +13,35 @@ import yaml
 
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, validate
 from starzoo.data.split import Split
-from starzoo.data.task import ImageData
+from starzoo.data.task import ImageTask
 from starzoo.errors import UsageError
 from starzoo.evaluate.evaluate import Shard, evaluate_shard
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.hub.names import check_repo
 from starzoo.hub.ref import ModelRef
-from starzoo.models.sources import Source, check_compatible, load_sources, named_classes, order_classes
-from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.sources import Source, check_compatible, load_sources, named_classes, reorder_classes
+from starzoo.models.spec_cache import cached_spec
 from starzoo.models.timm_folder import WEIGHTS_FILE, write_text
 from starzoo.models.training import architecture_for, train_zoo
-from starzoo.parallel import all_or_none, from_first, ignore_other_launchers, is_first, join
-from starzoo.progress import Progress, silent
+from starzoo.parallel import ignore_other_launchers, is_main_process, join, on_main_process, raise_everywhere
+from starzoo.progress import Progress, no_progress
 from starzoo.report.card import refuse_other_card, write_card
-from starzoo.report.gallery import find_stars, write_gallery
+from starzoo.report.gallery import list_star_folders, write_gallery
 from starzoo.report.html import write_report
 from starzoo.star.fit import FittedStar, fit
-from starzoo.star.inputs import load_data_for, load_images, load_models, load_named_images, load_other_images
-from starzoo.star.join import as_source
+from starzoo.star.inputs import load_data_for, load_images, load_models, load_named_images, load_ood_data
+from starzoo.star.join import star_as_source
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
 from starzoo.star.run.local_paths import (
     OF_A_RUN,
-    RunPlaces,
-    find_models,
-    refuse_other_files,
-    refuse_overwriting,
-    without_paths,
+    LocalPaths,
+    check_folder_unused,
+    check_not_overwriting,
+    redact_paths,
+    resolve_records,
 )
 from starzoo.star.run.lock import RunLock
-from starzoo.star.run.signals import ignoring_signals, obeying_signals
+from starzoo.star.run.signals import ignore_signals, raise_on_signals
 from starzoo.star.run.status import Status
 from starzoo.star.star import Star, load_star, write_manifest
 from starzoo.symmetry import Permutation, PermutationSpec
@@ -51,13 +51,13 @@ from starzoo.workflows.measure import (
     make_zoo,
     match_to_data,
     measure,
-    measured_as,
     name_classes,
+    override_eval_config,
 )
-from starzoo.workflows.publish import check_licence, publish_star
+from starzoo.workflows.publish import check_license, publish_star
 
 __all__ = [
-    "StarReport",
+    "StarResult",
     "evaluate_star",
     "fit_star",
     "load_star",
@@ -75,7 +75,7 @@ QUICKSTART_RECIPE, QUICKSTART_STAR = TrainConfig(), StarConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
-class StarReport:
+class StarResult:
     """What `fit_star` and `quickstart` made.
 
     Attributes:
@@ -98,12 +98,12 @@ def fit_star(
     name: str | None = None,
     push_to: str | None = None,
     private: bool = False,
-    accept_licence: str | None = None,
+    accept_license: str | None = None,
     keep_weak_sources: bool = False,
     override: bool = False,
     allow_world_size_change: bool = False,
-    progress: Progress = silent,
-) -> StarReport:
+    progress: Progress = no_progress,
+) -> StarResult:
     """The main job: load, align, fit, evaluate, write the card and push. The same call again resumes.
 
     Called by every process that torchrun has started, it is one run on all of them. How far it is and how it ended
@@ -117,7 +117,7 @@ def fit_star(
         name: The star's name; the folder's when not given.
         push_to: The Hub repository to publish in, `user/name`.
         private: Whether a new repository is private.
-        accept_licence: The licence to publish the star under, where a person must decide.
+        accept_license: The license to publish the star under, where a person must decide.
         keep_weak_sources: Use sources that are far worse than the others.
         override: Go on from checkpoints that were made with another configuration.
         allow_world_size_change: Go on from checkpoints that were made by another number of processes.
@@ -133,40 +133,40 @@ def fit_star(
         raise UsageError("a star needs at least two sources", hint="give more model references", subject="SOURCE")
     if push_to:
         check_repo(push_to)
-    refuse_overwriting(out, [*sources, *holdouts], unless=OF_A_RUN)
-    refuse_other_files(out)
+    check_not_overwriting(out, [*sources, *holdouts], unless=OF_A_RUN)
+    check_folder_unused(out)
     status = Status(out, watcher=progress)
-    with RunLock(out) as lock, ignoring_signals(), status.recording(), obeying_signals():
+    with RunLock(out) as lock, ignore_signals(), status.recording(), raise_on_signals():
         join(config.runtime)
         status.met()
-        with all_or_none():
+        with raise_everywhere():
             models = load_sources([*sources, *holdouts], progress=status)
             check_compatible(models)
-            began = RunPlaces.read(out)
+            began = LocalPaths.read(out)
             asked, architecture = began.at_its_commit(config.data), models[0].architecture
             models, data = match_to_data(models, partial(load_data_for, architecture, asked), status)
         cache = ResultCache.of_user()
         models, settings = look_at(models, len(sources), data, config.evaluate, cache, keep_weak_sources, status)
         config = config.model_copy(update={"evaluate": settings})
-        with all_or_none():
+        with raise_everywhere():
             members, unseen = models[: len(sources)], models[len(sources) :]
-            outside = load_other_images(config.evaluate.ood, members[0].architecture)
+            outside = load_ood_data(config.evaluate.ood, members[0].architecture)
             config = config.model_copy(update={"evaluate": _with_split_of(outside, config.evaluate)})
             manifest = _describe(name or out.resolve().name, members, unseen, config, data)
             if push_to:
-                check_licence(manifest, accept_licence)  # before the fit
+                check_license(manifest, accept_license)  # before the fit
             weights = [member.provenance.files[WEIGHTS_FILE] for member in members]
             refs = [model.record.pinned or ref for model, ref in zip(models, [*sources, *holdouts], strict=True)]
             pinned = refs[: len(sources)], refs[len(sources) :]
-            places = RunPlaces.of(*pinned, data.config, config.evaluate.ood, weights)
+            places = LocalPaths.of(*pinned, data.config, config.evaluate.ood, weights)
             if not override:
                 began.check_unchanged(places)
-        if not from_first(lambda: _is_finished(out, manifest)):
-            with all_or_none():
-                spec = infer_architecture(manifest.architecture)
+        if not on_main_process(lambda: _is_finished(out, manifest)):
+            with raise_everywhere():
+                spec = cached_spec(manifest.architecture)
                 data.train.loader(config.star.batch_size, epoch=0, seed=0)  # refused before anything is written
-            from_first(lock.take)
-            from_first(lambda: None if RunPlaces.read(out).sources else places.write(out))
+            on_main_process(lock.take)
+            on_main_process(lambda: None if LocalPaths.read(out).sources else places.write(out))
             fitted = fit(
                 manifest.architecture,
                 spec,
@@ -185,16 +185,16 @@ def fit_star(
         def publish() -> str | None:
             places.write(out)
             if push_to:
-                return publish_star(out, push_to, private=private, accept_licence=accept_licence).url
+                return publish_star(out, push_to, private=private, accept_license=accept_license).url
             render_card(out)
             return None
 
-        pushed = from_first(publish)
-        found = from_first(lambda: read_manifest(out / MANIFEST))
-    return StarReport(folder=out, manifest=found, pushed=pushed)
+        pushed = on_main_process(publish)
+        found = on_main_process(lambda: read_manifest(out / MANIFEST))
+    return StarResult(folder=out, manifest=found, pushed=pushed)
 
 
-def quickstart(out: Path, *, seed: int = 0, progress: Progress = silent) -> StarReport:
+def quickstart(out: Path, *, seed: int = 0, progress: Progress = no_progress) -> StarResult:
     """The whole flow on embedded digits, without a network: train a zoo, fit its star, prove it on held-outs.
 
     Args:
@@ -209,7 +209,9 @@ def quickstart(out: Path, *, seed: int = 0, progress: Progress = silent) -> Star
     star = validate(StarConfig, {**QUICKSTART_STAR.model_dump(), "seed": seed})
     architecture = architecture_for("resnet18", data, model_args=QUICKSTART_ARGS, image_size=16)
     members = range(QUICKSTART_SOURCES + QUICKSTART_HOLDOUTS)
-    zoo = from_first(lambda: train_zoo(architecture, data, QUICKSTART_RECIPE, members, out / "zoo", progress=progress))
+    zoo = on_main_process(
+        lambda: train_zoo(architecture, data, QUICKSTART_RECIPE, members, out / "zoo", progress=progress)
+    )
     refs = [str(member.folder) for member in zoo]
     sources, holdouts = refs[:QUICKSTART_SOURCES], refs[QUICKSTART_SOURCES:]
     return fit_star(
@@ -226,8 +228,8 @@ def evaluate_star(
     evaluate: Mapping[str, Any] | None = None,
     use_cache: bool = True,
     shard: Shard | None = None,
-    progress: Progress = silent,
-) -> StarReport:
+    progress: Progress = no_progress,
+) -> StarResult:
     """Measure a star again: on other data, more points, or held-outs that it was not published with.
 
     What was measured before, by an evaluation that was cut off or by the jobs of an array, is taken from the cache.
@@ -254,28 +256,28 @@ def evaluate_star(
     loaded, folder = load_star(star), ModelRef.parse(star).folder
     if folder is not None and not shard:
         refuse_other_card(folder)
-    then, places = loaded.manifest, RunPlaces.read(folder)
-    settings = measured_as(places.found(then.config).evaluate, evaluate or {})
-    members = load_models(then.sources, find_models(then.sources, places.sources), progress=progress)
+    then, places = loaded.manifest, LocalPaths.read(folder)
+    settings = override_eval_config(places.found(then.config).evaluate, evaluate or {})
+    members = load_models(then.sources, resolve_records(then.sources, places.sources), progress=progress)
     names = [member.name for member in members]
     if holdouts:
         unseen = load_sources(holdouts, taken=names, progress=progress)
     else:
-        unseen = load_models(then.holdouts, find_models(then.holdouts, places.holdouts), progress=progress)
+        unseen = load_models(then.holdouts, resolve_records(then.holdouts, places.holdouts), progress=progress)
     taken = [*names, *(model.name for model in unseen)]
     stars = load_sources(other_stars, taken=taken, progress=progress) if other_stars else []
-    check_compatible([as_source(then, loaded.state), *members, *unseen, *stars])
+    check_compatible([star_as_source(then, loaded.state), *members, *unseen, *stars])
     images = load_images(then, places, data)
     if holdouts:
         unseen = name_classes(unseen, images, progress)
     order = then.architecture.label_names
-    members, unseen, stars = (order_classes(models, order) for models in (members, unseen, stars))
+    members, unseen, stars = (reorder_classes(models, order) for models in (members, unseen, stars))
     same = images.fingerprint == then.data_fingerprint and images.config.augment == then.config.data.augment
     if same:  # though another commit may hold them
         images = replace(images, config=images.config.model_copy(update={"revision": then.config.data.revision}))
-    if settings.rivals and not same:
+    if settings.baselines and not same:
         raise UsageError(
-            f"{star}: its rivals would be trained on other images than it was",
+            f"{star}: its baselines would be trained on other images than it was",
             hint="leave --rival out, or measure on the star's own data",
             subject=star,
         )
@@ -288,23 +290,23 @@ def evaluate_star(
     members, unseen = models[: len(members)], models[len(members) :]
     manifest = then.model_copy(
         update={
-            "config": without_paths(then.config.model_copy(update={"evaluate": settings})),
+            "config": redact_paths(then.config.model_copy(update={"evaluate": settings})),
             "holdouts": tuple(model.record for model in unseen),
         }
     )
-    spec = infer_architecture(then.architecture)
+    spec = cached_spec(then.architecture)
     permutations = [Permutation.from_tensors(spec, loaded.permutations[name]) for name in names]
     zoo = make_zoo(loaded.state, members, permutations, unseen, stars)
     if shard:
         arguments = (then.architecture, spec, zoo, images, settings, then.config.align, shard)
         evaluate_shard(*arguments, star_config=then.fitted_config, outside=outside, cache=cache, progress=progress)
-        return StarReport(folder=folder or Path(star), manifest=then)
+        return StarResult(folder=folder or Path(star), manifest=then)
     manifest = measure(manifest, spec, zoo, images, outside, cache, progress)
-    if folder is not None and is_first():
+    if folder is not None and is_main_process():
         write_manifest(folder, manifest)
         places.with_changes(holdouts, settings.ood).write(folder)
         render_card(folder)
-    return StarReport(folder=folder or Path(star), manifest=manifest)
+    return StarResult(folder=folder or Path(star), manifest=manifest)
 
 
 def render_card(folder: Path) -> Path:
@@ -343,7 +345,7 @@ def render_gallery(folder: Path) -> list[Path]:
         The page, and the cards.
     """
     page = write_gallery(folder)
-    return [page, *map(render_card, find_stars(folder))]
+    return [page, *map(render_card, list_star_folders(folder))]
 
 
 def _with_split_of(outside: Split | None, settings: EvalConfig) -> EvalConfig:
@@ -354,7 +356,7 @@ def _with_split_of(outside: Split | None, settings: EvalConfig) -> EvalConfig:
 
 
 def _describe(
-    name: str, members: Sequence[Source], unseen: Sequence[Source], config: RunConfig, data: ImageData
+    name: str, members: Sequence[Source], unseen: Sequence[Source], config: RunConfig, data: ImageTask
 ) -> StarManifest:
     """All that is known about a star before it is fitted."""
     described = {
@@ -362,7 +364,7 @@ def _describe(
         "architecture": named_classes(members[0], data.class_names).architecture,
         "sources": tuple(model.record for model in members),
         "holdouts": tuple(model.record for model in unseen),
-        "config": without_paths(config.model_copy(update={"data": data.config})),
+        "config": redact_paths(config.model_copy(update={"data": data.config})),
         "data_fingerprint": data.fingerprint,
         "data_label_names": data.label_names,
         "software": {package: metadata.version(package) for package in ("starzoo", "torch", "timm")},
@@ -391,12 +393,12 @@ def _is_finished(out: Path, manifest: StarManifest) -> bool:
 def _save(
     out: Path,
     manifest: StarManifest,
-    places: RunPlaces,
+    places: LocalPaths,
     spec: PermutationSpec,
     fitted: FittedStar,
     members: Sequence[Source],
     unseen: Sequence[Source],
-    data: ImageData,
+    data: ImageTask,
     outside: Split | None,
     cache: ResultCache,
     progress: Progress,
@@ -422,9 +424,9 @@ def _save(
     def save() -> None:
         config = places.found(manifest.config).model_dump(mode="json")
         write_text(out / CONFIG_FILE, yaml.safe_dump(config, sort_keys=False))
-        star.save_folder(out)
+        star.save_timm_folder(out)
 
-    from_first(save)
+    on_main_process(save)
     zoo = make_zoo(fitted.state, members, fitted.permutations, unseen)
     measured = measure(manifest, spec, zoo, data, outside, cache, progress)
-    from_first(lambda: write_manifest(out, measured))
+    on_main_process(lambda: write_manifest(out, measured))

@@ -10,17 +10,17 @@ from string import ascii_uppercase
 from typing import Any
 
 from starzoo.errors import UsageError
-from starzoo.hub.listing import look_up
+from starzoo.hub.listing import list_files
 from starzoo.hub.ref import ModelRef
 from starzoo.models.architecture import Architecture
 from starzoo.models.pull import architecture_of
-from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.spec_cache import cached_spec
 from starzoo.models.timm_folder import read_architecture
 from starzoo.symmetry import PermutationSpec
 from starzoo.symmetry import verify as prove
 from starzoo.symmetry.spec import Concat, Leaf, Pinned, Product, Term, groups_of, pinned_parts
 
-__all__ = ["Explanation", "Inspection", "explain", "inspect_model"]
+__all__ = ["Explanation", "SymmetryReport", "explain_axis", "inspect_model"]
 
 # What the short reasons of the rules mean.
 REASONS = {
@@ -74,7 +74,7 @@ class Explanation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspection:
+class SymmetryReport:
     """The symmetries of one architecture.
 
     Attributes:
@@ -114,7 +114,7 @@ def inspect_model(
     pin_output: bool = True,
     verify: bool = False,
     why: str | None = None,
-) -> Inspection:
+) -> SymmetryReport:
     """Find the permutation symmetries of a model or of an architecture.
 
     Args:
@@ -129,8 +129,8 @@ def inspect_model(
         The inspection.
     """
     architecture = _find_architecture(ref_or_arch, model_args, image_size)
-    spec = infer_architecture(architecture, pin_output=pin_output)
-    model = architecture.build_blank()
+    spec = cached_spec(architecture, pin_output=pin_output)
+    model = architecture.build_uninitialized()
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     pinned: Counter[str] = Counter()
     for terms in spec.axes.values():
@@ -138,9 +138,9 @@ def inspect_model(
             for part in pinned_parts(term):
                 if part.reason:  # an axis of length 1 has none
                     pinned[part.reason] += part.size
-    explanation = explain(spec, why, subject=architecture.name) if why else None
+    explanation = explain_axis(spec, why, subject=architecture.name) if why else None
     proof = prove(model, architecture.example_input(), spec) if verify else None
-    return Inspection(
+    return SymmetryReport(
         architecture=architecture.name,
         parameters=sum(sizes.values()),
         groups=len(spec.groups),
@@ -156,7 +156,7 @@ def inspect_model(
     )
 
 
-def explain(spec: PermutationSpec, place: str, *, subject: str = "the network") -> Explanation:
+def explain_axis(spec: PermutationSpec, place: str, *, subject: str = "the network") -> Explanation:
     """Say how one axis may be permuted, and why not more.
 
     Args:
@@ -228,5 +228,5 @@ def _find_architecture(ref_or_arch: str, model_args: Mapping[str, Any] | None, i
         where = ModelRef.parse(ref_or_arch)
         if where.folder is not None:
             return read_architecture(where.folder)
-        return architecture_of(look_up(where))
+        return architecture_of(list_files(where))
     return Architecture.from_registry(ref_or_arch, model_args=model_args, image_size=image_size)

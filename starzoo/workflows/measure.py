@@ -9,23 +9,23 @@ from torch import Tensor
 
 from starzoo.config import DataConfig, EvalConfig, validate
 from starzoo.data.split import Split
-from starzoo.data.task import ImageData
+from starzoo.data.task import ImageTask
 from starzoo.evaluate.chance_check import find_class_orders
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.source_check import check_sources, estimate_statistics
-from starzoo.models.sources import Source, check_have_classes, label_names_of, named_classes, order_classes
-from starzoo.progress import Progress, silent
+from starzoo.models.sources import Source, check_have_classes, common_label_names, named_classes, reorder_classes
+from starzoo.progress import Progress, no_progress
 from starzoo.star.manifest import StarManifest
-from starzoo.star.run.local_paths import is_folder, without_path
+from starzoo.star.run.local_paths import is_folder, redact_path
 from starzoo.symmetry import Permutation, PermutationSpec
 
-__all__ = ["leaves_the_same", "look_at", "make_zoo", "match_to_data", "measure", "measured_as", "name_classes"]
+__all__ = ["leaves_the_same", "look_at", "make_zoo", "match_to_data", "measure", "name_classes", "override_eval_config"]
 
 
 def match_to_data(
-    models: Sequence[Source], load: Callable[[Sequence[str] | None], ImageData], progress: Progress = silent
-) -> tuple[list[Source], ImageData]:
+    models: Sequence[Source], load: Callable[[Sequence[str] | None], ImageTask], progress: Progress = no_progress
+) -> tuple[list[Source], ImageTask]:
     """Bring models and images into one class order: that of the first model with label names, else of the first model.
 
     Args:
@@ -40,13 +40,13 @@ def match_to_data(
         IncompatibleError: The models have no classes.
     """
     check_have_classes(models)
-    data = load(label_names_of(models))
+    data = load(common_label_names(models))
     named = name_classes(models, data, progress)
-    names = label_names_of(models) or label_names_of(named)
-    return order_classes(named, names), data if names == data.class_names else load(names)
+    names = common_label_names(models) or common_label_names(named)
+    return reorder_classes(named, names), data if names == data.class_names else load(names)
 
 
-def name_classes(models: Sequence[Source], data: ImageData, progress: Progress = silent) -> list[Source]:
+def name_classes(models: Sequence[Source], data: ImageTask, progress: Progress = no_progress) -> list[Source]:
     """Give models without label names those of the data, in the order in which they are better than chance.
 
     Args:
@@ -67,7 +67,7 @@ def name_classes(models: Sequence[Source], data: ImageData, progress: Progress =
 def look_at(
     models: Sequence[Source],
     count: int,
-    data: ImageData,
+    data: ImageTask,
     config: EvalConfig,
     cache: ResultCache,
     keep_weak: bool,
@@ -133,7 +133,7 @@ def make_zoo(
     return Zoo(star=state, sources=sources, holdouts=holdouts, others=others, permutations=known)
 
 
-def measured_as(known: EvalConfig, changes: Mapping[str, Any]) -> EvalConfig:
+def override_eval_config(known: EvalConfig, changes: Mapping[str, Any]) -> EvalConfig:
     """How a star is measured again: single values of its other data set change that one.
 
     Args:
@@ -169,7 +169,7 @@ def measure(
     manifest: StarManifest,
     spec: PermutationSpec,
     zoo: Zoo,
-    data: ImageData,
+    data: ImageTask,
     outside: Split | None,
     cache: ResultCache,
     progress: Progress,
@@ -200,7 +200,7 @@ def measure(
         cache=cache,
         progress=progress,
     )
-    other = without_path(data.config)
+    other = redact_path(data.config)
     if other != manifest.config.data:
         measured = measured.model_copy(update={"data": other})
     return manifest.model_copy(update={"evaluation": measured})

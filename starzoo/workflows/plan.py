@@ -11,14 +11,14 @@ from starzoo.align.activation_features import most_numbers
 from starzoo.config import RunConfig
 from starzoo.errors import ResourceError, UsageError
 from starzoo.hub.download import fetch
-from starzoo.hub.listing import CARD, Listing, bytes_to_download, free_bytes, look_up
+from starzoo.hub.listing import CARD, Listing, bytes_to_download, free_bytes, list_files
 from starzoo.hub.ref import ModelRef
-from starzoo.hub.thread_map import in_threads
+from starzoo.hub.thread_map import thread_map
 from starzoo.models.architecture import Architecture
 from starzoo.models.licenses import Licensing, combine
 from starzoo.models.pull import architecture_of, check_pickle, read_weights_header
 from starzoo.models.safetensors_header import read_header, stored_dtype
-from starzoo.models.sources import check_architectures, check_files, check_have_classes, licence_of
+from starzoo.models.sources import check_architectures, check_files, check_have_classes, read_license
 from starzoo.models.timm_config import TimmConfig
 from starzoo.models.timm_folder import CONFIG_FILE, find_weights, read_architecture, read_json
 from starzoo.models.timm_weights import check_header
@@ -38,7 +38,7 @@ class PlannedModel:
         sha: The commit, or None for a local folder.
         architecture: What its config.json says, with its preprocessing.
         dtype: The type of its weights, or `unknown` for a pickle that is not converted.
-        licence: What its card says, or None.
+        license: What its card says, or None.
         size: Bytes of all its files.
         to_download: Bytes of them that are not on this machine.
     """
@@ -48,7 +48,7 @@ class PlannedModel:
     sha: str | None
     architecture: Architecture
     dtype: str
-    licence: str | None
+    license: str | None
     size: int
     to_download: int
 
@@ -67,7 +67,7 @@ class Plan:
         evidence: Bytes that alignment keeps of the sources while the star is fitted, at most.
         images: Training images, where they are known without opening the data set.
         steps: Optimizer steps, where the number of images is known.
-        licensing: The licence that the star may have.
+        licensing: The license that the star may have.
     """
 
     models: tuple[PlannedModel, ...]
@@ -103,8 +103,8 @@ def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig
         raise UsageError("a star needs at least two sources", hint="give more model references", subject="SOURCE")
     refs = [ModelRef.parse(ref) for ref in (*sources, *holdouts)]
     different = [ref for ref in dict.fromkeys(refs) if ref.folder is None]
-    listings = dict(zip(different, in_threads(look_up, different), strict=True))
-    seen = dict(zip(different, in_threads(_look_at, list(listings.values())), strict=True))
+    listings = dict(zip(different, thread_map(list_files, different), strict=True))
+    seen = dict(zip(different, thread_map(_look_at, list(listings.values())), strict=True))
     models = [
         replace(
             seen[ref] if ref.folder is None else _look_at_folder(ref.folder),
@@ -135,7 +135,7 @@ def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig
         evidence=4 * len(sources) * (numbers + (most_numbers(len(sources)) if config.align.needs_images else 0)),
         images=images,
         steps=steps,
-        licensing=combine([model.licence for model in models[: len(sources)] if model.sha or model.licence]),
+        licensing=combine([model.license for model in models[: len(sources)] if model.sha or model.license]),
     )
 
 
@@ -149,7 +149,7 @@ def _look_at(listing: Listing) -> PlannedModel:
         sha=listing.sha,
         architecture=architecture,
         dtype="unknown" if listing.pickle else stored_dtype(read_weights_header(listing)),
-        licence=licence_of(card),
+        license=read_license(card),
         size=sum(file.size for file in listing.everything),
         to_download=bytes_to_download([listing]),
     )
@@ -166,7 +166,7 @@ def _look_at_folder(folder: Path) -> PlannedModel:
         sha=None,
         architecture=architecture,
         dtype=stored_dtype(header),
-        licence=licence_of(folder / CARD),
+        license=read_license(folder / CARD),
         size=file.stat().st_size + (folder / CONFIG_FILE).stat().st_size,
         to_download=0,
     )

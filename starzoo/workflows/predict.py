@@ -10,17 +10,17 @@ from typing import Any
 from starzoo.data.image_files import read_images
 from starzoo.errors import UsageError
 from starzoo.metrics import entropy, mutual_information
-from starzoo.progress import Progress, silent
+from starzoo.progress import Progress, no_progress
 from starzoo.star.domain import probabilities
 from starzoo.star.inputs import load_images
-from starzoo.star.join import Joined, join
+from starzoo.star.join import JoinResult, join
 from starzoo.star.star import load_star
 
-__all__ = ["Answer", "Prediction", "join_star", "predict_images"]
+__all__ = ["ClassProbability", "Prediction", "join_star", "predict_images"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class ClassProbability:
     """A class, and how probable it is.
 
     Attributes:
@@ -46,7 +46,7 @@ class Prediction:
     """
 
     file: str
-    answers: tuple[Answer, ...]
+    answers: tuple[ClassProbability, ...]
     entropy: float
     mutual_information: float | None
 
@@ -59,7 +59,7 @@ def predict_images(
     top: int = 3,
     seed: int = 0,
     data: Mapping[str, Any] | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> list[Prediction]:
     """Classify image files with a star, or with the average of some points of its domain.
 
@@ -99,7 +99,7 @@ def predict_images(
         Prediction(
             file=str(file),
             answers=tuple(
-                Answer(label=names[index], index=index, probability=probability)
+                ClassProbability(label=names[index], index=index, probability=probability)
                 for index, probability in zip(indices, values, strict=True)
             ),
             entropy=uncertainty,
@@ -116,8 +116,8 @@ def join_star(
     ref: str | Path,
     *,
     data: Mapping[str, Any] | None = None,
-    progress: Progress = silent,
-) -> Joined:
+    progress: Progress = no_progress,
+) -> JoinResult:
     """Align a model that a star never saw to it, and measure the path between the two; no source is needed for that.
 
     Args:

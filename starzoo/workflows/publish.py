@@ -1,4 +1,4 @@
-"""Publish a star: its card says which repository it is in, and its licence is one that its sources allow."""
+"""Publish a star: its card says which repository it is in, and its license is one that its sources allow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from starzoo.errors import IncompatibleError, UsageError
 from starzoo.hub.names import check_repo, split_repo
 from starzoo.hub.upload import PushResult, add_to_collection, push
-from starzoo.models.licenses import Licensing, combine_sources, is_identifier
+from starzoo.models.licenses import Licensing, is_identifier, license_of_sources
 from starzoo.models.safetensors_header import read_header
 from starzoo.models.timm_folder import CONFIG_FILE, WEIGHTS_FILE
 from starzoo.report.card import write_card
@@ -15,7 +15,7 @@ from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
 from starzoo.star.star import write_manifest
 from starzoo.strict_json import read_json
 
-__all__ = ["check_licence", "publish_star"]
+__all__ = ["check_license", "publish_star"]
 
 
 def publish_star(
@@ -25,7 +25,7 @@ def publish_star(
     private: bool = False,
     tag: str | None = None,
     create_pr: bool = False,
-    accept_licence: str | None = None,
+    accept_license: str | None = None,
     collection: str | None = None,
 ) -> PushResult:
     """Publish a folder; a star's card is rendered first, so that its snippets name the repository.
@@ -36,7 +36,7 @@ def publish_star(
         private: Whether a new repository is private.
         tag: A git tag to put on the commit.
         create_pr: Open a pull request instead of changing the main branch.
-        accept_licence: The licence of the star, where a person must decide; the star keeps it.
+        accept_license: The license of the star, where a person must decide; the star keeps it.
         collection: Title of a collection for the star and those of its sources that are on the Hub.
 
     Returns:
@@ -48,9 +48,9 @@ def publish_star(
     sources: list[str] = []
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder / MANIFEST)
-        chosen = accept_licence or manifest.chosen_licence
-        check_licence(manifest, chosen)
-        manifest = manifest.model_copy(update={"repo": repo, "chosen_licence": chosen})
+        chosen = accept_license or manifest.chosen_license
+        check_license(manifest, chosen)
+        manifest = manifest.model_copy(update={"repo": repo, "chosen_license": chosen})
         write_card(folder, manifest, repo)
         write_manifest(folder, manifest)
         places = [split_repo(source.repo) for source in manifest.sources if source.repo]
@@ -61,37 +61,37 @@ def publish_star(
     return pushed
 
 
-def check_licence(manifest: StarManifest, accepted: str | None) -> Licensing:
+def check_license(manifest: StarManifest, accepted: str | None) -> Licensing:
     """Make sure that the star's sources allow to publish it, and that a person decided what is not clear.
 
     Args:
         manifest: The star.
-        accepted: The licence that a person chose, or None.
+        accepted: The license that a person chose, or None.
 
     Returns:
-        What the licences of the sources come to.
+        What the licenses of the sources come to.
 
     Raises:
-        IncompatibleError: The licences exclude each other.
+        IncompatibleError: The licenses exclude each other.
         UsageError: A person must decide, or decided for less than the sources demand.
     """
-    found = combine_sources(manifest.sources)
+    found = license_of_sources(manifest.sources)
     if found.conflict:
         raise IncompatibleError(
             f"{manifest.name}: cannot be published: {found.conflict}",
-            hint="fit a star on sources whose licences fit together",
+            hint="fit a star on sources whose licenses fit together",
             subject=manifest.name,
         )
     if found.question and accepted is None:
         raise UsageError(
             f"{manifest.name}: {found.question}",
-            hint="look at the licences of its sources, choose, and add --accept-license LICENCE",
+            hint="look at the licenses of its sources, choose, and add --accept-license LICENSE",
             subject="--accept-license",
         )
     if accepted is not None:
         if not is_identifier(accepted):
             raise UsageError(
-                f"--accept-license {accepted!r}: no identifier of a licence",
+                f"--accept-license {accepted!r}: no identifier of a license",
                 hint="write it as the Hub does: cc-by-nc-4.0",
                 subject="--accept-license",
             )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from starzoo.config import Frozen
+from starzoo.config import FrozenModel
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.files import read_file
 from starzoo.strict_yaml import YAML_LIMIT, parse_yaml
@@ -18,7 +18,7 @@ __all__ = ["ZooFile", "is_zoo_file", "read_zoo_file"]
 Ref = Annotated[str, Field(min_length=1)]
 
 
-class ZooFile(Frozen):
+class ZooFile(FrozenModel):
     """References of models.
 
     Attributes:

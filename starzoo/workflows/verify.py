@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from starzoo.errors import HubError, StarzooError, UsageError
-from starzoo.hub.offline import working_offline
+from starzoo.hub.offline import offline_mode
 from starzoo.models.record import ModelRecord
-from starzoo.models.sources import Source, check_compatible, order_classes
-from starzoo.models.spec_cache import infer_architecture
-from starzoo.models.timm_folder import file_hash
-from starzoo.progress import Progress, silent
+from starzoo.models.sources import Source, check_compatible, reorder_classes
+from starzoo.models.spec_cache import cached_spec
+from starzoo.models.timm_folder import sha256_file
+from starzoo.progress import Progress, no_progress
 from starzoo.star.inputs import load_models
-from starzoo.star.join import as_source
+from starzoo.star.join import star_as_source
 from starzoo.star.manifest import StarManifest
-from starzoo.star.run.local_paths import find_models
-from starzoo.star.star import OWN_FILES, PERMUTATIONS, Star, find_star, load_folder
+from starzoo.star.run.local_paths import resolve_records
+from starzoo.star.star import HASHED_FILES, PERMUTATIONS, Star, download_star, load_star_folder
 from starzoo.symmetry import Permutation
 from starzoo.symmetry.trace import copy_module
 
@@ -50,7 +50,7 @@ class Check:
     detail: str = ""
 
 
-def verify_star(star: str | Path, *, offline: bool = False, progress: Progress = silent) -> list[Check]:
+def verify_star(star: str | Path, *, offline: bool = False, progress: Progress = no_progress) -> list[Check]:
     """Check a star again: nothing of it is believed that can be computed.
 
     Args:
@@ -61,9 +61,9 @@ def verify_star(star: str | Path, *, offline: bool = False, progress: Progress =
     Returns:
         All checks. A source that cannot be had, offline for instance, is not checked. A star passed only if all did.
     """
-    with working_offline(offline):
-        folder = find_star(star)
-        loaded = load_folder(folder)
+    with offline_mode(offline):
+        folder = download_star(star)
+        loaded = load_star_folder(folder)
         checks = [*_check_files(loaded.manifest, folder), _check_timm(loaded, folder)]
         for number, record in enumerate(loaded.manifest.sources):
             checks += _check_source(loaded, number, record)
@@ -73,11 +73,11 @@ def verify_star(star: str | Path, *, offline: bool = False, progress: Progress =
 
 def _check_files(manifest: StarManifest, folder: Path) -> Iterator[Check]:
     what = "has the hash that star.json names"
-    for name in OWN_FILES:
+    for name in HASHED_FILES:
         if name not in manifest.files:
             yield Check(subject=name, what=what, passed=False, detail="star.json names none")
         else:
-            found, named = file_hash(folder / name), manifest.files[name]
+            found, named = sha256_file(folder / name), manifest.files[name]
             detail = "" if found == named else f"{found[:12]} instead of {named[:12]}"
             yield Check(subject=name, what=what, passed=not detail, detail=detail)
 
@@ -87,7 +87,7 @@ def _check_timm(star: Star, folder: Path) -> Check:
     import timm
 
     def differences() -> str:
-        try:  # `load_folder` let config.json through
+        try:  # `load_star_folder` let config.json through
             plain = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         except Exception as error:  # noqa: BLE001  whatever it is, the star is no drop-in
             return f"{type(error).__name__}: {error}"
@@ -102,7 +102,7 @@ def _check_timm(star: Star, folder: Path) -> Check:
 
 def _check_source(star: Star, number: int, record: ModelRecord) -> Iterator[Check]:
     """A source's permutation, its files, and that the permuted source is still the same function."""
-    spec = infer_architecture(star.manifest.architecture)
+    spec = cached_spec(star.manifest.architecture)
     permutation, check = _attempt(
         record.name,
         "has a permutation of every group",
@@ -133,9 +133,9 @@ def _check_source(star: Star, number: int, record: ModelRecord) -> Iterator[Chec
 def _load_source(star: Star, number: int, record: ModelRecord) -> Source:
     places = star.places.sources
     known = places[number : number + 1] if len(places) == len(star.manifest.sources) else ()
-    loaded = load_models([record], find_models([record], known))
-    check_compatible([as_source(star.manifest, star.state), *loaded])
-    [source] = order_classes(loaded, star.manifest.architecture.label_names)
+    loaded = load_models([record], resolve_records([record], known))
+    check_compatible([star_as_source(star.manifest, star.state), *loaded])
+    [source] = reorder_classes(loaded, star.manifest.architecture.label_names)
     return source
 
 

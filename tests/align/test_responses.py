@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from starzoo.align import activation_features as responses
-from starzoo.align.activation_features import Responses
+from starzoo.align.activation_features import ActivationFeatures
 from starzoo.align.align import align
-from starzoo.align.features import Evidence
+from starzoo.align.features import Features
 from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig
 from starzoo.errors import IncompatibleError
@@ -26,8 +26,8 @@ NETWORKS = ["residual", "attention"]
 @pytest.mark.parametrize("gradients", [False, True])
 def test_responses_move_as_the_weights_do(network: str, gradients: bool) -> None:
     spec, state = spec_of(network), make(network, 0).state_dict()
-    seen = Responses(spec, probe_of(network), gradients=gradients)
-    evidence = Evidence(spec, "activations-gradients" if gradients else "activations", probe_of(network))
+    seen = ActivationFeatures(spec, probe_of(network), gradients=gradients)
+    evidence = Features(spec, "activations-gradients" if gradients else "activations", probe_of(network))
     permutation = Permutation.random(spec, np.random.default_rng(0))
     moved = Permutation(evidence.spec, permutation.indices).apply(evidence.of(state))
     again = evidence.of(permutation.apply(state))
@@ -42,7 +42,7 @@ def test_the_product_of_two_rows_is_their_correlation(monkeypatch: pytest.Monkey
     probe = probe_of("residual", images=40, batch=10)
     monkeypatch.setattr(responses, "_SAMPLE", 40 * 16)  # 16 positions an image
     states = [make("residual", seed).state_dict() for seed in (0, 1)]
-    seen = [Responses(spec_of("residual"), probe, gradients=False).of(state)["conv1()"] for state in states]
+    seen = [ActivationFeatures(spec_of("residual"), probe, gradients=False).of(state)["conv1()"] for state in states]
     caught = []
     for state in states:
         model = make("residual", 5)
@@ -72,7 +72,7 @@ def test_gradients_are_those_of_autograd() -> None:
 def test_the_sample_is_the_same_for_every_model_and_grows_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(responses, "_SAMPLE", 30)
     spec, state = spec_of("residual"), make("residual", 0).state_dict()
-    few, many = (Responses(spec, probe_of("residual", images=n, batch=20), gradients=False) for n in (40, 60))
+    few, many = (ActivationFeatures(spec, probe_of("residual", images=n, batch=20), gradients=False) for n in (40, 60))
     assert {tensor.shape[-1] for tensor in few.of(state).values()} == {30}
     assert {tensor.shape[-1] for tensor in many.of(state).values()} == {30}
     assert all(torch.equal(tensor, few.of(state)[name]) for name, tensor in few.of(state).items())
@@ -81,10 +81,10 @@ def test_the_sample_is_the_same_for_every_model_and_grows_with_nothing(monkeypat
 def test_the_sample_is_smaller_where_a_network_has_many_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, state = spec_of("residual"), make("residual", 0).state_dict()
     probe = probe_of("residual", images=40, batch=20)
-    rows = sum(len(tensor) for tensor in Responses(spec, probe, gradients=False).of(state).values())
+    rows = sum(len(tensor) for tensor in ActivationFeatures(spec, probe, gradients=False).of(state).values())
     monkeypatch.setattr(responses, "_MOST", 2 * 100 * rows)
     for gradients in (False, True):
-        found = Responses(spec, probe, gradients=gradients).of(state)
+        found = ActivationFeatures(spec, probe, gradients=gradients).of(state)
         assert {tensor.shape[-1] for tensor in found.values()} == {100 if gradients else 200}
         assert sum(tensor.numel() for tensor in found.values()) == 2 * 100 * rows
 
@@ -92,10 +92,10 @@ def test_the_sample_is_smaller_where_a_network_has_many_channels(monkeypatch: py
 def test_many_models_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, state = spec_of("residual"), make("residual", 0).state_dict()
     probe = probe_of("residual", images=40, batch=20)
-    rows = sum(len(tensor) for tensor in Responses(spec, probe, gradients=False).of(state).values())
+    rows = sum(len(tensor) for tensor in ActivationFeatures(spec, probe, gradients=False).of(state).values())
     monkeypatch.setattr(responses, "_MOST_OF_ALL", 50 * 100 * rows)
     for models, columns in ((1, responses._SAMPLE), (25, 200), (50, 100)):
-        found = Responses(spec, probe, gradients=False, models=models).of(state)
+        found = ActivationFeatures(spec, probe, gradients=False, models=models).of(state)
         assert {tensor.shape[-1] for tensor in found.values()} == {columns}
 
 
@@ -136,7 +136,7 @@ def test_masks_are_passed_over_and_a_result_may_be_the_channels_alone(gradients:
     network = Masked()
     probe = Probe(network, torch.randn(20, 1, 2, 2).split(10), torch.zeros(20, dtype=torch.long))
     spec = infer(network, torch.zeros(1, 1, 2, 2))
-    seen = Responses(spec, probe, gradients=gradients)
+    seen = ActivationFeatures(spec, probe, gradients=gradients)
     assert "scale()" in seen.axes
     assert "mask()" not in seen.axes
     assert {len(tensor) for tensor in seen.of(network.state_dict()).values()} == {6}
@@ -171,7 +171,7 @@ def test_a_group_that_no_module_shows_is_matched_by_its_weights() -> None:
     state = {name: tensor.detach() for name, tensor in Functional().state_dict().items()}
     shuffled = Permutation.random(spec, np.random.default_rng(0)).apply(state)
     probe = Probe(Functional(), [torch.randn(8, 1, 4, 4)], torch.zeros(8, dtype=torch.int64))
-    assert not Responses(spec, probe, gradients=True).axes
+    assert not ActivationFeatures(spec, probe, gradients=True).axes
     [aligned] = align(spec, state, [shuffled], AlignConfig(method="activations-gradients"), probe=probe)
     assert len(spec.groups) == 1
     assert all(torch.equal(aligned.state[name], tensor) for name, tensor in state.items())
@@ -219,7 +219,7 @@ def test_a_planted_permutation_of_a_timm_network_is_undone(network: str) -> None
 
 def test_a_network_with_other_symmetries_is_refused() -> None:
     with pytest.raises(IncompatibleError, match="other symmetries"):
-        Responses(spec_of("residual"), probe_of("attention"), gradients=False)
+        ActivationFeatures(spec_of("residual"), probe_of("attention"), gradients=False)
 
 
 def test_the_loss_half_way_is_that_of_the_mean_with_statistics_of_its_own() -> None:

@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from starzoo.align.group_views import find_turns
+from starzoo.align.group_views import plan_steps
 from starzoo.align.weight_matching import WeightMatcher, _Ascent
 from starzoo.symmetry import Permutation, PermutationSpec, infer
 from starzoo.symmetry.spec import groups_of
@@ -161,7 +161,7 @@ def blocks(seed: int) -> dict[str, Tensor]:
 def test_groups_that_describe_the_same_positions_take_turns(seed: int) -> None:
     spec, fixed, permutee = case("blocks", seed)
     ((outer, inner),) = ((name, inner) for name, inner in spec.inner_groups.items() if inner)
-    assert [turn.inner for turn in find_turns(spec)[outer]] == [(name,) for name in inner]
+    assert [turn.inner for turn in plan_steps(spec)[outer]] == [(name,) for name in inner]
     assert len(inner) == 2
     matcher, shuffle = WeightMatcher(spec, fixed), Permutation.random(spec, np.random.default_rng(seed))
     for start in (Permutation.identity(spec), shuffle):
@@ -216,7 +216,7 @@ def test_ascends_where_a_group_meets_itself_and_from_branches_that_changed_place
     assert len(spec.exchanges) == 1
     matcher = WeightMatcher(spec, fixed)
     for group, (turn,) in matcher.turns.items():
-        assert turn.meets_itself == (spec.groups[group].size == 8)
+        assert turn.is_quadratic == (spec.groups[group].size == 8)
     start = Permutation.random(spec, np.random.default_rng(seed))
     found = matcher.match(permutee, start)
     name = spec.exchanges[0].name
@@ -228,16 +228,16 @@ def test_ascends_where_a_group_meets_itself_and_from_branches_that_changed_place
 
 def test_tensors_that_are_zero_have_no_say_and_stopping_early_is_possible() -> None:
     spec, fixed, permutee = case("residual", 0)
-    silent = {name: tensor * (tensor.ndim > 1) for name, tensor in fixed.items()}
-    matcher = WeightMatcher(spec, silent)
+    no_progress = {name: tensor * (tensor.ndim > 1) for name, tensor in fixed.items()}
+    matcher = WeightMatcher(spec, no_progress)
     assert {name for tensors in matcher.tensors.values() for name in tensors} == {
         name for name in matcher.moving if fixed[name].ndim > 1
     }
     found = matcher.match(permutee, Permutation.identity(spec))
     assert found.objective[-1] == pytest.approx(
-        inner_product(spec, silent, found.permutation.apply(permutee)), rel=1e-5
+        inner_product(spec, no_progress, found.permutation.apply(permutee)), rel=1e-5
     )
-    short = WeightMatcher(spec, silent, max_sweeps=1).match(permutee, Permutation.identity(spec))
+    short = WeightMatcher(spec, no_progress, max_sweeps=1).match(permutee, Permutation.identity(spec))
     assert short.sweeps == 1
     assert short.objective[-1] < found.objective[-1]
 
@@ -285,7 +285,7 @@ def gain_of(
     moved = Permutation(spec, indices).apply(permutee)
     return sum(
         float((view.rows(fixed[view.tensor]).double() * view.rows(moved[view.tensor]).double()).sum())
-        for (turn,) in find_turns(spec).values()
+        for (turn,) in plan_steps(spec).values()
         for view in turn.views.get(group, ())
     )
 
@@ -293,7 +293,7 @@ def gain_of(
 @pytest.mark.parametrize("network", [*NETWORKS, "loop", "blocks"])
 def test_views_of_one_turn_of_every_family_cover_every_permuted_position_once(network: str) -> None:
     spec, *_ = case(network, 0)
-    for turns in itertools.product(*find_turns(spec).values()):
+    for turns in itertools.product(*plan_steps(spec).values()):
         views = [view for turn in turns for each in turn.views.values() for view in each]
         for tensor, terms in spec.axes.items():
             for axis, term in enumerate(terms):

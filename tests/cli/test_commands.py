@@ -12,7 +12,7 @@ import timm
 import torch
 from PIL import Image
 
-from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.spec_cache import cached_spec
 from starzoo.symmetry.spec import Pinned
 from starzoo.workflows import inspect as inspection
 from tests.cli.conftest import FEW_IMAGES, TINY
@@ -77,10 +77,10 @@ def test_inspect_for_a_person(run):
 
 def test_a_check_that_fails_is_printed_and_ends_with_6(run, monkeypatch):
     def broken(architecture, **options):
-        spec = infer_architecture(architecture, **options)
+        spec = cached_spec(architecture, **options)
         return replace(spec, axes={**spec.axes, "bn1.bias": (Pinned(64, ""),)})
 
-    monkeypatch.setattr(inspection, "infer_architecture", broken)
+    monkeypatch.setattr(inspection, "cached_spec", broken)
     ended = run("inspect", "resnet18", "--verify", "--json", *TINY)
     assert ended.code == 6
     assert ended.json["verify"]["passed"] is False  # one document, as ever
@@ -91,8 +91,8 @@ def test_a_check_that_fails_is_printed_and_ends_with_6(run, monkeypatch):
 def test_a_network_without_symmetry_has_nothing_to_check(run, monkeypatch):
     monkeypatch.setattr(
         inspection,
-        "infer_architecture",
-        lambda architecture, **options: replace(infer_architecture(architecture), groups={}, axes={}),
+        "cached_spec",
+        lambda architecture, **options: replace(cached_spec(architecture), groups={}, axes={}),
     )
     ended = run("inspect", "resnet18", "--verify", *TINY)
     assert ended.code == 0

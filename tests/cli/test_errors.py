@@ -12,7 +12,7 @@ import time
 import pytest
 
 from starzoo import errors
-from starzoo.cli.main import explain
+from starzoo.cli.main import explain_axis
 from tests.cli.conftest import FEW_IMAGES, TINY
 
 KINDS = [
@@ -22,7 +22,7 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_of_starzoo_keeps_its_words_and_its_exit_code(kind):
-    failure = explain(kind("x: wrong", hint="do y", subject="x"))
+    failure = explain_axis(kind("x: wrong", hint="do y", subject="x"))
     assert (failure.kind, failure.message, failure.hint, failure.subject) == (kind.__name__, "x: wrong", "do y", "x")
     assert failure.exit_code == kind.exit_code
 
@@ -40,7 +40,7 @@ def test_an_error_of_starzoo_keeps_its_words_and_its_exit_code(kind):
     ],
 )
 def test_other_errors(error, code, message):
-    failure = explain(error)
+    failure = explain_axis(error)
     assert failure.exit_code == code
     assert failure.message.startswith(message)
     assert failure.hint

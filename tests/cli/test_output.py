@@ -13,14 +13,14 @@ import warnings
 import pytest
 
 from starzoo.cli.main import main
-from starzoo.cli.output import Failure, Output, Table, clean
+from starzoo.cli.output import FailureInfo, Output, Table, clean
 from starzoo.errors import UsageError
-from starzoo.progress import silent
+from starzoo.progress import no_progress
 from starzoo.star.run.status import Status
-from starzoo.workflows.doctor import examine
+from starzoo.workflows.doctor import run_checks
 from tests.ports import torchrun_variables
 
-FAILURE = Failure(kind="UsageError", message="a: wrong", hint="do b", subject="a", exit_code=2)
+FAILURE = FailureInfo(kind="UsageError", message="a: wrong", hint="do b", subject="a", exit_code=2)
 HOSTILE = "x\x1b[31mred\x07\x9b2J [bold]y[/bold] [/] :boom: \u202egnp.exe\u2028z"
 HARMLESS = "x[31mred2J [bold]y[/bold] [/] :boom: gnp.exe z"
 
@@ -120,7 +120,7 @@ def test_p04_terminal_escapes_and_markup_are_printed_literally(capsys):
         out.note(HOSTILE)
         out.progress(HOSTILE, 1, 1)
         out.result({}, brief=[], human=[Table(HOSTILE, (HOSTILE, "b"), [(HOSTILE, HOSTILE)]), HOSTILE])
-        out.fail(Failure(kind="E", message=HOSTILE, hint=HOSTILE, exit_code=3), ValueError())
+        out.fail(FailureInfo(kind="E", message=HOSTILE, hint=HOSTILE, exit_code=3), ValueError())
     out, err = capsys.readouterr()
     assert out.count(HARMLESS) == 5
     assert err.splitlines() == [HARMLESS, f"{HARMLESS}: 1/1", f"error: {HARMLESS} (hint: {HARMLESS})"]
@@ -205,7 +205,7 @@ def test_h12_a_traceback_steers_no_terminal_and_names_no_password(capsys):
     address = "https://me:canary@mirror.example/x"  # which a traceback does not show
     with pytest.raises(ValueError, match="red") as caught:
         raise ValueError(f"{HOSTILE} {address}")
-    failure = Failure(kind="ValueError", message=f"internal {address}", hint=f"see {address}", exit_code=1)
+    failure = FailureInfo(kind="ValueError", message=f"internal {address}", hint=f"see {address}", exit_code=1)
     assert out.fail(failure, caught.value) == 1
     out.note(address)
     shown = capsys.readouterr()
@@ -234,11 +234,11 @@ def test_h12_doctor_names_no_password(monkeypatch, capsys):
         shown = capsys.readouterr()
         assert "canary" not in shown.out + shown.err
         assert "mirror.invalid" in shown.out + shown.err or options == ["--quiet"]
-    assert "canary" not in str(examine())
+    assert "canary" not in str(run_checks())
 
 
 def test_h12_status_json_names_no_password(tmp_path):
-    status = Status(tmp_path, silent)
+    status = Status(tmp_path, no_progress)
     with pytest.raises(ValueError, match="mirror"), status.recording():
         raise ValueError("https://me:canary@mirror.example/x failed")
     assert "canary" not in (tmp_path / "status.json").read_text()

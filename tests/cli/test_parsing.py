@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from starzoo.cli.parsing import parse_model_args, parse_seeds, with_members
+from starzoo.cli.parsing import expand_refs, parse_model_args, parse_seeds
 from starzoo.errors import UsageError
 
 
@@ -43,7 +43,7 @@ def test_a_folder_of_members_stands_for_its_members(tmp_path):
         folder.mkdir(parents=True)
         (folder / "config.json").touch()
     (tmp_path / "zoo" / "notes").mkdir()
-    found = with_members([str(tmp_path / "zoo"), str(tmp_path / "single"), "user/repo"])
+    found = expand_refs([str(tmp_path / "zoo"), str(tmp_path / "single"), "user/repo"])
     names = [f"{tmp_path}/zoo/{name}" for name in ("seed-2", "seed-2b", "seed-10")]
     assert found == [*names, f"{tmp_path}/single", "user/repo"]
 
@@ -53,9 +53,9 @@ def test_a_star_beside_its_members_is_none_of_them(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").touch()
     (tmp_path / "star" / "star.json").touch()
-    assert with_members([str(tmp_path)]) == [str(tmp_path / "seed-0"), str(tmp_path / "seed-1")]
-    assert with_members([str(tmp_path / "star")]) == [str(tmp_path / "star")]  # asked for by name
+    assert expand_refs([str(tmp_path)]) == [str(tmp_path / "seed-0"), str(tmp_path / "seed-1")]
+    assert expand_refs([str(tmp_path / "star")]) == [str(tmp_path / "star")]  # asked for by name
 
 
 def test_an_empty_folder_stays_for_the_library_to_refuse(tmp_path):
-    assert with_members([str(tmp_path)]) == [str(tmp_path)]
+    assert expand_refs([str(tmp_path)]) == [str(tmp_path)]

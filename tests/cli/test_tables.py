@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 
 from starzoo.cli.output import Output
-from starzoo.cli.tables import show_star, summarise
+from starzoo.cli.tables import show_star, summary_json
 from starzoo.config import RunConfig
-from starzoo.evaluate.results import Evaluation, Path, Quality
+from starzoo.evaluate.results import Evaluation, Path, PredictionScores
 from starzoo.models.architecture import Architecture
 from starzoo.models.record import ModelRecord
 from starzoo.star.manifest import StarManifest
-from starzoo.workflows.fit import StarReport
+from starzoo.workflows.fit import StarResult
 
 
 def path(kind, b, middle, split="test"):
@@ -20,14 +20,14 @@ EVALUATION = Evaluation(
     paths=(
         path("star-source", "a", 0.4),
         path("star-source", "b", 0.6),
-        path("regular-regular", "b", 1.3),
+        path("source-source", "b", 1.3),
         path("star-source", "a", 0.3, split="train"),
     ),
     qualities=(
-        Quality(name="a", role="member", split="test", accuracy=0.9, nll=0.4, ece=0.05),
-        Quality(name="b", role="member", split="test", accuracy=0.8, nll=0.6, ece=0.07),
-        Quality(name="all", role="ensemble", split="test", accuracy=0.95, nll=0.2, ece=0.01, passes=2),
-        Quality(name="a", role="member", split="train", accuracy=1.0, nll=0.0, ece=0.0),
+        PredictionScores(name="a", role="member", split="test", accuracy=0.9, nll=0.4, ece=0.05),
+        PredictionScores(name="b", role="member", split="test", accuracy=0.8, nll=0.6, ece=0.07),
+        PredictionScores(name="all", role="ensemble", split="test", accuracy=0.95, nll=0.2, ece=0.01, passes=2),
+        PredictionScores(name="a", role="member", split="train", accuracy=1.0, nll=0.0, ece=0.0),
     ),
 )
 
@@ -46,13 +46,13 @@ def report(tmp_path):
         coverage=1.0,
         evaluation=EVALUATION,
     )
-    return StarReport(folder=tmp_path / "star", manifest=manifest)
+    return StarResult(folder=tmp_path / "star", manifest=manifest)
 
 
 def test_summary_holds_means_by_split_kind_and_role():
-    summary = summarise(EVALUATION)
+    summary = summary_json(EVALUATION)
     test = summary["test"]
-    assert list(test["connectivity"]) == ["star-source", "regular-regular"]
+    assert list(test["connectivity"]) == ["star-source", "source-source"]
     assert test["connectivity"]["star-source"]["barrier"] == pytest.approx({
         "mean": 0.2,
         "std": 0.02**0.5,
@@ -81,12 +81,12 @@ def test_a_person_sees_both_tables_and_the_folder(report, capsys):
 
 
 def test_a_terminal_of_80_columns_is_wide_enough(report, capsys, monkeypatch):
-    monkeypatch.setenv("TERM", "dumb")  # 80 columns, no colours
+    monkeypatch.setenv("TERM", "dumb")  # 80 columns, no colors
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     show_star(Output(), report)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines[:-1])) <= 80
-    assert [line.split()[-1] for line in lines if "regular-regular" in line] == ["%"]
+    assert [line.split()[-1] for line in lines if "source-source" in line] == ["%"]
 
 
 def test_a_program_gets_the_summary_and_the_whole_manifest(report, capsys):

@@ -93,7 +93,7 @@ def test_join_measures_a_held_out_as_the_star_was_published_with(run, star, zoo)
     assert ended.code == 0, ended.err
     [path] = ended.json["paths"]
     published = json.loads((star / "star.json").read_text())["evaluation"]["paths"]
-    [expected] = [each for each in published if each["kind"] == "star-held-out" and each["b"] == "seed-3"]
+    [expected] = [each for each in published if each["kind"] == "star-heldout" and each["b"] == "seed-3"]
     for measure in ("barrier", "excess", "highest_loss", "worst_accuracy"):
         assert path[measure] == pytest.approx(expected[measure], abs=1e-4)
     assert ended.json["distance_after"] < ended.json["distance_before"]

@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from starzoo.config import DataConfig
-from starzoo.data.records import StoredData, open_data
-from starzoo.data.task import ImageData, load_data
+from starzoo.data.records import RawTask, open_data
+from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from tests.data.pictures import encode, paint, png, write_pictures
-from tests.data.test_data import COLOUR
+from tests.data.test_data import COLOR
 
 
-def opened(folder: Path, **choice: object) -> StoredData:
+def opened(folder: Path, **choice: object) -> RawTask:
     return open_data(DataConfig.model_validate({"dataset": str(folder), **choice}))
 
 
@@ -86,8 +86,8 @@ def test_images_without_a_label_are_counted(tmp_path: Path, labels: Sequence[Any
         opened(write_parquet(tmp_path, labels))
 
 
-def load(folder: Path, names: Sequence[str] | None = None, count: int | None = None) -> ImageData:
-    return load_data(DataConfig(dataset=str(folder)), COLOUR, class_names=names, num_classes=count)
+def load(folder: Path, names: Sequence[str] | None = None, count: int | None = None) -> ImageTask:
+    return load_data(DataConfig(dataset=str(folder)), COLOR, class_names=names, num_classes=count)
 
 
 def test_whole_numbers_from_0_are_the_numbers_of_the_models_classes(tmp_path: Path) -> None:
@@ -132,16 +132,16 @@ def test_a_column_that_is_named_wins_over_its_type(tmp_path: Path) -> None:
 
 
 def test_of_several_columns_one_is_named(tmp_path: Path) -> None:
-    kind = write_parquet(tmp_path / "kind", ["a", "b"], column="kind", colour=["red", "green"])
+    kind = write_parquet(tmp_path / "kind", ["a", "b"], column="kind", color=["red", "green"])
     message = (
-        r"expected one column of labels, got image \(dict\), kind \((large_)?string\), colour .*\(set label_column "
+        r"expected one column of labels, got image \(dict\), kind \((large_)?string\), color .*\(set label_column "
     )
-    with pytest.raises(UsageError, match=message + "to one of kind, colour"):
+    with pytest.raises(UsageError, match=message + "to one of kind, color"):
         opened(kind)
-    assert opened(kind, label_column="colour").class_names == ("green", "red")
+    assert opened(kind, label_column="color").class_names == ("green", "red")
     with pytest.raises(UsageError, match="expected a column 'image' of labels, got image"):
         opened(kind, label_column="image")
-    label = write_parquet(tmp_path / "label", ["a", "b"], colour=["red", "green"])
+    label = write_parquet(tmp_path / "label", ["a", "b"], color=["red", "green"])
     assert opened(label).class_names == ("a", "b")
 
 

@@ -23,13 +23,13 @@ from timm.data import create_transform
 from torch import Tensor
 
 from starzoo.config import DataConfig
-from starzoo.data.decoding import _resized, decode, make_reader
+from starzoo.data.decoding import _resized, decode, image_loader
 from starzoo.data.hub_datasets import _explain
 from starzoo.data.image_files import read_images
 from starzoo.data.preprocessing import Preprocessing
-from starzoo.data.records import ImageFile, Records, open_data
+from starzoo.data.records import ImageFile, RawSplit, open_data
 from starzoo.data.split import Split, _augment
-from starzoo.data.task import load_data, load_unlabelled
+from starzoo.data.task import load_data, load_unlabeled
 from starzoo.errors import (
     HubError,
     IncompatibleError,
@@ -38,11 +38,11 @@ from starzoo.errors import (
     UntrustedInputError,
     UsageError,
 )
-from starzoo.hub.error_mapping import HubBusyError
+from starzoo.hub.error_mapping import HubUnavailableError
 from tests.data.pictures import paint
 
-GREY = Preprocessing(input_size=(1, 8, 8), mean=(0.3,), std=(0.35,))
-COLOUR = Preprocessing(input_size=(3, 8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+GRAY = Preprocessing(input_size=(1, 8, 8), mean=(0.3,), std=(0.35,))
+COLOR = Preprocessing(input_size=(3, 8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 CLASSES = ("c1", "c2", "c10")
 
 
@@ -60,14 +60,14 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def digits() -> Split:
-    return load_data(DataConfig(), GREY).train
+    return load_data(DataConfig(), GRAY).train
 
 
 # Reading
 
 
 def test_digits_are_split_by_class_and_always_the_same() -> None:
-    first, second = load_data(DataConfig(), GREY), load_data(DataConfig(), GREY, seed=5)
+    first, second = load_data(DataConfig(), GRAY), load_data(DataConfig(), GRAY, seed=5)
     assert (len(first.train), len(first.test)) == (1437, 360)
     assert first.class_names == tuple("0123456789")
     assert first.test.labels.bincount().tolist() == [36] * 10
@@ -81,15 +81,15 @@ def test_digits_are_split_by_class_and_always_the_same() -> None:
 
 
 def test_image_folder_finds_columns_and_converts_channels(folder: Path) -> None:
-    data = load_data(DataConfig(dataset=str(folder)), COLOUR)
+    data = load_data(DataConfig(dataset=str(folder)), COLOR)
     assert data.class_names == ("c1", "c10", "c2")  # the order of `datasets`, which T04 is about
     assert data.train.labels.bincount().tolist() == [4, 4, 4]
     images, labels = data.test.tensors()
     expected = torch.from_numpy(np.array(Image.open(folder / "test" / "c10" / "0.png")))
     pixels = data.test.pixels[(labels == 1).nonzero()[:1, 0]][0]
     assert torch.equal(pixels, expected)
-    grey = load_data(DataConfig(dataset=str(folder)), GREY).test.tensors()[0]
-    assert (images.shape[1], grey.shape[1]) == (3, 1)
+    gray = load_data(DataConfig(dataset=str(folder)), GRAY).test.tensors()[0]
+    assert (images.shape[1], gray.shape[1]) == (3, 1)
 
 
 def test_parquet_folder_reads_like_image_folder(folder: Path, tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def test_parquet_folder_reads_like_image_folder(folder: Path, tmp_path: Path) ->
         }
         rows = datasets.Dataset.from_dict(table, features=features)
         rows.to_parquet(tmp_path / "parquet" / f"{split}-00000-of-00001.parquet")
-    here = load_data(DataConfig(dataset=str(tmp_path / "parquet")), COLOUR, class_names=CLASSES)
-    there = load_data(DataConfig(dataset=str(folder)), COLOUR)
+    here = load_data(DataConfig(dataset=str(tmp_path / "parquet")), COLOR, class_names=CLASSES)
+    there = load_data(DataConfig(dataset=str(folder)), COLOR)
     assert torch.equal(here.train.tensors()[0], there.train.tensors()[0])
     assert here.train.labels.tolist() == [0] * 4 + [2] * 4 + [1] * 4
 
@@ -121,7 +121,7 @@ def test_subset_is_balanced_seeded_and_part_of_the_fingerprint() -> None:
 
 
 def test_validation_images_are_those_that_a_subset_leaves() -> None:
-    assert load_data(DataConfig(), GREY).validation is None  # all were trained on
+    assert load_data(DataConfig(), GRAY).validation is None  # all were trained on
     part = open_data(DataConfig(train_size=1400))
     whole, rest = open_data(DataConfig()).train, part.validation
     assert rest is not None
@@ -131,7 +131,7 @@ def test_validation_images_are_those_that_a_subset_leaves() -> None:
         file.content for file in whole.files(rest.numbers[[0, 36]].tolist())
     ]
     assert np.array_equal(rest.labels, whole.labels[rest.numbers])
-    split = load_data(DataConfig(train_size=1400), GREY).validation
+    split = load_data(DataConfig(train_size=1400), GRAY).validation
     assert split is not None
     assert split.tensors()[0].shape == (37, 1, 8, 8)
 
@@ -160,7 +160,7 @@ def test_k13_fingerprint_notices_one_changed_image(folder: Path) -> None:
 )
 def test_wrong_part_of_a_data_set_is_a_usage_error(folder: Path, changes: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        load_data(DataConfig(dataset=str(folder), **changes), COLOUR)
+        load_data(DataConfig(dataset=str(folder), **changes), COLOR)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
 
@@ -168,7 +168,7 @@ def test_wrong_part_of_a_data_set_is_a_usage_error(folder: Path, changes: dict[s
 @pytest.mark.parametrize("dataset", ["no such folder", "./photo", "json", "imagefolder", "hf://datasets/a/b"])
 def test_unknown_data_set_is_refused_without_the_network(dataset: str) -> None:
     with pytest.raises(UsageError, match=f"{re.escape(dataset)}: no such folder, and no data set id"):
-        load_data(DataConfig(dataset=dataset), COLOUR)
+        load_data(DataConfig(dataset=dataset), COLOR)
 
 
 def test_columns_of_the_wrong_type_are_listed(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_columns_of_the_wrong_type_are_listed(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"expected one column of images, got text \((large_)?string\), stars \(int64\)"
     ):
-        load_data(DataConfig(dataset=str(tmp_path)), COLOUR)
+        load_data(DataConfig(dataset=str(tmp_path)), COLOR)
 
 
 def test_missing_labels_are_refused(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_missing_labels_are_refused(tmp_path: Path) -> None:
         rows = datasets.Dataset.from_dict({"image": [paint(0), paint(1)], "label": [1, label]}, features=features)
         rows.to_parquet(tmp_path / f"{split}.parquet")
     with pytest.raises(UsageError, match="split 'test': 1 image without a label"):
-        load_data(DataConfig(dataset=str(tmp_path)), COLOUR)
+        load_data(DataConfig(dataset=str(tmp_path)), COLOR)
 
 
 def test_labels_beyond_the_class_names_are_refused(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_labels_beyond_the_class_names_are_refused(tmp_path: Path) -> None:
         table = table.replace_schema_metadata(rows.data.table.schema.metadata)
         pyarrow.parquet.write_table(table, tmp_path / f"{split}.parquet")
     with pytest.raises(UntrustedInputError, match="has the label 5, but only 2 class names"):
-        load_data(DataConfig(dataset=str(tmp_path)), COLOUR)
+        load_data(DataConfig(dataset=str(tmp_path)), COLOR)
 
 
 @pytest.mark.parametrize(
@@ -206,9 +206,9 @@ def test_labels_beyond_the_class_names_are_refused(tmp_path: Path) -> None:
 def test_splits_that_share_images_are_refused(folder: Path, train: str, test: str) -> None:
     config = DataConfig(dataset=str(folder), train_split=train, test_split=test)
     with pytest.raises(UsageError, match="share images"):
-        load_data(config, COLOUR)
+        load_data(config, COLOR)
     parts = config.model_copy(update={"train_split": "train[:50%]", "test_split": "train[50%:]"})
-    assert len(load_data(parts, COLOUR).train) == 6
+    assert len(load_data(parts, COLOR).train) == 6
 
 
 def test_a_broken_archive_is_untrusted_input(folder: Path, tmp_path: Path) -> None:
@@ -217,38 +217,38 @@ def test_a_broken_archive_is_untrusted_input(folder: Path, tmp_path: Path) -> No
         content = Path(archive).read_bytes()
         Path(archive).write_bytes(content[: len(content) // 2])
     with pytest.raises(UntrustedInputError, match="cannot be read") as caught:
-        load_data(DataConfig(dataset=str(tmp_path / "zipped")), COLOUR)
+        load_data(DataConfig(dataset=str(tmp_path / "zipped")), COLOR)
     assert caught.value.exit_code == 3
 
 
-def test_unlabelled_images_of_one_split(tmp_path: Path) -> None:
+def test_unlabeled_images_of_one_split(tmp_path: Path) -> None:
     for number in range(5):
         paint(number).save(tmp_path / f"{number}.png")
     config = DataConfig(dataset=str(tmp_path), test_split="train")
-    images = load_unlabelled(config, COLOUR)
+    images = load_unlabeled(config, COLOR)
     assert (images.labels.tolist(), images.pixels.shape) == ([0] * 5, (5, 8, 8, 3))
-    some = load_unlabelled(config.model_copy(update={"test_size": 3}), COLOUR)
+    some = load_unlabeled(config.model_copy(update={"test_size": 3}), COLOR)
     assert len(some) == 3
     with pytest.raises(UsageError, match=r"expected one column of labels, got image \(Image\) "):
-        load_data(config.model_copy(update={"train_split": "train[:3]", "test_split": "train[3:]"}), COLOUR)
+        load_data(config.model_copy(update={"train_split": "train[:3]", "test_split": "train[3:]"}), COLOR)
     with pytest.raises(UsageError, match='Unknown split "test"'):
-        load_unlabelled(DataConfig(dataset=str(tmp_path)), COLOUR)
+        load_unlabeled(DataConfig(dataset=str(tmp_path)), COLOR)
     with pytest.raises(UsageError, match="split 'train': 6 images asked for, 5 there"):
-        load_unlabelled(config.model_copy(update={"test_size": 6}), COLOUR)
+        load_unlabeled(config.model_copy(update={"test_size": 6}), COLOR)
 
 
 def test_damaged_table_is_untrusted_input(tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / f"{split}.parquet").write_bytes(b"nothing")
     with pytest.raises(UntrustedInputError, match="cannot be read: Parquet") as caught:
-        load_data(DataConfig(dataset=str(tmp_path)), COLOUR)
+        load_data(DataConfig(dataset=str(tmp_path)), COLOR)
     assert caught.value.exit_code == 3
 
 
 def test_unreachable_hub_is_a_hub_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match="someone/pictures: ") as caught:
-        load_data(DataConfig(dataset="someone/pictures"), COLOUR)
+        load_data(DataConfig(dataset="someone/pictures"), COLOR)
     assert caught.value.exit_code == 4
 
 
@@ -271,8 +271,12 @@ def hiding(error: Exception, reason: Exception) -> Exception:
     ("error", "expected", "message"),
     [
         (ValueError("'a' is not there\nMore"), UsageError, "a/b: 'a' is not there .check"),
-        (answered(HfHubHTTPError, 503), HubBusyError, "a/b: the Hub answered HTTP 503"),
-        (hiding(FileNotFoundError(""), answered(HfHubHTTPError, 503)), HubBusyError, "a/b: the Hub answered HTTP 503"),
+        (answered(HfHubHTTPError, 503), HubUnavailableError, "a/b: the Hub answered HTTP 503"),
+        (
+            hiding(FileNotFoundError(""), answered(HfHubHTTPError, 503)),
+            HubUnavailableError,
+            "a/b: the Hub answered HTTP 503",
+        ),
         (chained(DatasetGenerationError(""), OSError(errno.ENOSPC, "")), ResourceError, "a/b: the disk is full"),
     ],
 )
@@ -289,17 +293,17 @@ def test_what_datasets_says_becomes_one_line(error: Exception, expected: type[St
 def test_t04_classes_are_counted_where_names_are_not_known(folder: Path) -> None:
     config = DataConfig(dataset=str(folder))
     with pytest.raises(IncompatibleError, match="expected the 4 classes of the models, got 3") as caught:
-        load_data(config, COLOUR, num_classes=4)
+        load_data(config, COLOR, num_classes=4)
     assert caught.value.exit_code == 5
-    found = load_data(config, COLOUR, num_classes=3)
+    found = load_data(config, COLOR, num_classes=3)
     assert found.class_names == ("c1", "c10", "c2")
     assert found.class_orders == [("c1", "c10", "c2"), CLASSES]  # and as timm sorts class folders
 
 
 def test_t04_class_names_are_matched_by_name(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = DataConfig(dataset=str(folder), train_size=9)
-    stored = load_data(config, COLOUR)
-    found = load_data(config, COLOUR, class_names=CLASSES)
+    stored = load_data(config, COLOR)
+    found = load_data(config, COLOR, class_names=CLASSES)
     for here, there in ((found.train, stored.train), (found.test, stored.test), (found.validation, stored.validation)):
         assert [CLASSES[label] for label in here.labels] == [stored.class_names[label] for label in there.labels]
         assert torch.equal(here.tensors()[0], there.tensors()[0])
@@ -308,7 +312,7 @@ def test_t04_class_names_are_matched_by_name(folder: Path, caplog: pytest.LogCap
     assert [record.getMessage() for record in caplog.records] == [
         f"{folder}: its classes are in another order than those of the models, and matched by name"
     ]
-    assert load_data(config, COLOUR, class_names=["c1", "c10", "c2"]).label_names is None
+    assert load_data(config, COLOR, class_names=["c1", "c10", "c2"]).label_names is None
     for names, message in (
         (CLASSES[:2], r"0 missing, 1 unknown \(c10\)"),
         ((*CLASSES, "c11"), r"1 missing \(c11\), 0 unknown"),
@@ -318,7 +322,7 @@ def test_t04_class_names_are_matched_by_name(folder: Path, caplog: pytest.LogCap
         ),
     ):
         with pytest.raises(IncompatibleError, match=message) as caught:
-            load_data(config, COLOUR, class_names=names)
+            load_data(config, COLOR, class_names=names)
         assert caught.value.exit_code == 5
 
 
@@ -328,7 +332,7 @@ def test_t04_class_folders_of_a_mac_have_the_names_of_the_models(tmp_path: Path)
         place = tmp_path / split / unicodedata.normalize("NFD" if split == "train" else "NFC", name)
         place.mkdir(parents=True, exist_ok=True)
         paint().save(place / f"{number}.png")
-    data = load_data(DataConfig(dataset=str(tmp_path)), COLOUR, class_names=names, num_classes=2)
+    data = load_data(DataConfig(dataset=str(tmp_path)), COLOR, class_names=names, num_classes=2)
     assert (data.class_names, data.label_names) == (names, None)
     assert data.class_orders == [names]
     assert data.train.labels.tolist() == data.test.labels.tolist() == [0, 0, 1, 1]
@@ -338,7 +342,7 @@ def test_t04_class_folders_of_a_mac_have_the_names_of_the_models(tmp_path: Path)
 def test_t07_broken_image_is_named_and_never_replaced(folder: Path, damage) -> None:
     victim = folder / "test" / "c10" / "1.png"
     victim.write_bytes(damage(victim.read_bytes()))
-    data = load_data(DataConfig(dataset=str(folder)), COLOUR)
+    data = load_data(DataConfig(dataset=str(folder)), COLOR)
     data.train.tensors()
     with pytest.raises(UntrustedInputError, match=r"image 3 of split 'test' \(1\.png\) cannot be read") as caught:
         list(data.test.images(2))
@@ -352,12 +356,12 @@ def test_broken_image_of_a_subset_has_its_number_in_the_whole_split(folder: Path
     for number in chosen[1:]:
         (folder / "train" / ("c1", "c10", "c2")[number // 4] / f"{number % 4}.png").write_bytes(b"")
     with pytest.raises(UntrustedInputError, match=rf"image {chosen[1]} of split 'train' \({chosen[1] % 4}\.png\)"):
-        load_data(config, COLOUR).train.tensors()
+        load_data(config, COLOR).train.tensors()
 
 
 def test_t08_decompression_bomb_is_one_line(folder: Path) -> None:
     Image.new("1", (100_000, 2_000)).save(folder / "train" / "c1" / "0.png")
-    data = load_data(DataConfig(dataset=str(folder)), COLOUR)
+    data = load_data(DataConfig(dataset=str(folder)), COLOR)
     with pytest.raises(
         UntrustedInputError, match=r"image 0 of split 'train' \(0\.png\) .*decompression bomb"
     ) as caught:
@@ -372,7 +376,7 @@ def test_t08_an_image_that_resizing_would_blow_up(size: tuple[int, int], pixels:
     """Pillow takes the few bytes of a very long and narrow one; its short side would become 256 pixels long."""
     content = BytesIO()
     Image.new("1", size).save(content, format="PNG")
-    read = make_reader(Preprocessing(input_size=(3, 224, 224), crop_pct=0.875), "data")
+    read = image_loader(Preprocessing(input_size=(3, 224, 224), crop_pct=0.875), "data")
     file = ImageFile("here", "data", content.getvalue())
     if pixels is None:
         assert read(file).shape == (224, 224, 3)
@@ -397,7 +401,7 @@ def test_t07_a_mode_that_cannot_be_converted_is_refused_like_a_broken_image() ->
     content = BytesIO()
     Image.new("LAB", (8, 8)).save(content, format="TIFF")
     with pytest.raises(UntrustedInputError, match=r"here cannot be read: conversion from LAB to .* not supported"):
-        make_reader(GREY, "data")(ImageFile("here", "data", content.getvalue()))
+        image_loader(GRAY, "data")(ImageFile("here", "data", content.getvalue()))
 
 
 def test_c17_loading_script_is_never_run(tmp_path: Path) -> None:
@@ -407,7 +411,7 @@ def test_c17_loading_script_is_never_run(tmp_path: Path) -> None:
     with pytest.raises(
         UntrustedInputError, match="scripted: comes with a loading script, which is never run"
     ) as caught:
-        load_data(DataConfig(dataset=str(place)), COLOUR)
+        load_data(DataConfig(dataset=str(place)), COLOR)
     assert caught.value.exit_code == 3
     assert not (tmp_path / "canary").exists()
 
@@ -457,7 +461,7 @@ def test_what_else_a_camera_wrote_does_not_matter() -> None:
 @pytest.mark.parametrize(
     "preprocessing",
     [
-        COLOUR,
+        COLOR,
         Preprocessing(input_size=(3, 16, 16), interpolation="bilinear", crop_pct=0.8),
         Preprocessing(input_size=(3, 8, 12), crop_pct=0.9, crop_mode="border"),
         Preprocessing(input_size=(3, 10, 10), crop_pct=1.0, crop_mode="squash"),
@@ -477,22 +481,22 @@ def test_images_are_those_of_timm_bit_for_bit(tmp_path: Path, preprocessing: Pre
 
 
 def test_named_files_are_read_as_those_of_a_data_set(folder: Path) -> None:
-    data, files = load_data(DataConfig(dataset=str(folder)), COLOUR), sorted((folder / "test").glob("*/*.png"))
+    data, files = load_data(DataConfig(dataset=str(folder)), COLOR), sorted((folder / "test").glob("*/*.png"))
     images, _ = data.test.tensors()
-    assert torch.equal(read_images(files, COLOUR), images)
-    assert torch.equal(read_images([str(files[1])], COLOUR), images[1:2])
+    assert torch.equal(read_images(files, COLOR), images)
+    assert torch.equal(read_images([str(files[1])], COLOR), images[1:2])
 
 
 def test_files_that_are_no_images_are_named(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere\.png: no such file"):
-        read_images([folder / "nowhere.png"], COLOUR)
+        read_images([folder / "nowhere.png"], COLOR)
     with pytest.raises(UsageError, match=r"test: no such file \(name image files, not folders"):
-        read_images([folder / "test"], COLOUR)
+        read_images([folder / "test"], COLOR)
     with pytest.raises(UsageError, match="no image is given"):
-        read_images([], COLOUR)
+        read_images([], COLOR)
     (folder / "text.png").write_text("no image")
     with pytest.raises(UntrustedInputError, match=r"text\.png cannot be read: expected an image in a format that"):
-        read_images([folder / "text.png"], COLOUR)
+        read_images([folder / "text.png"], COLOR)
 
 
 def test_images_come_in_order_and_a_limit_draws_some(digits: Split) -> None:
@@ -508,9 +512,9 @@ def test_images_come_in_order_and_a_limit_draws_some(digits: Split) -> None:
 
 def test_large_splits_are_decoded_anew_each_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = DataConfig(dataset=str(folder))
-    kept = load_data(config, COLOUR).train
+    kept = load_data(config, COLOR).train
     monkeypatch.setattr("starzoo.data.decoding._CACHE_BYTES", 0)
-    fresh = load_data(config, COLOUR).train
+    fresh = load_data(config, COLOR).train
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
@@ -597,7 +601,7 @@ def test_ranks_share_every_batch(digits: Split) -> None:
 
 
 def test_models_with_other_channels_are_refused() -> None:
-    with pytest.raises(UsageError, match="digits: images are grey or RGB, but the model takes 4 channels"):
+    with pytest.raises(UsageError, match="digits: images are gray or RGB, but the model takes 4 channels"):
         load_data(DataConfig(), Preprocessing(input_size=(4, 8, 8), mean=(0.0,) * 4, std=(1.0,) * 4))
 
 
@@ -608,7 +612,7 @@ def test_models_with_other_channels_are_refused() -> None:
 def test_rows_without_an_image_file_are_named(cell: dict[str, str] | None, message: str) -> None:
     features = datasets.Features({"image": datasets.Image(decode=False)})
     rows = datasets.Dataset.from_dict({"image": [cell]}, features=features)
-    records = Records(
+    records = RawSplit(
         dataset="d",
         name="test",
         rows=rows,
@@ -617,4 +621,4 @@ def test_rows_without_an_image_file_are_named(cell: dict[str, str] | None, messa
         numbers=np.arange(1),
     )
     with pytest.raises(UntrustedInputError, match=f"d: image 0 of split 'test' {message}"):
-        Split(records, COLOUR).tensors()
+        Split(records, COLOR).tensors()

@@ -12,22 +12,22 @@ import pytest
 
 from starzoo.config import DataConfig
 from starzoo.data.folders import find_split, scan_folder, spread_classes
-from starzoo.data.records import Records, StoredData, open_data
-from starzoo.data.task import load_unlabelled
+from starzoo.data.records import RawSplit, RawTask, open_data
+from starzoo.data.task import load_unlabeled
 from starzoo.errors import UntrustedInputError, UsageError
 from tests.data.pictures import paint, png, write_pictures
-from tests.data.test_data import COLOUR
+from tests.data.test_data import COLOR
 
 
-def opened(folder: Path, **choice: object) -> StoredData:
+def opened(folder: Path, **choice: object) -> RawTask:
     return open_data(DataConfig.model_validate({"dataset": str(folder), **choice}))
 
 
-def names_of(records: Records, names: tuple[str, ...]) -> list[str]:
+def names_of(records: RawSplit, names: tuple[str, ...]) -> list[str]:
     return [names[label] for label in records.labels]
 
 
-def contents_of(records: Records) -> list[bytes]:
+def contents_of(records: RawSplit) -> list[bytes]:
     return [file.content for file in records.files(range(len(records)))]
 
 
@@ -147,13 +147,13 @@ def test_c17_a_loading_script_beside_images_is_never_run(tmp_path: Path) -> None
         opened(tmp_path / "photos")
 
 
-def test_unlabelled_images_of_a_folder_with_splits(tmp_path: Path) -> None:
+def test_unlabeled_images_of_a_folder_with_splits(tmp_path: Path) -> None:
     write_pictures(tmp_path, ["train", "test"], each=5)
-    assert len(load_unlabelled(DataConfig(dataset=str(tmp_path)), COLOUR)) == 5
+    assert len(load_unlabeled(DataConfig(dataset=str(tmp_path)), COLOR)) == 5
     with pytest.raises(UsageError, match="5 images without a label"):
         opened(tmp_path)
     write_pictures(tmp_path / "other", ["train/cat", "train/dog", "test"])
-    assert len(load_unlabelled(DataConfig(dataset=str(tmp_path / "other")), COLOUR)) == 3
+    assert len(load_unlabeled(DataConfig(dataset=str(tmp_path / "other")), COLOR)) == 3
 
 
 def test_what_a_scan_finds(tmp_path: Path) -> None:
@@ -192,13 +192,13 @@ def test_a_validation_split_is_taken_where_there_is_no_test_split(
     from starzoo.data.task import load_data
 
     write_pictures(tmp_path, splits("cat", "dog", of=("train", split)))
-    data = load_data(DataConfig(dataset=str(tmp_path)), COLOUR)
+    data = load_data(DataConfig(dataset=str(tmp_path)), COLOR)
     assert (data.config.train_split, data.config.test_split, data.test.name) == ("train", split, split)
     said = [record.getMessage() for record in caplog.records]
     assert said == [f"{tmp_path}: has no split 'test'; {split!r} is taken"]
-    again = load_data(data.config, COLOUR)
+    again = load_data(data.config, COLOR)
     assert again.fingerprint == data.fingerprint
-    assert len(load_unlabelled(DataConfig(dataset=str(tmp_path)), COLOUR)) == 6
+    assert len(load_unlabeled(DataConfig(dataset=str(tmp_path)), COLOR)) == 6
 
 
 def test_a_validation_split_of_a_table_is_taken_too(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from starzoo.cli.main import main
 from starzoo.config import DataConfig
-from starzoo.data.records import StoredData, open_data
+from starzoo.data.records import RawTask, open_data
 from starzoo.errors import HubError, UntrustedInputError, exit_code_of
-from starzoo.hub.offline import working_offline
+from starzoo.hub.offline import offline_mode
 from tests.data.pictures import png, write_pictures
 from tests.data.watch import watching
 
@@ -42,7 +42,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.EXTRACTED_DATASETS_PATH", tmp_path / "cache" / "downloads" / "extracted")
 
 
-def opened(folder: Path, **choice: object) -> StoredData:
+def opened(folder: Path, **choice: object) -> RawTask:
     return open_data(DataConfig.model_validate({"dataset": str(folder), **choice}))
 
 
@@ -142,7 +142,7 @@ def test_h01_a_path_that_is_no_text(tmp_path: Path, column: float) -> None:
 
 # H03: descriptions
 
-OUTSIDE = [
+OOD = [
     "{private}/train/**",
     "../private/train/**",
     "x/../../private/train/**",
@@ -168,7 +168,7 @@ def describe(folder: Path, where: str, description: object) -> None:
 
 
 @pytest.mark.parametrize("where", ["README.md", ".huggingface.yaml"])
-@pytest.mark.parametrize("path", OUTSIDE)
+@pytest.mark.parametrize("path", OOD)
 def test_h03_a_description_leads_nowhere_else(tmp_path: Path, private: Path, path: str, where: str) -> None:
     folder = write_pictures(tmp_path / "data", ["train/cat", "train/dog", "test/cat", "test/dog"])
     path = path.format(private=private)
@@ -181,7 +181,7 @@ def test_h03_a_description_leads_nowhere_else(tmp_path: Path, private: Path, pat
         describe(folder, where, {"configs": [{"config_name": "default", **entry}]})
         with (
             watching() as seen,
-            working_offline(),
+            offline_mode(),
             pytest.raises(UntrustedInputError, match=re.escape(where)) as caught,
         ):
             opened(folder)
@@ -289,7 +289,7 @@ def test_h03_a_folder_that_is_called_like_a_data_set_of_the_hub_is_not_taken_for
         table(tmp_path / "ann___pictures" / f"{split}.parquet", [own(), own()])
     assert opened(tmp_path / "ann___pictures").fingerprint
     assert list((tmp_path / "cache").glob("ann___pictures/*/*/*/dataset_info.json"))
-    with working_offline(), pytest.raises(HubError, match="ann/pictures: not in the local cache, and offline"):
+    with offline_mode(), pytest.raises(HubError, match="ann/pictures: not in the local cache, and offline"):
         opened(Path("ann/pictures"))
 
 
@@ -448,7 +448,7 @@ def test_h03_hostile_descriptions_end_well(pictures: Path) -> None:
     def check(where: str, description: dict[str, Any]) -> None:
         describe(pictures, where, description)
         try:
-            with watching() as seen, working_offline():
+            with watching() as seen, offline_mode():
                 code, error = outcome(pictures)
             assert code in {0, 2, 3}, error
             assert seen.connections == []
@@ -480,7 +480,7 @@ def test_h01_hostile_cells_end_well(tmp_path: Path, kind: str) -> None:
     def check(cells: list[Any]) -> None:
         for split in ("train", "test"):
             table(tmp_path / "data" / f"{split}.{kind}", cells)
-        with watching() as seen, working_offline():
+        with watching() as seen, offline_mode():
             code, error = outcome(tmp_path / "data")
         assert code in {0, 2, 3}, error
         assert seen.connections == []

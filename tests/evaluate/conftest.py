@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from starzoo.config import DataConfig
-from starzoo.data.task import ImageData, load_data
+from starzoo.data.task import ImageTask, load_data
 from starzoo.models.sources import Source, load_sources
 
 
@@ -15,7 +15,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Four tiny networks for digits that nobody trained, as folders in timm format."""
     from starzoo.data.preprocessing import Preprocessing
     from starzoo.models.architecture import Architecture
-    from starzoo.models.timm_folder import save_folder
+    from starzoo.models.timm_folder import save_timm_folder
 
     architecture = Architecture(
         name="resnet18",
@@ -29,7 +29,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             folders.append(tmp_path_factory.mktemp("untrained") / f"seed-{seed}")
-            save_folder(folders[-1], architecture, architecture.build().state_dict())
+            save_timm_folder(folders[-1], architecture, architecture.build().state_dict())
     return folders
 
 
@@ -39,5 +39,5 @@ def models(untrained: list[Path]) -> list[Source]:
 
 
 @pytest.fixture(scope="module")
-def data(models: list[Source]) -> ImageData:
+def data(models: list[Source]) -> ImageTask:
     return load_data(DataConfig(train_size=200, test_size=80), models[0].architecture.preprocessing)

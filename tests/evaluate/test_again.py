@@ -17,7 +17,7 @@ from starzoo.config import DataConfig
 from starzoo.data.task import load_data
 from starzoo.errors import StarzooError, UsageError
 from starzoo.models.batch_norm import reestimate_batch_norm
-from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.spec_cache import cached_spec
 from starzoo.models.weights import interpolate
 from starzoo.workflows.fit import evaluate_star, load_star
 from tests.stars import CONFIG, make_star
@@ -43,8 +43,8 @@ def test_the_path_to_another_star_equals_a_slow_reference(star: Path, untrained:
     architecture = first.manifest.architecture
     data = load_data(DataConfig(**DATA), architecture.preprocessing)
     config = CONFIG.align
-    meter = Probe(architecture.build(), *data.train.labelled_images(limit=config.images, seed=config.seed))
-    [aligned] = align(infer_architecture(architecture), first.state, [second.state], config, meter=meter)
+    meter = Probe(architecture.build(), *data.train.labeled_images(limit=config.images, seed=config.seed))
+    [aligned] = align(cached_spec(architecture), first.state, [second.state], config, meter=meter)
     images, labels = data.test.tensors()
     for t, loss in zip(path.t, path.loss, strict=True):
         model = architecture.build()
@@ -82,4 +82,4 @@ def test_other_images_are_found_again_and_their_folder_is_not_published(star: Pa
 
 def test_rivals_are_refused_on_other_images_than_those_of_the_star(star: Path) -> None:
     with pytest.raises(UsageError, match="would be trained on other images than it was"):
-        evaluate_star(str(star), data=DATA, evaluate={**FEW, "rivals": ("swa",)})
+        evaluate_star(str(star), data=DATA, evaluate={**FEW, "baselines": ("swa",)})

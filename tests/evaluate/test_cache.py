@@ -173,7 +173,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cache = ResultCache(tmp_path / "file" / "folder")
     for _ in range(2):
-        assert cache.remember({"a": 1}, lambda: {"x": torch.ones(2)})["x"].tolist() == [1, 1]
+        assert cache.get_or_compute({"a": 1}, lambda: {"x": torch.ones(2)})["x"].tolist() == [1, 1]
 
 
 def test_hashes_tell_tensors_apart() -> None:

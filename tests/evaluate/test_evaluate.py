@@ -12,16 +12,16 @@ from torch.nn.functional import cross_entropy
 
 from starzoo.align.align import align
 from starzoo.config import AlignConfig, EvalConfig, RunConfig
-from starzoo.data.task import ImageData, load_data
+from starzoo.data.task import ImageTask, load_data
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.evaluator import Evaluator
-from starzoo.evaluate.model_pool import Models
+from starzoo.evaluate.model_pool import ModelPool
 from starzoo.evaluate.results import Evaluation
 from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import Source, load_sources
 from starzoo.models.weights import interpolate
 from starzoo.symmetry import Permutation, PermutationSpec
-from starzoo.workflows.inspect import infer_architecture
+from starzoo.workflows.inspect import cached_spec
 
 ALIGN = AlignConfig(method="balanced-weights")
 CONFIG = EvalConfig(points=5, pairs=2, splits=("train", "test"))
@@ -34,16 +34,16 @@ def models(digits_zoo: list[Path]) -> list[Source]:
 
 @pytest.fixture(scope="module")
 def spec(models: list[Source]) -> PermutationSpec:
-    return infer_architecture(models[0].architecture)
+    return cached_spec(models[0].architecture)
 
 
 @pytest.fixture(scope="module")
-def data(models: list[Source]) -> ImageData:
+def data(models: list[Source]) -> ImageTask:
     return load_data(RunConfig().data, models[0].architecture.preprocessing)
 
 
 @pytest.fixture(scope="module")
-def measured(models: list[Source], spec: PermutationSpec, data: ImageData) -> Evaluation:
+def measured(models: list[Source], spec: PermutationSpec, data: ImageTask) -> Evaluation:
     star, *rest = models
     zoo = Zoo(star=star.state, sources={m.name: m.state for m in rest[:2]}, holdouts={rest[2].name: rest[2].state})
     return evaluate(star.architecture, spec, zoo, data, CONFIG, ALIGN)
@@ -52,8 +52,8 @@ def measured(models: list[Source], spec: PermutationSpec, data: ImageData) -> Ev
 def test_everything_planned_is_measured_once_on_both_splits(measured: Evaluation) -> None:
     for split in ("train", "test"):
         assert [(p.a, p.b) for p in measured.paths_of("star-source", split)] == [("star", "seed-1"), ("star", "seed-2")]
-        assert [(p.a, p.b) for p in measured.paths_of("star-held-out", split)] == [("star", "seed-3")]
-        aligned, raw = (measured.paths_of(kind, split) for kind in ("regular-regular", "regular-regular-raw"))
+        assert [(p.a, p.b) for p in measured.paths_of("star-heldout", split)] == [("star", "seed-3")]
+        aligned, raw = (measured.paths_of(kind, split) for kind in ("source-source", "source-source-unaligned"))
         assert len(aligned) == 2
         assert [(p.a, p.b) for p in aligned] == [(p.a, p.b) for p in raw]
         roles = [q.role for q in measured.qualities if q.split == split]
@@ -63,13 +63,13 @@ def test_everything_planned_is_measured_once_on_both_splits(measured: Evaluation
 
 
 def test_sources_are_measured_where_the_fit_has_brought_them(
-    models: list[Source], spec: PermutationSpec, data: ImageData
+    models: list[Source], spec: PermutationSpec, data: ImageTask
 ) -> None:
     star, source, held, _ = models
     permutation = Permutation.random(spec, np.random.default_rng(0))
     zoo = Zoo(star=star.state, sources={"source": source.state}, holdouts={"held-out": held.state})
     with_it = replace(zoo, permutations={"source": permutation})
-    found, without = (Models(star.architecture, spec, each, data, ALIGN) for each in (with_it, zoo))
+    found, without = (ModelPool(star.architecture, spec, each, data, ALIGN) for each in (with_it, zoo))
     expected = permutation.apply(source.state)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.aligned["source"].items())
     assert not torch.equal(without.aligned["source"]["fc.weight"], expected["fc.weight"])
@@ -78,14 +78,14 @@ def test_sources_are_measured_where_the_fit_has_brought_them(
 
 
 def test_alignment_lowers_the_highest_loss_between_regular_models(measured: Evaluation) -> None:
-    aligned, raw = (measured.spread(kind, "highest_loss") for kind in ("regular-regular", "regular-regular-raw"))
+    aligned, raw = (measured.spread(kind, "highest_loss") for kind in ("source-source", "source-source-unaligned"))
     assert aligned.mean < raw.mean
 
 
 def test_a_path_equals_a_slow_reference(
-    measured: Evaluation, models: list[Source], spec: PermutationSpec, data: ImageData
+    measured: Evaluation, models: list[Source], spec: PermutationSpec, data: ImageTask
 ) -> None:
-    [path] = measured.paths_of("star-held-out")
+    [path] = measured.paths_of("star-heldout")
     star, held = models[0], models[3]
     [aligned] = align(spec, star.state, [held.state])
     images, labels = data.test.tensors()
@@ -100,20 +100,20 @@ def test_a_path_equals_a_slow_reference(
 
 
 def test_t11_barrier_is_zero_for_a_model_and_its_own_permutation(
-    models: list[Source], spec: PermutationSpec, data: ImageData
+    models: list[Source], spec: PermutationSpec, data: ImageTask
 ) -> None:
     state = models[0].state
     shuffled = Permutation.random(spec, np.random.default_rng(0)).apply(state)
     zoo = Zoo(star=state, sources={"itself": state}, holdouts={"shuffled": shuffled})
     config = CONFIG.model_copy(update={"splits": ("test",)})
     found = evaluate(models[0].architecture, spec, zoo, data, config, ALIGN)
-    for kind in ("star-source", "star-held-out", "regular-regular"):
+    for kind in ("star-source", "star-heldout", "source-source"):
         assert found.spread(kind).worst < 1e-6
     # The control: without alignment, or without new statistics, the same two models have a barrier.
-    assert found.spread("regular-regular-raw").mean > 0.1
+    assert found.spread("source-source-unaligned").mean > 0.1
 
 
-def test_stale_statistics_would_show(models: list[Source], spec: PermutationSpec, data: ImageData) -> None:
+def test_stale_statistics_would_show(models: list[Source], spec: PermutationSpec, data: ImageTask) -> None:
     a = models[0].state
     [b] = [source.state for source in align(spec, a, [models[1].state])]
     evaluator = Evaluator(

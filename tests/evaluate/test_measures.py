@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from starzoo.errors import UsageError
-from starzoo.evaluate.results import Evaluation, Path, Quality, Spread
+from starzoo.evaluate.results import Evaluation, Path, PredictionScores, Summary
 
 
 def make_path(loss, accuracy=None, t=None, kind="star-source", split="test", b="b"):
@@ -13,7 +13,7 @@ def make_path(loss, accuracy=None, t=None, kind="star-source", split="test", b="
 
 
 def make_quality(name, role, accuracy, split="test"):
-    return Quality(name=name, role=role, split=split, accuracy=accuracy, nll=1 - accuracy, ece=0.01)
+    return PredictionScores(name=name, role=role, split=split, accuracy=accuracy, nll=1 - accuracy, ece=0.01)
 
 
 losses = st.lists(st.floats(0, 10), min_size=2, max_size=12)
@@ -24,7 +24,7 @@ shares = st.floats(0, 1)
 def paths(draw):
     loss = draw(losses)
     accuracy = draw(st.lists(shares, min_size=len(loss), max_size=len(loss)))
-    kind = draw(st.sampled_from(["star-source", "star-held-out", "regular-regular", "regular-regular-raw"]))
+    kind = draw(st.sampled_from(["star-source", "star-heldout", "source-source", "source-source-unaligned"]))
     return make_path(loss, accuracy, kind=kind, split=draw(st.sampled_from(["train", "test"])), b=draw(st.text()))
 
 
@@ -114,16 +114,16 @@ def test_a_key_that_is_not_known_is_refused():
 
 
 def test_spread_of_some_values():
-    spread = Spread.of([1.0, 2.0, 6.0])
+    spread = Summary.of([1.0, 2.0, 6.0])
     assert (spread.mean, spread.worst, spread.count) == (3.0, 6.0, 3)
     assert spread.std == pytest.approx(7**0.5)
-    assert Spread.of([1.0, 2.0, 6.0], more_is_better=True).worst == 1.0
-    assert Spread.of([2.5]) == Spread(mean=2.5, std=0.0, worst=2.5, count=1)
+    assert Summary.of([1.0, 2.0, 6.0], more_is_better=True).worst == 1.0
+    assert Summary.of([2.5]) == Summary(mean=2.5, std=0.0, worst=2.5, count=1)
 
 
 def test_spread_of_nothing_is_an_error():
-    with pytest.raises(UsageError, match="nothing to summarise"):
-        Spread.of([])
+    with pytest.raises(UsageError, match="nothing to summarize"):
+        Summary.of([])
 
 
 def test_an_evaluation_picks_kind_role_and_split():
@@ -132,13 +132,13 @@ def test_an_evaluation_picks_kind_role_and_split():
         make_path([0, 0.4, 0], [0.9, 0.3, 0.9]),
         make_path([0, 9, 0], split="train"),
     )
-    held = make_path([0, 1, 0], kind="star-held-out")
+    held = make_path([0, 1, 0], kind="star-heldout")
     evaluation = Evaluation(
         paths=(low, high, other, held),
         qualities=(make_quality("x", "member", 0.8), make_quality("y", "star", 0.9, split="train")),
     )
     assert evaluation.splits == ("test", "train")
-    assert evaluation.kinds == ("star-source", "star-held-out")
+    assert evaluation.kinds == ("star-source", "star-heldout")
     assert evaluation.paths_of("star-source") == (low, high)
     assert evaluation.paths_of("star-source", "train") == (other,)
     assert [quality.name for quality in evaluation.qualities_of("star", "train")] == ["y"]
@@ -147,7 +147,7 @@ def test_an_evaluation_picks_kind_role_and_split():
     assert (barrier.mean, barrier.worst, barrier.count) == (pytest.approx(0.3), 0.4, 2)
     assert evaluation.spread("star-source", "worst_accuracy").worst == 0.3
     with pytest.raises(UsageError, match="no such path"):
-        evaluation.spread("regular-regular")
+        evaluation.spread("source-source")
 
 
 def slow_interval(paths, draws):
@@ -170,10 +170,10 @@ def test_an_interval_draws_models_and_not_paths():
     assert low < evaluation.spread("star-source").mean < high
     # All pairs of three models: only one pair can be drawn without the third model.
     pairs = [
-        Path(kind="regular-regular", a=a, b=b, split="test", t=(0, 0.5, 1), loss=(0, bump, 0), accuracy=(1, 1, 1))
+        Path(kind="source-source", a=a, b=b, split="test", t=(0, 0.5, 1), loss=(0, bump, 0), accuracy=(1, 1, 1))
         for a, b, bump in (("x", "y", 0.1), ("x", "z", 0.5), ("y", "z", 0.9))
     ]
-    assert Evaluation(paths=tuple(pairs), qualities=()).interval("regular-regular") == (0.1, 0.9)
+    assert Evaluation(paths=tuple(pairs), qualities=()).interval("source-source") == (0.1, 0.9)
     assert Evaluation(paths=paths[:2], qualities=()).interval("star-source") is None
 
 

@@ -7,21 +7,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from starzoo.evaluate.loss_plane import Triangle
+from starzoo.evaluate.loss_plane import LossPlaneSampler
 
 
-def triangle(star: list[float], source: list[float], heldout: list[float]) -> Triangle:
+def triangle(star: list[float], source: list[float], heldout: list[float]) -> LossPlaneSampler:
     """Models of one tensor, as a measurement that keeps nothing knows them."""
     states = {name: {"w": torch.tensor(values)} for name, values in (("a", source), ("b", heldout))}
     network = torch.nn.ParameterDict({"w": torch.zeros(3)})
     models = SimpleNamespace(to_star=states, hashes={"a": "", "b": ""}, star_alignment=lambda names: {})
-    return Triangle(
+    return LossPlaneSampler(
         SimpleNamespace(  # type: ignore[arg-type]
             zoo=SimpleNamespace(star={"w": torch.tensor(star)}),
             models=models,
             network=network,
             config=SimpleNamespace(plane=3),
-            remember=lambda key, measure: measure(),
+            get_or_compute=lambda key, measure: measure(),
         ),
         ("a", "b"),
     )
@@ -30,7 +30,7 @@ def triangle(star: list[float], source: list[float], heldout: list[float]) -> Tr
 def test_the_corners_are_distances() -> None:
     found = triangle([1, 1, 1], [3, 1, 1], [2, 5, 1])
     assert found.corners == ((2, 0), (1, 4))
-    assert not found.is_flat
+    assert not found.is_degenerate
     assert found.grid == ([-0.5, 1, 2.5], [-1, 2, 5])
 
 
@@ -45,4 +45,4 @@ def test_the_corners_are_distances() -> None:
     ],
 )
 def test_there_is_no_plane_through_models_on_a_line(source: list[float], heldout: list[float]) -> None:
-    assert triangle([1, 1, 1], source, heldout).is_flat
+    assert triangle([1, 1, 1], source, heldout).is_degenerate

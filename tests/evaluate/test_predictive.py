@@ -187,7 +187,7 @@ def test_misclassification_and_ood_auroc_equal_scikit_learn(seed: int) -> None:
     assert ood_auroc(predicted, outside) != pytest.approx(ood_auroc(predicted, outside, "entropy"), abs=1e-6)
 
 
-def test_the_temperature_equals_another_optimiser_and_helps() -> None:
+def test_the_temperature_equals_another_optimizer_and_helps() -> None:
     generator = torch.Generator().manual_seed(1)
     truth = torch.randn(500, 4, generator=generator).log_softmax(1)
     labels = torch.multinomial(truth.exp(), 1, generator=generator)[:, 0]

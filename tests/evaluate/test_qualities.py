@@ -12,13 +12,13 @@ from sklearn.metrics import log_loss, roc_auc_score
 from starzoo.align.align import align
 from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, DataConfig, EvalConfig, Uniform
-from starzoo.data.task import ImageData, load_data
+from starzoo.data.task import ImageTask, load_data
 from starzoo.evaluate.domain_average import choose, draw_points, ensemble_sizes, ranges
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.results import Evaluation, Path
 from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import Source
-from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.spec_cache import cached_spec
 from starzoo.models.weights import average, interpolate
 
 CONFIG = EvalConfig(points=3, pairs=0, sources=0, samples=3, validation_images=150, seed=1)
@@ -26,24 +26,24 @@ ALIGN = AlignConfig(method="balanced-weights")
 
 
 @pytest.fixture(scope="module")
-def measured(models: list[Source], data: ImageData) -> Evaluation:
+def measured(models: list[Source], data: ImageTask) -> Evaluation:
     star, *sources = models
     zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
-    spec = infer_architecture(star.architecture)
+    spec = cached_spec(star.architecture)
     return evaluate(star.architecture, spec, zoo, data, CONFIG, ALIGN, outside=data.train)
 
 
-def bring(models: list[Source], data: ImageData) -> list[dict[str, torch.Tensor]]:
+def bring(models: list[Source], data: ImageTask) -> list[dict[str, torch.Tensor]]:
     """The sources, aligned to the star as an evaluation aligns them."""
     architecture, (star, *sources) = models[0].architecture, [model.state for model in models]
-    meter = Probe(architecture.build(), *data.train.labelled_images(limit=ALIGN.images, seed=ALIGN.seed))
-    return [each.state for each in align(infer_architecture(architecture), star, sources, ALIGN, meter=meter)]
+    meter = Probe(architecture.build(), *data.train.labeled_images(limit=ALIGN.images, seed=ALIGN.seed))
+    return [each.state for each in align(cached_spec(architecture), star, sources, ALIGN, meter=meter)]
 
 
 class Reference:
     """Predicts with one state after the other, without any cache."""
 
-    def __init__(self, models: list[Source], data: ImageData) -> None:
+    def __init__(self, models: list[Source], data: ImageTask) -> None:
         self.models, self.data = models, data
         assert data.validation is not None
         rows = data.validation.draw(CONFIG.validation_images, CONFIG.seed)
@@ -82,7 +82,7 @@ class Reference:
 
 
 def test_every_way_to_predict_equals_a_slow_reference(
-    measured: Evaluation, models: list[Source], data: ImageData
+    measured: Evaluation, models: list[Source], data: ImageTask
 ) -> None:
     reference = Reference(models, data)
     star, *sources = [model.state for model in models]
@@ -117,15 +117,15 @@ def test_every_way_to_predict_equals_a_slow_reference(
 
 
 def paths_of(
-    models: list[Source], a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], data: ImageData
+    models: list[Source], a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], data: ImageTask
 ) -> list[Path]:
     config = CONFIG.model_copy(update={"samples": 0, "sources": 1})
     zoo, architecture = Zoo(star=a, sources={"b": b}, holdouts={}), models[0].architecture
-    return list(evaluate(architecture, infer_architecture(architecture), zoo, data, config, ALIGN).paths)
+    return list(evaluate(architecture, cached_spec(architecture), zoo, data, config, ALIGN).paths)
 
 
 def test_the_ends_of_a_path_are_estimated_as_its_points_are_and_tempered_alike(
-    models: list[Source], data: ImageData
+    models: list[Source], data: ImageTask
 ) -> None:
     reference, states = Reference(models, data), {"star": models[0].state, "b": models[1].state}
     paths = paths_of(models, states["star"], states["b"], data)
@@ -143,7 +143,7 @@ def test_the_ends_of_a_path_are_estimated_as_its_points_are_and_tempered_alike(
         assert path.tempered_barrier is not None
 
 
-def test_a_tempered_path_does_not_measure_the_scale_of_logits(models: list[Source], data: ImageData) -> None:
+def test_a_tempered_path_does_not_measure_the_scale_of_logits(models: list[Source], data: ImageTask) -> None:
     def quieter(source: Source) -> dict[str, torch.Tensor]:
         return {name: tensor * 0.2 if name.startswith("fc.") else tensor for name, tensor in source.state.items()}
 
@@ -160,7 +160,7 @@ def tempered_loss(probabilities: np.ndarray, labels: np.ndarray, temperature: fl
 
 
 def test_points_of_the_domain_are_chosen_on_validation_images_alone(
-    measured: Evaluation, models: list[Source], data: ImageData
+    measured: Evaluation, models: list[Source], data: ImageTask
 ) -> None:
     reference = Reference(models, data)
     star, *_sources = [model.state for model in models]
@@ -194,7 +194,7 @@ def test_without_validation_images_nothing_is_tuned(models: list[Source]) -> Non
     everything = load_data(DataConfig(test_size=50), models[0].architecture.preprocessing)
     star, *sources = models
     zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
-    spec = infer_architecture(star.architecture)
+    spec = cached_spec(star.architecture)
     few = CONFIG.model_copy(update={"statistics_images": 100})
     found = evaluate(star.architecture, spec, zoo, everything, few, ALIGN)
     assert found.domain is not None

@@ -14,15 +14,15 @@ from torch import Tensor
 from starzoo.align.align import Aligner, take_better
 from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, TrainConfig
-from starzoo.data.task import ImageData, load_data
+from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import IncompatibleError
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.source_check import SourceCheck, check_sources, estimate_statistics
 from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import Source, load_source, load_sources
-from starzoo.models.spec_cache import infer_architecture
-from starzoo.models.timm_folder import save_folder
+from starzoo.models.spec_cache import cached_spec
+from starzoo.models.timm_folder import save_timm_folder
 from starzoo.models.training.member import train_member
 from starzoo.models.weights import average
 from starzoo.star.source_alignment import SourceAlignment
@@ -40,11 +40,11 @@ def zoo(digits_zoo: list[Path]) -> list[Source]:
 
 
 @pytest.fixture(scope="module")
-def images(zoo: list[Source]) -> ImageData:
+def images(zoo: list[Source]) -> ImageTask:
     return load_data(DataConfig(dataset="digits"), zoo[0].architecture.preprocessing)
 
 
-def check(models: dict[str, State], images: ImageData, zoo: list[Source], **options: object) -> SourceCheck:
+def check(models: dict[str, State], images: ImageTask, zoo: list[Source], **options: object) -> SourceCheck:
     sources = {name: state for name, state in models.items() if name != "held-out"}
     holdouts = {name: state for name, state in models.items() if name == "held-out"}
     return check_sources(zoo[0].architecture, sources, holdouts, images, CONFIG, **options)  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ def three(zoo: list[Source], change: Callable[[str, Tensor], Tensor]) -> dict[st
     return {"a": dict(zoo[0].state), "b": dict(zoo[1].state), "odd": changed(zoo[2], change)}
 
 
-def test_good_models_pass_in_silence(zoo: list[Source], images: ImageData, caplog: pytest.LogCaptureFixture) -> None:
+def test_good_models_pass_in_silence(zoo: list[Source], images: ImageTask, caplog: pytest.LogCaptureFixture) -> None:
     models = {source.name: dict(source.state) for source in zoo}
     found = check(models, images, zoo)
     assert (found.broken, dict(found.scaled), found.augment) == ((), {}, "none")
@@ -95,7 +95,7 @@ def test_good_models_pass_in_silence(zoo: list[Source], images: ImageData, caplo
 
 
 def test_broken_statistics_are_named_and_estimated_anew(
-    zoo: list[Source], images: ImageData, caplog: pytest.LogCaptureFixture
+    zoo: list[Source], images: ImageTask, caplog: pytest.LogCaptureFixture
 ) -> None:
     models = three(zoo, reset_statistics)
     with caplog.at_level(logging.WARNING):
@@ -116,14 +116,14 @@ def test_broken_statistics_are_named_and_estimated_anew(
     assert not torch.equal(mended.state["bn1.running_var"], source.state["bn1.running_var"])
 
 
-def test_alignment_runs_a_model_with_the_statistics_that_belong_to_it(zoo: list[Source], images: ImageData) -> None:
+def test_alignment_runs_a_model_with_the_statistics_that_belong_to_it(zoo: list[Source], images: ImageTask) -> None:
     """With the broken ones it is matched by what it would never compute."""
-    spec, config = infer_architecture(zoo[0].architecture), AlignConfig(method="activations-gradients")
+    spec, config = cached_spec(zoo[0].architecture), AlignConfig(method="activations-gradients")
     broken = changed(zoo[1], reset_statistics)
     mended = estimate_statistics(zoo[0].architecture, broken, images, CONFIG)
     losses = {}
     for name, state in {"whole": dict(zoo[1].state), "broken": broken, "mended": mended}.items():
-        probe = Probe(zoo[0].architecture.build(), *images.train.labelled_images(limit=1000))
+        probe = Probe(zoo[0].architecture.build(), *images.train.labeled_images(limit=1000))
         aligner = Aligner(spec, config, probe)
         [found] = aligner.match(aligner.evidence.of(zoo[0].state), [aligner.evidence.of(state)])
         losses[name] = probe.midpoint_loss(zoo[0].state, found.permutation.apply(zoo[1].state))
@@ -132,7 +132,7 @@ def test_alignment_runs_a_model_with_the_statistics_that_belong_to_it(zoo: list[
 
 
 def test_an_untrained_head_is_refused_unless_it_is_wanted(
-    zoo: list[Source], images: ImageData, caplog: pytest.LogCaptureFixture
+    zoo: list[Source], images: ImageTask, caplog: pytest.LogCaptureFixture
 ) -> None:
     models = three(zoo, untrained_head)
     with pytest.raises(
@@ -150,7 +150,7 @@ def test_an_untrained_head_is_refused_unless_it_is_wanted(
     assert [record.message for record in caplog.records if record.message.startswith("held-out: is far worse")]
 
 
-def test_classes_in_another_order_are_refused(zoo: list[Source], images: ImageData) -> None:
+def test_classes_in_another_order_are_refused(zoo: list[Source], images: ImageTask) -> None:
     def turned(name: str, tensor: Tensor) -> Tensor:
         return tensor.roll(1, 0) if name.startswith("fc.") else tensor
 
@@ -159,7 +159,7 @@ def test_classes_in_another_order_are_refused(zoo: list[Source], images: ImageDa
     assert caught.value.exit_code == 5
 
 
-def test_untrained_models_are_no_worse_than_each_other(zoo: list[Source], images: ImageData) -> None:
+def test_untrained_models_are_no_worse_than_each_other(zoo: list[Source], images: ImageTask) -> None:
     architecture = zoo[0].architecture
     models = {name: dict(architecture.build().state_dict()) for name in "abc"}
     found = check(models, images, zoo)
@@ -167,7 +167,7 @@ def test_untrained_models_are_no_worse_than_each_other(zoo: list[Source], images
 
 
 def test_logits_of_another_scale_are_named_and_compared_tempered(
-    zoo: list[Source], images: ImageData, caplog: pytest.LogCaptureFixture
+    zoo: list[Source], images: ImageTask, caplog: pytest.LogCaptureFixture
 ) -> None:
     models = three(zoo, quiet)
     with caplog.at_level(logging.WARNING):
@@ -175,7 +175,7 @@ def test_logits_of_another_scale_are_named_and_compared_tempered(
     assert list(found.scaled) == ["odd"]
     assert 0.1 < found.scaled["odd"] < 0.4
     assert [record.message for record in caplog.records if record.message.startswith("odd: its logits are 0.")]
-    architecture, spec = zoo[0].architecture, infer_architecture(zoo[0].architecture)
+    architecture, spec = zoo[0].architecture, cached_spec(zoo[0].architecture)
     fewer = load_data(DataConfig(train_size=1000), architecture.preprocessing)  # which leaves images for temperatures
     align = AlignConfig(method="balanced-weights")
 
@@ -193,7 +193,7 @@ def test_logits_of_another_scale_are_named_and_compared_tempered(
 
 
 @pytest.fixture(scope="module")
-def augmented(zoo: list[Source]) -> tuple[list[Source], ImageData]:
+def augmented(zoo: list[Source]) -> tuple[list[Source], ImageTask]:
     """Two networks that were trained on crops and flips."""
     architecture = zoo[0].architecture
     data = load_data(DataConfig(dataset="digits", augment="crop-flip"), architecture.preprocessing)
@@ -202,7 +202,7 @@ def augmented(zoo: list[Source]) -> tuple[list[Source], ImageData]:
 
 
 def test_statistics_come_from_images_like_those_of_the_training(
-    augmented: tuple[list[Source], ImageData], zoo: list[Source]
+    augmented: tuple[list[Source], ImageTask], zoo: list[Source]
 ) -> None:
     sources, data = augmented
     plain = load_data(DataConfig(dataset="digits"), zoo[0].architecture.preprocessing)
@@ -226,10 +226,10 @@ def test_statistics_come_from_images_like_those_of_the_training(
 
 
 def test_fine_tunes_of_one_checkpoint_are_not_permuted(
-    zoo: list[Source], images: ImageData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    zoo: list[Source], images: ImageTask, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They are connected already: matching may move channels to a greater distance and a worse mean."""
-    architecture, spec = zoo[0].architecture, infer_architecture(zoo[0].architecture)
+    architecture, spec = zoo[0].architecture, cached_spec(zoo[0].architecture)
     tunes = []
     for seed in range(4):
         model = zoo[0].model().train()
@@ -240,7 +240,7 @@ def test_fine_tunes_of_one_checkpoint_are_not_permuted(
                 torch.nn.functional.cross_entropy(model(batch), labels).backward()
                 optimizer.step()
         tunes.append({name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
-    probe = Probe(architecture.build(), *images.train.labelled_images(limit=1000))
+    probe = Probe(architecture.build(), *images.train.labeled_images(limit=1000))
     aligner = Aligner(spec, AlignConfig(), probe)
     first, *others = tunes
     identity = Permutation.identity(spec)
@@ -253,7 +253,7 @@ def test_fine_tunes_of_one_checkpoint_are_not_permuted(
     assert not probe.are_connected(zoo[0].state, zoo[1].state)
     folders = [str(tmp_path / f"tune-{number}") for number in range(4)]
     for folder, state in zip(folders, tunes, strict=True):
-        save_folder(Path(folder), architecture, state)
+        save_timm_folder(Path(folder), architecture, state)
     reports = align_models(folders[0], folders[1:], tmp_path / "out", AlignConfig(), data=DataConfig(dataset="digits"))
     assert all(report.midpoint_loss_after <= report.midpoint_loss_before for report in reports)
     for report, state in zip(reports, others, strict=True):
@@ -266,5 +266,5 @@ def test_fine_tunes_of_one_checkpoint_are_not_permuted(
     with caplog.at_level(logging.WARNING):
         start = fitted.start({})
     assert "these models share an ancestor: their plain mean is already good, and none is permuted" in caplog.messages
-    assert fitted.bring_to(start) == 0
+    assert fitted.align_to(start) == 0
     assert all(torch.equal(start[name], tensor) for name, tensor in average(tunes).items())

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from starzoo.config import DataConfig
-from starzoo.data.records import StoredData, open_data
+from starzoo.data.records import RawTask, open_data
 from starzoo.errors import UntrustedInputError
-from starzoo.hub.offline import working_offline
+from starzoo.hub.offline import offline_mode
 from tests.data.pictures import png
-from tests.data.test_security import ALIASES, MERGES, OUTSIDE, cell, own, table
+from tests.data.test_security import ALIASES, MERGES, OOD, cell, own, table
 from tests.data.watch import watching
 from tests.hub.fakehub import FakeHub
 
@@ -30,7 +30,7 @@ def hub(fake_hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> F
     return fake_hub
 
 
-def opened() -> StoredData:
+def opened() -> RawTask:
     return open_data(DataConfig(dataset="ann/pictures"))
 
 
@@ -60,7 +60,7 @@ def test_h01_a_table_of_the_hub_names_no_file(hub: FakeHub, tmp_path: Path, kind
         assert opened().fingerprint
     assert caught.value.exit_code == 3
     assert str(picture) not in seen.paths
-    with working_offline(), watching() as seen, pytest.raises(UntrustedInputError, match="expected the image itself"):
+    with offline_mode(), watching() as seen, pytest.raises(UntrustedInputError, match="expected the image itself"):
         assert opened().fingerprint  # what the cache holds is not trusted more
     assert str(picture) not in seen.paths
 
@@ -68,12 +68,12 @@ def test_h01_a_table_of_the_hub_names_no_file(hub: FakeHub, tmp_path: Path, kind
 def test_h01_image_files_of_the_hub_are_read(hub: FakeHub) -> None:
     hub.commit(REPO, {name: png() for name in PICTURES})
     found = opened().fingerprint
-    with working_offline():
+    with offline_mode():
         assert opened().fingerprint == found
 
 
 @pytest.mark.parametrize("where", ["README.md", ".huggingface.yaml"])
-@pytest.mark.parametrize("path", OUTSIDE)
+@pytest.mark.parametrize("path", OOD)
 def test_h03_a_description_of_the_hub_leads_nowhere_else(hub: FakeHub, tmp_path: Path, path: str, where: str) -> None:
     hub.commit("datasets/ann/other", {name: png() for name in PICTURES})
     path = path.format(private=tmp_path)

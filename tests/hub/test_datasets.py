@@ -14,10 +14,10 @@ from PIL import Image
 
 from starzoo.cli.main import main
 from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, StarConfig, load_config
-from starzoo.data.records import StoredData, open_data
+from starzoo.data.records import RawTask, open_data
 from starzoo.errors import HubError, UntrustedInputError, UsageError
-from starzoo.hub.offline import working_offline
-from starzoo.hub.retry import PATIENCE
+from starzoo.hub.offline import offline_mode
+from starzoo.hub.retry import MAX_WAIT
 from starzoo.workflows.fit import evaluate_star, fit_star
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
@@ -27,7 +27,7 @@ TABLE = "GET .*(/resolve/.*parquet|/large/)"
 
 
 def table(images: int, *, first: int = 0) -> bytes:
-    """Grey images of the values 0, 1, … and two classes, as a Parquet file."""
+    """Gray images of the values 0, 1, … and two classes, as a Parquet file."""
     pictures = []
     for value in range(first, first + images):
         file = BytesIO()
@@ -64,7 +64,7 @@ def hub(fake_hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> F
     return fake_hub
 
 
-def opened(**choice: str) -> StoredData:
+def opened(**choice: str) -> RawTask:
     return open_data(DataConfig.model_validate({"dataset": NAME, **choice}))
 
 
@@ -89,7 +89,7 @@ def test_a_revision(hub: FakeHub) -> None:
 
 def test_from_the_cache_without_a_hub(hub: FakeHub) -> None:
     online, asked = opened().fingerprint, len(hub.requests)
-    with working_offline():
+    with offline_mode():
         assert opened().fingerprint == online
     assert len(hub.requests) == asked
 
@@ -124,7 +124,7 @@ def test_in_the_cache_and_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waited.append)
     with pytest.raises(HubError, match=r"^ann/pictures: the Hub cannot be reached \(ConnectError\)"):
         opened()
-    assert sum(waited) < PATIENCE
+    assert sum(waited) < MAX_WAIT
 
 
 def test_offline_a_revision_is_that_revision(hub: FakeHub) -> None:
@@ -132,7 +132,7 @@ def test_offline_a_revision_is_that_revision(hub: FakeHub) -> None:
     opened()
     hub.repos[REPO].tags["v2"] = second = hub.commit(REPO, {"data/train-00000-of-00001.parquet": table(30)})
     opened(revision="v2")
-    with working_offline():
+    with offline_mode():
         assert len(opened(revision="v2").train) == len(opened(revision=second).train) == 30
         assert (
             len(opened(revision=first).train) == len(opened().train) == 20
@@ -140,7 +140,7 @@ def test_offline_a_revision_is_that_revision(hub: FakeHub) -> None:
         with pytest.raises(HubError, match=r"^ann/pictures: revision 'v3' is not in the local cache, and offline"):
             opened(revision="v3")
     assert len(opened().train) == 30
-    with working_offline():
+    with offline_mode():
         assert len(opened().train) == 30
 
 
@@ -158,12 +158,12 @@ def test_offline_beside_a_preparation_that_was_killed(hub: FakeHub, tmp_path: Pa
     opened()
     [made] = (tmp_path / "datasets").glob("ann___pictures/*/*/*/dataset_info.json")
     (made.parent.parent / f"{made.parent.name}.incomplete").mkdir()
-    with working_offline():
+    with offline_mode():
         assert len(opened().train) == 20
 
 
 def test_not_in_the_cache_and_offline(hub: FakeHub) -> None:
-    with working_offline(), pytest.raises(HubError, match=r"^ann/pictures: not in the local cache, and offline"):
+    with offline_mode(), pytest.raises(HubError, match=r"^ann/pictures: not in the local cache, and offline"):
         opened()
     assert hub.requests == []
 
@@ -196,7 +196,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HubError, match=r"^ann/pictures: the Hub cannot be reached.* \(check the network") as caught:
         opened()
     assert caught.value.exit_code == 4
-    assert sum(waited) < PATIENCE
+    assert sum(waited) < MAX_WAIT
 
 
 def test_a_hub_that_asks_to_wait_a_day(hub: FakeHub) -> None:

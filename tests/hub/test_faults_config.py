@@ -16,7 +16,7 @@ from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.models.architecture import Architecture
 from starzoo.models.sources import load_source
-from starzoo.models.timm_folder import save_folder
+from starzoo.models.timm_folder import save_timm_folder
 from starzoo.strict_json import JSON_LIMIT, read_json
 from tests.conftest import MakeMember
 from tests.timm_oracle import assert_as_timm, edit
@@ -110,7 +110,7 @@ def test_c08_missing_keys_where_timm_is_not_strict(tmp_path: Path) -> None:
     architecture = Architecture(name="dla34", num_classes=2, preprocessing=Preprocessing(input_size=(3, 32, 32)))
     state = architecture.build().state_dict()
     del state["level2.tree1.conv1.weight"]
-    save_folder(tmp_path / "seed-0", architecture, state)
+    save_timm_folder(tmp_path / "seed-0", architecture, state)
     timm.create_model(f"local-dir:{tmp_path / 'seed-0'}", pretrained=True)  # with a random tensor in it
     with pytest.raises(UntrustedInputError, match=r"missing tensors \(1\): level2.tree1.conv1.weight"):
         load_source(tmp_path / "seed-0")

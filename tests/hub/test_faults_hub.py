@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from safetensors.torch import load
 
 from starzoo.errors import HubError, StarzooError, UntrustedInputError
-from starzoo.hub.offline import working_offline
+from starzoo.hub.offline import offline_mode
 from starzoo.models.pull import pull
 from starzoo.models.sources import load_source
 from tests.conftest import MakeMember
@@ -275,7 +275,7 @@ def test_n14_offline_from_a_cache_without_links(files: Files, fake_hub: FakeHub,
         link.unlink()
         link.write_bytes(content)
     shutil.rmtree(cache / "blobs")
-    with working_offline():
+    with offline_mode():
         assert pull("ann/net") == online
     assert len(links) == 2
     assert all(link.is_file() for link in links)
@@ -287,7 +287,7 @@ def test_n14_offline_nothing_is_removed(files: Files, fake_hub: FakeHub) -> None
     blob = file.resolve()
     blob.write_bytes(damage := blob.read_bytes()[:-1] + b"x")
     with (
-        working_offline(),
+        offline_mode(),
         pytest.raises(UntrustedInputError, match=r"ann/net: model.safetensors .* is damaged: .*unset"),
     ):
         pull("ann/net")

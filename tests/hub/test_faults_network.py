@@ -22,12 +22,12 @@ from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.task import load_data
 from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError
 from starzoo.hub import retry as patience
-from starzoo.hub.error_mapping import HubBusyError
-from starzoo.hub.offline import working_offline
+from starzoo.hub.error_mapping import HubUnavailableError
+from starzoo.hub.offline import offline_mode
 from starzoo.hub.upload import list_stars, push
 from starzoo.models.pull import pull, pull_all
 from starzoo.models.sources import load_source, load_sources
-from starzoo.models.timm_folder import file_hash
+from starzoo.models.timm_folder import sha256_file
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub, Request, Response
 
@@ -65,7 +65,7 @@ def test_n02_a_deleted_commit_can_be_used_offline_from_the_cache(files: Files, f
     with pytest.raises(HubError, match=f"ann/net: no revision '{sha}'"):
         pull(f"ann/net@{sha}")
     asked = len(fake_hub.requests)
-    with working_offline():
+    with offline_mode():
         assert pull(f"ann/net@{sha}") == pull("ann/net") == online
     assert len(fake_hub.requests) == asked
 
@@ -89,7 +89,7 @@ def test_n05_a_body_that_is_an_error_once(files: Files, fake_hub: FakeHub) -> No
         return Response(503, b"busy")
 
     fake_hub.intercept(WEIGHTS, fail_once)
-    assert file_hash(pull("ann/net").folder / "model.safetensors") == pull("ann/net").files["model.safetensors"]
+    assert sha256_file(pull("ann/net").folder / "model.safetensors") == pull("ann/net").files["model.safetensors"]
     assert len(failed) == 1
 
 
@@ -108,7 +108,7 @@ def test_n06_a_hub_that_fails_forever_is_asked_five_times(
 
 def test_n06_the_pauses_are_bounded(short_pauses: tuple[float, ...]) -> None:
     assert len(short_pauses) == 4
-    assert sum(short_pauses) < patience.PATIENCE <= 60  # of those that it stands for
+    assert sum(short_pauses) < patience.MAX_WAIT <= 60  # of those that it stands for
 
 
 @pytest.mark.parametrize("pattern", ["GET /api/models/ann/net$", "HEAD .*config.json", WEIGHTS])
@@ -248,7 +248,7 @@ def test_n14_nothing_opens_a_socket_offline(files: Files, fake_hub: FakeHub, mon
         raise AssertionError("a socket is opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    with working_offline():
+    with offline_mode():
         after = load_source("ann/net")
     assert after.provenance == before.provenance
 
@@ -283,7 +283,11 @@ def test_n15_a_disk_that_gets_full_during_the_download(
 @pytest.mark.parametrize(
     ("failure", "kind", "asked"),
     [
-        (RuntimeError("Task error: File reconstruction error: CAS Client Error: connection closed"), HubBusyError, 5),
+        (
+            RuntimeError("Task error: File reconstruction error: CAS Client Error: connection closed"),
+            HubUnavailableError,
+            5,
+        ),
         (RuntimeError("Task error: I/O error: No space left on device (os error 28)"), ResourceError, 1),
         (hf_xet.XetAuthenticationError("401"), HubError, 1),
         (hf_xet.XetObjectNotFoundError("404"), HubError, 1),
@@ -334,7 +338,7 @@ def test_n16_two_processes_with_one_cache(files: Files, fake_hub: FakeHub) -> No
     fake_hub.spoil(WEIGHTS, late=0.2)
     ended = [process.communicate() for process in [start_pull("ann/net"), start_pull("ann/net")]]
     assert len({out for out, _ in ended}) == 1, ended
-    assert file_hash(pull("ann/net").folder / "model.safetensors") == ended[0][0].strip()
+    assert sha256_file(pull("ann/net").folder / "model.safetensors") == ended[0][0].strip()
 
 
 @pytest.mark.parametrize("path", ["../../evil.safetensors", "/etc/passwd", "a/../../b", "..\\b"])

@@ -75,7 +75,7 @@ class Folder:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     from starzoo.data.preprocessing import Preprocessing
     from starzoo.models.architecture import Architecture
-    from starzoo.models.timm_folder import save_folder
+    from starzoo.models.timm_folder import save_timm_folder
 
     path = tmp_path_factory.mktemp("fuzz") / "net"
     architecture = Architecture(
@@ -84,7 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
         model_args={"in_chans": 1, "layers": [1, 1, 0, 0], "channels": [8, 8, 8, 8]},
         preprocessing=Preprocessing(input_size=(1, 16, 16), mean=(0.25,), std=(0.5,)),
     )
-    save_folder(path, architecture, architecture.build().state_dict())
+    save_timm_folder(path, architecture, architecture.build().state_dict())
     return Folder(path)
 
 
@@ -220,14 +220,14 @@ def real_config(draw: st.DrawFn) -> str:
 def real_folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     from starzoo.data.preprocessing import Preprocessing
     from starzoo.models.architecture import Architecture
-    from starzoo.models.timm_folder import save_folder
+    from starzoo.models.timm_folder import save_timm_folder
 
     path = tmp_path_factory.mktemp("real") / "net"
     preprocessing = Preprocessing(input_size=(1, 16, 16), mean=(0.25,), std=(0.5,))
     architecture = Architecture(
         name="test_resnet", num_classes=3, model_args={"in_chans": 1}, preprocessing=preprocessing
     )
-    save_folder(path, architecture, architecture.build().state_dict())
+    save_timm_folder(path, architecture, architecture.build().state_dict())
     return Folder(path)
 
 

@@ -14,9 +14,9 @@ import pytest
 from huggingface_hub import constants
 
 from starzoo.errors import HubError, UntrustedInputError, UsageError
-from starzoo.hub.listing import look_up
+from starzoo.hub.listing import list_files
 from starzoo.hub.names import is_revision
-from starzoo.hub.offline import working_offline
+from starzoo.hub.offline import offline_mode
 from starzoo.hub.ref import ModelRef
 from starzoo.models.pull import pull
 from tests.conftest import MakeMember
@@ -57,9 +57,9 @@ def test_the_etag_is_the_hash_where_the_list_states_none(
     stated: tuple[str, ...], files: Files, fake_hub: FakeHub
 ) -> None:
     sha = fake_hub.commit("ann/net", {**files, "README.md": b"card", "notes.txt": b"of no interest"})
-    online = look_up("ann/net")
+    online = list_files("ann/net")
     state_only(fake_hub, *stated)
-    assert look_up("ann/net") == online
+    assert list_files("ann/net") == online
     assert fake_hub.asked("HEAD .*notes.txt") == []
     snapshot = pull("ann/net")
     assert snapshot.sha == sha
@@ -84,7 +84,7 @@ def test_a_weak_etag_is_one(files: Files, fake_hub: FakeHub) -> None:
     state_only(fake_hub, "sha")
     digest = hashlib.sha1(b"blob %d\0" % len(files["config.json"]) + files["config.json"]).hexdigest()
     change_headers(fake_hub, "(HEAD|GET) .*/config.json", {"ETag": f'W/"{digest}"'})
-    assert look_up("ann/net").files["config.json"].digest == digest
+    assert list_files("ann/net").files["config.json"].digest == digest
     pull("ann/net")
 
 
@@ -121,7 +121,7 @@ def test_n01_a_commit_that_only_the_files_name_is_resolved_once(
     online = pull(ref)
     assert online.sha == sha
     assert len(fake_hub.asked(f"HEAD .*/resolve/{revision or 'main'}/")) == 1
-    with working_offline():
+    with offline_mode():
         assert pull(ref) == online
 
 
@@ -238,5 +238,5 @@ def test_a_revision_of_any_name_is_found_and_remembered(name: str, files: Files,
     assert online.sha == sha
     refs = Path(constants.HF_HUB_CACHE) / "models--ann--net" / "refs"
     assert [path.relative_to(refs).as_posix() for path in refs.rglob("*") if path.is_file()] == [name]
-    with working_offline():
+    with offline_mode():
         assert pull(f"ann/net@{name}") == online

@@ -12,7 +12,7 @@ import yaml
 
 from starzoo.cli.main import app
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig
-from starzoo.hub.offline import working_offline
+from starzoo.hub.offline import offline_mode
 from starzoo.models.pull import pull_all
 from starzoo.star.manifest import read_manifest
 from tests.cli.conftest import run as run
@@ -59,7 +59,7 @@ def test_offline_holds_for_this_process_and_those_that_it_starts(
         assert "offline" in ended.err
     assert fake_hub.requests == []
     child = [sys.executable, "-c", "from huggingface_hub import constants; print(constants.HF_HUB_OFFLINE)"]
-    with working_offline():
+    with offline_mode():
         assert subprocess.run(child, capture_output=True, text=True, check=True).stdout.strip() == "True"
     assert subprocess.run(child, capture_output=True, text=True, check=True).stdout.strip() == "False"
 

@@ -15,11 +15,11 @@ from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, Runti
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.star.inputs import load_images
 from starzoo.star.manifest import StarManifest, read_manifest
-from starzoo.star.run.local_paths import RunPlaces
+from starzoo.star.run.local_paths import LocalPaths
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
-from tests.stars import make_star
 from tests.star.test_strangers_star import watched
+from tests.stars import make_star
 
 FILES = ("config.json", "model.safetensors", "permutations.safetensors", "star.json")
 WHERE = pytest.mark.parametrize("where", ["folder", "hub"])
@@ -119,20 +119,20 @@ def test_h04_places_that_another_machine_wrote_are_not_believed(
     star: Path, private: Path, commands: list[list[str]], capsys
 ) -> None:
     names(star, "folder", FakeHub, dataset="./private")
-    places = RunPlaces(dataset=str(private), sources=(str(private), str(private)))
+    places = LocalPaths(dataset=str(private), sources=(str(private), str(private)))
     for forged in (places.model_dump(), places.model_dump(exclude={"seal"}), {**places.model_dump(), "seal": "0" * 64}):
         (star / "run-places.json").write_text(json.dumps(forged))
         for command, _, *rest in commands:
             assert reads(private, command, str(star), *rest) == (3, [])
     places.write(star)  # as a run here does
-    assert RunPlaces.read(star) == places
+    assert LocalPaths.read(star) == places
     text = (star / "run-places.json").read_text()
     (star / "run-places.json").write_text(text.replace("me/private", "me/secrets"))
-    assert RunPlaces.read(star) == RunPlaces()
+    assert LocalPaths.read(star) == LocalPaths()
     places.write(private)
     (star / "run-places.json").unlink()
     (star / "run-places.json").symlink_to(private / "run-places.json")
-    assert RunPlaces.read(star) == RunPlaces()
+    assert LocalPaths.read(star) == LocalPaths()
 
 
 def test_h04_images_that_a_user_names_are_read(
@@ -180,7 +180,7 @@ def test_h04_a_star_asks_for_no_more_memory_than_there_may_be(star: Path) -> Non
         document["architecture"]["preprocessing"] = large.model_dump(mode="json")
         greedy = StarManifest.model_validate(document)
         with pytest.raises(UntrustedInputError, match=f"has {key} = "):
-            load_images(greedy, RunPlaces(), {"dataset": "digits"})
+            load_images(greedy, LocalPaths(), {"dataset": "digits"})
 
 
 def test_h04_a_data_set_of_the_user_is_theirs() -> None:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from starzoo.cli.parsing import read_zoo, with_members
+from starzoo.cli.parsing import expand_refs, resolve_zoo
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.hub.offline import working_offline
+from starzoo.hub.offline import offline_mode
 from starzoo.hub.ref import ModelRef
 from starzoo.models.pull import pull
 from starzoo.models.record import ModelRecord
 from starzoo.models.sources import load_source, load_sources
 from starzoo.report.card import render
-from starzoo.star.run.local_paths import find_models
+from starzoo.star.run.local_paths import resolve_records
 from starzoo.workflows.refs import read_zoo_file
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
@@ -35,7 +35,7 @@ def test_a_member_of_a_repository_is_a_model(zoo: str, fake_hub: FakeHub) -> Non
     first, second = load_sources(["ann/zoo/a", f"ann/zoo/b@{zoo}"])
     assert [source.name for source in (first, second)] == ["a", "b"]
     assert (first.provenance.repo, second.provenance.repo) == ("ann/zoo/a", "ann/zoo/b")
-    assert (first.provenance.licence, second.provenance.licence) == ("cc0-1.0", "mit")
+    assert (first.provenance.license, second.provenance.license) == ("cc0-1.0", "mit")
     assert first.provenance.sha == second.provenance.sha == zoo
     assert set(fake_hub.asked("GET .*/resolve/.*safetensors")) == {
         f"GET /ann/zoo/resolve/{zoo}/{name}/model.safetensors" for name in "ab"
@@ -45,9 +45,9 @@ def test_a_member_of_a_repository_is_a_model(zoo: str, fake_hub: FakeHub) -> Non
 def test_a_member_is_found_again_by_its_record_and_offline(zoo: str, fake_hub: FakeHub) -> None:
     source = load_source("ann/zoo/b")
     record = ModelRecord(name="b", repo=source.provenance.repo, sha=source.provenance.sha)
-    [ref] = find_models([record], [])
+    [ref] = resolve_records([record], [])
     assert ref == f"hf-hub:ann/zoo/b@{zoo}"
-    with working_offline():
+    with offline_mode():
         assert load_source(ref).provenance.files == source.provenance.files
         assert pull("ann/zoo/b").place == "ann/zoo/b"
 
@@ -73,11 +73,11 @@ def test_a_zoo_file_names_sources_and_held_outs(tmp_path: Path, make_member: Mak
     make_member("m/seed-9")
     file = tmp_path / "zoo.yaml"
     file.write_text("sources:\n- ./m\n- ann/zoo/a@v1\nholdouts: [bob/net]\n")
-    sources, holdouts = read_zoo([str(file), "cy/net"], ["di/net"])
+    sources, holdouts = resolve_zoo([str(file), "cy/net"], ["di/net"])
     assert [Path(ref).name for ref in sources] == ["seed-9", "seed-10", "a@v1", "net"]
     assert holdouts == ["bob/net", "di/net"]
-    assert with_members([str(file)])[-2:] == ["ann/zoo/a@v1", "bob/net"]
-    assert with_members([str(file)], of="holdouts") == ["bob/net"]
+    assert expand_refs([str(file)])[-2:] == ["ann/zoo/a@v1", "bob/net"]
+    assert expand_refs([str(file)], of="holdouts") == ["bob/net"]
 
 
 def test_a_folder_that_a_zoo_file_names_is_never_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,12 +92,12 @@ def test_a_zoo_file_that_would_be_passed_over_is_refused(tmp_path: Path) -> None
     held, outer = tmp_path / "held.yaml", tmp_path / "outer.yaml"
     held.write_text("sources: [bob/net]\n")
     outer.write_text("sources: [ann/net, ./held.yaml]\nholdouts: [cy/net]\n")
-    assert read_zoo(["ann/net", str(held)], []) == (["ann/net", "bob/net"], [])
-    for call in (lambda: read_zoo(["ann/net"], [str(held)]), lambda: with_members([str(held)], of="holdouts")):
+    assert resolve_zoo(["ann/net", str(held)], []) == (["ann/net", "bob/net"], [])
+    for call in (lambda: resolve_zoo(["ann/net"], [str(held)]), lambda: expand_refs([str(held)], of="holdouts")):
         with pytest.raises(UsageError, match=r"held\.yaml: names no held-outs"):
             call()
     with pytest.raises(UsageError, match=r"outer\.yaml: names .*held\.yaml, another zoo file"):
-        read_zoo([str(outer)], [])
+        resolve_zoo([str(outer)], [])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from starzoo.errors import IncompatibleError
 from starzoo.models import class_order as classes
 from starzoo.models.architecture import Architecture
-from starzoo.models.class_order import permute_classes
+from starzoo.models.class_order import permute_outputs
 from starzoo.symmetry.spec import PermutationSpec, Pinned
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")
@@ -22,7 +22,7 @@ HEADS = {
     ),
     "convolution": ("test_byobnet", {}),
     "hidden layer": ("mobilenetv3_small_050", {}),
-    "normalised": ("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8], "patch_size": 1}),
+    "normalized": ("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8], "patch_size": 1}),
     "convolutional classifier": ("test_nfnet", {}),
 }
 
@@ -38,7 +38,7 @@ def test_the_logits_are_permuted(name: str, arguments: dict) -> None:
     state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     with torch.no_grad():
         before = model(images)
-        moved = permute_classes(architecture, state, ORDER)
+        moved = permute_outputs(architecture, state, ORDER)
         model.load_state_dict(moved)
         after = model(images)
     torch.testing.assert_close(after, before[:, ORDER])
@@ -50,7 +50,7 @@ def test_the_logits_are_permuted(name: str, arguments: dict) -> None:
 
 def test_outputs_that_are_tied_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     tied = PermutationSpec(groups={}, axes={}, outputs=((Pinned(1), Pinned(5)),))
-    monkeypatch.setattr(classes, "infer_architecture", lambda *_, **__: tied)
+    monkeypatch.setattr(classes, "cached_spec", lambda *_, **__: tied)
     architecture = Architecture(name="test_resnet", num_classes=5, label_names=NAMES)
     with pytest.raises(IncompatibleError, match="test_resnet: its outputs cannot be permuted"):
-        permute_classes(architecture, {}, ORDER)
+        permute_outputs(architecture, {}, ORDER)

@@ -6,7 +6,7 @@ from starzoo.models.licenses import combine
 
 
 @pytest.mark.parametrize(
-    ("licences", "licence"),
+    ("licenses", "license"),
     [
         (["mit", "mit"], "mit"),
         (["mit", "Apache-2.0", "cc0-1.0"], "apache-2.0"),
@@ -16,32 +16,32 @@ from starzoo.models.licenses import combine
         (["apache-2.0 AND gpl-3.0"], "gpl-3.0"),
     ],
 )
-def test_the_most_restrictive_licence_of_the_sources(licences: list[str], licence: str) -> None:
-    found = combine(licences)
-    assert (found.licence, found.question, found.conflict) == (licence, "", "")
+def test_the_most_restrictive_license_of_the_sources(licenses: list[str], license: str) -> None:
+    found = combine(licenses)
+    assert (found.license, found.question, found.conflict) == (license, "", "")
 
 
 @pytest.mark.parametrize(
-    ("licences", "licence", "question"),
+    ("licenses", "license", "question"),
     [
-        (["mit", None, None], None, "2 of 3 sources state no licence"),
-        (["mit", "other"], None, "a source has the licence 'other', which is not known here"),
+        (["mit", None, None], None, "2 of 3 sources state no license"),
+        (["mit", "other"], None, "a source has the license 'other', which is not known here"),
         (["mit AND cc-by-nc-4.0"], "cc-by-nc-4.0", "the sources forbid commercial use (cc-by-nc-4.0)"),
         *(
-            ([pair, "mit"], None, f"a source has the licence '{pair}', of which a person must say what they come to")
+            ([pair, "mit"], None, f"a source has the license '{pair}', of which a person must say what they come to")
             for pair in ("gpl-3.0 AND cc-by-nc-4.0", "mit AND cc-by-nd-4.0", "gpl-3.0 AND mpl-2.0", "mit AND other")
         ),
         (["mit", "cc-by-nc-4.0"], "cc-by-nc-4.0", "the sources forbid commercial use (cc-by-nc-4.0)"),
         (["cc-by-nc-4.0", "cc-by-nc-sa-4.0"], "cc-by-nc-sa-4.0", "the sources forbid commercial use (cc-by-nc-sa-4.0)"),
     ],
 )
-def test_c18_what_a_person_must_decide(licences: list[str | None], licence: str | None, question: str) -> None:
-    found = combine(licences)
-    assert (found.licence, found.question, found.conflict) == (licence, question, "")
+def test_c18_what_a_person_must_decide(licenses: list[str | None], license: str | None, question: str) -> None:
+    found = combine(licenses)
+    assert (found.license, found.question, found.conflict) == (license, question, "")
 
 
 @pytest.mark.parametrize(
-    "licences",
+    "licenses",
     [
         ["mit", "cc-by-nd-4.0"],
         ["cc-by-nc-nd-4.0"],
@@ -50,14 +50,14 @@ def test_c18_what_a_person_must_decide(licences: list[str | None], licence: str 
         ["cc-by-sa-4.0", "cc-by-nc-sa-4.0", None],
     ],
 )
-def test_c18_licences_that_exclude_each_other(licences: list[str | None]) -> None:
-    found = combine(licences)
+def test_c18_licenses_that_exclude_each_other(licenses: list[str | None]) -> None:
+    found = combine(licenses)
     assert found.conflict
-    assert found.licence is None
+    assert found.license is None
 
 
 @pytest.mark.parametrize(
-    ("licences", "floor", "allowed", "refused"),
+    ("licenses", "floor", "allowed", "refused"),
     [
         (
             ["gpl-3.0 AND cc-by-nc-4.0", "mit"],
@@ -79,8 +79,8 @@ def test_c18_licences_that_exclude_each_other(licences: list[str | None]) -> Non
     ],
 )
 def test_c18_a_person_may_not_decide_for_less_than_a_source_demands(
-    licences: list[str | None], floor: str | None, allowed: list[str], refused: list[str]
+    licenses: list[str | None], floor: str | None, allowed: list[str], refused: list[str]
 ) -> None:
-    found = combine(licences)
+    found = combine(licenses)
     assert found.floor == floor
-    assert [licence for licence in (*allowed, *refused) if found.allows(licence)] == allowed
+    assert [license for license in (*allowed, *refused) if found.allows(license)] == allowed

@@ -10,13 +10,13 @@ import timm
 import torch
 
 from starzoo.models.architecture import Architecture
-from starzoo.models.skip_init import BlankWeights
+from starzoo.models.skip_init import SkipInit
 from starzoo.symmetry import infer, verify
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "beit_base_patch16_224"])
 def test_a_blank_network_has_its_buffers_and_gives_the_same_specification(name):
-    whole, blank = timm.create_model(name), Architecture.from_registry(name).build_blank()
+    whole, blank = timm.create_model(name), Architecture.from_registry(name).build_uninitialized()
     buffers = dict(whole.named_buffers())
     assert [(key, value.shape) for key, value in blank.state_dict().items()] == [
         (key, value.shape) for key, value in whole.state_dict().items()
@@ -27,7 +27,7 @@ def test_a_blank_network_has_its_buffers_and_gives_the_same_specification(name):
 
 
 def test_weights_are_left_as_they_are_and_all_else_is_written():
-    with BlankWeights():
+    with SkipInit():
         layer = torch.nn.Linear(4, 3)
         kept = layer.weight.detach().clone()
         torch.nn.init.ones_(layer.weight)
@@ -42,7 +42,7 @@ def test_weights_are_left_as_they_are_and_all_else_is_written():
 
 def test_a_blank_network_can_be_verified():
     architecture = Architecture.from_registry("test_resnet", image_size=64)
-    model, example = architecture.build_blank(), architecture.example_input()
+    model, example = architecture.build_uninitialized(), architecture.example_input()
     assert verify(model, example, infer(model, example)).passed
 
 

@@ -17,13 +17,13 @@ from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.hub.ref import ModelRef
 from starzoo.models.sources import (
     check_compatible,
-    label_names_of,
-    licence_of,
+    common_label_names,
     load_source,
     load_sources,
-    order_classes,
+    read_license,
+    reorder_classes,
 )
-from starzoo.models.timm_folder import file_hash
+from starzoo.models.timm_folder import sha256_file
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
 
@@ -36,13 +36,13 @@ def test_a_folder_becomes_a_model(make_member: MakeMember) -> None:
     assert not model.training
     assert all(torch.equal(source.state[name], tensor) for name, tensor in model.state_dict().items())
     assert (source.name, source.dtype) == ("seed-0", "float32")
-    assert source.provenance.files["model.safetensors"] == file_hash(folder / "model.safetensors")
+    assert source.provenance.files["model.safetensors"] == sha256_file(folder / "model.safetensors")
 
 
 def test_a_local_path_does_not_get_into_the_provenance(make_member: MakeMember, tmp_path: Path) -> None:
     provenance = load_source(make_member()).provenance
     assert provenance.ref == "seed-0"
-    assert (provenance.repo, provenance.sha, provenance.licence) == (None, None, None)
+    assert (provenance.repo, provenance.sha, provenance.license) == (None, None, None)
     assert str(tmp_path) not in repr(provenance)
 
 
@@ -73,7 +73,7 @@ def test_a_repository_becomes_a_model(make_member: MakeMember, fake_hub: FakeHub
     assert source.name == "net"
     provenance = source.provenance
     assert (provenance.ref, provenance.repo, provenance.sha) == ("ann/net@main", "ann/net", sha)
-    assert provenance.licence == "cc-by-nc-4.0"
+    assert provenance.license == "cc-by-nc-4.0"
 
 
 @pytest.mark.parametrize(
@@ -102,14 +102,14 @@ def test_a_repository_becomes_a_model(make_member: MakeMember, fake_hub: FakeHub
     ],
     ids=lambda card: card[4:24],
 )
-def test_a_card_without_a_licence(make_member: MakeMember, card: bytes) -> None:
+def test_a_card_without_a_license(make_member: MakeMember, card: bytes) -> None:
     folder = make_member()
     (folder / "README.md").write_bytes(card)
-    assert load_source(folder).provenance.licence is None
+    assert load_source(folder).provenance.license is None
 
 
 @pytest.mark.parametrize(
-    ("card", "licence"),
+    ("card", "license"),
     [
         (b"---\nlicense: mit\n---", "mit"),
         (b"\n  \n---\nlicense: mit\n---\n", "mit"),
@@ -124,9 +124,9 @@ def test_a_card_without_a_licence(make_member: MakeMember, card: bytes) -> None:
     ],
     ids=["end", "blank lines", "BOM", "CRLF", "CR", "list of one", "list", "Latin-1", "no types", "long"],
 )
-def test_a_card_is_read_as_the_hub_reads_it(card: bytes, licence: str, tmp_path: Path) -> None:
+def test_a_card_is_read_as_the_hub_reads_it(card: bytes, license: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_bytes(card)
-    assert licence_of(tmp_path / "README.md") == licence
+    assert read_license(tmp_path / "README.md") == license
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_card_is_read_as_the_hub_reads_it(card: bytes, licence: str, tmp_path:
 def test_no_card_takes_long(matter: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(f"---\n{matter}\n---\n")
     began = time.monotonic()
-    licence_of(tmp_path / "README.md")
+    read_license(tmp_path / "README.md")
     assert time.monotonic() - began < 5
 
 
@@ -255,7 +255,7 @@ def test_the_same_weights_twice(make_member: MakeMember, tmp_path: Path) -> None
         check_compatible(load_sources([first, first]))
 
 
-GREY = Preprocessing(input_size=(1, 16, 16), mean=(0.25,), std=(0.5,))
+GRAY = Preprocessing(input_size=(1, 16, 16), mean=(0.25,), std=(0.5,))
 DIFFERENCES = {
     "architecture": (
         {"name": "test_efficientnet", "model_args": {"in_chans": 1}},
@@ -267,10 +267,10 @@ DIFFERENCES = {
     ),
     "blocks": ({"model_args": {"in_chans": 1, "layers": [2, 1, 1, 1]}}, "the model arguments are .*1, 1.* and .*2, 1"),
     "size": (
-        {"preprocessing": GREY.model_copy(update={"input_size": (1, 24, 24)})},
+        {"preprocessing": GRAY.model_copy(update={"input_size": (1, 24, 24)})},
         "input_size of the preprocessing is",
     ),
-    "mean": ({"preprocessing": GREY.model_copy(update={"mean": (0.5,)})}, r"mean of the preprocessing is \(0.25,\)"),
+    "mean": ({"preprocessing": GRAY.model_copy(update={"mean": (0.5,)})}, r"mean of the preprocessing is \(0.25,\)"),
 }
 
 
@@ -304,7 +304,7 @@ def test_t03_classes_are_brought_into_one_order(make_member: MakeMember, caplog:
         make_member("unnamed", seed=2, label_names=None),
     ])
     check_compatible(sources)
-    found = order_classes(sources, label_names_of(sources))
+    found = reorder_classes(sources, common_label_names(sources))
     assert (found[0], found[2]) == (ours, unnamed)
     images = torch.randn(4, 1, 16, 16)
     with torch.no_grad():
@@ -315,13 +315,13 @@ def test_t03_classes_are_brought_into_one_order(make_member: MakeMember, caplog:
     assert [record.getMessage() for record in caplog.records] == [
         "classes are matched by name: 1 of 3 models had another order (theirs)"
     ]
-    assert order_classes(sources, None) == sources
+    assert reorder_classes(sources, None) == sources
 
 
 @pytest.mark.parametrize("what", ["input_size", "mean", "std"])
 def test_t06_other_preprocessing_is_refused(make_member: MakeMember, what: str) -> None:
     values = {"input_size": (1, 24, 24), "mean": (0.5,), "std": (0.25,)}
-    theirs = make_member("theirs", seed=1, preprocessing=GREY.model_copy(update={what: values[what]}))
+    theirs = make_member("theirs", seed=1, preprocessing=GRAY.model_copy(update={what: values[what]}))
     with pytest.raises(IncompatibleError, match=rf"ours and theirs cannot be combined: {what} of the prep") as caught:
         check_compatible(load_sources([make_member("ours"), theirs]))
     assert (caught.value.exit_code, caught.value.subject) == (5, "theirs")
@@ -348,7 +348,7 @@ PICTURES = [{"interpolation": "bilinear", "crop_pct": 0.875}, {"interpolation": 
 def test_other_ways_to_cut_a_picture_are_brought_into_one_and_recorded(
     make_member: MakeMember, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own = [GREY.model_copy(update=PICTURES[index]) for index in (0, 1, 1)]
+    own = [GRAY.model_copy(update=PICTURES[index]) for index in (0, 1, 1)]
     folders = [make_member(f"m{seed}", seed=seed, preprocessing=each) for seed, each in enumerate(own)]
     sources = load_sources(folders)
     check_compatible(sources)

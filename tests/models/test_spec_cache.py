@@ -8,7 +8,7 @@ import pytest
 
 from starzoo.models import spec_cache as specs
 from starzoo.models.architecture import Architecture
-from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.spec_cache import cached_spec
 
 SMALL = Architecture.from_registry("test_resnet")
 
@@ -29,8 +29,8 @@ def traces(monkeypatch):
 
 
 def test_a_second_use_traces_nothing_and_is_equal(traces, cache):
-    first = infer_architecture(SMALL)
-    assert infer_architecture(SMALL) == first
+    first = cached_spec(SMALL)
+    assert cached_spec(SMALL) == first
     assert len(traces) == 1
     assert [path.name.startswith("test_resnet-") for path in cache.iterdir()] == [True]
 
@@ -46,20 +46,20 @@ def test_a_second_use_traces_nothing_and_is_equal(traces, cache):
     ids=["size", "arguments", "classes", "name"],
 )
 def test_whatever_decides_a_specification_has_a_file_of_its_own(other, traces, cache):
-    infer_architecture(SMALL)
-    infer_architecture(other)
+    cached_spec(SMALL)
+    cached_spec(other)
     assert len(traces) == len(list(cache.iterdir())) == 2
 
 
 def test_a_free_output_has_a_file_of_its_own(traces):
-    assert len(infer_architecture(SMALL, pin_output=False).groups) == len(infer_architecture(SMALL).groups) + 1
+    assert len(cached_spec(SMALL, pin_output=False).groups) == len(cached_spec(SMALL).groups) + 1
     assert len(traces) == 2
 
 
 def test_other_rules_find_anew(traces, monkeypatch):
-    infer_architecture(SMALL)
-    monkeypatch.setattr(specs, "rules_version", lambda: "timm 2")
-    infer_architecture(SMALL)
+    cached_spec(SMALL)
+    monkeypatch.setattr(specs, "spec_cache_version", lambda: "timm 2")
+    cached_spec(SMALL)
     assert len(traces) == 2
 
 
@@ -80,10 +80,10 @@ def test_other_rules_find_anew(traces, monkeypatch):
     ],
 )
 def test_a_damaged_file_is_written_again(damage, traces, cache):
-    spec = infer_architecture(SMALL)
+    spec = cached_spec(SMALL)
     [path] = cache.iterdir()
     path.write_text(damage(path.read_text()) if callable(damage) else damage)
-    assert infer_architecture(SMALL).groups == spec.groups
+    assert cached_spec(SMALL).groups == spec.groups
     assert len(traces) == 2
     assert json.loads(path.read_text())["groups"]
 
@@ -91,6 +91,6 @@ def test_a_damaged_file_is_written_again(damage, traces, cache):
 def test_a_cache_that_cannot_be_written_costs_a_trace_and_nothing_else(tmp_path, traces, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "file"))
-    assert infer_architecture(SMALL).groups
-    assert infer_architecture(SMALL).groups
+    assert cached_spec(SMALL).groups
+    assert cached_spec(SMALL).groups
     assert len(traces) == 2

@@ -17,8 +17,8 @@ from starzoo.errors import ResourceError, UsageError
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.models import timm_folder as folder_module
 from starzoo.models.import_checkpoint import import_checkpoints
-from starzoo.models.timm_folder import file_hash, load_state, read_architecture, save_folder, save_tensors
-from starzoo.progress import silent
+from starzoo.models.timm_folder import load_state, read_architecture, save_tensors, save_timm_folder, sha256_file
+from starzoo.progress import no_progress
 from starzoo.report.card import write_card
 from starzoo.star.manifest import read_manifest
 from starzoo.star.run.checkpoint import Checkpoint, save_checkpoint
@@ -66,7 +66,7 @@ def test_views_and_shared_memory_are_saved(tmp_path: Path, make_member: MakeMemb
         for name, shape in architecture.shapes.items()
     }
     state = {name: tensor + 1 if "running_var" in name else tensor for name, tensor in state.items()}
-    save_folder(tmp_path / "views", architecture, state)
+    save_timm_folder(tmp_path / "views", architecture, state)
     loaded = load_state(tmp_path / "views", architecture)
     assert list(loaded) == list(architecture.shapes)
     assert all(torch.equal(loaded[name], state[name]) for name in state)
@@ -77,10 +77,10 @@ def test_views_and_shared_memory_are_saved(tmp_path: Path, make_member: MakeMemb
 def test_other_files_stay_and_no_draft_is_left(make_member: MakeMember, tmp_path: Path) -> None:
     folder = make_member()
     (folder / "notes.txt").write_text("mine")
-    before = file_hash(folder / "model.safetensors")
+    before = sha256_file(folder / "model.safetensors")
     make_member(seed=1)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "notes.txt"]
-    assert file_hash(folder / "model.safetensors") != before
+    assert sha256_file(folder / "model.safetensors") != before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["seed-0"]
 
 
@@ -149,7 +149,7 @@ def test_h09_whatever_is_written_has_the_mode_of_the_umask(
     star = make_star(root / "star", members, evaluation=full_manifest().evaluation)
     write_card(star, read_manifest(star / "star.json"))
     TrainingLog(star / "training.log", [], epochs=1, images=1).note("x")
-    Status(star, silent)("stage", 1, 1)
+    Status(star, no_progress)("stage", 1, 1)
     ResultCache.of_user().remember({"key": 1}, lambda: {"value": torch.zeros(1)})
     nothing = Checkpoint(step=1, star={}, optimizer={}, permutations=[], history=[])
     save_checkpoint(star / "checkpoints", nothing, {})
@@ -166,4 +166,4 @@ def test_h09_whatever_is_written_has_the_mode_of_the_umask(
 
 def test_file_hash_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    assert file_hash(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert sha256_file(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

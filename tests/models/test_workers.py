@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from starzoo.errors import NumericalError, ResourceError
-from starzoo.models.training.workers import Report, run_tasks
+from starzoo.models.training.workers import Report, run_in_processes
 
 
 def square(task: int, report: Report) -> int:
@@ -33,7 +33,7 @@ def square(task: int, report: Report) -> int:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_every_task_is_done_once(jobs: int) -> None:
     reported, results = [], []
-    run_tasks(square, range(5), jobs, report=lambda **figures: reported.append(figures), finish=results.append)
+    run_in_processes(square, range(5), jobs, report=lambda **figures: reported.append(figures), finish=results.append)
     assert sorted(results) == [0, 1, 4, 9, 16]
     assert sorted(figures["task"] for figures in reported) == [0, 1, 2, 3, 4]
 
@@ -48,19 +48,19 @@ def test_every_task_is_done_once(jobs: int) -> None:
 )
 def test_failure_of_a_worker_is_told(task: int, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message) as caught:
-        run_tasks(square, [task, 1], 2, report=lambda **_: None, finish=lambda _: None)
+        run_in_processes(square, [task, 1], 2, report=lambda **_: None, finish=lambda _: None)
     assert task != 13 or caught.value.subject == "13"
 
 
 def test_what_a_worker_is_warned_of_steers_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    run_tasks(square, [14, 1], 2, report=lambda **_: None, finish=lambda _: None)
+    run_in_processes(square, [14, 1], 2, report=lambda **_: None, finish=lambda _: None)
     [line] = capfd.readouterr().err.splitlines()
     assert line.endswith(r"UserWarning: '\x1b[31mred'")
 
 
 _ENDLESS = """
 import time
-from starzoo.models.training.workers import run_tasks
+from starzoo.models.training.workers import run_in_processes
 
 def work(task, report):
     while True:
@@ -68,7 +68,7 @@ def work(task, report):
         time.sleep(0.1)
 
 if __name__ == "__main__":
-    run_tasks(work, [1, 2, 3], 2, report=lambda **figures: print(figures, flush=True), finish=print)
+    run_in_processes(work, [1, 2, 3], 2, report=lambda **figures: print(figures, flush=True), finish=print)
 """
 
 

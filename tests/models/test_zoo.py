@@ -15,7 +15,7 @@ from torch import Tensor
 
 from starzoo.config import DataConfig, TrainConfig
 from starzoo.data.preprocessing import Preprocessing
-from starzoo.data.task import ImageData, load_data
+from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import IncompatibleError, NumericalError, UntrustedInputError, UsageError
 from starzoo.models.architecture import Architecture
 from starzoo.models.sources import load_source
@@ -35,7 +35,7 @@ ARCHITECTURE = Architecture(
 
 
 @pytest.fixture(scope="module")
-def data() -> ImageData:
+def data() -> ImageTask:
     return load_data(DATA, ARCHITECTURE.preprocessing)
 
 
@@ -50,7 +50,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 # One member
 
 
-def test_member_learns(data: ImageData) -> None:
+def test_member_learns(data: ImageTask) -> None:
     losses = []
     state = train_member(
         ARCHITECTURE,
@@ -79,7 +79,7 @@ def test_t04_members_have_the_class_order_of_their_architecture(tmp_path: Path) 
     assert member.test_accuracy > 0.7
 
 
-def test_member_depends_on_its_seed_alone(data: ImageData) -> None:
+def test_member_depends_on_its_seed_alone(data: ImageTask) -> None:
     config = TrainConfig(epochs=1, batch_size=50)
     flipped = load_data(DataConfig(train_size=200, test_size=100, augment="flip"), ARCHITECTURE.preprocessing)
     torch.manual_seed(0)
@@ -92,7 +92,7 @@ def test_member_depends_on_its_seed_alone(data: ImageData) -> None:
     assert not equal(first, train_member(ARCHITECTURE, flipped, config, seed=0))
 
 
-def test_members_share_neither_start_nor_order(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_share_neither_start_nor_order(data: ImageTask, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a rate too small to move, weights are the initial ones; and the loaders are asked for different seeds."""
     asked = []
     loader = type(data.train).loader
@@ -109,8 +109,8 @@ def test_members_share_neither_start_nor_order(data: ImageData, monkeypatch: pyt
     assert abs(float(cosine)) < 0.3
 
 
-def test_training_matches_plain_pytorch(data: ImageData) -> None:
-    """The same steps with PyTorch's own optimiser and scheduler, written down plainly."""
+def test_training_matches_plain_pytorch(data: ImageTask) -> None:
+    """The same steps with PyTorch's own optimizer and scheduler, written down plainly."""
     config = TrainConfig(epochs=2, batch_size=50, lr=0.05, warmup=0)
     start, order = (int(number) for number in np.random.SeedSequence(7).generate_state(2))
     torch.manual_seed(start)
@@ -128,7 +128,7 @@ def test_training_matches_plain_pytorch(data: ImageData) -> None:
         torch.testing.assert_close(state[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_divergence_names_seed_and_epoch(data: ImageData) -> None:
+def test_divergence_names_seed_and_epoch(data: ImageTask) -> None:
     wild = TrainConfig(epochs=3, batch_size=50, lr=1e30, warmup=0)
     with pytest.raises(NumericalError, match=r"seed 4: the loss is (nan|inf) in epoch 1") as caught:
         train_member(ARCHITECTURE, data, wild, seed=4)
@@ -138,7 +138,7 @@ def test_divergence_names_seed_and_epoch(data: ImageData) -> None:
 # Zoos
 
 
-def test_zoo_is_made_of_folders_that_plain_timm_loads(tmp_path: Path, data: ImageData) -> None:
+def test_zoo_is_made_of_folders_that_plain_timm_loads(tmp_path: Path, data: ImageTask) -> None:
     seen = []
     reports = train_zoo(
         ARCHITECTURE,
@@ -302,11 +302,11 @@ def test_architecture_takes_everything_from_the_data() -> None:
     assert architecture == Architecture.from_config(architecture.config(), "again")
 
 
-def test_architecture_of_colour_images_and_a_fixed_size(tmp_path: Path) -> None:
+def test_architecture_of_color_images_and_a_fixed_size(tmp_path: Path) -> None:
     for split in ("train", "test"):
-        for name, colour in (("red", (200, 0, 7)), ("green", (0, 100, 7))):
+        for name, color in (("red", (200, 0, 7)), ("green", (0, 100, 7))):
             (tmp_path / split / name).mkdir(parents=True)
-            Image.new("RGB", (32, 32), colour).save(tmp_path / split / name / "0.png")
+            Image.new("RGB", (32, 32), color).save(tmp_path / split / name / "0.png")
     config = DataConfig(dataset=str(tmp_path))
     architecture = architecture_for("test_vit", config)
     assert architecture.model_args == {"img_size": [32, 32]}
@@ -333,7 +333,7 @@ def test_a_tag_and_a_deprecated_name_are_an_architecture() -> None:
 
 def test_the_first_class_does_not_speak_for_all(tmp_path: Path) -> None:
     for split in ("train", "test"):
-        for name, mode in (("a-grey", "L"), ("b-red", "RGB")):
+        for name, mode in (("a-gray", "L"), ("b-red", "RGB")):
             (tmp_path / split / name).mkdir(parents=True)
             for number in range(40):
                 Image.new(mode, (16, 16), number if mode == "L" else (200, number, 7)).save(

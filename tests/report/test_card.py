@@ -18,7 +18,7 @@ import starzoo
 from starzoo.config import Beta, DataConfig, RunConfig, StarConfig, Uniform
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import UsageError
-from starzoo.evaluate.results import DomainChoice, Evaluation, Path, Quality, Rounding
+from starzoo.evaluate.results import Bf16Error, DomainSampling, Evaluation, Path, PredictionScores
 from starzoo.models.architecture import Architecture
 from starzoo.models.record import ModelRecord
 from starzoo.report.card import render, write_card
@@ -29,7 +29,7 @@ from tests.hostile import HOSTILE as H02
 from tests.hostile import full_manifest, with_every_string
 
 T = (0.0, 0.25, 0.5, 0.75, 1.0)
-KINDS = {"star-source": 0.01, "star-held-out": 0.04, "regular-regular": 0.3, "regular-regular-raw": 2.0}
+KINDS = {"star-source": 0.01, "star-heldout": 0.04, "source-source": 0.3, "source-source-unaligned": 2.0}
 DIGEST, COMMIT = "0123456789abcdef" * 4, "c0ffee" * 6 + "beef"
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
@@ -40,7 +40,7 @@ def make_path(kind, bump, a="star", b="m0", split="test"):
 
 
 def make_quality(role, accuracy, nll=0.1, ece=0.02, name="m", passes=1, split="test"):
-    return Quality(name=name, role=role, split=split, accuracy=accuracy, nll=nll, ece=ece, passes=passes)
+    return PredictionScores(name=name, role=role, split=split, accuracy=accuracy, nll=nll, ece=ece, passes=passes)
 
 
 def make_evaluation(star=0.95, ensemble=0.97, bumps=KINDS, split="test", name="m"):
@@ -66,7 +66,7 @@ def make_evaluation(star=0.95, ensemble=0.97, bumps=KINDS, split="test", name="m
 def make_manifest(evaluation="full", **changes):
     sources = tuple(
         ModelRecord(
-            name=f"m{number}", repo=f"me/net_{number}", sha=COMMIT, files={"model.safetensors": DIGEST}, licence="mit"
+            name=f"m{number}", repo=f"me/net_{number}", sha=COMMIT, files={"model.safetensors": DIGEST}, license="mit"
         )
         for number in range(3)
     )
@@ -135,7 +135,7 @@ def test_a_repaired_path_is_never_shown_as_a_straight_line(tmp_path):
 
 def test_what_bf16_changes_is_one_sentence():
     plain = make_manifest()
-    rounded = plain.evaluation.model_copy(update={"rounding": Rounding(nll=0.00123, accuracy=0.0005)})
+    rounded = plain.evaluation.model_copy(update={"rounding": Bf16Error(nll=0.00123, accuracy=0.0005)})
     said = (
         "- Forward passes were in bfloat16: the star's own negative log-likelihood differs by 0.0012 nats, and its "
         "accuracy by 0.05 percentage points, from those in float32 on the same images.\n"
@@ -215,7 +215,7 @@ def test_evaluation_results_are_read_by_the_hubs_own_parser():
     assert (accuracy.metric_value, accuracy.dataset_type, accuracy.dataset_split) == (0.95, "me/pictures", "test")
     assert accuracy.dataset_revision == COMMIT
     barrier = results["loss_barrier", "loss barrier, star to held-out (mean of 3)"]
-    assert barrier.metric_value == pytest.approx(manifest.evaluation.spread("star-held-out").mean, abs=1e-6)
+    assert barrier.metric_value == pytest.approx(manifest.evaluation.spread("star-heldout").mean, abs=1e-6)
     assert card.data.model_name == "my-star"
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
 
@@ -295,8 +295,8 @@ def test_the_most_accurate_source_has_its_own_row():
         (make_evaluation(star=0.9500049), "level with the mean of its 3 sources (95.00 %), below"),
         (make_evaluation(star=0.93), "A star that predicts worse has lower barriers for that reason alone"),
         (make_evaluation(), "is 0.044 ± 0.004 nats (3 paths), lower than 0.330 ± 0.030 nats (3 paths) between"),
-        (make_evaluation(bumps=KINDS | {"star-held-out": 0.31}), "no better than they are to each other"),
-        (make_evaluation(bumps=KINDS | {"star-held-out": 0.28}), "though the two ranges overlap"),
+        (make_evaluation(bumps=KINDS | {"star-heldout": 0.31}), "no better than they are to each other"),
+        (make_evaluation(bumps=KINDS | {"star-heldout": 0.28}), "though the two ranges overlap"),
         (make_evaluation(bumps={"star-source": 0.01}), "No held-out model was measured"),
         (make_evaluation(), "highest in accuracy: ensemble of 3 sources (97.00 %, 3 forward passes per image); lowest"),
         (make_evaluation(), "Highest in accuracy at one forward pass: most accurate source (96.00 %)"),
@@ -314,12 +314,12 @@ def test_the_card_begins_with_who_wins(evaluation, said):
 def test_the_star_domain_is_compared_with_an_ensemble_of_as_many_passes():
     evaluation = make_evaluation()
     domain = make_quality("domain", 0.96, 0.14, passes=3).model_copy(update={"auroc": 0.875})
-    rivals = [
+    baselines = [
         each.model_copy(update={"auroc": 0.9375}) if each.role == "ensemble" else each for each in evaluation.qualities
     ]
-    choice = DomainChoice(t=Uniform(low=0.25, high=0.75), samples=3, nll=0.1)
+    choice = DomainSampling(t=Uniform(low=0.25, high=0.75), samples=3, nll=0.1)
     found = evaluation.model_copy(
-        update={"qualities": (*rivals, domain), "domain": choice, "validation_images": 20, "images": {"test": 9}}
+        update={"qualities": (*baselines, domain), "domain": choice, "validation_images": 20, "images": {"test": 9}}
     )
     card = render(make_manifest(found))
     assert "3 points of the star domain (t from 0.25 to 0.75, chosen on 20 validation images) has an accuracy" in card
@@ -389,7 +389,7 @@ HOSTILE = [
 
 def with_strings(text):
     """A manifest with the same words wherever a stranger could have put them."""
-    record = ModelRecord(name=text, repo=text, sha=text, files={text: text}, licence=text)
+    record = ModelRecord(name=text, repo=text, sha=text, files={text: text}, license=text)
     local = ModelRecord(name=f"{text}2", files={"model.safetensors": text})
     return make_manifest(
         make_evaluation(name=text),
@@ -485,19 +485,19 @@ def test_the_card_says_in_what_the_models_files_differ():
     assert "Classes of the data set: matched by name with those of the models; it has another order" in card
 
 
-def test_a_licence_is_stated_only_if_all_sources_share_it():
-    record = ModelRecord(name="a", licence="mit")
-    other = ModelRecord(name="b", licence="cc-by-nc-4.0")
+def test_a_license_is_stated_only_if_all_sources_share_it():
+    record = ModelRecord(name="a", license="mit")
+    other = ModelRecord(name="b", license="cc-by-nc-4.0")
     card = render(make_manifest(sources=(record, other, ModelRecord(name="c", repo="you/c", sha=COMMIT))))
     assert ModelCard(card).data.license is None
-    assert "The sources state mit (1), cc-by-nc-4.0 (1), no licence (1)" in card
+    assert "The sources state mit (1), cc-by-nc-4.0 (1), no license (1)" in card
     card = render(make_manifest(sources=(record, other, ModelRecord(name="c"))))  # which is its owner's to license
     assert ModelCard(card).data.license == "cc-by-nc-4.0"
     assert "base_model" not in ModelCard(card).data.to_dict()
-    several = [ModelRecord(name=name, licence="mit AND apache-2.0") for name in "ab"]
+    several = [ModelRecord(name=name, license="mit AND apache-2.0") for name in "ab"]
     card = render(make_manifest(sources=several))
     assert ModelCard(card).data.license == "apache-2.0"
-    assert "The most restrictive licence of the sources is `apache-2.0`" in card
+    assert "The most restrictive license of the sources is `apache-2.0`" in card
 
 
 def test_p02_nothing_of_the_machine_is_written(tmp_path):
@@ -572,7 +572,7 @@ def test_the_timm_snippet_runs(tmp_path, monkeypatch, channels):
     import torch
     from PIL import Image
 
-    from starzoo.models.timm_folder import save_folder
+    from starzoo.models.timm_folder import save_timm_folder
 
     architecture = Architecture(
         name="test_resnet",
@@ -580,7 +580,7 @@ def test_the_timm_snippet_runs(tmp_path, monkeypatch, channels):
         model_args={"in_chans": 1} if channels == 1 else {},
         preprocessing=Preprocessing(input_size=(channels, 32, 32), mean=(0.5,) * channels, std=(0.5,) * channels),
     )
-    save_folder(tmp_path / "star", architecture, architecture.build().state_dict())
+    save_timm_folder(tmp_path / "star", architecture, architecture.build().state_dict())
     Image.new("RGBA", (50, 40), "green").save(tmp_path / "image.png")
     monkeypatch.chdir(tmp_path)
     code = blocks(render(make_manifest(architecture=architecture)), "python")[0].replace("FOLDER", "star")
@@ -663,7 +663,7 @@ def test_the_recipe_says_what_the_fit_did():
 def test_whether_validation_images_were_trained_on_is_said():
     plain = make_manifest()
     domain = plain.evaluation.model_copy(
-        update={"domain": DomainChoice(t={"low": 0, "high": 0.5}, samples=4, nll=0.5), "validation_images": 20}
+        update={"domain": DomainSampling(t={"low": 0, "high": 0.5}, samples=4, nll=0.5), "validation_images": 20}
     )
     doubt = "whether the models were trained on them is not recorded"
     assert doubt in render(make_manifest(domain))

@@ -4,7 +4,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from starzoo.errors import UsageError
-from starzoo.evaluate.results import Evaluation, Path, Quality
+from starzoo.evaluate.results import Evaluation, Path, PredictionScores
 from starzoo.report.gallery import write_gallery
 from starzoo.workflows.fit import render_gallery
 from tests.report.test_html import HOSTILE, make_manifest
@@ -20,10 +20,10 @@ def test_the_page_has_a_row_for_each_star(tmp_path):
         return Path(kind=kind, a="star", b="m", split="test", t=(0, 0.5, 1), loss=(1, 1 + bump, 1), accuracy=(0.9,) * 3)
 
     def quality(role, accuracy, nll):
-        return Quality(name=role, role=role, split="test", accuracy=accuracy, nll=nll, ece=0)
+        return PredictionScores(name=role, role=role, split="test", accuracy=accuracy, nll=nll, ece=0)
 
     evaluation = Evaluation(
-        paths=(path("star-held-out", 0.25), path("star-source", 0.125), path("regular-regular", 0.5)),
+        paths=(path("star-heldout", 0.25), path("star-source", 0.125), path("source-source", 0.5)),
         qualities=(quality("member", 0.91, 0.3), quality("star", 0.92, 0.25), quality("ensemble", 0.93, 0.2)),
     )
     keep(tmp_path / "first", make_manifest("good-star").model_copy(update={"evaluation": evaluation}))

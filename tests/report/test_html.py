@@ -16,7 +16,7 @@ from PIL import Image
 
 from starzoo.config import DataConfig, RunConfig
 from starzoo.errors import UsageError
-from starzoo.evaluate.results import Evaluation, Path, Quality
+from starzoo.evaluate.results import Evaluation, Path, PredictionScores
 from starzoo.models.architecture import Architecture
 from starzoo.models.record import ModelRecord
 from starzoo.report.card import render
@@ -35,14 +35,14 @@ def make_manifest(name="my-star", **changes):
     path = Path(kind="star-source", a="star", b="m", split="test", t=(0, 0.5, 1), loss=(1, 1.2, 1), accuracy=(0.9,) * 3)
     scores = {"split": "test", "accuracy": 0.9, "nll": 0.3, "ece": 0.02}
     qualities = (
-        Quality(name="m", role="member", **scores),
-        Quality(name="star", role="star", **scores),
-        Quality(name="ensemble of 2", role="ensemble", passes=2, **scores),
+        PredictionScores(name="m", role="member", **scores),
+        PredictionScores(name="star", role="star", **scores),
+        PredictionScores(name="ensemble of 2", role="ensemble", passes=2, **scores),
     )
     return StarManifest(
         name=name,
         architecture=Architecture(name="test_resnet", num_classes=2, label_names=("cat", name)),
-        sources=(ModelRecord(name="m"), ModelRecord(name=name, licence=name)),
+        sources=(ModelRecord(name="m"), ModelRecord(name=name, license=name)),
         config=RunConfig(data=DataConfig(dataset="me/pictures")),
         data_fingerprint="0" * 64,
         evaluation=Evaluation(paths=(path,), qualities=qualities),
@@ -76,7 +76,7 @@ def test_the_page_says_what_the_card_says(page):
         "star to source",
         "How it predicts",
         "Limits",
-        "Licence",
+        "License",
     ):
         assert words in page.words
     assert "pipeline_tag" not in page.words  # that is for the Hub

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.evaluate.results import Evaluation, Path, Plane, Quality
+from starzoo.evaluate.results import Evaluation, Path, Plane, PredictionScores
 from starzoo.report.plots import plot_cost, plot_paths, plot_plane, plot_quality, save
 
 T = tuple(number / 10 for number in range(11))
-BUMPS = {"star-source": 0.0, "star-held-out": 0.02, "regular-regular": 0.3, "regular-regular-raw": 2.0}
+BUMPS = {"star-source": 0.0, "star-heldout": 0.02, "source-source": 0.3, "source-source-unaligned": 2.0}
 
 
 def make_path(kind, bump, number=0, split="test"):
@@ -21,7 +21,7 @@ def make_path(kind, bump, number=0, split="test"):
 
 
 def make_quality(role, accuracy, name="m", passes=1, split="test"):
-    return Quality(
+    return PredictionScores(
         name=name, role=role, split=split, accuracy=accuracy, nll=2 * (1 - accuracy), ece=0.01, passes=passes
     )
 
@@ -47,7 +47,7 @@ def lines(axes):
 def test_each_kind_is_drawn_as_the_mean_of_its_paths():
     evaluation = make_evaluation()
     losses, accuracies = plot_paths(evaluation).axes
-    for kind, label in (("star-source", "star to source (3 paths)"), ("star-held-out", "star to held-out (3 paths)")):
+    for kind, label in (("star-source", "star to source (3 paths)"), ("star-heldout", "star to held-out (3 paths)")):
         paths = evaluation.paths_of(kind)
         assert lines(losses)[label] == pytest.approx(np.mean([path.loss for path in paths], axis=0))
         assert lines(accuracies)[label] == pytest.approx(100 * np.mean([path.accuracy for path in paths], axis=0))
@@ -75,13 +75,13 @@ def test_a_towering_raw_path_leaves_room_for_the_stars_own():
 
 
 def test_a_narrow_range_is_drawn_on_plain_axes():
-    figure = plot_paths(make_evaluation(["star-source", "star-held-out"]))
+    figure = plot_paths(make_evaluation(["star-source", "star-heldout"]))
     assert [axes.get_yscale() for axes in figure.axes] == ["linear", "linear"]
 
 
 def test_errors_of_zero_and_losses_of_zero_can_be_drawn(tmp_path):
     perfect = Path(kind="star-source", a="a", b="b", split="test", t=T, loss=[0.0] * 11, accuracy=[1.0] * 11)
-    raw = make_path("regular-regular-raw", 2.0)
+    raw = make_path("source-source-unaligned", 2.0)
     png, _ = save(plot_paths(Evaluation(paths=(perfect, raw), qualities=())), tmp_path / "paths")
     assert png.stat().st_size > 0
 

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from starzoo.config import DataConfig, Uniform
 from starzoo.data.preprocessing import Preprocessing
-from starzoo.data.task import ImageData, load_data
+from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import IncompatibleError, NumericalError, UntrustedInputError, UsageError
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.evaluate.results import DomainChoice, Evaluation
+from starzoo.evaluate.results import DomainSampling, Evaluation
 from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import load_source
-from starzoo.models.spec_cache import infer_architecture
+from starzoo.models.spec_cache import cached_spec
 from starzoo.models.weights import interpolate
 from starzoo.star.domain import StarDomain
-from starzoo.star.run.local_paths import RunPlaces
+from starzoo.star.run.local_paths import LocalPaths
 from starzoo.star.star import Star, load_star
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
@@ -29,7 +29,7 @@ from tests.stars import CONFIG, make_star
 
 
 @pytest.fixture(scope="module")
-def data(digits_zoo: list[Path]) -> ImageData:
+def data(digits_zoo: list[Path]) -> ImageTask:
     return load_data(DataConfig(), load_source(digits_zoo[0]).architecture.preprocessing)
 
 
@@ -73,7 +73,7 @@ def reference(star: Star, state: dict[str, Tensor], batches: list[Tensor], image
 
 
 def test_sources_are_the_same_functions_close_to_the_star(
-    domain: StarDomain, star: Star, digits_zoo: list[Path], data: ImageData
+    domain: StarDomain, star: Star, digits_zoo: list[Path], data: ImageTask
 ) -> None:
     assert list(domain.sources) == ["seed-0", "seed-1", "seed-2"]
     images = data.test.tensors()[0][:20]
@@ -153,7 +153,7 @@ def test_the_ends_are_the_models_themselves(domain: StarDomain, star: Star) -> N
             torch.testing.assert_close(tensor, domain.sources["seed-1"][key])
 
 
-def test_a_point_has_batch_norm_statistics_of_its_own(domain: StarDomain, star: Star, data: ImageData) -> None:
+def test_a_point_has_batch_norm_statistics_of_its_own(domain: StarDomain, star: Star, data: ImageTask) -> None:
     batches = list(data.train.images(100, limit=200))
     domain.calibrate(iter(batches))  # what can be gone through only once serves as well
     for _ in range(2):
@@ -167,7 +167,7 @@ def test_a_point_has_batch_norm_statistics_of_its_own(domain: StarDomain, star: 
         assert not torch.allclose(found["bn1.running_var"], stale["bn1.running_var"], rtol=0.01)
 
 
-def test_stale_statistics_are_never_used(domain: StarDomain, data: ImageData) -> None:
+def test_stale_statistics_are_never_used(domain: StarDomain, data: ImageTask) -> None:
     images = data.test.tensors()[0][:2]
     for use in (
         lambda: domain.interpolate("seed-1", 0.5),
@@ -206,7 +206,7 @@ def test_points_are_drawn_near_the_star_from_all_sources_alike(domain: StarDomai
 
 
 def test_points_are_drawn_where_the_evaluation_of_the_star_chose(domain: StarDomain) -> None:
-    choice = DomainChoice(t=Uniform(low=0.75, high=0.8), samples=4, nll=0.5)
+    choice = DomainSampling(t=Uniform(low=0.75, high=0.8), samples=4, nll=0.5)
     evaluation = Evaluation(paths=(), qualities=(), domain=choice)
     manifest = domain.manifest.model_copy(update={"evaluation": evaluation})
     chosen = StarDomain(manifest, domain.star, domain.sources)
@@ -217,7 +217,7 @@ def test_points_are_drawn_where_the_evaluation_of_the_star_chose(domain: StarDom
 # Predictions
 
 
-def test_predictions_are_the_average_over_the_points(domain: StarDomain, star: Star, data: ImageData) -> None:
+def test_predictions_are_the_average_over_the_points(domain: StarDomain, star: Star, data: ImageTask) -> None:
     batches, images = list(data.train.images(100, limit=200)), data.test.tensors()[0][:70]
     domain.calibrate(batches)
     found = domain.predict(images, samples=3, seed=4)
@@ -235,7 +235,7 @@ def test_predictions_are_the_average_over_the_points(domain: StarDomain, star: S
     assert not torch.allclose(found, domain.predict(images, samples=3, seed=5), atol=1e-3)
 
 
-def test_a_data_set_calibrates_as_in_an_evaluation(domain: StarDomain, data: ImageData) -> None:
+def test_a_data_set_calibrates_as_in_an_evaluation(domain: StarDomain, data: ImageTask) -> None:
     images = data.test.tensors()[0][:5]
     domain.calibrate(data)
     found = domain.predict(images, samples=2)
@@ -263,29 +263,29 @@ def test_predictions_that_are_no_numbers_are_an_error(vit: StarDomain) -> None:
 
 
 def test_a_held_out_joins_as_it_was_measured(
-    star: Star, domain: StarDomain, digits_zoo: list[Path], data: ImageData
+    star: Star, domain: StarDomain, digits_zoo: list[Path], data: ImageTask
 ) -> None:
     architecture, held = star.manifest.architecture, load_source(digits_zoo[3])
     sources = {place.name: load_source(place).state for place in digits_zoo[:3]}
     config = CONFIG.evaluate.model_copy(update={"sources": 0, "pairs": 0})
     zoo = Zoo(star=star.state, sources=sources, holdouts={"seed-3": held.state})
-    measured = evaluate(architecture, infer_architecture(architecture), zoo, data, config, CONFIG.align)
+    measured = evaluate(architecture, cached_spec(architecture), zoo, data, config, CONFIG.align)
     joined = domain.join(digits_zoo[3], data)
-    [path], [expected] = joined.paths, measured.paths_of("star-held-out")
-    assert (path.a, path.b, path.kind, path.t) == ("star", "seed-3", "star-held-out", (0, 0.5, 1))
+    [path], [expected] = joined.paths, measured.paths_of("star-heldout")
+    assert (path.a, path.b, path.kind, path.t) == ("star", "seed-3", "star-heldout", (0, 0.5, 1))
     for measure in ("barrier", "excess", "highest_loss", "worst_accuracy"):
         assert getattr(path, measure) == pytest.approx(getattr(expected, measure), abs=1e-4)
     assert joined.distance_after < joined.distance_before
     assert joined.known == ()
     assert torch.equal(joined.permutation.apply(held.state)["conv1.weight"], joined.state["conv1.weight"])
     # Beside it stand the star's own held-outs, where they were measured on the same images.
-    for fingerprint, known in ((data.fingerprint, measured.paths_of("star-held-out")), ("other", ())):
+    for fingerprint, known in ((data.fingerprint, measured.paths_of("star-heldout")), ("other", ())):
         manifest = star.manifest.model_copy(update={"evaluation": measured, "data_fingerprint": fingerprint})
         assert StarDomain(manifest, star.state, {}).join(digits_zoo[3], data).known == known
 
 
 def test_what_proves_nothing_cannot_join(
-    domain: StarDomain, folder: Path, digits_zoo: list[Path], data: ImageData
+    domain: StarDomain, folder: Path, digits_zoo: list[Path], data: ImageTask
 ) -> None:
     with pytest.raises(UsageError, match=r"seed-1: is its source seed-1, .* would prove nothing"):
         domain.join(digits_zoo[1], data)
@@ -293,7 +293,7 @@ def test_what_proves_nothing_cannot_join(
         domain.join(folder, data)
 
 
-def test_another_architecture_cannot_join(domain: StarDomain, make_member: MakeMember, data: ImageData) -> None:
+def test_another_architecture_cannot_join(domain: StarDomain, make_member: MakeMember, data: ImageTask) -> None:
     other = make_member("other")
     with pytest.raises(
         IncompatibleError, match="the star and other cannot be combined: the architectures are"
@@ -303,7 +303,7 @@ def test_another_architecture_cannot_join(domain: StarDomain, make_member: MakeM
 
 
 def test_a_model_without_label_names_must_beat_chance(
-    domain: StarDomain, make_member: MakeMember, digits_zoo: list[Path], data: ImageData
+    domain: StarDomain, make_member: MakeMember, digits_zoo: list[Path], data: ImageTask
 ) -> None:
     architecture = domain.manifest.architecture.model_copy(update={"label_names": None})
     blind = make_member("blind", **architecture.model_dump())
@@ -312,4 +312,4 @@ def test_a_model_without_label_names_must_beat_chance(
 
 
 def test_places_of_a_star_are_those_of_its_folder(star: Star, digits_zoo: list[Path]) -> None:
-    assert star.places == RunPlaces.of([str(place) for place in digits_zoo[:3]], [], DataConfig())
+    assert star.places == LocalPaths.of([str(place) for place in digits_zoo[:3]], [], DataConfig())

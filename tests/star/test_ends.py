@@ -8,18 +8,18 @@ import torch
 from torch import nn
 
 from starzoo.models.memory_format import channels_last
-from starzoo.star.endpoints import Ends
+from starzoo.star.endpoints import Endpoints
 from starzoo.symmetry import Permutation, infer
 from tests.align.networks import make
 
 
-def make_ends(ready: bool) -> tuple[Ends, list[Permutation], list[dict[str, torch.Tensor]]]:
+def make_ends(ready: bool) -> tuple[Endpoints, list[Permutation], list[dict[str, torch.Tensor]]]:
     network = channels_last(make("residual", 0))
     spec = infer(network, torch.zeros(1, 1, 4, 4))
     sources = [make("residual", seed).state_dict() for seed in (1, 2)]
     permutations = [Permutation.random(spec, np.random.default_rng(seed)) for seed in (1, 2)]
     star = {name: nn.Parameter(value) for name, value in network.named_parameters()}
-    return Ends(sources, star, ready=ready), permutations, sources
+    return Endpoints(sources, star, ready=ready), permutations, sources
 
 
 @pytest.mark.parametrize("ahead", [True, False])
@@ -50,4 +50,4 @@ def test_what_was_asked_for_in_advance_is_forgotten_at_an_alignment() -> None:
 
 def test_few_small_sources_are_kept_ready() -> None:
     ends, _, _ = make_ends(ready=True)
-    assert Ends(ends.sources, ends.star).ready
+    assert Endpoints(ends.sources, ends.star).ready

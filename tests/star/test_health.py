@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from starzoo.errors import NumericalError
-from starzoo.star.loss_monitor import Epoch, Vigil
+from starzoo.star.loss_monitor import Epoch, LossMonitor
 
 
 def test_an_epoch_that_was_interrupted_sums_up_bit_for_bit() -> None:
@@ -44,7 +44,7 @@ def test_another_number_of_processes_goes_on_with_the_same_sums(ranks: int) -> N
 
 
 def test_a_vigil_goes_on_from_what_another_one_remembers() -> None:
-    one, other = Vigil(classes=10), Vigil(classes=10)
+    one, other = LossMonitor(classes=10), LossMonitor(classes=10)
     for loss in [0.5, 0.6, *[9.0] * 20]:
         one.is_spike(loss)
     other.remember(json.loads(json.dumps(one.memory)))
@@ -53,28 +53,28 @@ def test_a_vigil_goes_on_from_what_another_one_remembers() -> None:
 
 
 def test_a_loss_far_above_the_usual_and_above_guessing_is_a_spike() -> None:
-    vigil = Vigil(classes=10)
-    assert not any(vigil.is_spike(loss) for loss in [0.4, 0.5, 0.6])
-    assert not vigil.is_spike(2.2)  # more than four times the usual, and no more than guessing costs
-    assert not vigil.is_spike(math.log(10))
-    assert vigil.is_spike(12.0)
-    assert not vigil.is_spike(0.5)
+    loss_monitor = LossMonitor(classes=10)
+    assert not any(loss_monitor.is_spike(loss) for loss in [0.4, 0.5, 0.6])
+    assert not loss_monitor.is_spike(2.2)  # more than four times the usual, and no more than guessing costs
+    assert not loss_monitor.is_spike(math.log(10))
+    assert loss_monitor.is_spike(12.0)
+    assert not loss_monitor.is_spike(0.5)
 
 
 def test_t02_twenty_one_spikes_in_a_row_end_the_run() -> None:
-    vigil = Vigil(classes=10)
-    vigil.is_spike(0.5)
-    assert all(vigil.is_spike(9.0) for _ in range(20))
+    loss_monitor = LossMonitor(classes=10)
+    loss_monitor.is_spike(0.5)
+    assert all(loss_monitor.is_spike(9.0) for _ in range(20))
     with pytest.raises(NumericalError, match="21 steps in a row lost more than 4 times the usual"):
-        vigil.is_spike(9.0)
+        loss_monitor.is_spike(9.0)
 
 
 def test_t02_twenty_one_overflows_in_a_row_end_the_run() -> None:
-    vigil = Vigil(classes=10)
+    loss_monitor = LossMonitor(classes=10)
     for _ in range(30):
-        vigil.skipped(True)
-        vigil.skipped(False)
+        loss_monitor.skipped(True)
+        loss_monitor.skipped(False)
     for _ in range(20):
-        vigil.skipped(True)
+        loss_monitor.skipped(True)
     with pytest.raises(NumericalError, match="21 steps in a row overflowed"):
-        vigil.skipped(True)
+        loss_monitor.skipped(True)

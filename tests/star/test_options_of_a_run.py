@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from starzoo.config import AlignConfig, RunConfig, RuntimeConfig, StarConfig
-from starzoo.data.task import ImageData, load_data
+from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import UsageError
 from starzoo.models.sources import Source, load_sources
 from starzoo.star.fit import FittedStar, fit
 from starzoo.symmetry import PermutationSpec
-from starzoo.workflows.inspect import infer_architecture
+from starzoo.workflows.inspect import cached_spec
 
 
 @pytest.fixture(scope="module")
@@ -24,18 +24,18 @@ def sources(digits_zoo: list[Path]) -> list[Source]:
 
 @pytest.fixture(scope="module")
 def spec(sources: list[Source]) -> PermutationSpec:
-    return infer_architecture(sources[0].architecture)
+    return cached_spec(sources[0].architecture)
 
 
 @pytest.fixture(scope="module")
-def data(sources: list[Source]) -> ImageData:
+def data(sources: list[Source]) -> ImageTask:
     return load_data(RunConfig().data, sources[0].architecture.preprocessing)
 
 
 class Fitter:
     """Fits a star of two small sources in one or a few epochs."""
 
-    def __init__(self, sources: list[Source], spec: PermutationSpec, data: ImageData) -> None:
+    def __init__(self, sources: list[Source], spec: PermutationSpec, data: ImageTask) -> None:
         self.sources, self.spec, self.data = sources, spec, data
 
     def __call__(
@@ -52,7 +52,7 @@ class Fitter:
 
 
 @pytest.fixture(scope="module")
-def run(sources: list[Source], spec: PermutationSpec, data: ImageData) -> Fitter:
+def run(sources: list[Source], spec: PermutationSpec, data: ImageTask) -> Fitter:
     return Fitter(sources, spec, data)
 
 
@@ -83,7 +83,7 @@ def test_half_precision_needs_a_gpu(run: Fitter) -> None:
 
 
 @pytest.mark.parametrize("draws", [2, 4])
-def test_draws_share_a_batch(draws: int, run: Fitter, data: ImageData) -> None:
+def test_draws_share_a_batch(draws: int, run: Fitter, data: ImageTask) -> None:
     history = run(draws=draws).history
     assert history[0]["path_loss"] > 0
     with pytest.raises(UsageError, match="a batch of 128 images cannot be shared evenly by 3 processes or draws"):

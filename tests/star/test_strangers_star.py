@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from starzoo.cli.main import main
 from starzoo.errors import UntrustedInputError
 from starzoo.models.record import ModelRecord
-from starzoo.models.sources import licence_of
+from starzoo.models.sources import read_license
 from starzoo.star.manifest import read_manifest
 from tests.hostile import HOSTILE, full_manifest
 from tests.stars import make_star
@@ -80,7 +80,7 @@ def star(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A star that lies beside nothing of its own, with everything that a star.json may tell."""
     from starzoo.data.preprocessing import Preprocessing
     from starzoo.models.architecture import Architecture
-    from starzoo.models.timm_folder import save_folder
+    from starzoo.models.timm_folder import save_timm_folder
 
     home = tmp_path_factory.mktemp("theirs")
     architecture = Architecture(
@@ -91,7 +91,7 @@ def star(tmp_path_factory: pytest.TempPathFactory) -> Path:
         label_names=("a", "b", "c"),
     )
     for seed in range(2):
-        save_folder(home / f"seed-{seed}", architecture, architecture.build().state_dict())
+        save_timm_folder(home / f"seed-{seed}", architecture, architecture.build().state_dict())
     folder = make_star(home / "star", [home / f"seed-{seed}" for seed in range(2)])
     (folder / "run-places.json").unlink()
     found, full = json.loads((folder / "star.json").read_text()), full_manifest().model_dump(mode="json")
@@ -254,7 +254,7 @@ def test_h10_a_star_of_many_classes_and_sources_is_read(star: Path, tmp_path: Pa
 def test_h10_the_card_of_a_large_star_takes_seconds(star: Path, tmp_path: Path) -> None:
     document = json.loads((star / "star.json").read_text())
     path, quality = ({**document["evaluation"][key][0]} for key in ("paths", "qualities"))
-    kinds = ("star-source", "regular-regular")
+    kinds = ("star-source", "source-source")
     many = [{**path, "kind": kind, "a": f"a{number}", "b": f"b{number}"} for kind in kinds for number in range(5000)]
     rows = [{**quality, "role": "part-ensemble", "name": f"q{number}", "passes": number + 1} for number in range(50)]
     document["evaluation"] |= {"paths": many, "qualities": [quality, *rows]}
@@ -277,7 +277,7 @@ def test_h10_a_star_that_was_changed_very_often_has_a_card_and_a_page(star: Path
     assert "; and 1980 more." in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_h10_the_licences_of_a_strangers_card_go_into_a_record(tmp_path: Path) -> None:
+def test_h10_the_licenses_of_a_strangers_card_go_into_a_record(tmp_path: Path) -> None:
     stated = [f"{number}{'x' * 63}" for number in range(8)]  # as many and as long as may be
     (tmp_path / "README.md").write_text(f"---\nlicense: [{', '.join(stated)}]\n---\n")
-    assert ModelRecord(name="x", licence=licence_of(tmp_path / "README.md")).licence == " AND ".join(stated)
+    assert ModelRecord(name="x", license=read_license(tmp_path / "README.md")).license == " AND ".join(stated)

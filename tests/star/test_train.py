@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from starzoo.config import AlignConfig, Constant, RunConfig, RuntimeConfig, StarConfig
-from starzoo.data.task import ImageData, load_data
+from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import NumericalError, PreemptedError, UsageError
 from starzoo.models.sources import Source, load_sources
-from starzoo.progress import Progress, silent
+from starzoo.progress import Progress, no_progress
 from starzoo.star.fit import FittedStar, _check_same, _make_accelerator, fit
 from starzoo.star.objective import StarlightLoss
 from starzoo.star.source_alignment import SourceAlignment
 from starzoo.symmetry import PermutationSpec
-from starzoo.workflows.inspect import infer_architecture
+from starzoo.workflows.inspect import cached_spec
 
 
 @pytest.fixture(scope="module")
@@ -32,21 +32,21 @@ def sources(digits_zoo: list[Path]) -> list[Source]:
 
 @pytest.fixture(scope="module")
 def spec(sources: list[Source]) -> PermutationSpec:
-    return infer_architecture(sources[0].architecture)
+    return cached_spec(sources[0].architecture)
 
 
 @pytest.fixture(scope="module")
-def data(sources: list[Source]) -> ImageData:
+def data(sources: list[Source]) -> ImageTask:
     return load_data(RunConfig().data, sources[0].architecture.preprocessing)
 
 
 def run(
     sources: list[Source],
     spec: PermutationSpec,
-    data: ImageData,
+    data: ImageTask,
     folder: Path | None = None,
     method: str = "balanced-weights",
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     **star: object,
 ) -> FittedStar:
     config = RunConfig(
@@ -58,7 +58,7 @@ def run(
     return fit(sources[0].architecture, spec, states, data, config, folder=folder, progress=progress)
 
 
-def test_path_loss_falls(sources: list[Source], spec: PermutationSpec, data: ImageData) -> None:
+def test_path_loss_falls(sources: list[Source], spec: PermutationSpec, data: ImageTask) -> None:
     history = run(sources, spec, data).history
     assert len(history) == 4
     assert history[-1]["path_loss"] < 0.8 * history[0]["path_loss"]
@@ -66,7 +66,7 @@ def test_path_loss_falls(sources: list[Source], spec: PermutationSpec, data: Ima
 
 @pytest.mark.parametrize("options", [{}, {"start": "random"}, {"start": "source"}, {"optimizer": "adamw", "lr": 0.002}])
 def test_a_star_is_reproducible(
-    options: dict[str, object], sources: list[Source], spec: PermutationSpec, data: ImageData
+    options: dict[str, object], sources: list[Source], spec: PermutationSpec, data: ImageTask
 ) -> None:
     one, two = (run(sources, spec, data, epochs=1, **options) for _ in range(2))
     assert all(torch.equal(one.state[name], two.state[name]) for name in one.state)
@@ -79,7 +79,7 @@ def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(
     tmp_path: Path,
     sources: list[Source],
     spec: PermutationSpec,
-    data: ImageData,
+    data: ImageTask,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = run(sources, spec, data, tmp_path / "whole", method, mu=0.5, kappa=0.5)
@@ -112,7 +112,7 @@ def assert_same(one: FittedStar, other: FittedStar) -> None:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(sources: list[Source], spec: PermutationSpec, data: ImageData) -> FittedStar:
+def uninterrupted(sources: list[Source], spec: PermutationSpec, data: ImageTask) -> FittedStar:
     """A run of three epochs that nobody stopped."""
     return run(sources, spec, data, epochs=3, mu=0.5)
 
@@ -124,7 +124,7 @@ def test_a_run_that_was_stopped_within_an_epoch_ends_bit_equal(
     tmp_path: Path,
     sources: list[Source],
     spec: PermutationSpec,
-    data: ImageData,
+    data: ImageTask,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def stop_at(stage: str, done: int, total: int, **_: float) -> None:
@@ -140,7 +140,7 @@ def test_a_run_that_was_stopped_within_an_epoch_ends_bit_equal(
 
 
 def test_t01_divergence_stops_the_run_and_names_step_source_and_images(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData
+    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageTask
 ) -> None:
     with pytest.raises(
         NumericalError, match=r"not finite at step \d+ \(epoch 1\), source \d, t = 0\.\d+, on training images"
@@ -169,7 +169,7 @@ class Spoiled:
 
 
 def test_t02_spikes_of_the_loss_are_counted_and_reported(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Spoiled(monkeypatch, {7, 11}, loss=1000)  # the last step of the epoch is one of them
     star = run(sources, spec, data, tmp_path, epochs=2)
@@ -181,7 +181,7 @@ def test_t02_spikes_of_the_loss_are_counted_and_reported(
 
 
 def test_t02_a_run_that_begins_with_losses_above_guessing_has_no_spikes(
-    sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+    sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Spoiled(monkeypatch, range(99), loss=2)
     history = run(sources, spec, data, epochs=3, start="random", lr=1e-9, t=Constant(value=0.0)).history
@@ -190,7 +190,7 @@ def test_t02_a_run_that_begins_with_losses_above_guessing_has_no_spikes(
 
 
 def test_t02_more_than_twenty_spikes_in_a_row_end_the_run(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Spoiled(monkeypatch, range(15, 99), loss=1000)
     with pytest.raises(NumericalError, match="21 steps in a row lost more than 4 times the usual") as caught:
@@ -213,7 +213,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("scaled")
 def test_t02_steps_that_overflow_are_left_out_counted_and_reported(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Spoiled(monkeypatch, {3, 7}, gradient=math.inf)
     star = run(sources, spec, data, tmp_path, epochs=2)
@@ -226,7 +226,7 @@ def test_t02_steps_that_overflow_are_left_out_counted_and_reported(
 
 @pytest.mark.usefixtures("scaled")
 def test_a_run_in_half_precision_ends_bit_equal_when_it_was_stopped(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(stage: str, done: int, total: int, **_: float) -> None:
         if done == 7:
@@ -245,7 +245,7 @@ def test_a_run_in_half_precision_ends_bit_equal_when_it_was_stopped(
 
 @pytest.mark.usefixtures("scaled")
 def test_t02_more_than_twenty_overflows_in_a_row_end_the_run(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Spoiled(monkeypatch, range(5, 99), gradient=math.inf)
     with pytest.raises(NumericalError, match="21 steps in a row overflowed in half precision") as caught:
@@ -254,7 +254,7 @@ def test_t02_more_than_twenty_overflows_in_a_row_end_the_run(
 
 
 def test_t01_a_star_that_broke_in_the_last_step_of_an_epoch_ends_the_run(
-    sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+    sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Spoiled(monkeypatch, {11}, gradient=math.inf)
     with pytest.raises(NumericalError, match="not finite at the end of epoch 1"):
@@ -267,22 +267,22 @@ def test_the_sources_are_aligned_anew_as_often_as_asked(
     times: int,
     sources: list[Source],
     spec: PermutationSpec,
-    data: ImageData,
+    data: ImageTask,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bring, at = SourceAlignment.bring_to, list[int]()
+    bring, at = SourceAlignment.align_to, list[int]()
 
     def count(self: SourceAlignment, star: dict[str, torch.Tensor]) -> int:
         at.append(1)
         return bring(self, star)
 
-    monkeypatch.setattr(SourceAlignment, "bring_to", count)
+    monkeypatch.setattr(SourceAlignment, "align_to", count)
     run(sources, spec, data, epochs=3, realign_every=period, midpoint_every=0, batch_size=640)
     assert len(at) == times  # before epochs, and once more for the star that was found
 
 
 def test_gradients_are_clipped(
-    sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+    sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Spoiled(monkeypatch, range(99), gradient=1e6)
     free, clipped = (run(sources, spec, data, epochs=1, clip_grad_norm=norm) for norm in (None, 1.0))
@@ -291,7 +291,7 @@ def test_gradients_are_clipped(
 
 
 def test_a_star_that_starts_from_a_source_and_takes_no_step_is_that_source(
-    sources: list[Source], spec: PermutationSpec, data: ImageData
+    sources: list[Source], spec: PermutationSpec, data: ImageTask
 ) -> None:
     star = run(sources, spec, data, epochs=0, start="source")
     for name, _ in sources[0].model().named_parameters():
@@ -299,7 +299,7 @@ def test_a_star_that_starts_from_a_source_and_takes_no_step_is_that_source(
 
 
 def test_one_image_for_a_draw_is_none_for_batch_norm(
-    sources: list[Source], spec: PermutationSpec, data: ImageData
+    sources: list[Source], spec: PermutationSpec, data: ImageTask
 ) -> None:
     with pytest.raises(UsageError, match="8 images for 8 draws per step: batch norm needs two for each"):
         run(sources, spec, data, batch_size=8, draws=8)
@@ -312,22 +312,22 @@ def test_processes_that_find_other_checkpoints_are_told(tmp_path: Path) -> None:
 
 
 def test_a_signal_after_the_last_step_is_obeyed(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = SourceAlignment.halfway_losses
+    measure = SourceAlignment.midpoint_losses
 
     def measure_and_stop(self: SourceAlignment, star: dict[str, torch.Tensor]) -> list[float]:
         signal.raise_signal(signal.SIGTERM)
         return measure(self, star)
 
-    monkeypatch.setattr(SourceAlignment, "halfway_losses", measure_and_stop)
+    monkeypatch.setattr(SourceAlignment, "midpoint_losses", measure_and_stop)
     with pytest.raises(PreemptedError, match="stopped by SIGTERM; step 11 of 11 is kept"):
         run(sources, spec, data, tmp_path, epochs=1)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000011"]
 
 
 def test_another_optimizer_begins_without_a_state(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageData
+    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageTask
 ) -> None:
     run(sources, spec, data, tmp_path, epochs=1)
     config = RunConfig(
@@ -343,7 +343,7 @@ def test_another_optimizer_begins_without_a_state(
 
 
 def test_without_epochs_the_star_is_the_aligned_average(
-    sources: list[Source], spec: PermutationSpec, data: ImageData
+    sources: list[Source], spec: PermutationSpec, data: ImageTask
 ) -> None:
     star = run(sources, spec, data, epochs=0)
     aligned = [permutation.apply(source.state) for permutation, source in zip(star.permutations, sources, strict=True)]
@@ -352,6 +352,6 @@ def test_without_epochs_the_star_is_the_aligned_average(
     assert star.history == []
 
 
-def test_mu_looks_after_the_stars_own_loss(sources: list[Source], spec: PermutationSpec, data: ImageData) -> None:
+def test_mu_looks_after_the_stars_own_loss(sources: list[Source], spec: PermutationSpec, data: ImageTask) -> None:
     history = run(sources, spec, data, mu=1.0, t=Constant(value=0.5)).history
     assert history[-1]["own_loss"] < history[0]["own_loss"]

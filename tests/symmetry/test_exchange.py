@@ -196,7 +196,7 @@ def test_an_exchange_that_does_not_hold_is_guilty():
     other = Parallel([hidden(), hidden()], lambda x, branches: branches[0](x) + 2 * branches[1](x))
     seeds = (verify(other, torch.zeros(1, 4), spec, seed=seed) for seed in range(8))
     result = next(result for result in seeds if not result.passed)
-    assert result.guilty == ("branches.{0,1}",)
+    assert result.failing_groups == ("branches.{0,1}",)
 
 
 def test_weights_outside_of_the_branches_are_named_by_none_of_them():

@@ -39,7 +39,7 @@ def test_known_group_counts(name, groups, wreath_groups):
 SMALL = {
     "resnet, digits": ("resnet18", {"in_chans": 1, "layers": [1, 1, 0, 0], "channels": [64, 128, 128, 128]}, 16, 4),
     "resnet, cifar": ("resnet18", {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256]}, 32, 6),
-    "resnet with zero-initialised scales": ("test_resnet", {"zero_init_last": True}, 32, 11),
+    "resnet with zero-initialized scales": ("test_resnet", {"zero_init_last": True}, 32, 11),
     "resnetv2": ("resnetv2_18", {"layers": [1, 1, 1], "channels": [64, 128, 256]}, 32, 6),
     "densenet": ("densenet121", {"growth_rate": 8, "block_config": (2, 2)}, 32, 10),
     "convnext": ("test_convnext", {}, 64, 13),

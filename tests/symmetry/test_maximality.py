@@ -89,7 +89,7 @@ def test_a_pinned_group_is_reported_with_all_that_moves_with_it():
 
 
 def test_pinned_factors_of_different_sizes_are_reported_together():
-    """A group that is pinned as a factor of one axis, and merged with its neighbour in another."""
+    """A group that is pinned as a factor of one axis, and merged with its neighbor in another."""
     model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(4 * 3, 3))
     spec = infer(model, torch.zeros(1, 2, 5))
     assert spec.axes["3.weight"][1] == Product((Leaf("0.weight:0"), Pinned(3, "space")))

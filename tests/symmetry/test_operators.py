@@ -439,7 +439,7 @@ def test_channels_that_are_also_heads_are_permuted_blockwise_although_weights_ha
 
 
 def test_blocks_of_a_strided_slice_change_places():
-    """As rotary embeddings do with pairs of neighbours."""
+    """As rotary embeddings do with pairs of neighbors."""
     model = Network(
         lambda m, x: m.head(torch.stack([-m.stem(x)[..., 1::2], m.stem(x)[..., ::2]], -1).flatten(-2)).mean(1),
         stem=nn.Linear(4, 8), head=nn.Linear(8, 2),
@@ -491,4 +491,4 @@ def test_an_operator_of_another_library_gets_a_rule_which_the_verifier_proves_or
         spec = infer(model, torch.zeros(1, 5, 4))
         found = verify(model, torch.zeros(2, 5, 4), spec)
         assert not found.passed
-        assert found.guilty
+        assert found.failing_groups

@@ -106,11 +106,11 @@ def attend(net, i):
     j = net.pick(lambda shape: list(shape[:-2]) == batch and width in shape[-2:])
     if len(batch) < 1 or j is None:
         return None
-    normalise = net.draw(st.booleans())
+    normalize = net.draw(st.booleans())
 
     def step(m, t):
         product = torch.tanh(t[i]) @ (t[j].mT if t[j].shape[-1] == width else t[j])
-        return product.softmax(-1) if normalise else product
+        return product.softmax(-1) if normalize else product
 
     return step
 
@@ -127,7 +127,7 @@ def scale(net, i):
     return lambda m, t: t[i] * getattr(m, weight)
 
 
-def normalise(net, i):
+def normalize(net, i):
     axis = net.axis(i)
     functions = [torch.softmax, functional.normalize, lambda x, dim: x / (1 + x.square().mean(dim, keepdim=True))]
     function = net.draw(st.sampled_from(functions))
@@ -204,7 +204,7 @@ def pad(net, i):
 
 
 def reduced_weight(net, i):
-    """A weight that is seen as blocks, and summed or normalised over them."""
+    """A weight that is seen as blocks, and summed or normalized over them."""
     width = net.shape(i)[-1]
     if width % 2:
         return None
@@ -223,9 +223,9 @@ def branches(net, i):
 
 
 OPERATORS = [
-    *(linear, mix, convolve, attend, pointwise, scale, normalise, reduce, unflatten, flatten, transpose, part, join),
+    *(linear, mix, convolve, attend, pointwise, scale, normalize, reduce, unflatten, flatten, transpose, part, join),
     *(expand, write, pad, reduced_weight, branches),
-    *(unflatten, mix, normalise, pointwise),  # most that can go wrong needs blocks
+    *(unflatten, mix, normalize, pointwise),  # most that can go wrong needs blocks
 ]
 
 

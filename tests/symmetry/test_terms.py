@@ -16,7 +16,7 @@ from starzoo.symmetry.terms import (
     Sum,
     Wild,
     concat,
-    factorise,
+    factorize,
     free,
     partition,
     pin,
@@ -118,7 +118,7 @@ def test_parts_put_together_are_the_axis(name, sizes):
 def test_factors_multiplied_are_the_axis(name, sizes):
     term = STRUCTURES[name]()
     before = {p for (p,) in group(term)}
-    factors = factorise(term, sizes)
+    factors = factorize(term, sizes)
     assert tuple(factor.size for factor in factors) == sizes
     after = group(term, product_of(factors))
     assert all(p == q for p, q in after)
@@ -127,7 +127,7 @@ def test_factors_multiplied_are_the_axis(name, sizes):
 
 def test_a_product_whose_strides_do_not_divide_is_pinned_with_its_reason():
     term = product_of([free(4), free(6)])
-    assert factorise(term, (6, 4)) == [Pin(6, REASON := "split across the boundary of a block"), Pin(4, REASON)]
+    assert factorize(term, (6, 4)) == [Pin(6, REASON := "split across the boundary of a block"), Pin(4, REASON)]
     assert leaves(term) == []
 
 

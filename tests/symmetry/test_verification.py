@@ -14,8 +14,8 @@ from starzoo.symmetry import infer, verify
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules import registry
 from starzoo.symmetry.spec import Leaf, PermutationGroup, Pinned
-from starzoo.symmetry.terms import Pin, concat, factorise, product, resolve, unify
-from starzoo.symmetry.verification import find_guilty
+from starzoo.symmetry.terms import Pin, concat, factorize, product, resolve, unify
+from starzoo.symmetry.verification import bisect_failing
 
 
 def mm_without_contraction(x, mat2):
@@ -42,7 +42,7 @@ def layer_norm_without_scale(x, out):
 
 
 def convolution_that_forgets_groups(x, weight, groups, out):
-    unify(factorise(x[1], (groups, x.shape[1] // groups))[1], weight[1])
+    unify(factorize(x[1], (groups, x.shape[1] // groups))[1], weight[1])
     return Axes.of([x[0], weight[0], *(Pin(size, "space") for size in out[2:])])
 
 
@@ -70,8 +70,8 @@ def cat_in_the_wrong_order(tensors, dim):
 
 
 def convolution_that_lets_space_move(x, weight, bias, groups, out, trace):
-    group, inside = factorise(x[1], (groups, x.shape[1] // groups))
-    weight_group, outside = factorise(weight[0], (groups, weight.shape[0] // groups))
+    group, inside = factorize(x[1], (groups, x.shape[1] // groups))
+    weight_group, outside = factorize(weight[0], (groups, weight.shape[0] // groups))
     group = unify(group, weight_group)
     trace.contract(group, unify(inside, weight[1]))
     channels = product([group, outside])
@@ -148,8 +148,8 @@ def test_a_broken_rule_is_caught(operator, broken, build, monkeypatch):
     result = verify(model, example, spec)
     assert result.relative_error > 1e-6
     assert not result.passed
-    assert result.guilty
-    assert set(result.guilty) <= spec.groups.keys()
+    assert result.failing_groups
+    assert set(result.failing_groups) <= spec.groups.keys()
 
 
 def network():
@@ -165,7 +165,7 @@ def test_only_the_guilty_group_is_named():
         spec, axes={**spec.axes, "2.bias": infer(nn.Linear(6, 5), torch.zeros(1, 6)).axes["bias"]}
     )
     result = verify(model, example, broken)
-    assert result.guilty == ("2.weight:0",)
+    assert result.failing_groups == ("2.weight:0",)
     assert not result.passed
 
 
@@ -179,7 +179,7 @@ def test_only_the_guilty_group_is_named():
     ],
 )
 def test_halving_finds_the_smallest_sets_that_break(culprits, found):
-    assert find_guilty(["a", "b", "c", "d"], lambda groups: any(each <= set(groups) for each in culprits)) == found
+    assert bisect_failing(["a", "b", "c", "d"], lambda groups: any(each <= set(groups) for each in culprits)) == found
 
 
 def test_blocks_that_must_be_permuted_alike_are_guilty_when_they_are_not():
@@ -194,7 +194,7 @@ def test_blocks_that_must_be_permuted_alike_are_guilty_when_they_are_not():
         spec, groups={**spec.groups, shared: blockwise}, axes={**spec.axes, **dict.fromkeys(norms, (Pinned(8),))}
     )
     assert len(norms) == 4
-    assert shared in verify(model, example, broken).guilty
+    assert shared in verify(model, example, broken).failing_groups
 
 
 def test_a_weight_without_influence_fails_the_negative_control():
@@ -229,7 +229,7 @@ def test_a_free_output_moves_with_its_group():
     assert spec.outputs == ((Pinned(1), Leaf("2.weight:0")),)
     assert verify(model, example, spec).passed
     still = dataclasses.replace(spec, outputs=((Pinned(1), Pinned(6)),))
-    assert verify(model, example, still).guilty == ("2.weight:0",)
+    assert verify(model, example, still).failing_groups == ("2.weight:0",)
 
 
 def test_features_of_a_network_without_a_head_are_free_with_the_whole_stream():

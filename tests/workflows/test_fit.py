@@ -18,11 +18,11 @@ import starzoo
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, load_config
 from starzoo.data.records import open_data
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
-from starzoo.star.run.local_paths import RunPlaces, without_paths
+from starzoo.star.run.local_paths import LocalPaths, redact_paths
 from starzoo.workflows.align import align_models
-from starzoo.workflows.fit import StarReport, evaluate_star, fit_star, load_star, publish_star, render_card
-from starzoo.workflows.inspect import infer_architecture
-from starzoo.workflows.measure import leaves_the_same, measured_as
+from starzoo.workflows.fit import StarResult, evaluate_star, fit_star, load_star, publish_star, render_card
+from starzoo.workflows.inspect import cached_spec
+from starzoo.workflows.measure import leaves_the_same, override_eval_config
 from starzoo.workflows.predict import join_star
 from starzoo.workflows.verify import verify_star
 from tests.hub.fakehub import FakeHub
@@ -69,12 +69,12 @@ def predict(star: starzoo.Star, images: int) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def report(digits_zoo: list[Path], tmp_path_factory: pytest.TempPathFactory) -> StarReport:
+def report(digits_zoo: list[Path], tmp_path_factory: pytest.TempPathFactory) -> StarResult:
     refs = [str(folder) for folder in digits_zoo]
     return fit_star(refs[:3], refs[3:], CONFIG, tmp_path_factory.mktemp("stars") / "tiny-star")
 
 
-def test_a_star_folder_holds_what_the_house_says(report: StarReport) -> None:
+def test_a_star_folder_holds_what_the_house_says(report: StarResult) -> None:
     private = {name for name in files_in(report.folder) if name.startswith("checkpoints/")}
     local = {"run.yaml", "run-places.json", "status.json", "training.log"}
     assert files_in(report.folder) - private == PUBLISHED | local
@@ -89,12 +89,12 @@ def test_a_star_folder_holds_what_the_house_says(report: StarReport) -> None:
     assert {name.partition("/")[0] for name in indices} == {"0", "1", "2"}
 
 
-def test_the_saved_configuration_replays_the_run(report: StarReport) -> None:
+def test_the_saved_configuration_replays_the_run(report: StarResult) -> None:
     found = CONFIG.evaluate.model_copy(update={"statistics_augment": "none"})
     assert load_config(report.folder / "run.yaml") == CONFIG.model_copy(update={"evaluate": found})
 
 
-def test_plain_timm_gives_bit_equal_logits_without_starzoo(report: StarReport) -> None:
+def test_plain_timm_gives_bit_equal_logits_without_starzoo(report: StarResult) -> None:
     program = f"""
 import sys, timm, torch
 model = timm.create_model("local-dir:{report.folder}", pretrained=True).eval()
@@ -115,10 +115,10 @@ torch.save((logits, model.pretrained_cfg["mean"], model.pretrained_cfg["label_na
 
 
 def test_permutations_bring_every_source_to_where_it_was_when_the_star_was_fitted(
-    report: StarReport, digits_zoo: list[Path]
+    report: StarResult, digits_zoo: list[Path]
 ) -> None:
     star = load_star(report.folder)
-    spec = infer_architecture(star.manifest.architecture)
+    spec = cached_spec(star.manifest.architecture)
     state = starzoo.load_source(digits_zoo[1]).state
     moved = starzoo.Permutation.from_tensors(spec, star.permutations["seed-1"]).apply(state)
 
@@ -128,7 +128,7 @@ def test_permutations_bring_every_source_to_where_it_was_when_the_star_was_fitte
     assert closeness(moved["layer2.0.conv2.weight"]) > closeness(state["layer2.0.conv2.weight"])
 
 
-def test_running_again_computes_nothing_and_changes_nothing(report: StarReport, digits_zoo: list[Path]) -> None:
+def test_running_again_computes_nothing_and_changes_nothing(report: StarResult, digits_zoo: list[Path]) -> None:
     before = contents_of(report.folder)
     stages: list[str] = []
     refs = [str(folder) for folder in digits_zoo]
@@ -140,7 +140,7 @@ def test_running_again_computes_nothing_and_changes_nothing(report: StarReport, 
     assert before == contents_of(report.folder)
 
 
-def test_another_configuration_in_the_same_folder_is_refused(report: StarReport, digits_zoo: list[Path]) -> None:
+def test_another_configuration_in_the_same_folder_is_refused(report: StarResult, digits_zoo: list[Path]) -> None:
     refs = [str(folder) for folder in digits_zoo]
     before = contents_of(report.folder)
     other = CONFIG.model_copy(update={"star": StarConfig(epochs=2, batch_size=128, mu=0.25)})
@@ -220,7 +220,7 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_is_at_work(digits_z
 
 
 def test_a_star_is_never_overwritten_by_an_aligned_model(
-    report: StarReport, digits_zoo: list[Path], tmp_path: Path
+    report: StarResult, digits_zoo: list[Path], tmp_path: Path
 ) -> None:
     star = shutil.copytree(report.folder, tmp_path / digits_zoo[1].name)
     before = contents_of(star)
@@ -235,21 +235,21 @@ def test_the_configuration_of_a_run_is_read_from_anywhere(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     data, ood = DataConfig(dataset="images"), DataConfig(dataset="./others", test_size=7)
     config = RunConfig(data=data, evaluate=EvalConfig(ood=ood))
-    found = RunPlaces.of([], [], data, ood).found(without_paths(config))
+    found = LocalPaths.of([], [], data, ood).found(redact_paths(config))
     assert found.data.dataset == str(tmp_path / "images")
     assert found.evaluate.ood == ood.model_copy(update={"dataset": str(tmp_path / "others")})
-    assert RunPlaces().found(CONFIG) == CONFIG
+    assert LocalPaths().found(CONFIG) == CONFIG
     # A folder that a user names is the one that lies here, whatever the star knows by that name.
-    known = RunPlaces.of([], [], data, DataConfig(dataset="/else/others"))
+    known = LocalPaths.of([], [], data, DataConfig(dataset="/else/others"))
     assert known.with_changes([], ood).ood == str(tmp_path / "others")
 
 
 def test_single_values_of_other_data_change_that_data() -> None:
     known = EvalConfig(ood=DataConfig(dataset="user/images", test_split="valid"))
-    ood = measured_as(known, {"ood": {"test_size": 7}}).ood
+    ood = override_eval_config(known, {"ood": {"test_size": 7}}).ood
     assert ood == DataConfig(dataset="user/images", test_split="valid", test_size=7)
-    assert measured_as(known, {"ood": {"dataset": "digits"}}).ood == DataConfig(dataset="digits")
-    assert measured_as(known, {"points": 3}).ood == known.ood
+    assert override_eval_config(known, {"ood": {"dataset": "digits"}}).ood == DataConfig(dataset="digits")
+    assert override_eval_config(known, {"points": 3}).ood == known.ood
 
 
 @pytest.mark.parametrize(
@@ -274,12 +274,12 @@ def test_images_validate_only_where_no_fit_may_have_seen_them(
 def test_k14_a_branch_that_moved_is_named_with_its_commit(tmp_path: Path) -> None:
     data = DataConfig(dataset="digits")
     (tmp_path / "a@b").mkdir()
-    local, changed = (RunPlaces.of([str(tmp_path / "a@b")], [], data, None, [digest]) for digest in "12")
+    local, changed = (LocalPaths.of([str(tmp_path / "a@b")], [], data, None, [digest]) for digest in "12")
     with pytest.raises(UntrustedInputError, match="a@b: its files are not those"):
         local.check_unchanged(changed)
-    then = RunPlaces.of(["hf-hub:ann/net@" + "a" * 40], [], data, None, ["1"])
+    then = LocalPaths.of(["hf-hub:ann/net@" + "a" * 40], [], data, None, ["1"])
     then.check_unchanged(then)
-    moved = RunPlaces.of(["hf-hub:ann/net@" + "b" * 40], [], data, None, ["2"])
+    moved = LocalPaths.of(["hf-hub:ann/net@" + "b" * 40], [], data, None, ["2"])
     with pytest.raises(UsageError, match=f"ann/net: is at another commit .*name that one: ann/net@{'a' * 40}"):
         then.check_unchanged(moved)
 
@@ -312,7 +312,7 @@ def test_k14_a_source_that_changed_during_an_interrupted_run(digits_zoo: list[Pa
         fit_star([str(folder) for folder in zoo], [], CONFIG, tmp_path / "star")
 
 
-def test_a_refused_call_leaves_the_status_of_a_finished_run(report: StarReport, digits_zoo: list[Path]) -> None:
+def test_a_refused_call_leaves_the_status_of_a_finished_run(report: StarResult, digits_zoo: list[Path]) -> None:
     refs, before = [str(folder) for folder in digits_zoo], (report.folder / "status.json").read_bytes()
     assert b'"done"' in before
     other = CONFIG.model_copy(update={"star": StarConfig(epochs=2, batch_size=128, mu=0.25)})
@@ -321,14 +321,14 @@ def test_a_refused_call_leaves_the_status_of_a_finished_run(report: StarReport, 
     assert (report.folder / "status.json").read_bytes() == before
 
 
-def test_p02_nothing_of_this_machine_is_in_what_is_published(report: StarReport, digits_zoo: list[Path]) -> None:
+def test_p02_nothing_of_this_machine_is_in_what_is_published(report: StarResult, digits_zoo: list[Path]) -> None:
     for name in PUBLISHED:
         content = (report.folder / name).read_bytes()
         assert str(digits_zoo[0].parent).encode() not in content
         assert str(report.folder.parent).encode() not in content
 
 
-def test_images_that_the_star_was_fitted_on_validate_nothing(report: StarReport, tmp_path: Path) -> None:
+def test_images_that_the_star_was_fitted_on_validate_nothing(report: StarResult, tmp_path: Path) -> None:
     folder = shutil.copytree(report.folder, tmp_path / "star")
     few = {"points": 3, "pairs": 0, "sources": 1, "samples": 0}
     again = evaluate_star(str(folder), data={"train_size": 300}, evaluate=few).manifest.evaluation
@@ -337,7 +337,7 @@ def test_images_that_the_star_was_fitted_on_validate_nothing(report: StarReport,
     assert all(quality.tempered is None for quality in again.qualities)
 
 
-def test_push_then_load_as_star_and_as_timm_model(report: StarReport, fake_hub: FakeHub, tmp_path: Path) -> None:
+def test_push_then_load_as_star_and_as_timm_model(report: StarResult, fake_hub: FakeHub, tmp_path: Path) -> None:
     folder = shutil.copytree(report.folder, tmp_path / "star")
     pushed = publish_star(folder, "me/tiny-star")
     assert set(fake_hub.files("me/tiny-star")) - {".gitattributes"} == PUBLISHED
@@ -364,18 +364,18 @@ with torch.inference_mode():
 def test_a_star_is_fitted_on_models_of_the_hub_pinned_to_their_commits(
     digits_zoo: list[Path], fake_hub: FakeHub, tmp_path: Path
 ) -> None:
-    for number, (folder, licence) in enumerate(zip(digits_zoo, ("mit", "cc-by-nc-4.0", "mit"), strict=False)):
+    for number, (folder, license) in enumerate(zip(digits_zoo, ("mit", "cc-by-nc-4.0", "mit"), strict=False)):
         files = {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}
-        fake_hub.commit(f"them/member-{number}", {**files, "README.md": f"---\nlicense: {licence}\n---\n".encode()})
+        fake_hub.commit(f"them/member-{number}", {**files, "README.md": f"---\nlicense: {license}\n---\n".encode()})
     refs = [f"them/member-{number}" for number in range(3)]
     config = CONFIG.model_copy(update={"star": StarConfig(epochs=1, batch_size=256)})
     fit = partial(fit_star, refs[:2], refs[2:], config, tmp_path / "star", push_to="me/their-star")
-    with pytest.raises(UsageError, match=r"forbid commercial use .*--accept-license LICENCE"):
+    with pytest.raises(UsageError, match=r"forbid commercial use .*--accept-license LICENSE"):
         fit()
     assert not (tmp_path / "star").exists()  # asked before anything is spent
-    found = fit(accept_licence="cc-by-nc-4.0")
+    found = fit(accept_license="cc-by-nc-4.0")
     record = found.manifest.sources[0]
-    assert (record.repo, record.licence) == ("them/member-0", "mit")
+    assert (record.repo, record.license) == ("them/member-0", "mit")
     assert len(record.sha or "") == 40
     card = fake_hub.files("me/their-star")["README.md"].decode()
     matter = yaml.safe_load(card.split("---")[1])
@@ -387,7 +387,7 @@ def test_a_star_is_fitted_on_models_of_the_hub_pinned_to_their_commits(
     assert again.manifest.evaluation is not None
     ours = found.manifest.evaluation
     assert ours is not None
-    assert again.manifest.evaluation.paths_of("star-held-out") == ours.paths_of("star-held-out")
+    assert again.manifest.evaluation.paths_of("star-heldout") == ours.paths_of("star-heldout")
 
 
 def test_two_ranks_fit_one_star_and_push_it_once(digits_zoo: list[Path], fake_hub: FakeHub, tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_two_ranks_fit_one_star_and_push_it_once(digits_zoo: list[Path], fake_hu
     assert load_star(tmp_path / "star").manifest.history
 
 
-def test_evaluate_again_with_other_points(report: StarReport, digits_zoo: list[Path], tmp_path: Path) -> None:
+def test_evaluate_again_with_other_points(report: StarResult, digits_zoo: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(report.folder, folder)
     again = evaluate_star(str(folder), evaluate={"points": 5})
@@ -429,7 +429,7 @@ def test_evaluate_again_with_other_points(report: StarReport, digits_zoo: list[P
         assert [model.name for model in found.manifest.holdouts] == ["extra", "seed-3"]
 
 
-def test_a_card_is_rendered_again_from_the_manifest_alone(report: StarReport, tmp_path: Path) -> None:
+def test_a_card_is_rendered_again_from_the_manifest_alone(report: StarResult, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     folder.mkdir()
     shutil.copy(report.folder / "star.json", folder)
@@ -624,7 +624,7 @@ def test_t05_models_without_label_names_must_be_better_than_chance(digits_zoo: l
     assert (report.folder / "star.json").read_bytes() == before
 
 
-def test_a_repaired_evaluation_says_so(report: StarReport, tmp_path: Path) -> None:
+def test_a_repaired_evaluation_says_so(report: StarResult, tmp_path: Path) -> None:
     folder = shutil.copytree(report.folder, tmp_path / "copy")
     plain, found = report.manifest.evaluation, evaluate_star(str(folder), evaluate={"repair": True}).manifest
     assert plain is not None

@@ -10,7 +10,7 @@ import pytest
 from starzoo.config import DataConfig, RunConfig, StarConfig
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import HubError, IncompatibleError, ResourceError, UntrustedInputError, UsageError
-from starzoo.hub.offline import working_offline
+from starzoo.hub.offline import offline_mode
 from starzoo.models.pull import pull_all
 from starzoo.workflows.plan import plan_star
 from tests.cli.conftest import run as run
@@ -23,7 +23,7 @@ REFS = ["ann/zoo/a", "ann/zoo/b", "bob/net"]
 
 @pytest.fixture
 def hub(make_member: MakeMember, fake_hub: FakeHub) -> FakeHub:
-    """Two members in folders of one repository, and one in another; each with a licence."""
+    """Two members in folders of one repository, and one in another; each with a license."""
 
     def files(name: str, seed: int) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in make_member(name, seed=seed).iterdir()}
@@ -62,13 +62,13 @@ def test_no_weight_is_asked_for_and_the_bytes_are_those_that_are_downloaded_then
 
 def test_what_is_known_of_the_models(hub: FakeHub, make_member: MakeMember) -> None:
     plan = plan_star(REFS[:2], [REFS[2], str(make_member("local", seed=9))], CONFIG)
-    assert [(model.name, model.role, model.licence, model.dtype) for model in plan.models] == [
+    assert [(model.name, model.role, model.license, model.dtype) for model in plan.models] == [
         ("ann/zoo/a", "source", "mit", "float32"),
         ("ann/zoo/b", "source", "mit", "float32"),
         ("bob/net", "held-out", "apache-2.0", "float32"),
         ("local", "held-out", None, "float32"),
     ]
-    assert (plan.licensing.licence, plan.licensing.question) == ("mit", "")
+    assert (plan.licensing.license, plan.licensing.question) == ("mit", "")
     assert plan.memory == 4 * plan.parameters * (4 + 4)
     assert (plan.images, plan.steps) == (1437, 3 * 14)
 
@@ -107,7 +107,7 @@ def test_what_a_plan_refuses(hub: FakeHub) -> None:
     hub.commit("ann/old", {"config.json": b"{}", "pytorch_model.bin": b"x"})
     with pytest.raises(UntrustedInputError, match=r"ann/old: holds its weights only as pytorch_model.bin"):
         plan_star([REFS[0], "ann/old"], [], CONFIG)
-    with working_offline(), pytest.raises(HubError, match="offline"):
+    with offline_mode(), pytest.raises(HubError, match="offline"):
         plan_star(REFS[:2], [], CONFIG)
 
 
@@ -118,7 +118,7 @@ def test_c15_a_plan_names_the_files_of_a_folder_without_weights(make_member: Mak
         plan_star([str(folder), str(make_member("seed-1"))], [], CONFIG)
 
 
-def test_c18_the_plan_shows_licences_that_a_person_must_look_at(hub: FakeHub, run) -> None:
+def test_c18_the_plan_shows_licenses_that_a_person_must_look_at(hub: FakeHub, run) -> None:
     hub.commit("bob/net", {"README.md": b"---\nlicense: cc-by-nc-4.0\n---\n"})
     ended = run("plan", *REFS, "--dataset", "digits")
     assert ended.code == 0
@@ -126,12 +126,12 @@ def test_c18_the_plan_shows_licences_that_a_person_must_look_at(hub: FakeHub, ru
     hub.commit("bob/net", {"README.md": b""})
     document = run("plan", *REFS, "--dataset", "digits", "--json").json
     assert document["licensing"] == {
-        "licence": None,
-        "question": "1 of 3 sources states no licence",
+        "license": None,
+        "question": "1 of 3 sources states no license",
         "conflict": "",
         "floor": "mit",
     }
-    assert document["models"][2]["licence"] is None
+    assert document["models"][2]["license"] is None
     assert document["to_download"] == int(run("plan", *REFS, "--quiet").out)
 
 

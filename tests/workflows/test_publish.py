@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from starzoo.errors import IncompatibleError, UsageError
-from starzoo.evaluate.results import Evaluation, Quality
+from starzoo.evaluate.results import Evaluation, PredictionScores
 from starzoo.star.manifest import read_manifest
 from starzoo.star.star import load_star, write_manifest
 from starzoo.workflows.publish import publish_star
@@ -44,15 +44,15 @@ def star(make_member: MakeMember, fake_hub: FakeHub, tmp_path: Path) -> Path:
         fake_hub.commit(f"ann/{name.partition('/')[0]}", {**files, "README.md": b"---\nlicense: mit\n---\n"})
         refs.insert(seed, f"ann/{name}")
     scores = {"accuracy": 0.5, "nll": 1.0, "ece": 0.1}
-    quality = Quality(name="star", role="star", split="test", passes=1, **scores)
+    quality = PredictionScores(name="star", role="star", split="test", passes=1, **scores)
     return make_star(tmp_path / "star", refs, evaluation=Evaluation(paths=(), qualities=(quality,)))
 
 
-def with_licences(star: Path, *licences: str | None) -> Path:
+def with_licenses(star: Path, *licenses: str | None) -> Path:
     manifest = read_manifest(star / "star.json")
     sources = [
-        source.model_copy(update={"licence": licence})
-        for source, licence in zip(manifest.sources, licences, strict=True)
+        source.model_copy(update={"license": license})
+        for source, license in zip(manifest.sources, licenses, strict=True)
     ]
     write_manifest(star, manifest.model_copy(update={"sources": tuple(sources)}))
     return star
@@ -63,13 +63,13 @@ def card_of(hub: FakeHub) -> ModelCard:
 
 
 def test_the_options_of_push_reach_the_hub(star: Path, fake_hub: FakeHub, run) -> None:
-    ended = run("push", with_licences(star, "mit", "mit", None), "me/secret", "--private", "--tag", "v1")
+    ended = run("push", with_licenses(star, "mit", "mit", None), "me/secret", "--private", "--tag", "v1")
     assert ended.code == 0, ended.err
     secret = fake_hub.repos["me/secret"]
     assert secret.private
     assert secret.tags == {"v1": secret.branches["main"]}
-    licences = with_licences(star, "cc-by-nc-4.0", "mit", None)
-    ended = run("push", licences, "me/open", "--create-pr", "--accept-license", "cc-by-nc-4.0", "--json")
+    licenses = with_licenses(star, "cc-by-nc-4.0", "mit", None)
+    ended = run("push", licenses, "me/open", "--create-pr", "--accept-license", "cc-by-nc-4.0", "--json")
     assert ended.code == 0, ended.err
     assert "/discussions/" in ended.json["url"]
     assert not fake_hub.repos["me/open"].private
@@ -77,7 +77,7 @@ def test_the_options_of_push_reach_the_hub(star: Path, fake_hub: FakeHub, run) -
 
 
 def test_the_card_is_what_the_hub_reads(star: Path, fake_hub: FakeHub) -> None:
-    publish_star(with_licences(star, "mit", "apache-2.0", "mit"), "me/star")
+    publish_star(with_licenses(star, "mit", "apache-2.0", "mit"), "me/star")
     data = card_of(fake_hub).data
     assert (data.license, data.base_model, data.base_model_relation) == ("apache-2.0", ["ann/net", "ann/zoo"], "merge")
     results = data.eval_results
@@ -91,57 +91,57 @@ def test_the_card_is_what_the_hub_reads(star: Path, fake_hub: FakeHub) -> None:
 
 
 @pytest.mark.parametrize(
-    ("licences", "question"),
+    ("licenses", "question"),
     [
-        (("mit", None, None), "1 of 2 sources states no licence"),
-        (("mit", "other", "mit"), "a source has the licence 'other', which is not known here"),
-        (("cc-by-nc-4.0", "openrail", None), "a source has the licence 'openrail', which is not known here"),
+        (("mit", None, None), "1 of 2 sources states no license"),
+        (("mit", "other", "mit"), "a source has the license 'other', which is not known here"),
+        (("cc-by-nc-4.0", "openrail", None), "a source has the license 'openrail', which is not known here"),
         (("mit", "cc-by-nc-4.0", None), r"forbid commercial use \(cc-by-nc-4.0\)"),
     ],
 )
-def test_c18_a_push_asks_a_person_about_licences(
-    star: Path, fake_hub: FakeHub, licences: tuple[str | None, ...], question: str
+def test_c18_a_push_asks_a_person_about_licenses(
+    star: Path, fake_hub: FakeHub, licenses: tuple[str | None, ...], question: str
 ) -> None:
     before = len(fake_hub.requests)
     with pytest.raises(UsageError, match=f"star: .*{question} .*--accept-license"):
-        publish_star(with_licences(star, *licences), "me/star")
+        publish_star(with_licenses(star, *licenses), "me/star")
     assert len(fake_hub.requests) == before
-    publish_star(star, "me/star", accept_licence="cc-by-nc-4.0")
+    publish_star(star, "me/star", accept_license="cc-by-nc-4.0")
     assert card_of(fake_hub).data.license == "cc-by-nc-4.0"
     publish_star(star, "me/star")  # which remembers it
     assert card_of(fake_hub).data.license == "cc-by-nc-4.0"
-    assert read_manifest(star / "star.json").chosen_licence == "cc-by-nc-4.0"
-    assert "Its publisher states the licence" in card_of(fake_hub).content
+    assert read_manifest(star / "star.json").chosen_license == "cc-by-nc-4.0"
+    assert "Its publisher states the license" in card_of(fake_hub).content
 
 
 def test_c18_less_than_the_sources_demand_is_refused(star: Path, fake_hub: FakeHub) -> None:
-    with_licences(star, "mit", "cc-by-nc-4.0", None)
+    with_licenses(star, "mit", "cc-by-nc-4.0", None)
     with pytest.raises(UsageError, match=r"--accept-license mit: the sources demand cc-by-nc-4.0"):
-        publish_star(star, "me/star", accept_licence="mit")
+        publish_star(star, "me/star", accept_license="mit")
     with pytest.raises(UsageError, match=r"--accept-license lgpl-3.0: the sources demand agpl-3.0"):
-        publish_star(with_licences(star, "agpl-3.0", None, None), "me/star", accept_licence="lgpl-3.0")
-    with pytest.raises(UsageError, match="no identifier of a licence"):
-        publish_star(star, "me/star", accept_licence="MIT\nx: y")
+        publish_star(with_licenses(star, "agpl-3.0", None, None), "me/star", accept_license="lgpl-3.0")
+    with pytest.raises(UsageError, match="no identifier of a license"):
+        publish_star(star, "me/star", accept_license="MIT\nx: y")
     with pytest.raises(IncompatibleError, match=r"cannot be published: gpl-3.0 allows commercial use") as caught:
-        publish_star(with_licences(star, "gpl-3.0", "cc-by-nc-4.0", None), "me/star", accept_licence="gpl-3.0")
+        publish_star(with_licenses(star, "gpl-3.0", "cc-by-nc-4.0", None), "me/star", accept_license="gpl-3.0")
     assert caught.value.exit_code == 5
     assert "me/star" not in fake_hub.repos
 
 
-def test_a_star_of_ones_own_models_needs_no_licence(make_member: MakeMember, fake_hub: FakeHub, tmp_path: Path) -> None:
+def test_a_star_of_ones_own_models_needs_no_license(make_member: MakeMember, fake_hub: FakeHub, tmp_path: Path) -> None:
     folder = make_star(tmp_path / "star", [make_member(f"m{seed}", seed=seed) for seed in range(2)])
     publish_star(folder, "me/star")
     assert card_of(fake_hub).data.license is None
 
 
-def test_a_source_of_ones_own_leaves_the_licence_to_the_others(star: Path, fake_hub: FakeHub) -> None:
-    publish_star(with_licences(star, "mit", "mit", None), "me/star")
+def test_a_source_of_ones_own_leaves_the_license_to_the_others(star: Path, fake_hub: FakeHub) -> None:
+    publish_star(with_licenses(star, "mit", "mit", None), "me/star")
     assert card_of(fake_hub).data.license == "mit"
-    assert "The most restrictive licence of the sources is `mit`" in card_of(fake_hub).content
+    assert "The most restrictive license of the sources is `mit`" in card_of(fake_hub).content
 
 
 def test_a_collection_holds_the_star_and_its_sources_once(star: Path, fake_hub: FakeHub, run) -> None:
-    with_licences(star, "mit", "mit", None)
+    with_licenses(star, "mit", "mit", None)
     for _ in range(2):
         ended = run("push", star, "me/star", "--collection", "Stars of mine", "--json")
         assert ended.code == 0, ended.err
@@ -151,7 +151,7 @@ def test_a_collection_holds_the_star_and_its_sources_once(star: Path, fake_hub: 
 
 
 def test_p06_plain_timm_loads_the_star_at_its_commit(star: Path, fake_hub: FakeHub) -> None:
-    pushed = publish_star(with_licences(star, "mit", "mit", "mit"), "me/star")
+    pushed = publish_star(with_licenses(star, "mit", "mit", "mit"), "me/star")
     fake_hub.commit("me/star", {"model.safetensors": b"later"})
     command = [sys.executable, "-c", LOAD_WITH_TIMM, f"hf-hub:me/star@{pushed.sha}"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
@@ -175,7 +175,7 @@ def test_p01_p02_neither_token_nor_machine_is_in_any_file(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_CANARY0123456789")
     monkeypatch.setenv("HOME", str(tmp_path / "CANARYHOME"))
-    with_licences(star, "mit", "mit", None)
+    with_licenses(star, "mit", "mit", None)
     ended = run("push", star, "me/star", "--debug")
     assert ended.code == 0
     assert any("hf_CANARY" in request.headers.get("authorization", "") for request in fake_hub.requests)
@@ -199,7 +199,7 @@ def test_p01_the_traceback_of_a_push_shows_no_token(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_CANARY0123456789")
     fake_hub.fail("POST .*/commit/main", 403)
-    ended = run("push", with_licences(star, "mit", "mit", None), "me/star", "--debug", "--json")
+    ended = run("push", with_licenses(star, "mit", "mit", None), "me/star", "--debug", "--json")
     assert ended.code == 4
     assert "Traceback" in ended.err
     assert "CANARY" not in ended.out + ended.err

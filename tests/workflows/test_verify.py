@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from starzoo.cli.main import main
 from starzoo.errors import UntrustedInputError
-from starzoo.star.run.local_paths import RunPlaces
+from starzoo.star.run.local_paths import LocalPaths
 from starzoo.workflows import verify as verification
 from starzoo.workflows.verify import Check, verify_star
 from tests.conftest import MakeMember
@@ -130,13 +130,13 @@ def test_a_source_that_cannot_be_had_is_not_checked(star: Path) -> None:
 
 def test_a_permutation_that_changes_the_function_is_found(star: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a fault in a rule would, which takes a tensor along that must stay."""
-    infer = verification.infer_architecture
+    infer = verification.cached_spec
 
     def faulty(architecture):
         spec = infer(architecture)
         return replace(spec, axes={**spec.axes, "conv1.0.weight": ()})
 
-    monkeypatch.setattr(verification, "infer_architecture", faulty)
+    monkeypatch.setattr(verification, "cached_spec", faulty)
     failed = outcome(verify_star(star), False)
     assert [line.split(": relative")[0] for line in failed] == [
         f"seed-{n}: computes the same when it is permuted" for n in range(2)
@@ -208,7 +208,7 @@ def test_pinned_sources_are_those_of_the_hub_whatever_lies_in_the_current_folder
         make_member(f"member-{seed}", seed=9, parent=tmp_path / "here" / "them")  # another model
     monkeypatch.chdir(tmp_path / "here")
     star = make_star(tmp_path / "star", refs)
-    assert RunPlaces.read(star).sources == tuple(refs)
+    assert LocalPaths.read(star).sources == tuple(refs)
     checks = verify_star(star)
     assert outcome(checks, None) == outcome(checks, False) == []
 

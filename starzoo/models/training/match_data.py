@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from starzoo.config import DataConfig
-from starzoo.data.decoding import Pixels, decode
+from starzoo.data.decoding import DecodedImages, decode
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.records import open_data
 from starzoo.errors import UntrustedInputError, UsageError
@@ -19,7 +19,7 @@ from starzoo.models.timm_config import resolve_name
 
 __all__ = ["architecture_for"]
 
-_GREY_MODES = frozenset({"1", "L", "LA"})
+_GRAY_MODES = frozenset({"1", "L", "LA"})
 _LOOKED_AT = 32  # images that tell the size and the number of channels
 _MEASURED = 5000  # images that give mean and standard deviation
 _AT_ONCE = 64
@@ -59,7 +59,7 @@ def architecture_for(
         )
     images = [decode(file) for file in stored.train.files(_some(len(stored.train), _LOOKED_AT))]
     channels = number_among(name, arguments, "in_chans") or (
-        1 if all(image.mode in _GREY_MODES for image in images) else 3
+        1 if all(image.mode in _GRAY_MODES for image in images) else 3
     )
     if channels != registry.input_size[0]:
         arguments["in_chans"] = channels
@@ -70,7 +70,7 @@ def architecture_for(
         )
     if registry.fixed_input_size and (height, width) != tuple(registry.input_size[1:]):
         arguments.setdefault("img_size", [height, width])
-    mean, std = _channel_statistics(Pixels(stored.train, Preprocessing(input_size=(channels, height, width))))
+    mean, std = _channel_statistics(DecodedImages(stored.train, Preprocessing(input_size=(channels, height, width))))
     architecture = Architecture(
         name=name,
         num_classes=len(stored.class_names),
@@ -90,7 +90,7 @@ def architecture_for(
     return architecture
 
 
-def _channel_statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _channel_statistics(pixels: DecodedImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of every channel on the scale 0 to 1, to four digits."""
     counts = torch.zeros(pixels.shape[-1], 256, dtype=torch.float64)  # how often each channel has each value
     for some in torch.tensor(_some(pixels.shape[0], _MEASURED)).split(_AT_ONCE):  # type: ignore[no-untyped-call]

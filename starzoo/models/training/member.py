@@ -11,13 +11,13 @@ from torch.nn.functional import cross_entropy
 
 from starzoo.config import TrainConfig
 from starzoo.data.split import Split
-from starzoo.data.task import ImageData
+from starzoo.data.task import ImageTask
 from starzoo.errors import NumericalError
 from starzoo.metrics import accuracy, negative_log_likelihood
 from starzoo.models.architecture import Architecture
 from starzoo.models.memory_format import channels_last
 from starzoo.models.training.optimizer import make_optimizer, train_epoch
-from starzoo.progress import Progress, silent
+from starzoo.progress import Progress, no_progress
 
 __all__ = ["measure", "train_member"]
 
@@ -27,14 +27,14 @@ _DIVERGED = "lower lr or raise warmup"
 
 def train_member(
     architecture: Architecture,
-    data: ImageData,
+    data: ImageTask,
     config: TrainConfig,
     seed: int,
     *,
     device: str | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, Tensor]:
-    """Train one network from scratch; initialisation, order and augmentation all come from the seed.
+    """Train one network from scratch; initialization, order and augmentation all come from the seed.
 
     Args:
         architecture: What is trained.

@@ -1,4 +1,4 @@
-"""Optimiser and learning rate from a configuration, and one epoch of ordinary training by them."""
+"""Optimizer and learning rate from a configuration, and one epoch of ordinary training by them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Batches(Protocol):
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig | StarConfig) -> torch.optim.Optimizer:
-    """The optimiser that a configuration names.
+    """The optimizer that a configuration names.
 
     Args:
         parameters: What it updates.
-        config: Names the optimiser and its constants.
+        config: Names the optimizer and its constants.
 
     Returns:
         SGD with (Nesterov) momentum, or AdamW.

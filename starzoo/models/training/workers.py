@@ -20,7 +20,7 @@ import torch
 
 from starzoo.errors import ResourceError, StarzooError
 
-__all__ = ["Report", "count_cores", "run_tasks"]
+__all__ = ["Report", "available_cpus", "run_in_processes"]
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -33,12 +33,12 @@ class Report(Protocol):
         """Report some named figures."""
 
 
-def count_cores() -> int:
+def available_cpus() -> int:
     """The number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_tasks(
+def run_in_processes(
     work: Callable[[_Task, Report], _Result],
     tasks: Sequence[_Task],
     jobs: int,
@@ -71,7 +71,7 @@ def run_tasks(
     team: dict[Connection, BaseProcess] = {}
     try:
         for _ in range(jobs):
-            connection, process = _start(work, max(1, count_cores() // jobs))
+            connection, process = _start(work, max(1, available_cpus() // jobs))
             team[connection] = process
             connection.send(waiting.popleft())
         while team:

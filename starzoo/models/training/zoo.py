@@ -19,15 +19,22 @@ from typing import Any
 import torch
 
 from starzoo.config import DataConfig, TrainConfig
-from starzoo.data.task import ImageData, load_data
+from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.models.architecture import Architecture
 from starzoo.models.memory_format import channels_last
-from starzoo.models.timm_folder import CONFIG_FILE, WEIGHTS_FILE, read_json, save_folder, write_text, writing
+from starzoo.models.timm_folder import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    read_json,
+    save_timm_folder,
+    translate_write_errors,
+    write_text,
+)
 from starzoo.models.training.member import measure, train_member
-from starzoo.models.training.workers import Report, count_cores, run_tasks
-from starzoo.progress import Progress, silent
-from starzoo.text import first_difference
+from starzoo.models.training.workers import Report, available_cpus, run_in_processes
+from starzoo.progress import Progress, no_progress
+from starzoo.text import first_json_difference
 
 __all__ = ["MemberReport", "train_zoo"]
 
@@ -50,7 +57,7 @@ class MemberReport:
         train_accuracy: Share of right answers there.
         test_loss: Cross-entropy on the test split, in nats.
         test_accuracy: Share of right answers there.
-        steps: Steps of the optimiser; None in the records of earlier versions.
+        steps: Steps of the optimizer; None in the records of earlier versions.
     """
 
     seed: int
@@ -72,7 +79,7 @@ def train_zoo(
     out: Path,
     *,
     jobs: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> list[MemberReport]:
     """Train one member per seed into `out/seed-N`, several at a time; finished ones are kept as they are.
 
@@ -111,7 +118,7 @@ def train_zoo(
     return found
 
 
-def _load_data(architecture: Architecture, config: DataConfig) -> ImageData:
+def _load_data(architecture: Architecture, config: DataConfig) -> ImageTask:
     return load_data(
         config,
         architecture.preprocessing,
@@ -168,7 +175,7 @@ class _Trainer:
             test_accuracy=test_accuracy,
             steps=self.train_config.epochs * (len(data.train) // self.train_config.batch_size),  # no part of a batch
         )
-        save_folder(task.folder, self.architecture, state)
+        save_timm_folder(task.folder, self.architecture, state)
         figures = {key: value for key, value in asdict(member).items() if key not in {"seed", "folder", "trained"}}
         versions = {package: version(package) for package in ("starzoo", "timm", "torch")}
         record = {**self.identity(task.seed), "result": figures, "versions": versions}
@@ -176,7 +183,7 @@ class _Trainer:
         return member
 
     @cached_property
-    def data(self) -> ImageData:
+    def data(self) -> ImageTask:
         return _load_data(self.architecture, self.data_config)
 
     def identity(self, seed: int) -> dict[str, Any]:
@@ -206,7 +213,7 @@ def _train_missing(
         # Another run may have made the same member meanwhile.
         found = _read_report(target, trainer.identity(report.seed))
         if found is None:
-            with writing(target):
+            with translate_write_errors(target):
                 report.folder.rename(target)
         reports[report.seed] = found or replace(report, folder=target)
 
@@ -215,7 +222,7 @@ def _train_missing(
             _Task(seed, scratch / f"seed-{seed}", f"cuda:{number % gpus}" if gpus else "cpu")
             for number, seed in enumerate(seeds)
         ]
-        run_tasks(trainer, tasks, jobs or gpus or count_cores(), report=report_epoch, finish=publish)
+        run_in_processes(trainer, tasks, jobs or gpus or available_cpus(), report=report_epoch, finish=publish)
     return reports
 
 
@@ -223,7 +230,7 @@ def _train_missing(
 def _scratch_folder(out: Path) -> Iterator[Path]:
     """A hidden folder beside the members, gone afterwards; so is an `out` that was made for it and stayed empty."""
     was_there = out.exists()
-    with writing(out):
+    with translate_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".training-", dir=out))
     try:
@@ -251,7 +258,9 @@ def _read_report(folder: Path, identity: dict[str, Any]) -> MemberReport | None:
     if absent:
         raise UsageError(f"{folder}: is no finished member: it has no {absent[0]}", hint=hint, subject=str(folder))
     record = read_json(folder / _RECORD_FILE)
-    if difference := first_difference({key: record.get(key) for key in identity}, _without_place(identity, record)):
+    if difference := first_json_difference(
+        {key: record.get(key) for key in identity}, _without_place(identity, record)
+    ):
         raise UsageError(f"{folder}: was made otherwise: {difference}", hint=hint, subject=str(folder))
     try:
         return MemberReport(seed=identity["seed"], folder=folder, trained=False, **record["result"])

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from starzoo.errors import CheckpointError, ResourceError, UntrustedInputError, UsageError
 from starzoo.files import new_folder, read_file
-from starzoo.models.timm_folder import file_hash, save_tensors, writing
-from starzoo.text import all_differences
+from starzoo.models.timm_folder import save_tensors, sha256_file, translate_write_errors
+from starzoo.text import json_differences
 
 __all__ = ["Checkpoint", "load_newest", "optimizer_tensors", "restore_optimizer", "save_checkpoint"]
 
@@ -41,14 +41,14 @@ class Checkpoint:
     """All that a run needs to go on.
 
     Attributes:
-        step: Optimiser steps taken.
+        step: Optimizer steps taken.
         star: The star's parameters.
-        optimizer: The optimiser's state, flattened to named tensors.
+        optimizer: The optimizer's state, flattened to named tensors.
         permutations: One set of index vectors per source, in the order of the sources.
         history: One record per finished epoch.
         sums: What the unfinished epoch has summed up, one list per process.
         scaler: The state of the loss scaler of half precision, or None.
-        vigil: What the watch over the losses goes by (`starzoo.star.loss_monitor.Vigil`), or None.
+        loss_monitor: What the watch over the losses goes by (`starzoo.star.loss_monitor.LossMonitor`), or None.
         changes: What was changed when the run was resumed, in words: it is not the run that its configuration tells.
     """
 
@@ -59,7 +59,7 @@ class Checkpoint:
     history: Sequence[Mapping[str, float]]
     sums: Sequence[Sequence[float]] = ()
     scaler: Mapping[str, float] | None = None
-    vigil: Mapping[str, Any] | None = None
+    loss_monitor: Mapping[str, Any] | None = None
     changes: Sequence[str] = ()
 
 
@@ -79,7 +79,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str,
         ResourceError: The disk is full; older checkpoints are untouched.
     """
     target = folder / f"step-{checkpoint.step:09d}"
-    with writing(target):
+    with translate_write_errors(target):
         folder.mkdir(parents=True, exist_ok=True)
         for orphan in folder.glob(f"{_DRAFT}*"):  # of a process that was killed
             shutil.rmtree(orphan, ignore_errors=True)
@@ -134,7 +134,7 @@ def load_newest(folder: Path, identity: Mapping[str, Any], *, override: bool = F
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state as named tensors, `position.key`; the learning rate is a function of the step.
+    """An optimizer's state as named tensors, `position.key`; the learning rate is a function of the step.
 
     Args:
         optimizer: Its per-parameter state holds tensors only, as SGD's and AdamW's does.
@@ -152,10 +152,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> bool:
-    """Give an optimiser the state that `optimizer_tensors` took from one of its kind.
+    """Give an optimizer the state that `optimizer_tensors` took from one of its kind.
 
     Args:
-        optimizer: A fresh optimiser over the same parameters.
+        optimizer: A fresh optimizer over the same parameters.
         tensors: The named tensors.
 
     Returns:
@@ -187,12 +187,12 @@ def _write(draft: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> 
         "history": list(checkpoint.history),
         "sums": list(checkpoint.sums),
         "scaler": checkpoint.scaler,
-        "vigil": checkpoint.vigil,
+        "vigil": checkpoint.loss_monitor,
         "changes": list(checkpoint.changes),
         "identity": identity,
     }
     (draft / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True), encoding="utf-8")
-    hashes = {file.name: file_hash(file) for file in sorted(draft.iterdir())}
+    hashes = {file.name: sha256_file(file) for file in sorted(draft.iterdir())}
     (draft / _MANIFEST).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
 
 
@@ -200,7 +200,7 @@ def _read(folder: Path, identity: Mapping[str, Any], override: bool) -> Checkpoi
     state = _json(folder / "state.json")
     changes = list(state["changes"])
     then, now = state["identity"], json.loads(json.dumps(identity))
-    if differences := all_differences(then, now):
+    if differences := json_differences(then, now):
         only_config = all(difference.startswith("config.") for difference in differences)
         if not (override and only_config):
             raise UsageError(
@@ -222,7 +222,7 @@ def _read(folder: Path, identity: Mapping[str, Any], override: bool) -> Checkpoi
         history=state["history"],
         sums=state["sums"],
         scaler=state.get("scaler"),  # as of the next two, the first checkpoints of this schema say nothing of it
-        vigil=state.get("vigil"),
+        loss_monitor=state.get("vigil"),
         changes=changes,
     )
 
@@ -235,7 +235,7 @@ def _published(folder: Path) -> list[Path]:
 def _is_whole(folder: Path) -> bool:
     try:
         hashes = dict(_json(folder / _MANIFEST))
-        damaged = {name for name in _FILES if file_hash(folder / name) != hashes.get(name)}
+        damaged = {name for name in _FILES if sha256_file(folder / name) != hashes.get(name)}
     except (OSError, ValueError, TypeError, UntrustedInputError):
         hashes, damaged = {}, _FILES
     if "state.json" not in damaged:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from starzoo.config import DataConfig, Frozen, RunConfig
+from starzoo.config import DataConfig, FrozenModel, RunConfig
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.files import cache_folder, read_file
 from starzoo.hub.ref import ModelRef
@@ -27,13 +27,13 @@ from starzoo.star.run.status import STATUS, is_status
 
 __all__ = [
     "OF_A_RUN",
-    "RunPlaces",
-    "find_models",
+    "LocalPaths",
+    "check_folder_unused",
+    "check_not_overwriting",
     "is_folder",
-    "refuse_other_files",
-    "refuse_overwriting",
-    "without_path",
-    "without_paths",
+    "redact_path",
+    "redact_paths",
+    "resolve_records",
 ]
 
 _FILE = "run-places.json"
@@ -45,7 +45,7 @@ OF_A_RUN = (MANIFEST, _FILE)
 _REPLACED = ("README.md", "run.yaml", "model.safetensors", "permutations.safetensors", "plots", "metrics")
 
 
-class RunPlaces(Frozen):
+class LocalPaths(FrozenModel):
     """Where models and data were found when the star was fitted.
 
     Attributes:
@@ -74,7 +74,7 @@ class RunPlaces(Frozen):
         data: DataConfig,
         ood: DataConfig | None = None,
         weights: Sequence[str] = (),
-    ) -> RunPlaces:
+    ) -> LocalPaths:
         """Note where a run finds its files.
 
         Args:
@@ -97,7 +97,7 @@ class RunPlaces(Frozen):
         )
 
     @classmethod
-    def read(cls, folder: Path | None) -> RunPlaces:
+    def read(cls, folder: Path | None) -> LocalPaths:
         """Read the places of a star that was fitted on this machine.
 
         Args:
@@ -121,7 +121,7 @@ class RunPlaces(Frozen):
         except ValidationError as error:
             raise UntrustedInputError(f"{file}: is damaged", hint="remove it", subject=str(file)) from error
 
-    def check_unchanged(self, now: RunPlaces) -> None:
+    def check_unchanged(self, now: LocalPaths) -> None:
         """Make sure that no local source has other weights than when the run began.
 
         Args:
@@ -148,7 +148,7 @@ class RunPlaces(Frozen):
                     subject=name,
                 )
 
-    def with_changes(self, holdouts: Sequence[str], ood: DataConfig | None) -> RunPlaces:
+    def with_changes(self, holdouts: Sequence[str], ood: DataConfig | None) -> LocalPaths:
         """The same run, evaluated again.
 
         Args:
@@ -191,7 +191,7 @@ class RunPlaces(Frozen):
         """A run's configuration as it may be published, with its data sets where they lie on this machine.
 
         Args:
-            config: The configuration, `without_paths`.
+            config: The configuration, `redact_paths`.
 
         Returns:
             The configuration that the run was given.
@@ -228,7 +228,7 @@ def _key(*, make: bool = False) -> bytes:
     return b""
 
 
-def refuse_other_files(target: Path) -> None:
+def check_folder_unused(target: Path) -> None:
     """Make sure that a folder in which a run is about to begin holds no files of somebody that it would replace.
 
     Args:
@@ -252,7 +252,7 @@ def refuse_other_files(target: Path) -> None:
         )
 
 
-def find_models(records: Sequence[ModelRecord], places: Sequence[str]) -> list[str]:
+def resolve_records(records: Sequence[ModelRecord], places: Sequence[str]) -> list[str]:
     """References under which a star's models can be loaded again.
 
     Args:
@@ -280,7 +280,7 @@ def find_models(records: Sequence[ModelRecord], places: Sequence[str]) -> list[s
     return refs
 
 
-def refuse_overwriting(target: Path, inputs: Sequence[str], *, unless: Sequence[str]) -> None:
+def check_not_overwriting(target: Path, inputs: Sequence[str], *, unless: Sequence[str]) -> None:
     """Make sure that a folder which is about to be written holds no model of somebody.
 
     Args:
@@ -312,7 +312,7 @@ def is_folder(data: DataConfig) -> bool:
     return data.dataset != "digits" and Path(data.dataset).expanduser().is_dir()
 
 
-def without_path(data: DataConfig) -> DataConfig:
+def redact_path(data: DataConfig) -> DataConfig:
     """A local data set by its folder's name alone: where it lies tells about a machine and its user.
 
     Args:
@@ -326,17 +326,17 @@ def without_path(data: DataConfig) -> DataConfig:
     return data.model_copy(update={"dataset": f"./{Path(data.dataset).expanduser().resolve().name}"})
 
 
-def without_paths(config: RunConfig) -> RunConfig:
+def redact_paths(config: RunConfig) -> RunConfig:
     """A run's configuration as it may be published.
 
     Args:
         config: The configuration as the run was given it.
 
     Returns:
-        The same, its data sets `without_path`.
+        The same, its data sets `redact_path`.
     """
-    ood = config.evaluate.ood and without_path(config.evaluate.ood)
-    changes = {"data": without_path(config.data), "evaluate": config.evaluate.model_copy(update={"ood": ood})}
+    ood = config.evaluate.ood and redact_path(config.evaluate.ood)
+    changes = {"data": redact_path(config.data), "evaluate": config.evaluate.model_copy(update={"ood": ood})}
     return config.model_copy(update=changes)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from starzoo.errors import FolderInUseError
-from starzoo.files import writing
+from starzoo.errors import RunLockedError
+from starzoo.files import translate_write_errors
 from starzoo.parallel import rank
 
 __all__ = ["RunLock"]
@@ -42,16 +42,16 @@ class RunLock:
         """Take it, if that is not done yet.
 
         Raises:
-            FolderInUseError: Another run has it.
+            RunLockedError: Another run has it.
         """
         if self._lock.is_locked:
             return
-        with writing(self._folder / _FILE):
+        with translate_write_errors(self._folder / _FILE):
             self._folder.mkdir(parents=True, exist_ok=True)
             try:
                 self._lock.acquire(blocking=False)
             except Timeout as error:
-                raise FolderInUseError(
+                raise RunLockedError(
                     f"{self._folder}: another run is at work in it",
                     hint="wait until it has ended, or choose another --out",
                     subject=str(self._folder),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from starzoo.errors import UsageError
-from starzoo.files import open_to_append
+from starzoo.files import open_append
 from starzoo.text import printable
 
 __all__ = ["LOG", "TrainingLog", "check_trackers"]
@@ -38,7 +38,7 @@ class TrainingLog:
             text: The line.
         """
         if self._path:
-            with open_to_append(self._path) as file:
+            with open_append(self._path) as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}  {printable(text)}\n".encode())
 
     def epoch(self, number: int, record: Mapping[str, float], share: float = 1.0) -> None:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from starzoo.errors import InterruptedRunError, PreemptedError
 
-__all__ = ["StopRequest", "ignoring_signals", "obeying_signals", "stop"]
+__all__ = ["StopRequest", "ignore_signals", "raise_on_signals", "stop"]
 
 _WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # what schedulers send before they end a job
 _ECHO_SECONDS = 1.0  # a terminal and torchrun both send the same Ctrl-C
@@ -68,7 +68,7 @@ def stop(number: int, state: str) -> NoReturn:
 
 
 @contextmanager
-def obeying_signals() -> Iterator[None]:
+def raise_on_signals() -> Iterator[None]:
     """End in an orderly way where a scheduler's signal would end the process as it stands; Ctrl-C does so by itself.
 
     Raises:
@@ -89,7 +89,7 @@ def obeying_signals() -> Iterator[None]:
 
 
 @contextmanager
-def ignoring_signals() -> Iterator[None]:
+def ignore_signals() -> Iterator[None]:
     """Let a process say how its run ended, where torchrun sends SIGTERM because another one has ended before."""
     before = _handle(signal.SIG_IGN, _WARNINGS)
     try:

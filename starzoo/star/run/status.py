@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from starzoo.errors import (
-    FolderInUseError,
     HubError,
     IncompatibleError,
     PreemptedError,
     ResourceError,
+    RunLockedError,
     StarzooError,
     UntrustedInputError,
     UsageError,
-    as_starzoo_error,
     exit_code_of,
+    to_starzoo_error,
     without_password,
 )
 from starzoo.files import read_file
@@ -82,7 +82,7 @@ class Status:
         """Record how the block ends.
 
         Raises:
-            FolderInUseError: Another run is at work in the folder; nothing is recorded over its status.
+            RunLockedError: Another run is at work in the folder; nothing is recorded over its status.
             PreemptedError: Another process was lost; the same command goes on from the last checkpoint.
             BaseException: What was raised in the block.
         """
@@ -90,7 +90,7 @@ class Status:
         self._write("running")
         try:
             yield
-        except FolderInUseError:
+        except RunLockedError:
             raise
         except BaseException as error:
             if self.ranks > 1 and not isinstance(error, StarzooError) and any(sign in str(error) for sign in _LOST):
@@ -147,7 +147,7 @@ class Status:
         if state != "running":
             document["exit_code"] = exit_code_of(error) if error else 0
         if error is not None:
-            document["message"] = without_password(str(as_starzoo_error(error) or error)) or type(error).__name__
+            document["message"] = without_password(str(to_starzoo_error(error) or error)) or type(error).__name__
         text = json.dumps({**document, "processes": self.ranks}, indent=1) + "\n"
         with suppress(ResourceError):  # a full disk shall be told by what the run cannot do without
             if self.ranks > 1:

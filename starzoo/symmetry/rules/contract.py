@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules.elementwise import broadcast
 from starzoo.symmetry.rules.registry import Contractions, Shape, rule
-from starzoo.symmetry.terms import Pin, Term, factorise, pin, product, unify
+from starzoo.symmetry.terms import Pin, Term, factorize, pin, product, unify
 
 
 @rule("mm")
@@ -65,12 +65,12 @@ def convolution(
     trace: Contractions,
 ) -> Axes:
     """Input channels (g, c), output channels (g, o): each group sums over its own c. Kernel and space stay in place."""
-    group, inside = factorise(x[1], (groups, x.shape[1] // groups))
+    group, inside = factorize(x[1], (groups, x.shape[1] // groups))
     if transposed:  # weight (g·c, o, *kernel)
-        weight_group, weight_inside = factorise(weight[0], (groups, weight.shape[0] // groups))
+        weight_group, weight_inside = factorize(weight[0], (groups, weight.shape[0] // groups))
         outside = weight[1]
     else:  # weight (g·o, c, *kernel)
-        weight_group, outside = factorise(weight[0], (groups, weight.shape[0] // groups))
+        weight_group, outside = factorize(weight[0], (groups, weight.shape[0] // groups))
         weight_inside = weight[1]
     group = unify(group, weight_group)
     trace.contract(group, unify(inside, weight_inside))

@@ -7,7 +7,7 @@ from functools import partial
 
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules.registry import Shape, rule, shapes_of
-from starzoo.symmetry.terms import Pin, factorise, pin, product
+from starzoo.symmetry.terms import Pin, factorize, pin, product
 
 
 def keep_in_place(x: Axes, dims: Sequence[int], out: Shape, reason: str) -> Axes:
@@ -65,7 +65,7 @@ def im2col(x: Axes, out: Shape) -> Axes:
 def col2im(x: Axes, out: Shape) -> Axes:
     """(…, C·k, L) to (…, C, H, W): the windows are summed where they overlap."""
     *batch, packed, windows = x
-    channels, places = factorise(packed, (out[-3], packed.size // out[-3]))
+    channels, places = factorize(packed, (out[-3], packed.size // out[-3]))
     for term in (places, windows):
         pin(term, "space")
     return Axes.of([*batch, channels, *Axes.pinned(out[-2:], "space")])

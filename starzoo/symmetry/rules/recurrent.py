@@ -7,7 +7,7 @@ from functools import reduce
 
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules.registry import Contractions, LazyAxes, rule
-from starzoo.symmetry.terms import Term, concat, factorise, pin, unify
+from starzoo.symmetry.terms import Term, concat, factorize, pin, unify
 
 GATES = 4  # input, forget, cell, output
 
@@ -54,7 +54,7 @@ def _hidden_units(cell: Sequence[Axes]) -> Term:
     """Of the weights (gates · hidden, input) and (gates · hidden, hidden), and the biases (gates · hidden)."""
     hidden = cell[1][1]
     for weight in cell:
-        gates, units = factorise(weight[0], (GATES, hidden.size))
+        gates, units = factorize(weight[0], (GATES, hidden.size))
         pin(gates, "gate")
         hidden = unify(hidden, units)
     return hidden

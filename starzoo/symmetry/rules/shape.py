@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules.registry import Shape, rule
-from starzoo.symmetry.terms import Pin, Wild, concat, factorise, pin, product, unify
+from starzoo.symmetry.terms import Pin, Wild, concat, factorize, pin, product, unify
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "squeeze_", "unsqueeze_", "flatten")
@@ -84,7 +84,7 @@ def slice_(x: Axes, dim: int, start: int | None, end: int | None, step: int, out
     if step == 1:
         return x.narrow(dim % len(x), start, max(start, end))
     if start < step and out[dim] * step == x.shape[dim]:
-        blocks, places = factorise(x[dim], (out[dim], step))
+        blocks, places = factorize(x[dim], (out[dim], step))
         pin(places, "strided slice")
         return x.replace(dim, blocks)
     pin(x[dim], "strided slice")
@@ -133,7 +133,7 @@ def constant_pad(x: Axes, pad: Sequence[int], out: Shape) -> Axes:
 def pixel_shuffle(x: Axes, upscale_factor: int, out: Shape) -> Axes:
     """(C·r², H, W) to (C, H·r, W·r): the r² places inside a pixel become space."""
     *batch, packed, height, width = x
-    channels, places = factorise(packed, (out[-3], upscale_factor**2))
+    channels, places = factorize(packed, (out[-3], upscale_factor**2))
     for term in (places, height, width):
         pin(term, "pixel shuffle")
     return Axes.of([*batch, channels, *Axes.pinned(out[-2:], "pixel shuffle")])

@@ -1,4 +1,4 @@
-"""Normalisation, softmax and reductions: operators that treat all positions of some axes alike."""
+"""Normalization, softmax and reductions: operators that treat all positions of some axes alike."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import reduce
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules.elementwise import broadcast
 from starzoo.symmetry.rules.registry import Contractions, Shape, rule, shapes_of
-from starzoo.symmetry.terms import Pin, Term, factorise, pin, unify
+from starzoo.symmetry.terms import Pin, Term, factorize, pin, unify
 
 
 def _with_channels(x: Axes, *vectors: Axes | None) -> Term:
@@ -48,7 +48,7 @@ def layer_norm(x: Axes, weight: Axes | None, bias: Axes | None, out: Sequence[Sh
 def group_norm(x: Axes, weight: Axes | None, bias: Axes | None, group: int, out: Sequence[Shape]) -> list[Axes]:
     """Channels (G, c): groups may change places, and the channels inside a group."""
     channels = _with_channels(x, weight, bias)
-    groups, _ = factorise(channels, (group, channels.size // group))
+    groups, _ = factorize(channels, (group, channels.size // group))
     statistics = Axes.of([x[0], groups])
     return [x.replace(1, channels), statistics, statistics]
 
