@@ -27,7 +27,7 @@ def card(
     from starzoo.workflows.fit import render_card, render_gallery, render_html
 
     if html and gallery:
-        raise UsageError("--gallery writes no HTML", hint="give --html for one star", subject="--html")
+        raise UsageError("--html", "--gallery writes no HTML", hint="give --html for one star")
     if gallery:
         page, *cards = render_gallery(folder)
         lines = [f"gallery: {page}", *(f"card: {card}" for card in cards)]

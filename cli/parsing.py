@@ -33,9 +33,9 @@ def parse_seeds(text: str) -> list[int]:
         first, last = (int(bounds[1]), int(bounds[2] or bounds[1])) if bounds else (1, 0)
         if not first <= last < first + _MOST_SEEDS:
             raise UsageError(
-                f"--seeds {text!r}: {part!r} is no seed and no range of seeds",
+                "--seeds",
+                f"{text!r}: {part!r} is no seed and no range of seeds",
                 hint="write --seeds 0-9 or --seeds 0,3,5-7",
-                subject="--seeds",
             )
         seeds |= dict.fromkeys(range(first, last + 1))
     return list(seeds)
@@ -59,9 +59,7 @@ def parse_model_args(text: str | None) -> dict[str, Any]:
         value = None
     if not isinstance(value, dict):
         raise UsageError(
-            f"--model-args {text!r} is no JSON object",
-            hint="""write --model-args '{"stem_width": 16}'""",
-            subject="--model-args",
+            "--model-args", f"{text!r} is no JSON object", hint="""write --model-args '{"stem_width": 16}'"""
         )
     return value
 
@@ -83,7 +81,7 @@ def read_lines(file: Path | None) -> list[str] | None:
     try:
         return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: cannot be read as text", hint="check the path", subject=str(file)) from error
+        raise UsageError(str(file), "cannot be read as text", hint="check the path") from error
 
 
 def resolve_zoo(sources: Sequence[str], holdouts: Sequence[str] | None) -> tuple[list[str], list[str]]:
@@ -126,10 +124,10 @@ def expand_refs(refs: Sequence[str], *, of: Literal["sources", "holdouts", "all"
             zoo = read_zoo_file(Path(ref))
             named = {"sources": zoo.sources, "holdouts": zoo.holdouts, "all": (*zoo.sources, *zoo.holdouts)}[of]
             if of == "holdouts" and not named:
-                raise UsageError(f"{ref}: names no held-outs", hint="list them under `holdouts:`", subject=ref)
+                raise UsageError(ref, "names no held-outs", hint="list them under `holdouts:`")
             for name in named:
                 if is_zoo_file(name) and not Path(name).is_dir():
-                    raise UsageError(f"{ref}: names {name}, another zoo file", hint="list its models", subject=ref)
+                    raise UsageError(ref, f"names {name}, another zoo file", hint="list its models")
             models += expand_refs(named)
             continue
         folder = Path(ref)

@@ -36,16 +36,16 @@ def verify(
     if failed:
         first = failed[0]
         raise UntrustedInputError(
-            f"{star}: {len(failed)} of {len(checks)} checks failed, the first one: {first.subject} {first.what}: "
+            star,
+            f"{len(failed)} of {len(checks)} checks failed, the first one: {first.subject} {first.what}: "
             f"{first.detail}",
             hint="fetch the star again, or do not use it",
-            subject=star,
         )
     if unchecked:
         first = unchecked[0]
         raise UncheckedError(
-            f"{star}: {len(unchecked)} of {len(checks)} checks could not be made, the first one: {first.subject} "
+            star,
+            f"{len(unchecked)} of {len(checks)} checks could not be made, the first one: {first.subject} "
             f"{first.what}: {first.detail}",
-            hint="verify it where its sources can be had",
-            subject=star,
+            hint="verify it where its sources are",
         )

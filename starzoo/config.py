@@ -363,9 +363,9 @@ def parse_section_overrides(overrides: Sequence[str], **sections: Mapping[str, A
     for section, values in tree.items():
         if section not in sections or not isinstance(values, dict):
             raise UsageError(
+                section,
                 f"--set {section}: only {' and '.join(sections)} can be changed here",
                 hint=f"write --set {next(iter(sections))}.KEY=VALUE",
-                subject=section,
             )
     return tree
 
@@ -401,7 +401,7 @@ def _assign(tree: dict[str, Any], overrides: Sequence[str]) -> None:
     for assignment in overrides:
         path, equals, text = assignment.partition("=")
         if not equals:
-            raise UsageError(f"--set {assignment!r} is no assignment", hint="write --set star.epochs=10")
+            raise UsageError("", f"--set {assignment!r} is no assignment", hint="write --set star.epochs=10")
         *parents, key = path.strip().split(".")
         node = tree
         for parent in parents:
@@ -409,14 +409,12 @@ def _assign(tree: dict[str, Any], overrides: Sequence[str]) -> None:
             if parent == "ood" and isinstance(child, str):  # as `--ood` names it
                 child = node[parent] = {"dataset": child}
             if not isinstance(child, dict):
-                raise UsageError(f"--set {path}: {parent!r} is a value, not a section", hint="see --help")
+                raise UsageError("", f"--set {path}: {parent!r} is a value, not a section", hint="see --help")
             node = child
         try:
             node[key] = yaml.safe_load(text)
         except YAML_ERRORS as error:
-            raise UsageError(
-                f"--set {assignment!r}: {text!r} is no YAML value", hint="quote it", subject=path
-            ) from error
+            raise UsageError(path, f"--set {assignment!r}: {text!r} is no YAML value", hint="quote it") from error
 
 
 def validate(kind: type[Value], values: Mapping[str, Any], *, origin: str = "the options") -> Value:
@@ -439,9 +437,9 @@ def validate(kind: type[Value], values: Mapping[str, Any], *, origin: str = "the
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(
+            where,
             f"configuration {where}: {first['msg'].removeprefix('Value error, ')}",
             hint=f"correct it in {origin}",
-            subject=where,
         ) from error
 
 
@@ -449,9 +447,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, *YAML_ERRORS) as error:
-        raise UsageError(
-            f"{file}: cannot be read as YAML", hint="check the path and the syntax", subject=str(file)
-        ) from error
+        raise UsageError(str(file), "cannot be read as YAML", hint="check the path and the syntax") from error
     if not isinstance(tree, dict | None):
-        raise UsageError(f"{file}: not a mapping of sections", hint="see configs/", subject=str(file))
+        raise UsageError(str(file), "not a mapping of sections", hint="see configs/")
     return tree or {}

@@ -1,6 +1,7 @@
 """Everything starzoo raises on purpose: one tree, one exit code per kind, data as attributes.
 
-A message is one line that names the file or repository; `hint` says what to do next.
+An error names its subject, which is a file, a repository or an option, and says what is wrong with it in one line.
+`hint` says what to do next.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class StarzooError(Exception):
     """Base of all errors that starzoo raises on purpose.
 
     Attributes:
-        message: One line that says what is wrong and names the file or repository.
+        message: One line, `subject: problem`.
         hint: What to do next, or an empty string.
         subject: The file, repository or option at fault, or an empty string.
         exit_code: The exit code of a command that ends with this error.
@@ -54,12 +55,11 @@ class StarzooError(Exception):
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, hint: str = "", subject: str = "") -> None:
-        message = without_password(
-            " ".join(message.splitlines())
-        )  # a stranger's name or another library's words may have several lines
-        super().__init__(message)
-        self.message = message
+    def __init__(self, subject: str, problem: str, *, hint: str = "") -> None:
+        message = f"{subject}: {problem}" if subject else problem
+        super().__init__(subject, problem)
+        # A stranger's name or another library's words may have several lines, and a URL a password.
+        self.message = without_password(" ".join(message.splitlines()))
         self.hint = without_password(hint)
         self.subject = subject
 
@@ -143,15 +143,15 @@ def to_starzoo_error(error: BaseException) -> StarzooError | None:
     if isinstance(error, StarzooError):
         return error
     if isinstance(error, KeyboardInterrupt):
-        return InterruptedRunError("interrupted", hint="the same command starts it again")
+        return InterruptedRunError("", "interrupted", hint="the same command starts it again")
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        message = f"{error.filename}: the disk is full" if error.filename else f"the disk is full: {error}"
-        return ResourceError(message, hint="free space, or write elsewhere")
+        problem = "the disk is full" if error.filename else f"the disk is full: {error}"
+        return ResourceError(error.filename or "", problem, hint="free space, or write elsewhere")
     if isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError | FileExistsError) and error.filename:
-        return UsageError(f"{error.filename}: {error.strerror}", hint="choose another path")
+        return UsageError(str(error.filename), str(error.strerror), hint="choose another path")
     kind, text = type(error).__name__, str(error)
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in text:
-        return ResourceError(f"out of memory: {text or kind}", hint="use a smaller batch or fewer jobs")
+        return ResourceError("", f"out of memory: {text or kind}", hint="use a smaller batch or fewer jobs")
     return None
 
 

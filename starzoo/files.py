@@ -65,9 +65,7 @@ def read_file(path: Path, limit: int, *, inside: Collection[Path] = (), subject:
     with open_file(path, inside=inside, subject=subject) as file, _reading(subject):
         content = file.read(limit + 1) if os.fstat(file.fileno()).st_size <= limit else None
         if content is None or len(content) > limit:
-            raise UntrustedInputError(
-                f"{subject}: expected at most {limit:,} bytes, got more", hint="use another file", subject=subject
-            )
+            raise UntrustedInputError(subject, f"expected at most {limit:,} bytes, got more", hint="use another file")
         return content
 
 
@@ -91,18 +89,18 @@ def open_file(path: Path, *, inside: Collection[Path] = (), subject: str = "") -
         target = os.path.realpath(path)
         if inside and not any(is_inside(target, folder) for folder in inside):
             raise UntrustedInputError(
-                f"{subject}: expected a file in {next(iter(inside))}, got {target}",
+                subject,
+                f"expected a file in {next(iter(inside))}, got {target}",
                 hint="put the file itself there, or name the folder that it lies in",
-                subject=subject,
             )
         descriptor = os.open(target, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise UntrustedInputError(
-                f"{subject}: expected a regular file, got {_KINDS.get(stat.S_IFMT(mode), 'a device')}",
+                subject,
+                f"expected a regular file, got {_KINDS.get(stat.S_IFMT(mode), 'a device')}",
                 hint="put the file itself there",
-                subject=subject,
             )
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             yield file
@@ -191,8 +189,8 @@ def translate_write_errors(path: Path) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         message, subject = f"{path}: cannot be written: {reason}", str(path)
         if isinstance(error, OSError) and error.errno in _WRONG_PATH:
-            raise UsageError(message, hint="choose another folder", subject=subject) from error
-        raise ResourceError(message, hint="free disk space or choose another folder", subject=subject) from error
+            raise UsageError(subject, message, hint="choose another folder") from error
+        raise ResourceError(subject, message, hint="free disk space or choose another folder") from error
 
 
 def check_inside(path: Path, folder: Path) -> None:
@@ -206,9 +204,7 @@ def check_inside(path: Path, folder: Path) -> None:
         UsageError: It leads out of the folder.
     """
     if not is_inside(path, folder):
-        raise UsageError(
-            f"{path}: is a link that leads out of {folder}", hint="put the file itself there", subject=str(path)
-        )
+        raise UsageError(str(path), f"is a link that leads out of {folder}", hint="put the file itself there")
 
 
 def is_inside(path: str | Path, folder: Path) -> bool:
@@ -233,9 +229,9 @@ def _reading(subject: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         raise UntrustedInputError(
-            f"{subject}: cannot be read ({getattr(error, 'strerror', None) or error})",
+            subject,
+            f"cannot be read ({getattr(error, 'strerror', None) or error})",
             hint="check the path and its rights",
-            subject=subject,
         ) from error
 
 

@@ -242,4 +242,6 @@ def mutual_information(members: Tensor) -> Tensor:
 
 def _refuse_nan(values: Tensor) -> None:
     if torch.isnan(values).any():
-        raise NumericalError("the predictions are not numbers", hint="use another model, or evaluate.precision=fp32")
+        raise NumericalError(
+            "", "the predictions are not numbers", hint="use another model, or evaluate.precision=fp32"
+        )

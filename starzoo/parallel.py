@@ -95,9 +95,9 @@ def ignore_other_launchers() -> None:
     if unlike and "RANK" in environment and environment.get("WORLD_SIZE", "1") != "1":
         claimed = f"RANK={environment['RANK']!r} and WORLD_SIZE={environment['WORLD_SIZE']!r}"
         raise UsageError(
-            f"{unlike}: expected what torchrun sets beside {claimed}, got {environment.get(unlike, '')!r}",
+            unlike,
+            f"expected what torchrun sets beside {claimed}, got {environment.get(unlike, '')!r}",
             hint="start several processes with torchrun, or a single one after `unset RANK WORLD_SIZE`",
-            subject=unlike,
         )
     foreign = _ALONE if unlike else {}
     values = {name: environment.pop(name) for name in [*environment] if name in foreign or name.startswith(_ACCELERATE)}
@@ -155,10 +155,10 @@ def join(config: RuntimeConfig) -> None:
     count = _state(timeout=datetime.timedelta(minutes=config.timeout_minutes)).num_processes
     if config.num_processes not in {None, count}:
         raise UsageError(
+            "num_processes",
             f"this run has {pluralize(count, 'process', 'processes')}, and {config.num_processes} were asked for",
             hint=f"start it with torchrun --nproc_per_node {config.num_processes} -m starzoo.cli …"
             " (accelerate launch --cpu starts only one)",
-            subject="num_processes",
         )
     _meet()
 

@@ -56,22 +56,16 @@ def parse_json(data: bytes, subject: str) -> dict[str, Any]:
             object_pairs_hook=_unique_keys,
         )
     except RecursionError as error:
-        raise UntrustedInputError(
-            f"{subject}: is nested too deeply", hint="this is no file of a model", subject=subject
-        ) from error
+        raise UntrustedInputError(subject, "is nested too deeply", hint="this is no file of a model") from error
     except ValueError as error:
         raise UntrustedInputError(
-            f"{subject}: is not valid JSON: {error}", hint="download or write the file again", subject=subject
+            subject, f"is not valid JSON: {error}", hint="download or write the file again"
         ) from error
     if _is_deep(value):
-        raise UntrustedInputError(
-            f"{subject}: is nested too deeply", hint="this is no file of a model", subject=subject
-        )
+        raise UntrustedInputError(subject, "is nested too deeply", hint="this is no file of a model")
     if not isinstance(value, dict):
         raise UntrustedInputError(
-            f"{subject}: holds a {type(value).__name__} where an object is expected",
-            hint="see timm's config.json",
-            subject=subject,
+            subject, f"holds a {type(value).__name__} where an object is expected", hint="see timm's config.json"
         )
     return value
 

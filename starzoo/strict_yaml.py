@@ -38,7 +38,7 @@ def parse_yaml(content: bytes, subject: str, *, plain: Callable[[str], Any] = st
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
             reason = f"line {error.problem_mark.line + 1}: {error.problem}"
         raise UntrustedInputError(
-            f"{subject}: cannot be read as YAML: {reason}", hint="repair it, or use another file", subject=subject
+            subject, f"cannot be read as YAML: {reason}", hint="repair it, or use another file"
         ) from error
 
 

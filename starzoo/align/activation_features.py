@@ -86,7 +86,7 @@ class ActivationFeatures:
         activations = infer_activations(probe.network, probe.images[0])
         if dict(activations.groups) != dict(spec.groups):
             raise IncompatibleError(
-                "the network that is run has other symmetries than the models", hint="use one architecture for both"
+                "", "the network that is run has other symmetries than the models", hint="use one architecture for both"
             )
         self.probe, self.gradients = probe, gradients
         self._witnesses = list(_find_witnesses(activations, probe, most=most_numbers(models) // (1 + gradients)))

@@ -34,17 +34,17 @@ def match_names(names: Sequence[str], others: Sequence[str], *, owner: str, subj
     missing, unknown = Counter(ours) - Counter(theirs), Counter(theirs) - Counter(ours)
     if missing or unknown:
         raise IncompatibleError(
-            f"{subject}: expected the classes of {owner}, got others: {missing.total()} missing"
+            subject,
+            f"expected the classes of {owner}, got others: {missing.total()} missing"
             f"{list_names(missing)}, {unknown.total()} unknown{list_names(unknown)}",
             hint="give models and images of the same classes, under the same names",
-            subject=subject,
         )
     for name, count in Counter(ours).items():
         if count > 1:
             raise IncompatibleError(
-                f"{subject}: cannot match the classes of {owner} by name: {count} are called {name!r}",
+                subject,
+                f"cannot match the classes of {owner} by name: {count} are called {name!r}",
                 hint="give every class its own name, or the same list of names to all",
-                subject=subject,
             )
     index = {name: number for number, name in enumerate(theirs)}
     return [index[name] for name in ours]

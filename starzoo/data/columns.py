@@ -62,9 +62,9 @@ def read_labels(opened: Splits, config: DataConfig, image_column: str) -> tuple[
         for each, where in zip(values, wheres, strict=True):
             if (last := pc.max(each).as_py()) >= len(names):
                 raise UntrustedInputError(
-                    f"{where}: has the label {last}, but only {pluralize(len(names), 'class name')}",
+                    where,
+                    f"has the label {last}, but only {pluralize(len(names), 'class name')}",
                     hint="repair the data set",
-                    subject=where,
                 )
         return names, [_integers(each) for each in values], False
     classes = pc.unique(pa.chunked_array([chunk for each in values for chunk in each.chunks]))
@@ -93,14 +93,14 @@ def _find_column(
     wanted = f"a column {asked!r} of {word}s" if asked else f"one column of {word}s"
     hint = f"set {word}_column to one of {', '.join(found)}" if found else f"use a data set with a column of {word}s"
     listing = ", ".join(f"{name} ({_type_name(feature)})" for name, feature in opened.rows[0].features.items())
-    raise UsageError(f"{dataset}: expected {wanted}, got {listing}", hint=hint, subject=dataset)
+    raise UsageError(dataset, f"expected {wanted}, got {listing}", hint=hint)
 
 
 def _read_values(rows: Any, column: str, where: str) -> pa.ChunkedArray:
     """The values of a column of labels, numbers as int64 or float64; one that is not there is refused."""
     values = rows.select_columns([column]).with_format("arrow")[:][column]
     if len(values) == 0:
-        raise UsageError(f"{where}: has no images", hint="choose another split", subject=where)
+        raise UsageError(where, "has no images", hint="choose another split")
     feature, missing = rows.features[column], pc.is_null(values, nan_is_null=True)
     if _is_text(feature):
         values = pc.utf8_normalize(values, form="NFC")
@@ -110,9 +110,7 @@ def _read_values(rows: Any, column: str, where: str) -> pa.ChunkedArray:
         no_label = pc.less(values, 0) if _is_classes(feature) else pc.equal(values, -1)
         missing = pc.or_(missing, no_label.fill_null(True))
     if unlabeled := pc.sum(missing).as_py():
-        raise UsageError(
-            f"{where}: {pluralize(unlabeled, 'image')} without a label", hint="choose another split", subject=where
-        )
+        raise UsageError(where, f"{pluralize(unlabeled, 'image')} without a label", hint="choose another split")
     return values
 
 

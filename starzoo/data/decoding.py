@@ -103,9 +103,9 @@ def image_loader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageF
     mode = _MODES.get(preprocessing.input_size[0])
     if mode is None:
         raise UsageError(
-            f"{subject}: images are gray or RGB, but the model takes {preprocessing.input_size[0]} channels",
+            subject,
+            f"images are gray or RGB, but the model takes {preprocessing.input_size[0]} channels",
             hint="use a model with 1 or 3 input channels",
-            subject=subject,
         )
     transform: Callable[[Image.Image], Tensor] = create_transform(
         input_size=preprocessing.input_size,
@@ -121,10 +121,10 @@ def image_loader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageF
         width, height = _resized(image.size, preprocessing)
         if width * height > _MOST_PIXELS:
             raise UntrustedInputError(
+                file.dataset,
                 f"{file.where} cannot be read: its {image.width} × {image.height} pixels would be resized to "
                 f"{width} × {height}",
                 hint="repair the data set or remove the image",
-                subject=file.dataset,
             )
         with _refusing_damage(file):
             image = image.convert(mode)
@@ -165,9 +165,9 @@ def decode(file: ImageFile) -> Image.Image:
         upright = image.copy() if turn is None else image.transpose(turn)
     if upright.mode.startswith(_DEEP_MODES):
         raise UntrustedInputError(
+            file.dataset,
             f"{file.where} has more than 8 bits per channel (mode {upright.mode})",
             hint="convert the images to 8 bits first",
-            subject=file.dataset,
         )
     return upright
 
@@ -201,9 +201,7 @@ def _refusing_damage(file: ImageFile) -> Iterator[None]:
         if isinstance(error, UnidentifiedImageError):
             reason = "expected an image in a format that Pillow decodes by itself, got another file"
         raise UntrustedInputError(
-            f"{file.where} cannot be read: {reason}",
-            hint="repair the data set or remove the image",
-            subject=file.dataset,
+            file.dataset, f"{file.where} cannot be read: {reason}", hint="repair the data set or remove the image"
         ) from error
 
 

@@ -49,9 +49,9 @@ def check_folder(folder: Path) -> bool:
     is_described = _check(read, str(folder))
     if link := next((link for link in _links(str(folder)) if not is_inside(link, folder)), None):
         raise UntrustedInputError(
-            f"{link}: expected a file in {folder}, got a link to {os.path.realpath(link)}",
+            link,
+            f"expected a file in {folder}, got a link to {os.path.realpath(link)}",
             hint="put the file itself there, or remove the link",
-            subject=link,
         )
     return is_described or (folder / f"{folder.name}.py").exists()
 
@@ -79,7 +79,7 @@ def check_repository(dataset: str, revision: str | None) -> str:
     if revision is None or not is_commit(revision):
         commit = hub.dataset_info(dataset, revision=revision, timeout=_TIMEOUT).sha
         if not is_commit(commit):
-            raise HubError(f"{dataset}: the Hub names no commit", hint="is HF_ENDPOINT a Hub?", subject=dataset)
+            raise HubError(dataset, "the Hub names no commit", hint="is HF_ENDPOINT a Hub?")
         remember(f"datasets/{dataset}", revision, str(commit))
     sha = str(commit)
 
@@ -89,9 +89,7 @@ def check_repository(dataset: str, revision: str | None) -> str:
             size = hub.get_hf_file_metadata(url=url).size
             if size is not None and size > _LIMIT:
                 raise UntrustedInputError(
-                    f"{dataset}: {name}: expected at most {_LIMIT:,} bytes, got {size:,}",
-                    hint="use another data set",
-                    subject=dataset,
+                    dataset, f"{name}: expected at most {_LIMIT:,} bytes, got {size:,}", hint="use another data set"
                 )
             file = Path(hub.hf_hub_download(dataset, name, repo_type="dataset", revision=sha))
             return read_file(file, _LIMIT, inside=[file.parent], subject=f"{dataset}: {name}")
@@ -116,15 +114,15 @@ def check_builder(builder: Any, dataset: str, folder: Path | None) -> None:
         usual = option.default if option.default_factory is MISSING else option.default_factory()
         if option.name not in _OPTIONS and getattr(builder.config, option.name) != usual:
             raise UntrustedInputError(
-                f"{dataset}: its description sets {option.name!r}, which images need not",
+                dataset,
+                f"its description sets {option.name!r}, which images need not",
                 hint="remove it from the README.md of a local copy",
-                subject=dataset,
             )
     for files in (getattr(builder.config, "data_files", None) or {}).values():
         for file in files:
             if not (is_inside(file, folder) if folder else str(file).startswith(f"hf://datasets/{dataset}@")):
                 raise UntrustedInputError(
-                    f"{dataset}: expected files of its own, got {file}", hint="use another data set", subject=dataset
+                    dataset, f"expected files of its own, got {file}", hint="use another data set"
                 )
 
 
@@ -160,16 +158,16 @@ def _check_configuration(values: Mapping[str, Any], subject: str) -> None:
         for path in _texts(values.get(field)):
             if _leads_out(path):
                 raise UntrustedInputError(
-                    f"{subject}: {field}: expected paths in the data set's own folder, got {path!r}",
+                    subject,
+                    f"{field}: expected paths in the data set's own folder, got {path!r}",
                     hint="write paths relative to that folder, or remove the entry",
-                    subject=subject,
                 )
     for field in ("sep", "delimiter"):
         if any(len(text) > _LONGEST_SEPARATOR for text in _texts(values.get(field))):
             raise UntrustedInputError(
-                f"{subject}: {field}: expected at most {_LONGEST_SEPARATOR} characters, got more",
+                subject,
+                f"{field}: expected at most {_LONGEST_SEPARATOR} characters, got more",
                 hint="separate columns by a comma or tab",
-                subject=subject,
             )
 
 

@@ -94,9 +94,9 @@ def load_splits(config: DataConfig, splits: Sequence[str]) -> Splits:
     # A bare word would name one of the loaders of `datasets` ("json"), which reads whatever lies in the current folder.
     if not _HUB_ID.fullmatch(config.dataset):
         raise UsageError(
-            f"{config.dataset}: no such folder, and no data set id of the Hub",
+            config.dataset,
+            "no such folder, and no data set id of the Hub",
             hint="give `digits`, a folder, or an id such as uoft-cs/cifar10",
-            subject=config.dataset,
         )
 
     def download() -> Splits:
@@ -117,9 +117,9 @@ def _prepare(dataset: str, builder: Any, splits: Sequence[str], folder: Path | N
 
     if builder.name not in _READERS:
         raise UsageError(
-            f"{dataset}: expected images or tables, got files of the kind {builder.name}",
+            dataset,
+            f"expected images or tables, got files of the kind {builder.name}",
             hint="use a data set of image files or Parquet files",
-            subject=dataset,
         )
     check_builder(builder, dataset, folder)
     builder.download_and_prepare()
@@ -232,13 +232,11 @@ def _builder(config: DataConfig) -> Any:
             return kept
         what = f"revision {revision!r} is" if revision else "it is"
         hint = f"{ONLINE_HINT}, and run it once"
-        raise HubError(f"{name}: {what} not in the local cache, and offline", hint=hint, subject=name)
+        raise HubError(name, f"{what} not in the local cache, and offline", hint=hint)
     if offline:
         builder = datasets.load_dataset_builder(name, config.name)
         if not is_commit(builder.hash):  # a local folder can be called as the cache calls a data set of the Hub
-            raise HubError(
-                f"{name}: not in the local cache, and offline", hint=f"{ONLINE_HINT}, and run it once", subject=name
-            )
+            raise HubError(name, "not in the local cache, and offline", hint=f"{ONLINE_HINT}, and run it once")
         return builder
     try:
         builder = datasets.load_dataset_builder(name, config.name, revision=check_repository(name, revision))
@@ -252,9 +250,9 @@ def _builder(config: DataConfig) -> Any:
         return kept
     _ask_why(name)
     raise HubError(
-        f"{name}: the Hub does not give it now, and it may have changed since it came into the cache",
+        name,
+        "the Hub does not give it now, and it may have changed since it came into the cache",
         hint="try again later; --offline takes what is in the cache",
-        subject=name,
     )
 
 
@@ -320,7 +318,7 @@ def _ask_why(dataset: str) -> None:
             raise
         if isinstance(error, HfHubHTTPError):
             raise known from error
-        raise HubError(known.message, hint=known.hint, subject=dataset) from error  # the client has tried often
+        raise HubError(dataset, known.message, hint=known.hint) from error  # the client has tried often
 
 
 @contextmanager
@@ -357,9 +355,7 @@ def _only_types() -> Iterator[None]:
     def make_type(name: str) -> Any:
         if not _TYPE.fullmatch(name) and not {name, f"{name}_"}.isdisjoint(known):
             raise UntrustedInputError(
-                f"{name[:60]}: expected the type of a column, got another word",
-                hint="use another data set",
-                subject=name[:60],
+                name[:60], "expected the type of a column, got another word", hint="use another data set"
             )
         return make(name)
 
@@ -382,7 +378,7 @@ def _explain(dataset: str, error: Exception, revision: str | None = None) -> Sta
         if isinstance(each, StarzooError):
             return each
         if is_disk_full(each):
-            return ResourceError(f"{dataset}: the disk is full", hint="free space or set HF_HOME", subject=dataset)
+            return ResourceError(dataset, "the disk is full", hint="free space or set HF_HOME")
     if isinstance(error, DatasetNotFoundError | RepositoryNotFoundError | RevisionNotFoundError):
         if "gated" in reason or isinstance(error, GatedRepoError):
             return _gated(dataset)
@@ -391,40 +387,38 @@ def _explain(dataset: str, error: Exception, revision: str | None = None) -> Sta
         if isinstance(error, RevisionNotFoundError):
             what = f"no revision {revision!r}"
             hint = f"see {constants.ENDPOINT}/datasets/{dataset}/commits for the revisions there are"
-        return HubError(f"{dataset}: {what}", hint=hint, subject=dataset)
+        return HubError(dataset, f"{what}", hint=hint)
     if isinstance(error, RuntimeError) and "scripts are no longer supported" in reason:
         return UntrustedInputError(
-            f"{dataset}: comes with a loading script, which is never run",
+            dataset,
+            "comes with a loading script, which is never run",
             hint="use a data set of image files or Parquet files",
-            subject=dataset,
         )
     if isinstance(error, (ArrowException, *_BROKEN_ARCHIVES, *_BROKEN_DESCRIPTIONS)) or (
         isinstance(error, DatasetsError) and not isinstance(error, FileNotFoundError)
     ):
         return UntrustedInputError(
-            f"{dataset}: cannot be read: {_first_line(error.__cause__ or error)}",
-            hint="repair the files",
-            subject=dataset,
+            dataset, f"cannot be read: {_first_line(error.__cause__ or error)}", hint="repair the files"
         )
     if isinstance(error, ConnectionError | TimeoutError):  # after the client has tried often, or not at all
         what, hint = "the Hub cannot be reached", "check the network; HF_HUB_OFFLINE=1 uses the cache"
         if _is_offline():
             what, hint = "not in the local cache, and offline", f"{ONLINE_HINT}, and run it once"
-        return HubError(f"{dataset}: {what}", hint=hint, subject=dataset)
+        return HubError(dataset, f"{what}", hint=hint)
     known = next((as_hub_error(each, dataset) for each in reasons if is_client_error(each)), None)
     if known is not None:
         return known
     hint = "check the data set, its configuration and splits"
     if "Unknown split" in reason:
         hint = "name two of its splits, or two parts of one: train[:80%] and train[80%:]"
-    return UsageError(f"{dataset}: {reason}", hint=hint, subject=dataset)
+    return UsageError(dataset, f"{reason}", hint=hint)
 
 
 def _gated(dataset: str) -> HubError:
     from huggingface_hub import constants
 
     page = f"{constants.ENDPOINT}/datasets/{dataset}"
-    return HubError(f"{dataset}: is gated", hint=f"ask for access at {page} and set HF_TOKEN", subject=dataset)
+    return HubError(dataset, "is gated", hint=f"ask for access at {page} and set HF_TOKEN")
 
 
 def _behind(error: BaseException) -> Iterator[BaseException]:

@@ -30,10 +30,10 @@ def read_images(files: Sequence[str | Path], preprocessing: Preprocessing) -> Te
         UsageError: There is no file, or no such file.
     """
     if not files:
-        raise UsageError("no image is given", hint="name one image file or more", subject="IMAGE")
+        raise UsageError("IMAGE", "no image is given", hint="name one image file or more")
     for file in files:
         if not Path(file).is_file():  # a device could be read for ever
-            raise UsageError(f"{file}: no such file", hint="name image files, not folders", subject=str(file))
+            raise UsageError(str(file), "no such file", hint="name image files, not folders")
     read = image_loader(preprocessing, str(files[0]))
     pixels = [read(ImageFile(str(file), str(file), Path(file).read_bytes())) for file in files]
     return normalize(torch.stack(pixels), preprocessing)

@@ -90,7 +90,7 @@ class RawSplit:
             if path is not None:
                 where = f"{where} ({Path(path).name})"
             if content is None and path is None:
-                raise UntrustedInputError(f"{where} is missing", hint="repair the data set", subject=self.dataset)
+                raise UntrustedInputError(self.dataset, f"{where} is missing", hint="repair the data set")
             if content is None:
                 content = self._read(path or "", where)
             yield ImageFile(where, self.dataset, content)
@@ -116,9 +116,9 @@ class RawSplit:
     def _read(self, path: str, where: str) -> bytes:
         if not self.places:
             raise UntrustedInputError(
+                self.dataset,
                 f"{where}: expected the image itself in the table, got the path of a file",
                 hint="use a data set whose tables hold their images",
-                subject=self.dataset,
             )
         return read_file(self.places[0] / path, _MOST_BYTES, inside=self.places, subject=where)
 
@@ -155,7 +155,7 @@ class RawTask:
         shared, dataset = sum(image in train for image in test), self.test.dataset
         what = f"{dataset}: {shared} of {pluralize(len(test), 'test image')} are also training images"
         if shared > _MOST_SHARED * len(test):
-            raise UsageError(what, hint="choose splits that share no images, or remove these", subject=dataset)
+            raise UsageError(dataset, what, hint="choose splits that share no images, or remove these")
         if shared:
             say(what)
         return digest.hexdigest()
@@ -179,15 +179,15 @@ def open_data(config: DataConfig, *, seed: int = 0) -> RawTask:
     train_name, test_name = opened.names
     if train_name == test_name:
         raise UsageError(
-            f"{dataset}: {train_name!r} is both the training and the test split",
+            dataset,
+            f"{train_name!r} is both the training and the test split",
             hint="name two splits; parts of one are written train[:80%] and train[80%:]",
-            subject=dataset,
         )
     if _share_images(train_name, test_name):
         raise UsageError(
-            f"{dataset}: the splits {train_name!r} and {test_name!r} share images",
+            dataset,
+            f"the splits {train_name!r} and {test_name!r} share images",
             hint="parts of one are written train[:80%] and train[80%:]",
-            subject=dataset,
         )
     image_column = find_image_column(opened, config)
     names, both, is_numbered = read_labels(opened, config, image_column)
@@ -226,7 +226,7 @@ def open_unlabeled(config: DataConfig, *, seed: int = 0) -> RawSplit:
     where = f"{config.dataset}: split {name!r}"
     image_column, labels = find_image_column(opened, config), np.zeros(len(rows), dtype=np.int64)
     if len(labels) == 0:
-        raise UsageError(f"{where}: has no images", hint="choose another split", subject=where)
+        raise UsageError(where, "has no images", hint="choose another split")
     some = config.test_size
     numbers = np.arange(len(labels)) if some is None else _balanced_subset(labels, some, seed, where)
     return _select(opened, rows, labels, numbers, dataset=config.dataset, name=name, image_column=image_column)
@@ -262,10 +262,10 @@ def _check_classes(splits: Sequence[RawSplit], names: Sequence[str], sizes: Sequ
         )
         if missing and size is None:
             raise UsageError(
+                split.dataset,
                 what,
                 hint="choose splits with all classes; write the rows of a table in random order before you cut it into "
                 "parts; train_size or test_size takes a split as it is",
-                subject=split.dataset,
             )
         if missing:
             say(what)
@@ -291,7 +291,7 @@ def _read_splits(config: DataConfig, *names: str) -> Splits:
         return load_splits(config, names)
     splits = _read_digits()
     if not splits.keys() >= set(names):
-        raise UsageError("digits: has the splits 'train' and 'test'", hint="leave the splits out", subject="digits")
+        raise UsageError("digits", "has the splits 'train' and 'test'", hint="leave the splits out")
     return Splits([splits[name] for name in names], names)
 
 
@@ -334,7 +334,7 @@ def _split_parts(text: str) -> tuple[set[str], set[str]]:
 def _balanced_subset(labels: Integers, size: int, seed: int, where: str) -> Integers:
     """Rows of a subset with equally many images of every class, as far as there are enough, in ascending order."""
     if size > len(labels):
-        raise UsageError(f"{where}: {size} images asked for, {len(labels)} there", hint="ask for fewer", subject=where)
+        raise UsageError(where, f"{size} images asked for, {len(labels)} there", hint="ask for fewer")
     order = np.random.default_rng(seed).permutation(len(labels))
     turn = np.empty(len(labels), dtype=np.int64)  # how many images of its class come before it
     for label in np.unique(labels):

@@ -134,15 +134,15 @@ class Split:
         where = self.pixels.records.dataset
         if drop_last and batch_size > len(self):
             raise UsageError(
-                f"{where}: a batch of {batch_size} images is more than the {len(self)} of split {self.name!r}",
+                where,
+                f"a batch of {batch_size} images is more than the {len(self)} of split {self.name!r}",
                 hint="use a smaller batch_size",
-                subject=where,
             )
         if drop_last and batch_size % shares:
             raise UsageError(
+                "batch_size",
                 f"a batch of {batch_size} images cannot be shared evenly by {shares} processes or draws",
                 hint=f"use a batch_size that {shares} divides",
-                subject="batch_size",
             )
         order = np.random.default_rng([_ORDER, seed, epoch]).permutation(len(self)) if shuffle else np.arange(len(self))
         if drop_last:

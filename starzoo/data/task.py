@@ -106,9 +106,9 @@ def load_data(
     if num_classes is not None and len(names) != num_classes:
         wanted = pluralize(num_classes, "class", "classes")
         raise IncompatibleError(
-            f"{config.dataset}: expected the {wanted} of the models, got {len(found)}",
+            config.dataset,
+            f"expected the {wanted} of the models, got {len(found)}",
             hint="use the data set that the models were trained on",
-            subject=config.dataset,
         )
     if stored.is_numbered and set(found) != set(names) and found == tuple(map(str, range(len(names)))):
         order = list(range(len(names)))

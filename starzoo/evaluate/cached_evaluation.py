@@ -264,4 +264,4 @@ def name_errors(what: str) -> Iterator[None]:
     try:
         yield
     except NumericalError as error:
-        raise NumericalError(f"{what}: {error.message}", hint=error.hint, subject=what) from error
+        raise NumericalError(what, f"{error.message}", hint=error.hint) from error

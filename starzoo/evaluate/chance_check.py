@@ -69,10 +69,10 @@ def find_class_orders(
         given = orders[best][outputs]
         if luck(given, wanted) > _LUCK:
             raise IncompatibleError(
-                f"{name}: is right on {int((given == wanted).sum())} of {len(wanted)} training images of "
+                name,
+                f"is right on {int((given == wanted).sum())} of {len(wanted)} training images of "
                 f"{data.config.dataset}, no better than chance, and has no label names",
                 hint="leave it out, or name its classes as label_names in its config.json if only their order differs",
-                subject=name,
             )
         found[name] = best
         progress("checking models", done, len(models))

@@ -72,9 +72,7 @@ class Shard:
         parts = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
         number, of = (int(parts[1]), int(parts[2])) if parts else (0, 0)
         if not 1 <= number <= of:
-            raise UsageError(
-                f"--shard {text!r} is no share", hint="write --shard 1/8 to --shard 8/8", subject="--shard"
-            )
+            raise UsageError("--shard", f"{text!r} is no share", hint="write --shard 1/8 to --shard 8/8")
         return cls(number, of)
 
 

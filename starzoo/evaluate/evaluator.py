@@ -114,7 +114,9 @@ class Evaluator:
                 for split, (batches, _) in self.splits.items()
             }
         if not all(torch.isfinite(values).all() for values in predicted.values()):
-            raise NumericalError("the predictions are not finite", hint="use another model, or evaluate.precision=fp32")
+            raise NumericalError(
+                "", "the predictions are not finite", hint="use another model, or evaluate.precision=fp32"
+            )
         return predicted
 
     def curve(self, a: StateDict, b: StateDict, t: Sequence[float], *, calibration: str | None = None) -> Curve:

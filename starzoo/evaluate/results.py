@@ -270,7 +270,7 @@ class Summary(FrozenModel):
             UsageError: There is no value.
         """
         if not values:
-            raise UsageError("nothing to summarize: no such path or model was evaluated", hint="see evaluate.pairs")
+            raise UsageError("", "nothing to summarize: no such path or model was evaluated", hint="see evaluate.pairs")
         return cls(
             mean=statistics.fmean(values),
             std=statistics.stdev(values) if len(values) > 1 else 0.0,

@@ -135,7 +135,7 @@ def check_sources(
             )
             if each.name in sources and not keep_weak:
                 hint = "leave it out, or use it all the same: --keep-weak-sources (keep_weak_sources=True)"
-                raise IncompatibleError(message, hint=hint, subject=each.name)
+                raise IncompatibleError(each.name, message, hint=hint)
             _logger.warning(message)
             continue
         if chance.lead(each.accuracy) < _FAR * chance.lead(anew):

@@ -49,16 +49,16 @@ def fetch(listing: Listing, file: HubFile) -> tuple[Path, str]:
             return path, sha256
         if is_offline():  # the only copy
             raise UntrustedInputError(
-                f"{listing.repo}: {file.path} in the local cache is damaged: its hash is not the one of the Hub",
+                listing.repo,
+                f"{file.path} in the local cache is damaged: its hash is not the one of the Hub",
                 hint=f"{ONLINE_HINT}, and pull it again",
-                subject=listing.repo,
             )
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
     raise UntrustedInputError(
-        f"{listing.repo}: {file.path} does not have the hash that the Hub states for commit {listing.sha[:12]}",
+        listing.repo,
+        f"{file.path} does not have the hash that the Hub states for commit {listing.sha[:12]}",
         hint="something changes downloads on their way: try another network, then tell the repository's owner",
-        subject=listing.repo,
     )
 
 

@@ -35,8 +35,8 @@ class HubUnavailableError(HubError):
         wait: Seconds after which to ask again, where the Hub states them.
     """
 
-    def __init__(self, message: str, *, hint: str = "", subject: str = "", wait: float | None = None) -> None:
-        super().__init__(message, hint=hint, subject=subject)
+    def __init__(self, subject: str, problem: str, *, hint: str = "", wait: float | None = None) -> None:
+        super().__init__(subject, problem, hint=hint)
         self.wait = wait
 
 
@@ -77,12 +77,12 @@ def as_hub_error(error: BaseException, repo: str, revision: str | None = None) -
         The same as an error of ours; None where it already is one, or comes from elsewhere.
     """
     if is_disk_full(error):
-        return ResourceError(f"{repo}: the disk is full", hint=_MAKE_SPACE, subject=repo)
+        return ResourceError(repo, "the disk is full", hint=_MAKE_SPACE)
     of_the_network = isinstance(error, OSError) and not error.filename
     if isinstance(error, StarzooError) or not (of_the_network or is_client_error(error)):
         return None
     kind, what, hint = _explain(error, repo, revision)
-    return kind(f"{repo}: {what}", hint=hint, subject=repo)
+    return kind(repo, what, hint=hint)
 
 
 @contextmanager
@@ -107,10 +107,10 @@ def translate_xet_errors(repo: str) -> Iterator[None]:
         if not of_xet and (type(error) is not RuntimeError or is_client_error(error)):
             raise
         if _SAYS_FULL.search(str(error)):
-            raise ResourceError(f"{repo}: the disk is full", hint=_MAKE_SPACE, subject=repo) from error
+            raise ResourceError(repo, "the disk is full", hint=_MAKE_SPACE) from error
         kind = HubError if of_xet else HubUnavailableError
-        what = f"{repo}: the Xet storage of the Hub failed ({type(error).__name__})"
-        raise kind(what, hint="run it again, with HF_HUB_DISABLE_XET=1 to do without it", subject=repo) from error
+        what = f"the Xet storage of the Hub failed ({type(error).__name__})"
+        raise kind(repo, what, hint="run it again, with HF_HUB_DISABLE_XET=1 to do without it") from error
 
 
 def is_disk_full(error: BaseException) -> bool:

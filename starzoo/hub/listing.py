@@ -100,7 +100,7 @@ def list_files(ref: ModelRef | str) -> Listing:
     """
     where = ModelRef.parse(ref) if isinstance(ref, str) else ref
     if where.repo is None:
-        raise UsageError(f"{where}: is a local folder already", hint="give a repository", subject=str(where))
+        raise UsageError(str(where), "is a local folder already", hint="give a repository")
     sha = where.resolve()
     files = _cached_files(where, where.repo, sha) if is_offline() else _listed_files(where, where.repo, sha)
     prefix = _prefix(where)
@@ -147,9 +147,9 @@ def check_size(where: ModelRef, file: HubFile, limit: int) -> None:
     """
     if file.size > limit:
         raise UntrustedInputError(
-            f"{where}: {file.path[:60]} has {file.size:,} bytes, expected at most {limit:,}",
+            str(where),
+            f"{file.path[:60]} has {file.size:,} bytes, expected at most {limit:,}",
             hint="do not use it, or tell its author",
-            subject=str(where),
         )
 
 
@@ -197,9 +197,9 @@ def check_space(listings: Iterable[Listing]) -> None:
     free = free_bytes(Path(constants.HF_HUB_CACHE))
     if needed > free:
         raise ResourceError(
+            "HF_HOME",
             f"{needed:,} bytes are to be downloaded, but only {free:,} are free in the cache",
             hint="free space, or set HF_HOME to a folder on another disk",
-            subject="HF_HOME",
         )
 
 
@@ -239,9 +239,9 @@ def _listed_files(where: ModelRef, repo: str, sha: str) -> dict[str, HubFile]:
     for file in files:
         if file.path.startswith("/") or "\\" in file.path or ".." in file.path.split("/"):
             raise UntrustedInputError(
-                f"{subject}: lists a file {file.path[:60]!r}, which lies outside of the repository",
+                subject,
+                f"lists a file {file.path[:60]!r}, which lies outside of the repository",
                 hint="do not use it, and report it to the Hub",
-                subject=subject,
             )
     return {file.path: file for file in files}
 
@@ -257,9 +257,7 @@ def _with_digest(where: ModelRef, sha: str, file: HubFile) -> HubFile:
     headers = with_retries(lambda: HfApi().get_hf_file_metadata(url=url, timeout=TIMEOUT), repo, sha)
     if headers.etag is None or not _DIGEST.fullmatch(headers.etag) or headers.commit_hash != sha:
         raise UntrustedInputError(
-            f"{subject}: states no hash of {file.path[:60]!r} at commit {sha[:12]}",
-            hint="is HF_ENDPOINT a Hub?",
-            subject=subject,
+            subject, f"states no hash of {file.path[:60]!r} at commit {sha[:12]}", hint="is HF_ENDPOINT a Hub?"
         )
     return HubFile(file.path, headers.size or 0, headers.etag)
 
@@ -302,7 +300,7 @@ def _pickle_instead(where: ModelRef, files: Mapping[str, HubFile]) -> HubFile:
         return files[best if best in pickles else pickles[0]]
     elif is_offline():
         raise _not_cached(where, WEIGHTS)
-    raise UntrustedInputError(f"{subject}: {what}", hint=hint, subject=subject)
+    raise UntrustedInputError(subject, f"{what}", hint=hint)
 
 
 def _prefix(where: ModelRef) -> str:
@@ -311,4 +309,4 @@ def _prefix(where: ModelRef) -> str:
 
 def _not_cached(where: ModelRef, name: str) -> HubError:
     hint = f"{ONLINE_HINT}, and pull it once"
-    return HubError(f"{where.place}: {name} is not in the local cache, and offline", hint=hint, subject=str(where))
+    return HubError(str(where), f"{where.place}: {name} is not in the local cache, and offline", hint=hint)

@@ -70,4 +70,4 @@ def check_repo(name: str) -> None:
         UsageError: It has not.
     """
     if not is_repo(name):
-        raise UsageError(f"{name!r}: is no repository name", hint="write user/name", subject=name)
+        raise UsageError(name, "is no repository name", hint="write user/name")

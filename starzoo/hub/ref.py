@@ -65,18 +65,18 @@ class ModelRef:
             if path.is_dir():
                 return cls(folder=path)
             if path.exists():
-                raise UsageError(f"{name}: is a file, not a folder", hint="give the folder that holds it", subject=name)
+                raise UsageError(name, "is a file, not a folder", hint="give the folder that holds it")
             if isinstance(text, Path) or name.startswith((".", "/", "~")):
-                raise UsageError(f"{name}: there is no such folder", hint=_FORMS, subject=name)
+                raise UsageError(name, "there is no such folder", hint=_FORMS)
             near = next((parent for parent in path.parents if parent != Path() and parent.is_dir()), None)
             if near is not None:
                 # `zoo/seed-9` beside a folder zoo is a slip of the pen, not a repository of a user called zoo.
                 hint = f"write hf-hub:{name} if the repository is meant"
-                raise UsageError(f"{name}: there is no such folder in {near}", hint=hint, subject=name)
+                raise UsageError(name, f"there is no such folder in {near}", hint=hint)
         place, at, revision = (rest if forced else name).partition("@")
         found = split_repo(place)
         if found is None or (at and not is_revision(revision)):
-            raise UsageError(f"{name!r}: neither a folder nor a repository", hint=_FORMS, subject=name)
+            raise UsageError(name, "neither a folder nor a repository", hint=_FORMS)
         return cls(repo=found[0], revision=revision or None, inside=found[1])
 
     @property
@@ -97,7 +97,7 @@ class ModelRef:
             HubError: The Hub does not say.
         """
         if self.repo is None:
-            raise UsageError(f"{self}: a local folder has no commit", hint="give a repository", subject=str(self))
+            raise UsageError(str(self), "a local folder has no commit", hint="give a repository")
         from huggingface_hub import HfApi, hf_hub_url
 
         repo, revision = self.repo, self.revision
@@ -115,7 +115,7 @@ class ModelRef:
                 lambda: HfApi().get_hf_file_metadata(url=url, timeout=TIMEOUT), repo, revision
             ).commit_hash
         if not isinstance(sha, str) or not is_commit(sha):
-            raise HubError(f"{repo}: the Hub names no commit", hint="is HF_ENDPOINT a Hub?", subject=repo)
+            raise HubError(repo, "the Hub names no commit", hint="is HF_ENDPOINT a Hub?")
         remember(f"models/{repo}", revision, sha)
         return sha
 
@@ -143,9 +143,9 @@ def model_info(repo: str, revision: str | None, *, files: bool = False) -> Model
             if is_client_error(error):
                 raise
             raise HubError(
-                f"{repo}: expected what a Hub knows about a repository, got something else",
+                repo,
+                "expected what a Hub knows about a repository, got something else",
                 hint="is HF_ENDPOINT a Hub, and does the network let you through to it?",
-                subject=repo,
             ) from error
 
     return with_retries(ask, repo, revision)

@@ -58,7 +58,7 @@ def with_retries(
 def cap_retry_after() -> None:
     """Make an answer that asks to wait longer than `MAX_WAIT` an error, wherever in the client it comes from.
 
-    For what is not done `with_retries`, since it asks many things one after another: the client itself tries those again.
+    For calls outside of `with_retries`, which ask many things one after another. The client itself retries those.
     """
     from huggingface_hub import get_session
 
@@ -81,19 +81,18 @@ def _on_response(response: Any) -> None:
     """Called by the HTTP client for every answer: one that asks to come back later is an error, or only much later.
 
     Raises:
-        HubUnavailableError: This is such an answer: of any to `with_retries`, else of those that ask for more than `MAX_WAIT`.
+        HubUnavailableError: This is such an answer. Outside of `with_retries`: and it asks for more than `MAX_WAIT`.
     """
     repo, wait = _asked.get(), _asked_wait(response.headers)
     if response.status_code not in RETRYABLE_STATUS or (repo is None and (wait or 0.0) <= MAX_WAIT):
         return
-    what = f"{repo}: the Hub" if repo else "the Hub"
-    what += f" answered HTTP {response.status_code}"
+    what = f"{'the Hub ' if repo else ''}answered HTTP {response.status_code}"
     hint = "try again later, or see https://status.huggingface.co"
     if wait is not None:
         what += f" and asks to wait {wait:g} s"
     if response.status_code == 429:
         hint = "too many requests: try again later, or set HF_TOKEN, with which more are allowed"
-    raise HubUnavailableError(what, hint=hint, subject=repo or "the Hub", wait=wait)
+    raise HubUnavailableError(repo or "the Hub", what, hint=hint, wait=wait)
 
 
 def _asked_wait(headers: Any) -> float | None:

@@ -59,7 +59,7 @@ def cancellable_tqdm() -> type[Any]:
 
         def update(self, n: float | None = 1) -> bool | None:
             if stop is not None and stop.is_set():
-                raise HubError("another download failed", hint="run it again")
+                raise HubError("", "another download failed", hint="run it again")
             return bool(super().update(n))
 
     return StoppableBar

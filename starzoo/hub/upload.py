@@ -72,16 +72,16 @@ def published_files(folder: Path) -> tuple[str, ...]:
     """
     for name in _REQUIRED:
         if not (folder / name).is_file():
-            raise UsageError(f"{folder}: has no {name}", hint="give a folder that starzoo wrote", subject=str(folder))
+            raise UsageError(str(folder), f"has no {name}", hint="give a folder that starzoo wrote")
     wanted = [*_REQUIRED, *_OPTIONAL, *(_OF_A_STAR if (folder / "star.json").is_file() else ())]
     found = sorted(name for name in wanted if (folder / name).is_file())
     for name in found:
         check_inside(folder / name, folder)
         if (folder / name).stat().st_nlink > 1:
             raise UsageError(
-                f"{folder / name}: is a hard link, and may be a file of somebody else",
+                str(folder / name),
+                "is a hard link, and may be a file of somebody else",
                 hint="put a copy of the file there",
-                subject=str(folder / name),
             )
     return tuple(found)
 
@@ -113,7 +113,7 @@ def push(
     """
     check_repo(repo_id)
     if tag and create_pr:
-        raise UsageError("--tag and --create-pr exclude each other", hint="tag it after the merge", subject="--tag")
+        raise UsageError("--tag", "and --create-pr exclude each other", hint="tag it after the merge")
     names = published_files(folder)
 
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -135,9 +135,9 @@ def push(
             api.create_tag(repo_id, tag=tag, revision=commit.oid)
     if tag and tags.get(tag, commit.oid) != commit.oid:
         raise UsageError(
-            f"{repo_id}: pushed as {commit.oid[:12]}, but the tag {tag!r} stands on {tags[tag][:12]}",
+            repo_id,
+            f"pushed as {commit.oid[:12]}, but the tag {tag!r} stands on {tags[tag][:12]}",
             hint="choose another tag",
-            subject=repo_id,
         )
     return PushResult(
         without_password(commit.pr_url or commit.commit_url), commit.oid, names, changed=commit.oid != head
@@ -195,5 +195,5 @@ def list_stars(author: str | None = None) -> list[PublishedStar]:
 def _begin(subject: str) -> None:
     """Make sure that the Hub may be asked for what no cache holds, and that it does not make us wait for long."""
     if is_offline():
-        raise HubError(f"{subject}: the Hub cannot be asked offline", hint=ONLINE_HINT, subject=subject)
+        raise HubError(subject, "the Hub cannot be asked offline", hint=ONLINE_HINT)
     cap_retry_after()

@@ -139,10 +139,10 @@ class Architecture(FrozenModel):
         size = tuple(resolve_input_data_config(model, pretrained_cfg=self._pretrained_cfg(registry))["input_size"][1:])
         if size != self.preprocessing.input_size[1:]:
             raise UsageError(
-                f"{self.name}: built for images of {size[0]}x{size[1]} pixels, but its preprocessing makes "
+                self.name,
+                f"built for images of {size[0]}x{size[1]} pixels, but its preprocessing makes "
                 f"{'x'.join(map(str, self.preprocessing.input_size[1:]))}",
                 hint='give model_args {"img_size": ...} the size of the preprocessing',
-                subject=self.name,
             )
         config: dict[str, Any] = {
             "architecture": self.name,
@@ -186,10 +186,10 @@ class Architecture(FrozenModel):
         built = getattr(model, "num_classes", stated.num_classes)
         if built != stated.num_classes:
             raise UntrustedInputError(
-                f"{subject}: config.json: class counts disagree: num_classes = {stated.num_classes}, but its arguments "
+                subject,
+                f"config.json: class counts disagree: num_classes = {stated.num_classes}, but its arguments "
                 f"build a classifier of {built}",
                 hint="ask its author which is right, and correct it in config.json",
-                subject=subject,
             )
         try:
             architecture = cls._of_model(model, stated)
@@ -197,13 +197,13 @@ class Architecture(FrozenModel):
         except (UsageError, ValidationError, ValueError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise UntrustedInputError(
-                f"{subject}: config.json: {reason}", hint="the file is not a timm config", subject=subject
+                subject, f"config.json: {reason}", hint="the file is not a timm config"
             ) from error
         if not same:
             raise UntrustedInputError(
-                f"{subject}: config.json: timm builds another network from its pretrained_cfg than from its arguments",
+                subject,
+                "config.json: timm builds another network from its pretrained_cfg than from its arguments",
                 hint="export the model again with timm, with all its arguments in model_args",
-                subject=subject,
             )
         return architecture
 
@@ -247,9 +247,7 @@ def number_among(name: str, arguments: Mapping[str, Any], argument: Literal["in_
     number, least = arguments.get(argument), 1 if argument == "in_chans" else 0  # without classes there is no head
     if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < least):
         what = "channels" if argument == "in_chans" else "classes"
-        raise UsageError(
-            f"{name}: {argument}={number!r} is no number of {what}", hint=f"give a number from {least} on", subject=name
-        )
+        raise UsageError(name, f"{argument}={number!r} is no number of {what}", hint=f"give a number from {least} on")
     return number
 
 
@@ -272,7 +270,7 @@ def registry_entry(name: str) -> Any:
         return timm.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture, allow_unregistered=False)
     except RuntimeError as error:
         tags = ", ".join(timm.models.get_arch_pretrained_cfgs(architecture)) or "none"
-        raise UsageError(f"{name}: {error}", hint=f"timm knows the tags {tags}", subject=name) from error
+        raise UsageError(name, f"{error}", hint=f"timm knows the tags {tags}") from error
 
 
 def _label_names(names: Any, count: int) -> tuple[str, ...] | None:

@@ -36,7 +36,5 @@ def permute_outputs(architecture: Architecture, state: Mapping[str, Tensor], ord
             indices = {**Permutation.identity(spec).indices, group: np.array(order)}
             return Permutation(spec, indices).apply(state)
     raise IncompatibleError(
-        f"{architecture.name}: its outputs cannot be permuted",
-        hint="give models that have their classes in one order",
-        subject=architecture.name,
+        architecture.name, "its outputs cannot be permuted", hint="give models that have their classes in one order"
     )

@@ -92,7 +92,7 @@ def convert(pickle: Path, weights: Path, subject: str, *, ema: bool = True) -> N
     if problem:
         problem = "".join(character for character in problem if character.isprintable())
         raise UntrustedInputError(
-            f"{subject}: {pickle.name} cannot be converted: {problem[:300]}",
+            subject,
+            f"{pickle.name} cannot be converted: {problem[:300]}",
             hint="ask its author for model.safetensors, or save the state dict alone with torch.save",
-            subject=subject,
         )

@@ -91,9 +91,7 @@ def import_checkpoints(
     """
     for checkpoint in checkpoints:
         if not checkpoint.is_file():
-            raise UsageError(
-                f"{checkpoint}: is not a file", hint="give the checkpoint files themselves", subject=str(checkpoint)
-            )
+            raise UsageError(str(checkpoint), "is not a file", hint="give the checkpoint files themselves")
     folders = [out / name for name in _folder_names(checkpoints)]
     marks = [{_MARK: sha256_file(checkpoint)} for checkpoint in checkpoints]
     for folder, mark in zip(folders, marks, strict=True):
@@ -115,9 +113,9 @@ def import_checkpoints(
             architecture = read_architecture(Path(scratch), subject)
             if label_names and not architecture.label_names:
                 raise UsageError(
-                    f"{subject}: has {architecture.num_classes} classes, and {len(label_names)} names are given",
+                    subject,
+                    f"has {architecture.num_classes} classes, and {len(label_names)} names are given",
                     hint="give one name for each, in the order of the outputs",
-                    subject=subject,
                 )
             state = load_state(Path(scratch), architecture, subject)
         save_timm_folder(folder, architecture, state, mark)
@@ -137,9 +135,7 @@ def _folder_names(checkpoints: Sequence[Path]) -> list[str]:
         for path, stem in zip(checkpoints, stems, strict=True)
     ]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise UsageError(
-            f"{twice[0]}: two checkpoints would become this folder", hint="import them one by one", subject=twice[0]
-        )
+        raise UsageError(twice[0], "two checkpoints would become this folder", hint="import them one by one")
     return names
 
 
@@ -148,9 +144,7 @@ def _check_unused(folder: Path, mark: Mapping[str, Any]) -> None:
     known = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
     if folder.exists() and any(known.get(key) != value for key, value in mark.items()):
         raise UsageError(
-            f"{folder}: exists, and was not imported from this checkpoint",
-            hint="choose another --out, or remove it",
-            subject=str(folder),
+            str(folder), "exists, and was not imported from this checkpoint", hint="choose another --out, or remove it"
         )
 
 
@@ -193,9 +187,7 @@ def _describe(
     """The config.json that belongs to a checkpoint."""
     name = arch or noted.get("model")
     if not isinstance(name, str):
-        raise UsageError(
-            f"{subject}: does not say which architecture it is", hint="name it: --arch resnet50", subject=subject
-        )
+        raise UsageError(subject, "does not say which architecture it is", hint="name it: --arch resnet50")
     registry = registry_entry(name)
     channels, *size = registry.input_size
     arguments = {**_table(noted.get("model_kwargs")), **model_args}

@@ -160,10 +160,10 @@ def check_pickle(listing: Listing, allowed: bool = False) -> None:
     if pickle is None or allowed or is_converted(pickle.digest, listing.files[CONFIG].digest):
         return
     raise UntrustedInputError(
-        f"{listing.ref}: holds its weights only as {pickle.path}, which could run code when opened",
+        str(listing.ref),
+        f"holds its weights only as {pickle.path}, which could run code when opened",
         hint="ask its author for model.safetensors, or convert them in a process of their own with "
         f"`starzoo pull --allow-pickle {listing.ref}`",
-        subject=str(listing.ref),
     )
 
 

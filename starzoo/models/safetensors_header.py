@@ -110,28 +110,20 @@ def header_length(start: bytes, size: int, subject: str) -> int:
     """
     if start.startswith(_LFS_POINTER):
         raise UntrustedInputError(
-            f"{subject}: is a Git LFS pointer, not the weights",
-            hint="run `git lfs pull`, or pull it from the Hub",
-            subject=subject,
+            subject, "is a Git LFS pointer, not the weights", hint="run `git lfs pull`, or pull it from the Hub"
         )
     if len(start) < 8:
         raise UntrustedInputError(
-            f"{subject}: is truncated: {pluralize(size, 'byte')}",
-            hint="download or write the file again",
-            subject=subject,
+            subject, f"is truncated: {pluralize(size, 'byte')}", hint="download or write the file again"
         )
     length = int.from_bytes(start[:8], "little")
     if not 2 <= length <= HEADER_LIMIT:
         raise UntrustedInputError(
-            f"{subject}: claims a header of {length:,} bytes",
-            hint=f"2 to {HEADER_LIMIT:,} are allowed",
-            subject=subject,
+            subject, f"claims a header of {length:,} bytes", hint=f"2 to {HEADER_LIMIT:,} are allowed"
         )
     if 8 + length > size:
         raise UntrustedInputError(
-            f"{subject}: is truncated: {size:,} bytes end inside the header",
-            hint="download or write the file again",
-            subject=subject,
+            subject, f"is truncated: {size:,} bytes end inside the header", hint="download or write the file again"
         )
     return length
 
@@ -155,14 +147,10 @@ def parse_header(header: bytes, data_size: int, subject: str, limit: int = TENSO
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise UntrustedInputError(
-            f"{subject}: has metadata that is no table of texts",
-            hint="download or write the file again",
-            subject=subject,
+            subject, "has metadata that is no table of texts", hint="download or write the file again"
         )
     if len(entries) > limit:
-        raise UntrustedInputError(
-            f"{subject}: names {len(entries):,} tensors", hint=f"at most {limit:,} are read", subject=subject
-        )
+        raise UntrustedInputError(subject, f"names {len(entries):,} tensors", hint=f"at most {limit:,} are read")
     tensors = {name: _tensor_info(name, entry, subject) for name, entry in entries.items()}
     position = 0
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
@@ -170,22 +158,18 @@ def parse_header(header: bytes, data_size: int, subject: str, limit: int = TENSO
             gap = info.start - position
             what = "overlaps another tensor" if gap < 0 else f"leaves {pluralize(gap, 'byte')} unused"
             raise UntrustedInputError(
-                f"{subject}: tensor {name!r} {what}",
-                hint="the file is damaged or hostile: download it again",
-                subject=subject,
+                subject, f"tensor {name!r} {what}", hint="the file is damaged or hostile: download it again"
             )
         position = info.end
     if position > data_size:
         raise UntrustedInputError(
-            f"{subject}: is truncated: {data_size:,} of {position:,} weight bytes",
-            hint="download or write it again",
-            subject=subject,
+            subject, f"is truncated: {data_size:,} of {position:,} weight bytes", hint="download or write it again"
         )
     if position < data_size:
         raise UntrustedInputError(
-            f"{subject}: has {pluralize(data_size - position, 'byte')} after the last tensor",
+            subject,
+            f"has {pluralize(data_size - position, 'byte')} after the last tensor",
             hint="download or write it again",
-            subject=subject,
         )
     return tensors
 
@@ -236,7 +220,7 @@ def check_types(header: Mapping[str, TensorInfo], network: HasTensors, subject: 
 def _refuse_any(subject: str, what: str, names: Sequence[str], hint: str) -> None:
     if names:
         shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
-        raise UntrustedInputError(f"{subject}: {what} ({len(names)}): {shown}", hint=hint, subject=subject)
+        raise UntrustedInputError(subject, f"{what} ({len(names)}): {shown}", hint=hint)
 
 
 def stored_dtype(header: Mapping[str, TensorInfo]) -> str:
@@ -263,26 +247,20 @@ def _tensor_info(name: str, entry: Any, subject: str) -> TensorInfo:
             pass
         case _:
             raise UntrustedInputError(
-                f"{subject}: tensor {name!r} has no proper dtype, shape and data_offsets",
-                hint="download it again",
-                subject=subject,
+                subject, f"tensor {name!r} has no proper dtype, shape and data_offsets", hint="download it again"
             )
     if dtype not in _DTYPE_BYTES:
         raise UntrustedInputError(
-            f"{subject}: tensor {name!r} has the type {dtype}",
-            hint="float32, float16 and bfloat16 weights are read",
-            subject=subject,
+            subject, f"tensor {name!r} has the type {dtype}", hint="float32, float16 and bfloat16 weights are read"
         )
     if not all(type(length) is int and length >= 0 for length in shape) or len(shape) > 8:
         raise UntrustedInputError(
-            f"{subject}: tensor {name!r} has the impossible shape {str(shape)[:60]}",
-            hint="download it again",
-            subject=subject,
+            subject, f"tensor {name!r} has the impossible shape {str(shape)[:60]}", hint="download it again"
         )
     if not 0 <= start <= end or end - start != math.prod(shape) * _DTYPE_BYTES[dtype]:
         raise UntrustedInputError(
-            f"{subject}: tensor {name!r} has offsets {start} to {end} that do not fit its shape {shape}",
+            subject,
+            f"tensor {name!r} has offsets {start} to {end} that do not fit its shape {shape}",
             hint="download it again",
-            subject=subject,
         )
     return TensorInfo(dtype, tuple(shape), start, end)

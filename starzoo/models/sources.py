@@ -275,9 +275,9 @@ def check_compatible(sources: Sequence[Source]) -> None:
         digest = source.provenance.files[WEIGHTS_FILE]
         if digest in seen:
             raise UsageError(
+                source.name,
                 f"{seen[digest].name} and {source.name} are the same weights",
                 hint="give every model once, as a source or as a held-out",
-                subject=source.name,
             )
         seen[digest] = source
 
@@ -294,9 +294,9 @@ def check_architectures(models: Sequence[HasArchitecture]) -> None:
     for model in models[1:]:
         for what, ours, theirs in _differences(models[0].architecture, model.architecture):
             raise IncompatibleError(
+                model.name,
                 f"{models[0].name} and {model.name} cannot be combined: {what} {ours} and {theirs}",
                 hint="give models of one architecture, trained for the same classes and preprocessing",
-                subject=model.name,
             )
     named = [model for model in models if model.architecture.label_names]
     for model in named[1:]:
@@ -315,9 +315,9 @@ def check_have_classes(models: Sequence[HasArchitecture]) -> None:
     for model in models:
         if not model.architecture.num_classes:
             raise IncompatibleError(
-                f"{model.name}: has no classifier (num_classes is 0), so that no star can be fitted or measured",
+                model.name,
+                "has no classifier (num_classes is 0), so that no star can be fitted or measured",
                 hint="give models with a classifier; `inspect`, and `align` without --dataset, take this one",
-                subject=model.name,
             )
 
 
@@ -430,7 +430,7 @@ def check_files(folder: Path, subject: str) -> None:
             hint = "save them as model.safetensors with safetensors.torch.save_file, on a machine that may be harmed"
         else:
             what, hint = without(file, {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()})
-        raise UntrustedInputError(f"{subject}: {what}", hint=hint, subject=subject)
+        raise UntrustedInputError(subject, f"{what}", hint=hint)
 
 
 def read_license(card: Path | None) -> str | None:

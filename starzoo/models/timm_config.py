@@ -173,9 +173,9 @@ class TimmConfig:
         except UsageError as error:
             reason = str(error.__cause__).strip().replace("\n\t", " ").splitlines() or [type(error.__cause__).__name__]
             raise UntrustedInputError(
-                f"{subject}: timm cannot load it: {reason[0][:300]}",
+                subject,
+                f"timm cannot load it: {reason[0][:300]}",
                 hint="config.json and weights do not belong together",
-                subject=subject,
             ) from error
         return {name: tensor.detach() for name, tensor in model.state_dict().items()}
 
@@ -200,12 +200,12 @@ def resolve_name(name: str) -> tuple[str, str]:
     if architecture in deprecated:
         current = deprecated[architecture]
         if current is None:
-            raise UsageError(f"{name}: timm has removed this architecture", hint=listing, subject=name)
+            raise UsageError(name, "timm has removed this architecture", hint=listing)
         architecture, current_tag = timm.models.split_model_name_tag(current)
         tag = tag or current_tag
     if not timm.is_model(architecture):
         hint = f"{listing}; timm {timm.__version__} is installed, a newer one may know it"
-        raise UsageError(f"{name[:120]}: timm does not know this architecture", hint=hint, subject=name)
+        raise UsageError(name, f"{name[:120]}: timm does not know this architecture", hint=hint)
     return architecture, tag
 
 
@@ -230,9 +230,9 @@ def build(name: str, arguments: Mapping[str, Any], **more: Any) -> nn.Module:
     except _FAILURES as error:
         shown = {key: value for key, value in arguments.items() if key != "pretrained_model_args"}
         raise UsageError(
-            f"{name}: timm cannot build it with {shown}: {str(error) or type(error).__name__}",
+            name,
+            f"timm cannot build it with {shown}: {str(error) or type(error).__name__}",
             hint="see timm.list_models() for names and the model's page for arguments",
-            subject=name,
         ) from error
     return model.eval()
 
@@ -289,7 +289,7 @@ def _bounded() -> Iterator[None]:
         nonlocal count
         count += 1
         if count > _MOST_MODULES:
-            raise UsageError(f"its arguments ask for more than {_MOST_MODULES:,} layers")
+            raise UsageError("", f"its arguments ask for more than {_MOST_MODULES:,} layers")
 
     hook = register_module_module_registration_hook(add)
     try:
@@ -369,4 +369,4 @@ def _are_numbers(value: Any, kind: type | tuple[type, ...], low: float, high: fl
 
 
 def _refuse(subject: str, reason: str, hint: str = _HINT) -> NoReturn:
-    raise UntrustedInputError(f"{subject}: config.json: {reason}", hint=hint, subject=subject)
+    raise UntrustedInputError(subject, f"config.json: {reason}", hint=hint)

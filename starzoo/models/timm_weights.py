@@ -86,7 +86,7 @@ def load_weights(path: Path, stated: TimmConfig, architecture: Architecture, sub
         tensors: dict[str, Tensor] = load_file(path, device="cpu")
     except SafetensorError as error:
         raise UntrustedInputError(
-            f"{subject}: cannot be read: {error}", hint="download or write the file again", subject=subject
+            subject, f"cannot be read: {error}", hint="download or write the file again"
         ) from error
     state = stated.load(_unwrap(tensors, architecture, subject), subject)
     _check_values(state, tensors, subject)
@@ -121,20 +121,19 @@ def _check_values(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], su
         for name, tensor in tensors.items():
             if bad := int((~torch.isfinite(tensor)).sum()):
                 raise UntrustedInputError(
-                    f"{subject}: tensor {name!r} holds NaN or infinity in {bad:,} of "
-                    f"{pluralize(tensor.numel(), 'number')}",
+                    subject,
+                    f"tensor {name!r} holds NaN or infinity in {bad:,} of {pluralize(tensor.numel(), 'number')}",
                     hint="the training of this model diverged, or the file is damaged: use another one",
-                    subject=subject,
                 )
         raise UntrustedInputError(
-            f"{subject}: missing tensors ({len(damaged)}): {', '.join(damaged[:5])}",
+            subject,
+            f"missing tensors ({len(damaged)}): {', '.join(damaged[:5])}",
             hint="config.json and weights do not belong together",
-            subject=subject,
         )
     for name, tensor in state.items():
         if name.endswith("running_var") and bool((tensor < 0).any()):
             raise UntrustedInputError(
-                f"{subject}: tensor {name!r} holds negative variances ({pluralize(int((tensor < 0).sum()), 'time')})",
+                subject,
+                f"tensor {name!r} holds negative variances ({pluralize(int((tensor < 0).sum()), 'time')})",
                 hint="these cannot be batch-norm statistics: use another model",
-                subject=subject,
             )

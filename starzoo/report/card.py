@@ -76,7 +76,7 @@ def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = 
         UsageError: `repo` is not the name of a repository.
     """
     if repo is not None and not is_repo(repo):
-        raise UsageError(f"{repo!r}: not the name of a repository", hint="write user/name", subject=repo)
+        raise UsageError(repo, "not the name of a repository", hint="write user/name")
     evaluation = manifest.evaluation or Evaluation(paths=(), qualities=())
     portable = _portable(manifest)
     splits = sorted(evaluation.splits, key=lambda split: split != "test")
@@ -158,9 +158,9 @@ def refuse_other_card(folder: Path) -> None:
         return
     if readme.stat().st_size > _LARGEST or _OUR_WORDS not in readme.read_bytes():
         raise UsageError(
-            f"{readme}: is no card that starzoo wrote, and would be overwritten",
+            str(readme),
+            "is no card that starzoo wrote, and would be overwritten",
             hint="move it away, and give the same command again",
-            subject=str(readme),
         )
 
 

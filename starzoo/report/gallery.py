@@ -33,7 +33,7 @@ def list_star_folders(folder: Path) -> list[Path]:
     """
     found = sorted(file.parent for file in folder.glob(f"*/{MANIFEST}"))
     if not found:
-        raise UsageError(f"{folder}: no folder in it holds a {MANIFEST}", hint="put stars into it", subject=str(folder))
+        raise UsageError(str(folder), f"no folder in it holds a {MANIFEST}", hint="put stars into it")
     for star in found:
         check_inside(star, folder)
     return found
@@ -56,9 +56,9 @@ def write_gallery(folder: Path) -> Path:
         refuse_other_card(star)
     if page.is_file() and _OUR_WORDS not in page.read_bytes():
         raise UsageError(
-            f"{page}: is no page of a gallery, and would be overwritten",
+            str(page),
+            "is no page of a gallery, and would be overwritten",
             hint="put the stars into a folder of their own, or move it away",
-            subject=str(page),
         )
     stars = [_describe(star.name, read_manifest(star / MANIFEST)) for star in found]
     write_text(page, load_template("gallery.md.jinja").render(stars=stars))

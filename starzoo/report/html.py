@@ -68,9 +68,7 @@ def write_report(folder: Path, manifest: StarManifest, repo: str | None = None) 
     """
     page = folder / "report.html"
     if page.is_file() and not page.is_symlink() and _OUR_POLICY not in page.read_bytes()[:1000]:
-        raise UsageError(
-            f"{page}: is no page that starzoo wrote, and would be overwritten", hint="move it away", subject=str(page)
-        )
+        raise UsageError(str(page), "is no page that starzoo wrote, and would be overwritten", hint="move it away")
     write_text(page, render_report(manifest, repo, complete=is_complete(folder, manifest)))
     return page
 

@@ -102,7 +102,7 @@ def plot_paths(evaluation: Evaluation, split: Split = "test", *, narrow: bool = 
     """
     kinds = [kind for kind in _PATHS if evaluation.paths_of(kind, split)]
     if not kinds:
-        raise UsageError(f"no path was measured on the {split} split", hint="evaluate the star first")
+        raise UsageError("", f"no path was measured on the {split} split", hint="evaluate the star first")
     with plot_style():
         figure, (losses, accuracies) = _two_panels(4.0, narrow)
         for order, kind in enumerate(reversed(kinds)):  # the star's own paths lie on top
@@ -142,7 +142,7 @@ def plot_quality(evaluation: Evaluation, split: Split = "test", *, narrow: bool 
     """
     roles = [role for role in _ROLES if evaluation.qualities_of(role, split)]
     if not roles:
-        raise UsageError(f"no model was measured on the {split} split", hint="evaluate the star first")
+        raise UsageError("", f"no model was measured on the {split} split", hint="evaluate the star first")
     rows = [evaluation.qualities_of(role, split) for role in roles]
     with plot_style():
         figure, (right, nll) = _two_panels(1.2 + 0.42 * len(roles), narrow, sharey=True)
@@ -172,7 +172,7 @@ def plot_cost(evaluation: Evaluation, split: Split = "test", *, narrow: bool = F
     ensembles = [*evaluation.qualities_of("part-ensemble", split), *evaluation.qualities_of("ensemble", split)]
     first = evaluation.qualities_of("member", split)[:1]
     if not ensembles or not first:
-        raise UsageError(f"no ensemble was measured on the {split} split", hint="evaluate the star first")
+        raise UsageError("", f"no ensemble was measured on the {split} split", hint="evaluate the star first")
     marks: dict[Role, str] = {
         "star": "star",
         "domain": "star domain",
@@ -220,9 +220,9 @@ def plot_plane(plane: Plane, *, narrow: bool = False) -> Figure:
     """
     if min(len(set(plane.x)), len(set(plane.y))) < 2:
         raise UntrustedInputError(
+            "plane",
             f"the plane of {', '.join(plane.names)} was measured along a line only, which is no picture",
             hint="evaluate the star again with more points, or with evaluate.plane=0",
-            subject="plane",
         )
     with plot_style():
         figure = Figure(figsize=(_NARROW, 4.6) if narrow else (6.4, 4.8), layout="constrained")

@@ -109,7 +109,7 @@ class StarDomain:
             return
         batches = [images] if isinstance(images, Tensor) else list(images)
         if not sum(map(len, batches)):
-            raise UsageError("no image to estimate batch-norm statistics on", hint="give training images")
+            raise UsageError("", "no image to estimate batch-norm statistics on", hint="give training images")
         self._statistics = lambda: batches
 
     def interpolate(self, name: str, t: float) -> dict[str, Tensor]:
@@ -128,9 +128,9 @@ class StarDomain:
         """
         if name not in self.sources:
             known = ", ".join(self.sources)
-            raise UsageError(f"{name}: no source of this star", hint=f"there are {known}", subject=name)
+            raise UsageError(name, "no source of this star", hint=f"there are {known}")
         if not 0 <= t <= 1:
-            raise UsageError(f"t = {t} is not on the line", hint="give a number from 0 to 1", subject="t")
+            raise UsageError("t", f"= {t} is not on the line", hint="give a number from 0 to 1")
         state = interpolate(self.star, self.sources[name], t)
         broken = any(source.estimated for source in self.manifest.sources if source.name == name)
         if t == 0 or (t == 1 and not broken) or not self.needs_images:
@@ -154,7 +154,7 @@ class StarDomain:
             UsageError: There is no point to draw.
         """
         if samples < 1:
-            raise UsageError(f"{samples} samples of the star domain", hint="take one or more", subject="samples")
+            raise UsageError("samples", f"{samples} samples of the star domain", hint="take one or more")
         return draw_points(list(self.sources), samples, seed, t or self.t)
 
     def predict_each(
@@ -230,10 +230,10 @@ class StarDomain:
     def _training_images(self) -> Iterable[Tensor]:
         if self._statistics is None:
             raise UsageError(
-                f"{self.manifest.name}: the network has batch-norm statistics, which must be estimated anew at every "
+                self.manifest.name,
+                "the network has batch-norm statistics, which must be estimated anew at every "
                 "point of the star domain, and there are no images",
                 hint="give training images: domain.calibrate(images), or --dataset on the command line",
-                subject=self.manifest.name,
             )
         return self._statistics()
 
@@ -257,5 +257,5 @@ def probabilities(network: nn.Module, images: Tensor) -> Tensor:
     with torch.inference_mode():
         logits = torch.cat([network(part).float().cpu() for part in parts])
     if not torch.isfinite(logits).all():
-        raise NumericalError("the predictions are not finite", hint="check the weights with `starzoo verify`")
+        raise NumericalError("", "the predictions are not finite", hint="check the weights with `starzoo verify`")
     return logits.softmax(dim=1)

@@ -350,9 +350,9 @@ class _Run:
             change = f"{pluralize(then, 'process', 'processes')} before, {self.ranks} now"
             if not allow_world_size_change:
                 raise UsageError(
-                    f"{self.folder}: the run had {change}, which changes its draws or their rounding",
+                    str(self.folder),
+                    f"the run had {change}, which changes its draws or their rounding",
                     hint=f"use {then}, or add --allow-world-size-change",
-                    subject=str(self.folder),
                 )
             self.changes.append(f"from step {checkpoint.step}: {change}")
         with torch.no_grad():
@@ -493,7 +493,7 @@ def _make_accelerator(config: RunConfig, folder: Path | None) -> Accelerator:
     from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     if config.star.precision == "fp16" and runs_on_cpu():
-        raise UsageError("star.precision=fp16 needs a GPU", hint="use bf16 or fp32", subject="star.precision")
+        raise UsageError("star.precision", "star.precision=fp16 needs a GPU", hint="use bf16 or fp32")
     trackers = check_trackers(config.runtime.trackers)
     AcceleratorState._reset_state()  # it would hold every later fit of this process to the precision of the first
     accelerator = Accelerator(
@@ -518,9 +518,9 @@ def _count_draws(wanted: int | None, ranks: int) -> int:
     draws = wanted or ranks
     if draws % ranks:
         raise UsageError(
+            "star.draws",
             f"{draws} draws per step cannot be shared evenly by {ranks} processes",
             hint=f"use star.draws={ranks * -(-draws // ranks)}",
-            subject="star.draws",
         )
     return draws
 
@@ -530,9 +530,9 @@ def _check_share(settings: StarConfig, draws: int, network: nn.Module) -> None:
     normalized = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
     if normalized and settings.batch_size < 2 * draws:
         raise UsageError(
+            "star.batch_size",
             f"{settings.batch_size} images for {draws} draws per step: batch norm needs two for each",
             hint=f"use star.batch_size={2 * draws} or more",
-            subject="star.batch_size",
         )
 
 
@@ -540,18 +540,16 @@ def _check_same(steps: Sequence[int], folder: Path | None) -> None:
     """All processes must go on from one checkpoint."""
     if len(set(steps)) > 1:
         raise UsageError(
-            f"{folder}: the processes find different checkpoints there, of the steps {', '.join(map(str, steps))}",
+            str(folder),
+            f"the processes find different checkpoints there, of the steps {', '.join(map(str, steps))}",
             hint="give an --out that all machines of the run share",
-            subject=str(folder),
         )
 
 
 def _compile(network: nn.Module) -> nn.Module:
     if runs_on_cpu() and not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
         raise UsageError(
-            "runtime.compile=true needs a C++ compiler on a CPU",
-            hint="install g++, or leave it out",
-            subject="runtime.compile",
+            "runtime.compile", "runtime.compile=true needs a C++ compiler on a CPU", hint="install g++, or leave it out"
         )
     return torch.compile(network)  # type: ignore[return-value]
 

@@ -53,9 +53,9 @@ def load_models(
     for model, record in zip(models, records, strict=True):
         if dict(model.provenance.files) != record.files:
             raise UntrustedInputError(
-                f"{record.name}: its files are not those that the star was made with",
+                record.name,
+                "its files are not those that the star was made with",
                 hint="bring the old files back, or fit the star again",
-                subject=record.name,
             )
     return [
         replace(model if model.architecture.label_names else named_classes(model, record.label_names), name=record.name)
@@ -137,21 +137,19 @@ def _check_named(manifest: StarManifest, data: DataConfig, *, option: str) -> No
     what = f"{manifest.name}: its star.json names the images {data.dataset!r}"
     if not is_repo(data.dataset):
         raise UntrustedInputError(
-            f"{what}, a folder of another machine",
-            hint=f"name the images here: {option} DATASET",
-            subject=data.dataset,
+            data.dataset, f"{what}, a folder of another machine", hint=f"name the images here: {option} DATASET"
         )
     if any(text and not _NO_PATH.fullmatch(text) for text in (data.name, data.revision)):
         raise UntrustedInputError(
+            data.dataset,
             f"{what} with the configuration {data.name!r} and the revision {data.revision!r}, which cannot be",
             hint=f"name the images yourself: {option} DATASET",
-            subject=data.dataset,
         )
     if is_folder(data):
         raise UsageError(
+            data.dataset,
             f"{what} of the Hub, and a folder here is called so too",
             hint=f"give {option} {data.dataset} if the folder is meant, or another current folder",
-            subject=data.dataset,
         )
     if not is_offline() and _has_token():
         say(f"{what}; the Hub is asked for them with your token")
@@ -170,7 +168,7 @@ def _refuse_greed(manifest: StarManifest) -> None:
     for name, images in (("align.images", align.images), ("evaluate.batch_size", evaluate.batch_size)):
         if images * size > _MOST:
             raise UntrustedInputError(
-                f"{manifest.name}: its star.json has {name} = {images:,}, which take {images * size / 1e9:.0f} GB",
+                manifest.name,
+                f"its star.json has {name} = {images:,}, which take {images * size / 1e9:.0f} GB",
                 hint="ask its author for a star with less",
-                subject=manifest.name,
             )

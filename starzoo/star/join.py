@@ -84,9 +84,9 @@ def join(
     for name, files in {"the star itself": manifest.files, **known}.items():
         if files.get(WEIGHTS_FILE) == model.provenance.files[WEIGHTS_FILE]:
             raise UsageError(
-                f"{ref}: is {name}, so that the path between the two would prove nothing",
+                str(ref),
+                f"is {name}, so that the path between the two would prove nothing",
                 hint="give a model that the star never saw",
-                subject=str(ref),
             )
     check_compatible([star_as_source(manifest, star), model])
     if not model.architecture.label_names:

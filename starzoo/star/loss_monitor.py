@@ -141,7 +141,7 @@ class LossMonitor:
         self._spikes = self._spikes + 1 if spike else 0
         if self._spikes > _IN_A_ROW:
             raise NumericalError(
-                f"{self._spikes} steps in a row lost more than {_SPIKE:.0f} times the usual", hint=_CURE
+                "", f"{self._spikes} steps in a row lost more than {_SPIKE:.0f} times the usual", hint=_CURE
             )
         if not spike:
             self._usual.append(loss)
@@ -159,6 +159,7 @@ class LossMonitor:
         self._skipped = self._skipped + 1 if now else 0
         if self._skipped > _IN_A_ROW:
             raise NumericalError(
+                "",
                 f"{self._skipped} steps in a row overflowed in half precision",
                 hint="set star.precision=bf16 and add --override: the last checkpoint is kept",
             )
@@ -173,4 +174,4 @@ class LossMonitor:
         Returns:
             The error.
         """
-        return NumericalError(f"the loss of the star is not finite {where}", hint=_CURE)
+        return NumericalError("", f"the loss of the star is not finite {where}", hint=_CURE)

@@ -127,11 +127,11 @@ def read_manifest(file: Path) -> StarManifest:
     """
     hint = "is this the folder of a star?"
     if not os.path.lexists(file):
-        raise UntrustedInputError(f"{file}: no manifest of a star: no such file", hint=hint, subject=str(file))
+        raise UntrustedInputError(str(file), "no manifest of a star: no such file", hint=hint)
     try:
         return StarManifest.model_validate(read_json(file, _LIMIT))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))[:_SHOWN]
         what = f"{file}: no manifest of a star: {where}: {first['msg'][:_SHOWN]}"
-        raise UntrustedInputError(what, hint=hint, subject=str(file)) from error
+        raise UntrustedInputError(str(file), what, hint=hint) from error

@@ -89,9 +89,9 @@ class Star:
         refs = resolve_records(sources, self.places.sources) if folders is None else folders
         if len(refs) != len(sources):
             raise UsageError(
-                f"{self.manifest.name}: has {len(sources)} sources, and {len(refs)} folders are given",
+                self.manifest.name,
+                f"has {len(sources)} sources, and {len(refs)} folders are given",
                 hint=f"give one for each of {', '.join(source.name for source in sources)}",
-                subject=self.manifest.name,
             )
         return StarDomain.load(self.manifest, self.state, self.permutations, refs, progress=progress)
 
@@ -165,29 +165,27 @@ def load_star_folder(folder: Path) -> Star:
     architecture = read_architecture(folder)  # nothing but what this lets through is given to timm
     if architecture != manifest.architecture:
         raise UntrustedInputError(
-            f"{folder}: {MANIFEST} names another architecture than {CONFIG_FILE}",
+            str(folder),
+            f"{MANIFEST} names another architecture than {CONFIG_FILE}",
             hint="fetch the star again, or ask its author",
-            subject=str(folder),
         )
     file = folder / PERMUTATIONS
     header = read_header(file, limit=TENSOR_LIMIT * max(1, len(manifest.sources)))
     if max((info.end for info in header.values()), default=0) > _PERMUTATIONS_LIMIT:
         raise UntrustedInputError(
-            f"{file}: is larger than {_PERMUTATIONS_LIMIT:,} bytes", hint="fetch the star again", subject=str(file)
+            str(file), f"is larger than {_PERMUTATIONS_LIMIT:,} bytes", hint="fetch the star again"
         )
     try:
         indices = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise UntrustedInputError(f"{file}: cannot be read", hint="fetch the star again", subject=str(file)) from error
+        raise UntrustedInputError(str(file), "cannot be read", hint="fetch the star again") from error
     names = {str(number): source.name for number, source in enumerate(manifest.sources)}
     permutations: dict[str, dict[str, Tensor]] = {name: {} for name in names.values()}
     for key, index in indices.items():
         number, _, group = key.partition("/")
         if number not in names:
             raise UntrustedInputError(
-                f"{file}: permutes source {number!r}, which this star does not have",
-                hint="fetch the star again",
-                subject=str(file),
+                str(file), f"permutes source {number!r}, which this star does not have", hint="fetch the star again"
             )
         permutations[names[number]][group] = index
     state = load_state(folder, architecture)

@@ -87,16 +87,16 @@ class Permutation:
             index = indices.get(name)
             if index is None or index.shape != shape or not np.array_equal(np.sort(index, axis=-1), expected):
                 raise UntrustedInputError(
+                    subject,
                     f"{subject or 'permutations'}: group {name!r} holds no permutation of shape {shape}",
                     hint="fetch the file again",
-                    subject=subject,
                 )
         known = dict(_shapes(spec))
         if unknown := tensors.keys() - known.keys():
             raise UntrustedInputError(
+                subject,
                 f"{subject or 'permutations'}: unknown group {min(unknown)!r}",
                 hint="the file belongs to another architecture",
-                subject=subject,
             )
         return cls(spec, {name: indices[name] for name in known})
 
@@ -184,6 +184,7 @@ class Permutation:
                 if any(groups_of(term)):
                     if tensor.shape[axis] != self.spec.term_size(term):
                         raise IncompatibleError(
+                            "",
                             f"output of shape {tuple(tensor.shape)}: axis {axis} had {self.spec.term_size(term)} "
                             "positions in the trace, which has a batch of one",
                             hint="check a batch of one",
@@ -206,9 +207,9 @@ class Permutation:
         for axis, term in enumerate(self.spec.axes.get(name, ())):
             if axis >= tensor.ndim or tensor.shape[axis] != self.spec.term_size(term):
                 raise IncompatibleError(
-                    f"{name}: shape {tuple(tensor.shape)} does not match the permutation specification",
+                    name,
+                    f"shape {tuple(tensor.shape)} does not match the permutation specification",
                     hint="use models of one architecture with the same arguments",
-                    subject=name,
                 )
             index = self.index(term)
             if not np.array_equal(index, np.arange(len(index))):

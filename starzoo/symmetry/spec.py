@@ -252,5 +252,5 @@ def _term_from_json(value: Any) -> Term:
         case {"concat": parts}:
             return Concat(tuple(_term_from_json(part) for part in parts))
     raise UsageError(
-        f"not a term of a permutation specification: {value!r}", hint="the file is damaged: write it again"
+        "", f"not a term of a permutation specification: {value!r}", hint="the file is damaged: write it again"
     )

@@ -238,11 +238,11 @@ def trace_module(
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             needs_values = "meta" in reason.lower()
             raise IncompatibleError(
-                f"{type(module).__name__}: cannot follow the forward pass on shape {tuple(first.shape)}: {reason}",
+                type(module).__name__,
+                f"cannot follow the forward pass on shape {tuple(first.shape)}: {reason}",
                 hint="it decides by numbers, or reads tensors that it does not own"
                 if needs_values
                 else "check that the input suits the network",
-                subject=type(module).__name__,
             ) from error
     returned = [trace.axes_of(output) for output in _tensors(outputs)]
     trace.graph.record("output", {"tensors": _tensors(outputs)}, [])

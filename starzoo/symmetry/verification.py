@@ -82,9 +82,7 @@ def verify(
     """
     if any(tensor.is_meta for tensor in module.state_dict().values()):
         raise IncompatibleError(
-            f"{type(module).__name__}: a network on the meta device cannot be run",
-            hint="build it on the CPU",
-            subject=type(module).__name__,
+            type(module).__name__, "a network on the meta device cannot be run", hint="build it on the CPU"
         )
     generator = torch.Generator().manual_seed(seed)
     experiment = _Experiment(module, example_input, generator)

@@ -86,9 +86,7 @@ def align_models(
     for folder in folders:
         check_not_overwriting(folder, [fixed, *permutees], unless=[PERMUTATIONS])
         if (folder / MANIFEST).exists():  # a star has permutations too
-            raise UsageError(
-                f"{folder}: holds a star, which would be overwritten", hint="choose another --out", subject=str(folder)
-            )
+            raise UsageError(str(folder), "holds a star, which would be overwritten", hint="choose another --out")
     if data:
         models, images = match_to_data(models, partial(load_data_for, models[0].architecture, data), progress)
     else:

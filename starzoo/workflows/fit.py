@@ -130,7 +130,7 @@ def fit_star(
         UsageError: There are fewer than two sources, or another run is at work in the folder.
     """
     if len(sources) < 2:
-        raise UsageError("a star needs at least two sources", hint="give more model references", subject="SOURCE")
+        raise UsageError("SOURCE", "a star needs at least two sources", hint="give more model references")
     if push_to:
         check_repo(push_to)
     check_not_overwriting(out, [*sources, *holdouts], unless=OF_A_RUN)
@@ -252,7 +252,7 @@ def evaluate_star(
     """
     ignore_other_launchers()  # before anything is downloaded
     if shard and not use_cache:
-        raise UsageError("a shard leaves its results in the cache", hint="leave --no-cache out", subject="--shard")
+        raise UsageError("--shard", "a shard leaves its results in the cache", hint="leave --no-cache out")
     loaded, folder = load_star(star), ModelRef.parse(star).folder
     if folder is not None and not shard:
         refuse_other_card(folder)
@@ -277,9 +277,9 @@ def evaluate_star(
         images = replace(images, config=images.config.model_copy(update={"revision": then.config.data.revision}))
     if settings.baselines and not same:
         raise UsageError(
-            f"{star}: its baselines would be trained on other images than it was",
+            star,
+            "its baselines would be trained on other images than it was",
             hint="leave --rival out, or measure on the star's own data",
-            subject=star,
         )
     if not same and not leaves_the_same(images.config, places.found(then.config).data):
         images = replace(images, validation=None)  # the star may have been fitted on them

@@ -173,9 +173,7 @@ def explain_axis(spec: PermutationSpec, place: str, *, subject: str = "the netwo
     tensor, _, axis = place.rpartition(":")
     if not axis.isdecimal() or tensor not in spec.axes or int(axis) >= len(spec.axes[tensor]):
         raise UsageError(
-            f"{subject}: no axis {place!r}",
-            hint=_how_to_name_an_axis(spec, tensor if tensor in spec.axes else place),
-            subject=subject,
+            subject, f"no axis {place!r}", hint=_how_to_name_an_axis(spec, tensor if tensor in spec.axes else place)
         )
     term = spec.axes[tensor][int(axis)]
     groups = [spec.groups[name] for name in dict.fromkeys(groups_of(term))]
@@ -221,9 +219,9 @@ def _find_architecture(ref_or_arch: str, model_args: Mapping[str, Any] | None, i
     if "/" in ref_or_arch or ref_or_arch.startswith(("hf-hub:", "~", ".")) or Path(ref_or_arch).is_dir():
         if model_args or image_size:
             raise UsageError(
-                f"{ref_or_arch}: a trained model has its own arguments and input size",
+                ref_or_arch,
+                "a trained model has its own arguments and input size",
                 hint="give --model-args and --image-size with the name of an architecture only",
-                subject=ref_or_arch,
             )
         where = ModelRef.parse(ref_or_arch)
         if where.folder is not None:

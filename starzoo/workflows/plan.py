@@ -100,7 +100,7 @@ def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig
         ResourceError: There is not enough free disk space.
     """
     if len(sources) < 2:
-        raise UsageError("a star needs at least two sources", hint="give more model references", subject="SOURCE")
+        raise UsageError("SOURCE", "a star needs at least two sources", hint="give more model references")
     refs = [ModelRef.parse(ref) for ref in (*sources, *holdouts)]
     different = [ref for ref in dict.fromkeys(refs) if ref.folder is None]
     listings = dict(zip(different, thread_map(list_files, different), strict=True))
@@ -117,9 +117,9 @@ def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig
     needed, free = bytes_to_download(listings.values()), _free()
     if needed > free:
         raise ResourceError(
+            "HF_HOME",
             f"{needed:,} bytes are to be downloaded, but only {free:,} are free in the cache",
             hint="free space, or set HF_HOME to a folder on another disk",
-            subject="HF_HOME",
         )
     numbers = sum(math.prod(shape) for shape in models[0].architecture.shapes.values())
     images = config.data.train_size or (_DIGITS if config.data.dataset == "digits" else None)

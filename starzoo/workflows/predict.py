@@ -80,7 +80,7 @@ def predict_images(
         UsageError: There is nothing to predict with, or nothing to name.
     """
     if samples < 1 or top < 1:
-        raise UsageError("predict: takes one sample and one class, or more", hint="see --samples and --top")
+        raise UsageError("", "predict: takes one sample and one class, or more", hint="see --samples and --top")
     loaded = load_star(star)
     architecture = loaded.manifest.architecture
     images = read_images(files, architecture.preprocessing)

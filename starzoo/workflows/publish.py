@@ -78,27 +78,27 @@ def check_license(manifest: StarManifest, accepted: str | None) -> Licensing:
     found = license_of_sources(manifest.sources)
     if found.conflict:
         raise IncompatibleError(
-            f"{manifest.name}: cannot be published: {found.conflict}",
+            manifest.name,
+            f"cannot be published: {found.conflict}",
             hint="fit a star on sources whose licenses fit together",
-            subject=manifest.name,
         )
     if found.question and accepted is None:
         raise UsageError(
+            "--accept-license",
             f"{manifest.name}: {found.question}",
             hint="look at the licenses of its sources, choose, and add --accept-license LICENSE",
-            subject="--accept-license",
         )
     if accepted is not None:
         if not is_identifier(accepted):
             raise UsageError(
-                f"--accept-license {accepted!r}: no identifier of a license",
+                "--accept-license",
+                f"{accepted!r}: no identifier of a license",
                 hint="write it as the Hub does: cc-by-nc-4.0",
-                subject="--accept-license",
             )
         if not found.allows(accepted):
             raise UsageError(
-                f"--accept-license {accepted}: the sources demand {found.floor}",
+                "--accept-license",
+                f"{accepted}: the sources demand {found.floor}",
                 hint=f"give --accept-license {found.floor}",
-                subject="--accept-license",
             )
     return found

@@ -49,18 +49,18 @@ def read_zoo_file(file: Path) -> ZooFile:
     """
     hint = "write `sources:` and `holdouts:`, each a list of user/repo@revision or ./folder"
     if not os.path.lexists(file):
-        raise UsageError(f"{file}: is no zoo file: No such file or directory", hint=hint, subject=str(file))
+        raise UsageError(str(file), "is no zoo file: No such file or directory", hint=hint)
     content = read_file(file, YAML_LIMIT, inside=[file.parent])
     try:
         zoo = ZooFile.model_validate(parse_yaml(content, str(file)))
     except UntrustedInputError as error:
-        raise UsageError(error.message, hint=hint, subject=str(file)) from error
+        raise UsageError(str(file), error.message, hint=hint) from error
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
-        raise UsageError(f"{file}: is no zoo file: {reason}", hint=hint, subject=str(file)) from error
+        raise UsageError(str(file), f"is no zoo file: {reason}", hint=hint) from error
     if not zoo.sources and not zoo.holdouts:
-        raise UsageError(f"{file}: names no model", hint=hint, subject=str(file))
+        raise UsageError(str(file), "names no model", hint=hint)
     near = [
         tuple(str((file.parent / ref).absolute()) if ref.startswith(("./", "../")) else ref for ref in refs)
         for refs in (zoo.sources, zoo.holdouts)

@@ -218,10 +218,10 @@ def test_h12_a_traceback_steers_no_terminal_and_names_no_password(capsys):
 
 
 def test_h12_no_error_names_a_password():
-    error = UsageError("https://me:canary@mirror.example/x: wrong", hint="ask https://canary@mirror.example:80")
+    error = UsageError("", "https://me:canary@mirror.example/x: wrong", hint="ask https://canary@mirror.example:80")
     assert str(error) == "https://mirror.example/x: wrong (ask https://mirror.example:80)"
     kept = "see https://huggingface.co/me/star@main and mail a@b.example"
-    assert UsageError(kept).message == kept
+    assert UsageError("", kept).message == kept
 
 
 def test_h12_doctor_names_no_password(monkeypatch, capsys):

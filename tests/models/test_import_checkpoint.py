@@ -31,7 +31,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def convert(pickle: Path, weights: Path, subject: str, *, ema: bool = True) -> None:
         if problem := unpickle(pickle, weights, ema=ema):
-            raise UntrustedInputError(f"{subject}: {pickle.name} cannot be converted: {problem}")
+            raise UntrustedInputError("", f"{subject}: {pickle.name} cannot be converted: {problem}")
 
     monkeypatch.setattr("starzoo.models.import_checkpoint.convert", convert)
 

@@ -23,7 +23,7 @@ def square(task: int, report: Report) -> int:
         case 12:
             raise LookupError("nothing at 12")
         case 13:
-            raise NumericalError("13 is too much", hint="take 12", subject="13")
+            raise NumericalError("13", "is too much", hint="take 12")
         case 14:
             warnings.warn("\x1b[31mred", stacklevel=1)
     report(task=task)

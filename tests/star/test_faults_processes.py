@@ -245,7 +245,7 @@ def refuse_data(victim: int, rank: int) -> None:
     from starzoo.errors import UntrustedInputError
 
     def load_data(*_: object, **__: object) -> None:
-        raise UntrustedInputError(UNREADABLE, hint="fetch it again")
+        raise UntrustedInputError("", UNREADABLE, hint="fetch it again")
 
     if rank == victim:
         starzoo.workflows.fit.load_data_for = load_data  # type: ignore[assignment]
@@ -260,7 +260,7 @@ def refuse_batch(victim: int, rank: int) -> None:
 
     def read(self: Loader, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if next(number) == 5:
-            raise UntrustedInputError(UNREADABLE, hint="fetch it again")
+            raise UntrustedInputError("", UNREADABLE, hint="fetch it again")
         return batch(self, indices)
 
     if rank == victim:

@@ -1,6 +1,6 @@
 """A star of a stranger: whatever its files hold, a command ends with 0, 3 or 9, soon, and reads nothing else.
 
-A few seconds by default; `STARZOO_FUZZ_EXAMPLES=5000 pytest tests/star/test_strangers_star.py --timeout 0` looks longer.
+A few seconds by default; `STARZOO_FUZZ_EXAMPLES=5000 pytest --timeout 0` on this file looks longer.
 """
 
 from __future__ import annotations

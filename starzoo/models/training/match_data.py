@@ -53,9 +53,9 @@ def architecture_for(
     stored = open_data(data_config)
     if arguments.pop("num_classes", len(stored.class_names)) != len(stored.class_names):
         raise UsageError(
+            "model_args",
             f"{name}: num_classes is that of {data_config.dataset}, {len(stored.class_names)}",
             hint="leave it out of --model-args",
-            subject="model_args",
         )
     images = [decode(file) for file in stored.train.files(_some(len(stored.train), _LOOKED_AT))]
     channels = number_among(name, arguments, "in_chans") or (
@@ -65,9 +65,7 @@ def architecture_for(
         arguments["in_chans"] = channels
     width, height = (image_size, image_size) if image_size else images[0].size
     if not image_size and len({image.size for image in images}) > 1:
-        raise UsageError(
-            f"{data_config.dataset}: its images differ in size", hint="give --image-size", subject="image_size"
-        )
+        raise UsageError("image_size", f"{data_config.dataset}: its images differ in size", hint="give --image-size")
     if registry.fixed_input_size and (height, width) != tuple(registry.input_size[1:]):
         arguments.setdefault("img_size", [height, width])
     mean, std = _channel_statistics(DecodedImages(stored.train, Preprocessing(input_size=(channels, height, width))))
@@ -83,9 +81,7 @@ def architecture_for(
         Architecture.from_config(json.loads(json.dumps(config)), name)
     except UntrustedInputError as error:  # before anything is trained
         raise UsageError(
-            f"{error.message}, so that starzoo could not read the members again",
-            hint="leave that argument out",
-            subject=name,
+            name, f"{error.message}, so that starzoo could not read the members again", hint="leave that argument out"
         ) from error
     return architecture
 

@@ -65,16 +65,16 @@ def train_member(
             loss = train_epoch(model, optimizer, batches, cost, schedule=config, epoch=epoch)
             if not math.isfinite(loss):
                 raise NumericalError(
-                    f"seed {seed}: the loss is {loss} in epoch {epoch + 1}", hint=_DIVERGED, subject=f"seed {seed}"
+                    f"seed {seed}", f"seed {seed}: the loss is {loss} in epoch {epoch + 1}", hint=_DIVERGED
                 )
             progress(f"training seed {seed}", epoch + 1, config.epochs, loss=loss)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise NumericalError(
+                f"seed {seed}",
                 f"seed {seed}: tensor {name!r} is not finite after epoch {config.epochs}",
                 hint=_DIVERGED,
-                subject=f"seed {seed}",
             )
     return state
 

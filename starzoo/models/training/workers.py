@@ -127,6 +127,7 @@ def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
         process.join()
         killed = (process.exitcode or 0) < 0
         raise ResourceError(
+            "",
             f"a worker process ended with exit code {process.exitcode} in the middle of its task",
             hint="the system may have run out of memory: use fewer jobs"
             if killed

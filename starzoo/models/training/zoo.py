@@ -99,7 +99,7 @@ def train_zoo(
         UsageError: A seed is negative or repeated, or a folder holds something else than the member asked for.
     """
     if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
-        raise UsageError("seeds must be different numbers from 0 on", hint="for instance 0-9", subject="seeds")
+        raise UsageError("seeds", "must be different numbers from 0 on", hint="for instance 0-9")
     data = _load_data(architecture, data_config)
     trainer = _Trainer(architecture, data.config, train_config, data.fingerprint)
     reports = {seed: _read_report(out / f"seed-{seed}", trainer.identity(seed)) for seed in seeds}
@@ -256,15 +256,15 @@ def _read_report(folder: Path, identity: dict[str, Any]) -> MemberReport | None:
     hint = "choose another folder, or remove this one"
     absent = [name for name in (_RECORD_FILE, CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
     if absent:
-        raise UsageError(f"{folder}: is no finished member: it has no {absent[0]}", hint=hint, subject=str(folder))
+        raise UsageError(str(folder), f"is no finished member: it has no {absent[0]}", hint=hint)
     record = read_json(folder / _RECORD_FILE)
     if difference := first_json_difference(
         {key: record.get(key) for key in identity}, _without_place(identity, record)
     ):
-        raise UsageError(f"{folder}: was made otherwise: {difference}", hint=hint, subject=str(folder))
+        raise UsageError(str(folder), f"was made otherwise: {difference}", hint=hint)
     try:
         return MemberReport(seed=identity["seed"], folder=folder, trained=False, **record["result"])
     except (KeyError, TypeError) as error:
         raise UntrustedInputError(
-            f"{folder / _RECORD_FILE}: was not written by starzoo", hint=hint, subject=str(folder)
+            str(folder), f"{folder / _RECORD_FILE}: was not written by starzoo", hint=hint
         ) from error

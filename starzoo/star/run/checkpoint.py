@@ -91,9 +91,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str,
         except ResourceError as error:  # it names a file of the draft, which nobody will find
             free = shutil.disk_usage(folder).free
             raise ResourceError(
-                f"{target}: cannot be written: {error.message.rpartition(': ')[2]}",
+                str(target),
+                f"cannot be written: {error.message.rpartition(': ')[2]}",
                 hint=f"{free / 2**20:.0f} MB are free there; older checkpoints are kept",
-                subject=str(target),
             ) from error
     published = _published(folder)
     last = published.index(target) + 1
@@ -126,9 +126,7 @@ def load_newest(folder: Path, identity: Mapping[str, Any], *, override: bool = F
         _log.warning("%s: damaged, the one before it is used", candidate)
     if candidates:
         raise CheckpointError(
-            f"{folder}: no valid checkpoint among {len(candidates)}",
-            hint="remove the folder to start the run again",
-            subject=str(folder),
+            str(folder), f"no valid checkpoint among {len(candidates)}", hint="remove the folder to start the run again"
         )
     return None
 
@@ -204,10 +202,10 @@ def _read(folder: Path, identity: Mapping[str, Any], override: bool) -> Checkpoi
         only_config = all(difference.startswith("config.") for difference in differences)
         if not (override and only_config):
             raise UsageError(
-                f"{folder.parent}: holds checkpoints of another run: {'; '.join(differences)}",
+                str(folder.parent),
+                f"holds checkpoints of another run: {'; '.join(differences)}",
                 hint="use another --out, or the configuration of that run"
                 + ("; --override goes on with the new one" if only_config else ""),
-                subject=str(folder.parent),
             )
         changes += [f"from step {state['step']}: {difference}" for difference in differences]
     permutations: list[dict[str, Tensor]] = [{} for _ in range(state["sources"])]
@@ -243,9 +241,9 @@ def _is_whole(folder: Path) -> bool:
     strange = sorted({path.name for path in folder.iterdir()} - _FILES - {_MANIFEST})
     if strange:
         raise UntrustedInputError(
-            f"{folder}: holds {strange[0]}, which starzoo does not write there",
+            str(folder),
+            f"holds {strange[0]}, which starzoo does not write there",
             hint="do not resume from a stranger's checkpoints; remove the folder to start the run again",
-            subject=str(folder),
         )
     return not damaged and hashes.keys() == _FILES
 
@@ -255,9 +253,9 @@ def _check_schema(folder: Path) -> None:
     if schema != _SCHEMA:
         newer = schema > _SCHEMA
         raise UsageError(
-            f"{folder}: written by {'a newer' if newer else 'an older'} starzoo (schema {schema})",
+            str(folder),
+            f"written by {'a newer' if newer else 'an older'} starzoo (schema {schema})",
             hint="update starzoo" if newer else f"remove {folder.parent} to start the run again",
-            subject=str(folder),
         )
 
 

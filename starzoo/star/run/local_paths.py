@@ -119,7 +119,7 @@ class LocalPaths(FrozenModel):
             key = _key()
             return places if key and hmac.compare_digest(found.seal.encode(), places._sealed(key).encode()) else cls()
         except ValidationError as error:
-            raise UntrustedInputError(f"{file}: is damaged", hint="remove it", subject=str(file)) from error
+            raise UntrustedInputError(str(file), "is damaged", hint="remove it") from error
 
     def check_unchanged(self, now: LocalPaths) -> None:
         """Make sure that no local source has other weights than when the run began.
@@ -136,16 +136,16 @@ class LocalPaths(FrozenModel):
             if before != found and commit and repo == same and place.startswith("hf-hub:"):
                 name = repo.removeprefix("hf-hub:")
                 raise UsageError(
-                    f"{name}: is at another commit than when the run began",
+                    name,
+                    "is at another commit than when the run began",
                     hint=f"name that one: {name}@{commit}, or use another --out",
-                    subject=name,
                 )
             if place == here and before != found and Path(place).is_dir():
                 name = Path(place).name
                 raise UntrustedInputError(
-                    f"{name}: its files are not those that the star was made with",
+                    name,
+                    "its files are not those that the star was made with",
                     hint="bring the old files back, or fit the star again in another folder",
-                    subject=name,
                 )
 
     def with_changes(self, holdouts: Sequence[str], ood: DataConfig | None) -> LocalPaths:
@@ -245,11 +245,7 @@ def check_folder_unused(target: Path) -> None:
     if os.path.lexists(target / LOG) and (target / LOG).lstat().st_size:  # our own is empty before the run has begun
         found.append(LOG)
     if found:
-        raise UsageError(
-            f"{target}: holds {found[0]}, which would be overwritten",
-            hint="choose another --out",
-            subject=str(target),
-        )
+        raise UsageError(str(target), f"holds {found[0]}, which would be overwritten", hint="choose another --out")
 
 
 def resolve_records(records: Sequence[ModelRecord], places: Sequence[str]) -> list[str]:
@@ -273,9 +269,9 @@ def resolve_records(records: Sequence[ModelRecord], places: Sequence[str]) -> li
             refs.append(places[number])
         else:
             raise UsageError(
+                record.name,
                 f"{record.name} was a local folder of another machine: it cannot be found again",
                 hint="give the command that fitted it here once more, or fit it on models of the Hub",
-                subject=record.name,
             )
     return refs
 
@@ -293,11 +289,7 @@ def check_not_overwriting(target: Path, inputs: Sequence[str], *, unless: Sequen
     """
     mine = {Path(_absolute(ref)) for ref in inputs if ModelRef.parse(ref).folder is not None}
     if target.resolve() in mine or ((target / "config.json").exists() and not _holds_any(target, unless)):
-        raise UsageError(
-            f"{target}: holds another model, which would be overwritten",
-            hint="choose another --out",
-            subject=str(target),
-        )
+        raise UsageError(str(target), "holds another model, which would be overwritten", hint="choose another --out")
 
 
 def is_folder(data: DataConfig) -> bool:

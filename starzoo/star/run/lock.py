@@ -52,7 +52,7 @@ class RunLock:
                 self._lock.acquire(blocking=False)
             except Timeout as error:
                 raise RunLockedError(
-                    f"{self._folder}: another run is at work in it",
+                    str(self._folder),
+                    "another run is at work in it",
                     hint="wait until it has ended, or choose another --out",
-                    subject=str(self._folder),
                 ) from error
