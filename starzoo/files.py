@@ -1,4 +1,4 @@
-"""Files written as a whole or not at all, and strangers' files read within bounds. Needs no torch."""
+"""Atomic file writes that never follow symlinks, and bounded reads."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Alignment modulo permutation: permutations, the assignment solver and the matching methods."""
+"""Alignment modulo permutation: features, matching methods and the assignment solver."""

@@ -1,4 +1,4 @@
-"""How the channels of a model respond to images, as tensors that move as its weights do.
+"""Channel activations, and gradients with respect to them, as tensors that permute with the weights.
 
 Two channels belong together if they respond to the same images in the same way (activation matching: Li et al. 2016,
 Ainsworth et al. 2023). Every module whose result some group moves is a witness. What it returns, for a sample of images

@@ -1,4 +1,4 @@
-"""Alignment of many permutees to one fixed model, or of all models to each other."""
+"""Align permutees to one fixed model, or all models to each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The linear assignment problem behind one function: which row of one model stands for which row of the other."""
+"""Linear assignment: which row of one model matches which row of the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What models are compared by, for each method: tensors that move as the models do."""
+"""The tensors by which each matching method compares models."""
 
 from __future__ import annotations
 

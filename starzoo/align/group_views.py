@@ -1,4 +1,4 @@
-"""Where the positions of a group lie in the tensors of a network: a specification, turned into index arrays."""
+"""Index arrays of every place where a group's positions occur in the tensors of a network."""
 
 from __future__ import annotations
 

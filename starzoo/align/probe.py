@@ -1,4 +1,4 @@
-"""What models compute on some images: evidence about two models that their weights alone do not give."""
+"""Run models on images: activations, losses and midpoint losses."""
 
 from __future__ import annotations
 

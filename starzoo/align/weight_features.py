@@ -1,4 +1,4 @@
-"""How much each tensor has to say in weight matching: the scale it is given before it is compared, and never keeps.
+"""Rescaled weights for weight matching.
 
 Every scaling commutes with permutation, so what is matched on scaled weights holds for the weights themselves.
 """

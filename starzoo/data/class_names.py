@@ -1,4 +1,4 @@
-"""Class names of models and data: matched by name, whatever their order and their Unicode form."""
+"""Match class names of models and data, in any order and Unicode form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The columns of a data set: which one holds images, and classes out of labels that are names, text or numbers."""
+"""Find the image and label columns of a data set, and turn labels into classes."""
 
 from __future__ import annotations
 

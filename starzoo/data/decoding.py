@@ -1,4 +1,4 @@
-"""Stored images to pixels: safe decoding, then timm's evaluation transform."""
+"""Decode stored images safely, then apply timm's evaluation transform."""
 
 from __future__ import annotations
 

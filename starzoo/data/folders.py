@@ -1,4 +1,4 @@
-"""Folders of class folders, scanned by their structure alone: `datasets` would take a class `train` for a split."""
+"""Scan folders of class folders, where a class may have the name of a split."""
 
 from __future__ import annotations
 

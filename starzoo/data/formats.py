@@ -1,4 +1,4 @@
-"""Image formats that Pillow decodes by itself."""
+"""Image formats that Pillow decodes without other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets as the library `datasets` opens them: without its noise, patiently, and with its failures as ours."""
+"""Open data sets with the `datasets` library, with retries and starzoo's errors."""
 
 from __future__ import annotations
 

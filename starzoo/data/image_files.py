@@ -1,4 +1,4 @@
-"""Image files that somebody names, as a model takes them."""
+"""Read single image files as a model takes them."""
 
 from __future__ import annotations
 

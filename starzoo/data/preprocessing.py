@@ -1,4 +1,4 @@
-"""What happens to an image before a model sees it."""
+"""The image transform that belongs to a model: timm's data configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labeled images as they are stored: the embedded digits, a Hub data set or a local folder."""
+"""Labeled images as they are stored: embedded digits, a Hub data set or a local folder."""
 
 from __future__ import annotations
 

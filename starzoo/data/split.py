@@ -1,4 +1,4 @@
-"""One split of a task: un-augmented batches to evaluate on, shuffled and augmented ones to train on."""
+"""One split of a task: batches without augmentation for evaluation, shuffled and augmented ones for training."""
 
 from __future__ import annotations
 

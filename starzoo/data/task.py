@@ -1,4 +1,4 @@
-"""Images to train and evaluate on: embedded digits, or whatever `datasets.load_dataset` reads."""
+"""An image classification task: its splits, classes and validation images."""
 
 from __future__ import annotations
 

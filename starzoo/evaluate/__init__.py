@@ -1,1 +1,1 @@
-"""The proof: what is measured on the paths between models and on the models themselves."""
+"""Measurements on paths between models, and of the models' predictions."""

@@ -1,4 +1,4 @@
-"""The items of an evaluation: predictions, paths and averages over the star domain, each measured once."""
+"""The parts of an evaluation, each measured once: predictions, paths and averages over the star domain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model without label names must show the order of its classes: in one of a few its answers must beat chance."""
+"""Check that a model without label names is better than chance on the data, and find its class order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a star is compared with, besides single models: averages of weights, ensembles, and its own domain."""
+"""Bayesian model averaging over the star domain."""
 
 from __future__ import annotations
 

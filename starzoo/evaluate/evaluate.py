@@ -1,4 +1,4 @@
-"""The plan of an evaluation: which paths and which models, measured once each.
+"""The plan of an evaluation: which paths and models are measured.
 
 Every model, path, average and row of a plane is one item. The items are shared out among the processes of a run, and
 among the jobs of an array; each is kept in the cache as soon as it is measured.

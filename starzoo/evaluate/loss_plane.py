@@ -1,4 +1,4 @@
-"""The plane through a star, a source and a held-out, whose loss is measured row by row."""
+"""The loss on the plane through a star, a source and a held-out."""
 
 from __future__ import annotations
 

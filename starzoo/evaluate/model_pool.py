@@ -1,4 +1,4 @@
-"""The models of an evaluation: by name, aligned to the star, and told apart by what decides their weights."""
+"""The models of an evaluation, by name, aligned to the star."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""REPAIR (Jordan et al. 2023, arXiv 2211.08403): channel statistics of the ends, given back to a point between them.
+"""REPAIR (Jordan et al. 2023, arXiv 2211.08403): give points of a path the channel statistics of its ends.
 
 The channels of an interpolated network vary less than those of either end, the more so the deeper they lie. At the
 point t of a line each channel of each layer is brought to mean (1 − t)·μ_a + t·μ_b and standard deviation

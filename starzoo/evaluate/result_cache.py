@@ -1,4 +1,4 @@
-"""Results that were measured before, kept so that nothing is computed twice and an interrupted evaluation goes on.
+"""A cache of measured results, named by their inputs.
 
 A result depends on weights, images, settings and `RESULTS_VERSION`. A hash of all of them is the name of its file.
 The cache may be deleted at any time. A file whose content is not what was written is measured again.

@@ -1,4 +1,4 @@
-"""What an evaluation says, as plain values: paths with their four measures, and the quality of predictions.
+"""The results of an evaluation as plain values.
 
 This file imports neither torch nor numpy, so that a card can be rendered anywhere.
 """

@@ -1,4 +1,4 @@
-"""From what models predict to how well they predict: every way to predict gets one row for each split."""
+"""Scores of all predictors on every split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models are looked at before a star is fitted: each as it stands, and with batch-norm statistics estimated anew.
+"""Check each source before a fit: as it is, and with estimated batch-norm statistics.
 
 One that is far worse than the others, one whose statistics are broken, and one whose logits have another scale would
 spoil a star, its alignment or its proof without a word. What the look finds also says how the images for statistics

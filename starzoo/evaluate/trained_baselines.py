@@ -1,4 +1,4 @@
-"""Models that are trained only to be compared with a star, at the cost of its steps: SWA, and a distilled student."""
+"""Baselines that are trained at the star's cost: SWA and a distilled student."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The only place that talks to the Hugging Face Hub."""
+"""Transport to and from the Hugging Face Hub."""

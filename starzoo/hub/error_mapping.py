@@ -1,4 +1,4 @@
-"""The failures of the Hub client as one line each, with what to do next."""
+"""Map failures of the Hub client to starzoo's errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files a model has at one commit, as the Hub says before any is downloaded, or offline the local cache."""
+"""List the files of a model at one commit, from the Hub or the local cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a repository on the Hub, a commit of one, and the figures and tables of a star in it may be called."""
+"""Valid names of repositories and commits."""
 
 from __future__ import annotations
 

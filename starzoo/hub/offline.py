@@ -1,4 +1,4 @@
-"""Work without the Hub, as with HF_HUB_OFFLINE=1: what is not in the local cache cannot be had."""
+"""Offline mode: use the local cache only."""
 
 from __future__ import annotations
 

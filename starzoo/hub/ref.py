@@ -1,4 +1,4 @@
-"""The name of a model: a repository on the Hub at some revision, or a local folder."""
+"""References to models: a Hub repository at a revision, or a local folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patience with the Hub: what fails for a moment is tried again, a few times and never for long."""
+"""Retry transient Hub failures with a bound on attempts and total wait."""
 
 from __future__ import annotations
 

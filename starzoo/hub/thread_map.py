@@ -1,4 +1,4 @@
-"""Several downloads at the same time, that a Ctrl-C or the first failure ends together."""
+"""Concurrent downloads that an interrupt or the first failure ends together."""
 
 from __future__ import annotations
 

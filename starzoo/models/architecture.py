@@ -1,4 +1,4 @@
-"""Which timm model: its name, arguments and preprocessing, as a value that builds the module and its config.json."""
+"""A timm architecture with its arguments and preprocessing."""
 
 from __future__ import annotations
 

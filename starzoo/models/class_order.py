@@ -1,4 +1,4 @@
-"""The order of classes: the outputs of a model are permuted into another one."""
+"""Permute the outputs of a model into another class order."""
 
 from __future__ import annotations
 

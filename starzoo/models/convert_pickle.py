@@ -1,4 +1,4 @@
-"""Weights that are there only as a pickle: opened on request, by a process that has no token."""
+"""Convert a pickle of weights in a subprocess without secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of other programs become folders in timm format: what `starzoo import` does."""
+"""Turn checkpoints of other programs into timm folders."""
 
 from __future__ import annotations
 

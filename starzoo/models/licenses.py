@@ -1,4 +1,4 @@
-"""Which license a star may have: the most restrictive one of its sources. A help for a person, no legal advice."""
+"""The most restrictive license of a star's sources. This is no legal advice."""
 
 from __future__ import annotations
 

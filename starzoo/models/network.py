@@ -1,4 +1,4 @@
-"""What network a module is, whatever arguments it was built from.
+"""The identity of a network, regardless of the arguments that built it.
 
 `img_size` 32 and [32, 32], a default that is spelled out, another drop rate: many lists of arguments come to one
 network. Two modules are the same network when they have the same layers, by kind and settings, and the same tensors.

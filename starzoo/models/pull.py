@@ -1,4 +1,4 @@
-"""Bring models in from the Hub: each at one commit, checked before its weights are downloaded, verified afterwards."""
+"""Download models: pinned to a commit, checked before their weights are read, verified afterward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be told about weights before any is loaded: a strict pass over the safetensors header.
+"""Strict checks of a safetensors header, before any weight is loaded.
 
 The file may come from a stranger. Whatever is not exactly in order is refused with a reason, without importing torch.
 """

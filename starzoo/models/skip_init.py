@@ -1,4 +1,4 @@
-"""Networks whose weights are never written: what a trace needs of a network of any size, without its memory.
+"""Build modules without initializing their parameters.
 
 A trace looks at the values of buffers, since a constant one ties nothing, but not at those of weights. Building on the
 meta device would lose both, and some networks cannot be built there at all, since they compute with their own tensors.

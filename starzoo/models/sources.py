@@ -1,4 +1,4 @@
-"""Models that go into a star: loaded from a folder or the Hub, checked, and compared with each other."""
+"""Load models from folders or the Hub, and check that they fit together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The symmetries of every architecture that was ever traced on this machine, kept so that a second use costs nothing.
+"""A cache of permutation specifications, one per architecture.
 
 A specification depends on the architecture with its arguments and input size, on timm and torch, and on the rules that
 found it. All of them make up the name of its file: nothing in the cache is ever out of date, and it may be deleted at

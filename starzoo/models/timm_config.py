@@ -1,4 +1,4 @@
-"""A config.json as timm reads it: which network it describes, and what a file of tensors becomes in it.
+"""Read config.json as timm does.
 
 timm itself parses the file, builds the network and loads the tensors. What stands here decides what of a stranger's
 file may reach timm: no pointer to other weights, no other loader, no value that is not small and plain.

@@ -1,4 +1,4 @@
-"""A folder in timm format: `config.json` and `model.safetensors`, as plain timm loads them with `local-dir:`."""
+"""Read and write folders in timm format."""
 
 from __future__ import annotations
 

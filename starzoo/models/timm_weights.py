@@ -1,4 +1,4 @@
-"""A file of weights, checked before it is read and loaded as timm loads it, to the same bits."""
+"""Load weights as timm does, to the same bits, after a check of their header."""
 
 from __future__ import annotations
 

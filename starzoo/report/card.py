@@ -1,4 +1,4 @@
-"""The card of a star: a README.md whose every number comes from star.json, with plots and tables beside it.
+"""The model card of a star: a README.md whose numbers come from star.json.
 
 What a stranger may have written (names, labels, repositories, licenses) reaches it escaped for Markdown and HTML,
 because the template escapes whatever it is given: nothing here marks a text as safe.

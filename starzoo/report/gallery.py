@@ -1,4 +1,4 @@
-"""One page for several stars: what each is, what it was fitted on, and what it is worth."""
+"""One page for several stars."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The card as one HTML file that needs nothing else: no network, no script, no other file.
+"""The card as one self-contained HTML file.
 
 What a stranger wrote reaches the card as text, and of HTML only the tags that the card folds its parts with are let
 through here. The page's own policy forbids every script and request, and every form and base, besides.

@@ -1,4 +1,4 @@
-"""Markdown templates that a stranger's words cannot break out of."""
+"""Markdown templates with escaping."""
 
 from __future__ import annotations
 

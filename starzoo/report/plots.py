@@ -1,4 +1,4 @@
-"""The curves and the quality of a star as figures for its card. Needs matplotlib, and neither pyplot nor torch."""
+"""Figures of a card. Needs matplotlib, but neither pyplot nor torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluation amounts to: the rows of a card's two tables, and sentences that claim no more than they show."""
+"""The rows and sentences of a card, from an evaluation."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Starlight: the star model, how it is found, kept and used as a star domain."""
+"""Starlight, and the star as an artifact."""

@@ -1,4 +1,4 @@
-"""The far ends of the paths: the sources, permuted to the star as they were last aligned."""
+"""Endpoints of the paths of a fit: the aligned sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models and images that a star was made with, found again: pinned, and checked to be the same.
+"""Reload the models and images of a star, and check that they are the same.
 
 What the star.json of a stranger says is data, not configuration: it may name images that everybody has, and no folder
 of this machine.

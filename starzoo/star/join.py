@@ -1,4 +1,4 @@
-"""A model that a star never saw joins its domain: it is aligned to the star, and the path between them is measured."""
+"""Align a model to a star and measure the path between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a fit is well: what its steps sum up to, and when its losses mean that it shall end."""
+"""Monitor the losses of a fit, and stop it when they diverge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""star.json: where a star comes from and what was measured on it. Imports neither torch nor the network."""
+"""star.json: the record of a star. Needs neither torch nor the network."""
 
 from __future__ import annotations
 

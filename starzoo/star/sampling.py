@@ -1,4 +1,4 @@
-"""Which source and which t a step draws: random numbers keyed by (seed, step, draw), no global state.
+"""The source and the t that each step draws, keyed by (seed, step, draw).
 
 A draw depends on nothing but its key, so a resumed run draws what the uninterrupted one would have drawn, and N
 processes with one draw each draw what one process with N draws per step would.

@@ -1,4 +1,4 @@
-"""The sources of a fit as they are aligned now: to each other at its start, then again and again to the star."""
+"""Alignment of the sources during a fit: to each other at first, then to the star."""
 
 from __future__ import annotations
 

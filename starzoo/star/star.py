@@ -1,4 +1,4 @@
-"""A star: weights, the permutations of its sources, and where it comes from. One folder, and one plain timm model."""
+"""A star: weights, permutations of its sources, and its record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an aligned source predicts, for distillation: a network without weights of its own is lent those of each."""
+"""Predictions of aligned sources, for distillation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operators of one forward pass and how they feed each other: a network's structure rather than its axes."""
+"""The operators of one forward pass and how they feed each other."""
 
 from __future__ import annotations
 

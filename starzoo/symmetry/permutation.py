@@ -1,4 +1,4 @@
-"""A permutation of a whole network: one index vector per group, applied to parameters and buffers alike.
+"""A permutation of a whole network: one index vector per group.
 
 Indices gather: ``new[i] = old[index[i]]``. A wreath group within an outer group of h blocks carries an (h, n) array
 whose row i is the permutation inside the block that stands at place i *after* the outer permutation. An exchange of

@@ -1,4 +1,4 @@
-"""Run a network once on meta tensors and note what every operator means for the axes of its tensors."""
+"""Run a network on meta tensors and derive terms for the axes of its tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prove a specification on the network itself: permute everything at random and compare the outputs."""
+"""Verify a specification: permute everything at random and compare the outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alignment of models that lie in folders or on the Hub: what `starzoo align` does."""
+"""Align models from folders or the Hub."""
 
 from __future__ import annotations
 

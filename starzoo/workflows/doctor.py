@@ -1,4 +1,4 @@
-"""What may be wrong with this machine: versions, devices, cache, disk, and the token's rights, never the token."""
+"""Check this machine: versions, devices, caches, disk and token scope."""
 
 from __future__ import annotations
 

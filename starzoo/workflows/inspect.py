@@ -1,4 +1,4 @@
-"""What a person wants to know of a network's symmetries."""
+"""Report the symmetries of a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a star is measured, when it is fitted and again: which models and images, and what may choose temperatures."""
+"""Choose models, images and settings for the evaluation of a star."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a star will cost, told before anything is spent: only lists, configurations and headers are read."""
+"""Estimate the cost of a star from listings, configurations and headers."""
 
 from __future__ import annotations
 

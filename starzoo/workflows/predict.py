@@ -1,4 +1,4 @@
-"""What a finished star is good for: it classifies images, and other models join it."""
+"""Classify images with a star, and join models to it."""
 
 from __future__ import annotations
 

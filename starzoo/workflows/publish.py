@@ -1,4 +1,4 @@
-"""Publish a star: its card says which repository it is in, and its license is one that its sources allow."""
+"""Publish a star, under a license that its sources permit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A zoo in a file: which models are sources, and which are held out."""
+"""Zoo files: references of sources and held-outs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a star what it says it is? Its files, its permutations, its sources, and what they compute, checked again."""
+"""Verify a star again: file hashes, permutations, sources, logits."""
 
 from __future__ import annotations
 

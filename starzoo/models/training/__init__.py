@@ -1,4 +1,4 @@
-"""A zoo where there is none yet: members trained from scratch that share nothing but task and architecture."""
+"""Train members of a zoo from scratch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run at a time in a folder: two would remove each other's checkpoints."""
+"""One run at a time in a folder."""
 
 from __future__ import annotations
 

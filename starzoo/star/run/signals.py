@@ -1,4 +1,4 @@
-"""Signals that end a run: held back until a step is done while a star is fitted, obeyed at once elsewhere."""
+"""Termination signals: deferred to the end of a step during the fit, raised immediately elsewhere."""
 
 from __future__ import annotations
 
