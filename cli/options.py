@@ -158,7 +158,7 @@ class EvaluateOptions:
     baselines: Annotated[
         list[str] | None,
         typer.Option(
-            "--rival", metavar="swa|student", help="Train this too, at the star's cost, to compare; repeatable."
+            "--baseline", metavar="swa|student", help="Train this too, at the star's cost, to compare; repeatable."
         ),
     ] = None
     plane: Annotated[

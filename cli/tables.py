@@ -197,7 +197,7 @@ def _by_role(evaluation: Evaluation, split: Split) -> dict[str, list[PredictionS
     groups: dict[str, list[PredictionScores]] = {}
     for quality in evaluation.qualities:
         if quality.split == split:
-            role = quality.name if quality.role == "part-ensemble" else quality.role
+            role = quality.name if quality.role == "sub-ensemble" else quality.role
             groups.setdefault(role, []).append(quality)
     return groups
 

@@ -97,7 +97,7 @@ def _measure(split: Literal["train", "test"]) -> tuple[list[Path], list[Predicti
     scores = {"split": split, "accuracy": 0.9, "nll": 0.3, "ece": 0.02}
     ends: dict[PathKind, str] = {"star-source": "m", "star-heldout": "n", "source-source": "o"}
     roles: dict[Role, tuple[str, ...]] = {
-        "member": ("m0", "m1", "m2"),
+        "source": ("m0", "m1", "m2"),
         "held-out": ("m3",),
         "star": ("star",),
         "ensemble": ("all",),

@@ -30,7 +30,7 @@ Row = dict[str, Any]
 SECONDS = "seconds"  # beside the tensors of a model that is kept
 MEASURES = ("barrier", "accuracy_barrier", "highest_loss", "excess", "worst_accuracy")
 SCORES = ("accuracy", "nll", "ece", "brier", "auroc")
-ROLES = ("star", "member", "held-out", "aligned-mean", "part-ensemble", "ensemble")
+ROLES = ("star", "source", "held-out", "aligned-mean", "sub-ensemble", "ensemble")
 
 
 def rows(

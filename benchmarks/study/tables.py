@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 
 def kept(row: Row, score: str, *, tempered: bool = False) -> float | None:
     """The share of the ensemble's gain over the mean single member that is kept; None where there is none."""
-    found = [ensemble_of(row), *(row["qualities"][role] for role in ("member", "star"))]
+    found = [ensemble_of(row), *(row["qualities"][role] for role in ("source", "star"))]
     if tempered and not all("tempered" in each for each in found):
         return None
     ensemble, member, star = (each["tempered"][score] if tempered else each[score] for each in found)
@@ -24,7 +24,7 @@ def kept(row: Row, score: str, *, tempered: bool = False) -> float | None:
 def ensemble_of(row: Row) -> Any:
     """The scores of the ensemble of all sources."""
     sizes = _sizes(row)
-    return row["qualities"][f"ensemble of {max(sizes)}"] if sizes else row["qualities"]["member"]
+    return row["qualities"][f"ensemble of {max(sizes)}"] if sizes else row["qualities"]["source"]
 
 
 def _sizes(row: Row) -> list[int]:
@@ -117,7 +117,7 @@ def table(experiment: Experiment, rows: Sequence[Row]) -> str:
 def about(zoo: str, rows: Sequence[Row]) -> str:
     """What a zoo's members and their ensemble are, and how far two of them are apart."""
     most = max(rows, key=lambda row: max(_sizes(row), default=1))  # variants may have fewer sources
-    member, all_of_them = most["qualities"]["member"], ensemble_of(most)
+    member, all_of_them = most["qualities"]["source"], ensemble_of(most)
     text = (
         f"`{zoo}`: single members {member['accuracy']:.1%} / {member['nll']:.3f} (accuracy / NLL), the ensemble of "
         f"{max(_sizes(most), default=1)} sources {all_of_them['accuracy']:.1%} / {all_of_them['nll']:.3f}"
@@ -146,7 +146,7 @@ def stand_ins(experiment: Experiment, rows: Sequence[Row]) -> str:
         cells += [spread([each["tempered"][score] for each in found], SCORES[score]) for score in ("nll", "ece")]
         lines.append(f"| {name} | {training} | {passes} | " + " | ".join(cells) + " |")
 
-    add("a single member", "1", 1, [first["member"]])
+    add("a single member", "1", 1, [first["source"]])
     for variant, chosen in experiment.variants.items():
         found = [row["qualities"]["star"] for row in rows if row["variant"] == variant]
         if found:

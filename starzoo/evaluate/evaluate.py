@@ -291,7 +291,7 @@ def _averages(choice: DomainSampling | None) -> list[tuple[Role, DomainSampling]
         return []
     found: list[tuple[Role, DomainSampling]] = [("domain", choice)]
     if choice.t != FULL_RANGE:
-        found.append(("domain-untuned", DomainSampling(t=FULL_RANGE, samples=choice.samples)))
+        found.append(("domain-whole-lines", DomainSampling(t=FULL_RANGE, samples=choice.samples)))
     return found
 
 

@@ -35,16 +35,16 @@ __all__ = [
 
 PathKind = Literal["star-source", "star-heldout", "star-star", "source-source", "source-source-unaligned"]
 Role = Literal[
-    "member",
+    "source",
     "held-out",
     "naive-mean",
     "aligned-mean",
     "star",
     "domain",
-    "domain-untuned",
+    "domain-whole-lines",
     "swa",
     "student",
-    "part-ensemble",
+    "sub-ensemble",
     "ensemble",
 ]
 Split = Literal["train", "test"]
@@ -169,7 +169,7 @@ class PredictionScores(Scores):
 
     Attributes:
         name: The model's name.
-        role: What it is; a `part-ensemble` has fewer than all sources.
+        role: What it is; a `sub-ensemble` has fewer than all sources.
         split: The data on which it was measured.
         accuracy: Share of right answers.
         passes: Forward passes per image.
@@ -310,7 +310,7 @@ class Evaluation(FrozenModel):
     @model_validator(mode="after")
     def _check_counts(self) -> Evaluation:
         for role, count in Counter(quality.role for quality in self.qualities).items():
-            if count > _AT_MOST and role not in {"member", "held-out"}:
+            if count > _AT_MOST and role not in {"source", "held-out"}:
                 raise ValueError(f"{count} rows have the role {role!r}, which at most {_AT_MOST} may have")
         return self
 

@@ -49,7 +49,7 @@ def measure_qualities(
     """
     zoo = measurement.zoo
     size = sum(tensor.numel() * tensor.element_size() for tensor in zoo.star.values())
-    roles: dict[str, Role] = dict.fromkeys(zoo.sources, "member")
+    roles: dict[str, Role] = dict.fromkeys(zoo.sources, "source")
     roles |= dict.fromkeys(zoo.holdouts, "held-out")
     roles |= {"naive mean": "naive-mean", "aligned mean": "aligned-mean", "star": "star"}
     ways: list[tuple[str, Role, int, Predictions]] = [(name, role, 1, predicted[name]) for name, role in roles.items()]
@@ -59,7 +59,7 @@ def measure_qualities(
     ways += [(kind, kind, 1, found) for kind, found in baselines.items()]
     members = [predicted[name] for name in zoo.sources]
     for count in ensemble_sizes(len(members)) or [1]:
-        role = "ensemble" if count == len(members) else "part-ensemble"
+        role = "ensemble" if count == len(members) else "sub-ensemble"
         ways.append((f"ensemble of {count}", role, count, _ensemble(members[:count])))
     temperatures = [_temperature(measurement, way[-1]) for way in ways]
     steps: dict[Role, int] = {

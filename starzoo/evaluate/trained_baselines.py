@@ -98,7 +98,7 @@ def train_baseline(
         found = _average(model, sources[0], epochs) if kind == "swa" else _distil(model, sources, star, epochs)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in found.state_dict().items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
-        hint = "leave it out of evaluate.rivals; the star is not concerned"
+        hint = "leave it out of evaluate.baselines; the star is not concerned"
         raise NumericalError(kind, f"the weights of the baseline {kind} are not finite", hint=hint)
     return state
 

@@ -52,7 +52,7 @@ def load_template(name: str) -> Template:
     )
     environment.filters |= {
         "code": _code,
-        "counted": _counted,
+        "pluralize": _pluralize,
         "fence": _fence,
         "line": _line,
         "listed": _listed,
@@ -88,7 +88,7 @@ def _escape_html(text: str) -> Markup:
     return Markup.escape(clean(text))
 
 
-def _counted(number: int, noun: str) -> Markup:
+def _pluralize(number: int, noun: str) -> Markup:
     """A number with its noun."""
     return Markup(pluralize(number, noun))
 

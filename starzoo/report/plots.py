@@ -49,7 +49,7 @@ _PATHS: dict[PathKind, _Look] = {
     "source-source-unaligned": _Look("two ordinary models, not aligned", "#777777", (0, (1, 1.2))),
 }
 _ROLES: dict[Role, _Look] = {
-    "member": _Look("single models\n(sources)", "#0072B2"),
+    "source": _Look("single models\n(sources)", "#0072B2"),
     "held-out": _Look("single models\n(held-out)", "#D55E00"),
     "naive-mean": _Look("mean, not aligned", "#777777", marker="s"),
     "aligned-mean": _Look("aligned mean", "#009E73", marker="s"),
@@ -169,14 +169,14 @@ def plot_cost(evaluation: Evaluation, split: Split = "test", *, narrow: bool = F
     Raises:
         UsageError: No ensemble was measured on this split.
     """
-    ensembles = [*evaluation.qualities_of("part-ensemble", split), *evaluation.qualities_of("ensemble", split)]
-    first = evaluation.qualities_of("member", split)[:1]
+    ensembles = [*evaluation.qualities_of("sub-ensemble", split), *evaluation.qualities_of("ensemble", split)]
+    first = evaluation.qualities_of("source", split)[:1]
     if not ensembles or not first:
         raise UsageError("", f"no ensemble was measured on the {split} split", hint="evaluate the star first")
     marks: dict[Role, str] = {
         "star": "star",
         "domain": "star domain",
-        "domain-untuned": "star domain, whole lines",
+        "domain-whole-lines": "star domain, whole lines",
         "swa": "SWA of a source",
         "student": "distilled student",
     }
@@ -236,7 +236,7 @@ def plot_plane(plane: Plane, *, narrow: bool = False) -> Figure:
         where = {"location": "bottom", "ticks": levels[::3]} if narrow else {"location": "right"}
         bar = figure.colorbar(filled, ax=axes, label=f"{plane.split} loss (nats)", format="%.3g", **where)
         bar.ax.minorticks_off()
-        roles: tuple[Role, ...] = ("star", "member", "held-out")
+        roles: tuple[Role, ...] = ("star", "source", "held-out")
         for role, word, (x, y) in zip(roles, ("star", "source", "held-out"), plane.corners, strict=True):
             look = _ROLES[role]
             axes.plot(x, y, look.marker, ms=14 if role == "star" else 9, color=look.color, mec="white", mew=1.2)

@@ -149,11 +149,11 @@ def summarize_predictors(evaluation: Evaluation, split: Split) -> list[Predictor
     rows: list[PredictorSummary] = []
     for role in get_args(Role):
         group = evaluation.qualities_of(role, split)
-        if role == "part-ensemble":
+        if role == "sub-ensemble":
             rows += [_sum_up([quality]) for quality in group]
         elif group:
             rows.append(_sum_up(group))
-        if role == "member" and len(group) > 1:
+        if role == "source" and len(group) > 1:
             rows.append(_sum_up([max(group, key=lambda quality: quality.accuracy)], "most accurate source"))
     tops: dict[Score, float] = {}
     for score in get_args(Score):
@@ -165,7 +165,7 @@ def summarize_predictors(evaluation: Evaluation, split: Split) -> list[Predictor
 
 def has_costs(evaluation: Evaluation, split: Split) -> bool:
     """Whether several ways to predict at several forward passes were measured, so that their costs can be drawn."""
-    return bool(evaluation.qualities_of("part-ensemble", split) or evaluation.qualities_of("domain", split))
+    return bool(evaluation.qualities_of("sub-ensemble", split) or evaluation.qualities_of("domain", split))
 
 
 def summary(evaluation: Evaluation, split: Split) -> dict[str, str]:
@@ -202,16 +202,16 @@ def bf16_note(evaluation: Evaluation) -> str | None:
 def _sum_up(group: Sequence[PredictionScores], label: str = "") -> PredictorSummary:
     role, several = group[0].role, f"mean of {len(group)} single " if len(group) > 1 else ""
     labels: dict[Role, str] = {
-        "member": f"{several}sources" if several else "single source",
+        "source": f"{several}sources" if several else "single source",
         "held-out": f"{several}held-outs" if several else "single held-out",
         "naive-mean": "mean of the sources' weights, not aligned",
         "aligned-mean": "aligned mean of the sources",
         "star": "star",
         "domain": f"star domain, {pluralize(group[0].passes, 'point')}",
-        "domain-untuned": f"star domain, {pluralize(group[0].passes, 'point')} of whole lines",
+        "domain-whole-lines": f"star domain, {pluralize(group[0].passes, 'point')} of whole lines",
         "swa": "SWA, going on from one source",
         "student": "student, distilled from the sources",
-        "part-ensemble": f"ensemble of {group[0].passes} sources",
+        "sub-ensemble": f"ensemble of {group[0].passes} sources",
         "ensemble": f"ensemble of {group[0].passes} sources",
     }
     scaled = [quality.tempered for quality in group if quality.tempered]
@@ -304,12 +304,12 @@ def _on_predictions(evaluation: Evaluation, split: Split) -> Iterator[str]:
     if not stars:
         yield "How well the star itself predicts was not measured."
         return
-    star, others = stars[0], [row for row in rows if row.role in {"member", "ensemble"}]
+    star, others = stars[0], [row for row in rows if row.role in {"source", "ensemble"}]
     accuracy, nll = _ranked(star, others, "accuracy", _percent), _ranked(star, others, "nll", _loss)
     yield f"The star has an accuracy of {_percent(star.accuracy)}{accuracy}."
     yield f"Its negative log-likelihood is {_loss(star.nll)} nats{nll}."
     own_paths = [row for row in summarize_paths(evaluation, split) if row.kind in {"star-source", "star-heldout"}]
-    if own_paths and others and others[0].role == "member" and others[0].accuracy.mean > star.accuracy.mean:
+    if own_paths and others and others[0].role == "source" and others[0].accuracy.mean > star.accuracy.mean:
         yield (
             "A star that predicts worse has lower barriers for that reason alone: read them together with the worst "
             f"accuracy on its paths, {100 * min(row.worst_accuracy for row in own_paths):.2f} %."
@@ -334,7 +334,7 @@ def _on_domain(evaluation: Evaluation, split: Split) -> Iterator[str]:
         f"{ours} nats, {order} the star's own."
     )
     for baseline in summarize_predictors(evaluation, split):
-        if baseline.role in {"ensemble", "part-ensemble"} and baseline.passes == domain.passes:
+        if baseline.role in {"ensemble", "sub-ensemble"} and baseline.passes == domain.passes:
             errors = (
                 f"; the AUROC of errors is {domain.auroc.mean:.4f}, and {baseline.auroc.mean:.4f} of the ensemble"
                 if domain.auroc and baseline.auroc

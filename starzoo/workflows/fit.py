@@ -279,7 +279,7 @@ def evaluate_star(
         raise UsageError(
             star,
             "its baselines would be trained on other images than it was",
-            hint="leave --rival out, or measure on the star's own data",
+            hint="leave --baseline out, or measure on the star's own data",
         )
     if not same and not leaves_the_same(images.config, places.found(then.config).data):
         images = replace(images, validation=None)  # the star may have been fitted on them

@@ -24,10 +24,10 @@ EVALUATION = Evaluation(
         path("star-source", "a", 0.3, split="train"),
     ),
     qualities=(
-        PredictionScores(name="a", role="member", split="test", accuracy=0.9, nll=0.4, ece=0.05),
-        PredictionScores(name="b", role="member", split="test", accuracy=0.8, nll=0.6, ece=0.07),
+        PredictionScores(name="a", role="source", split="test", accuracy=0.9, nll=0.4, ece=0.05),
+        PredictionScores(name="b", role="source", split="test", accuracy=0.8, nll=0.6, ece=0.07),
         PredictionScores(name="all", role="ensemble", split="test", accuracy=0.95, nll=0.2, ece=0.01, passes=2),
-        PredictionScores(name="a", role="member", split="train", accuracy=1.0, nll=0.0, ece=0.0),
+        PredictionScores(name="a", role="source", split="train", accuracy=1.0, nll=0.0, ece=0.0),
     ),
 )
 
@@ -60,14 +60,14 @@ def test_summary_holds_means_by_split_kind_and_role():
         "count": 2,
         "interval": None,  # of two models
     })
-    assert test["predictions"]["member"]["accuracy"] == pytest.approx({
+    assert test["predictions"]["source"]["accuracy"] == pytest.approx({
         "mean": 0.85,
         "std": 0.005**0.5,
         "worst": 0.8,
         "count": 2,
     })
     assert list(summary["train"]["connectivity"]) == ["star-source"]
-    assert list(summary["train"]["predictions"]) == ["member"]
+    assert list(summary["train"]["predictions"]) == ["source"]
 
 
 def test_a_person_sees_both_tables_and_the_folder(report, capsys):
@@ -75,7 +75,7 @@ def test_a_person_sees_both_tables_and_the_folder(report, capsys):
     shown = capsys.readouterr().out
     rows = {tuple(line.split()) for line in shown.splitlines()}
     assert ("star-source", "2", "0.2000", "0.3000", "0.1000", "0.5000", "80.00", "%") in rows
-    assert ("member", "2", "85.00", "±", "7.07", "%", "0.5000", "0.0600", "1") in rows
+    assert ("source", "2", "85.00", "±", "7.07", "%", "0.5000", "0.0600", "1") in rows
     assert ("ensemble", "1", "95.00", "%", "0.2000", "0.0100", "2") in rows
     assert shown.splitlines()[-1] == f"my-star: {report.folder}"
 

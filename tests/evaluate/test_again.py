@@ -80,6 +80,6 @@ def test_other_images_are_found_again_and_their_folder_is_not_published(star: Pa
         evaluate_star(str(star), data=DATA)
 
 
-def test_rivals_are_refused_on_other_images_than_those_of_the_star(star: Path) -> None:
+def test_baselines_are_refused_on_other_images_than_those_of_the_star(star: Path) -> None:
     with pytest.raises(UsageError, match="would be trained on other images than it was"):
         evaluate_star(str(star), data=DATA, evaluate={**FEW, "baselines": ("swa",)})

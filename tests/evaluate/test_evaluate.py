@@ -57,8 +57,8 @@ def test_everything_planned_is_measured_once_on_both_splits(measured: Evaluation
         assert len(aligned) == 2
         assert [(p.a, p.b) for p in aligned] == [(p.a, p.b) for p in raw]
         roles = [q.role for q in measured.qualities if q.split == split]
-        single = ["member", "member", "held-out", "naive-mean", "aligned-mean", "star"]
-        assert roles == [*single, "domain", "domain-untuned", "ensemble"]
+        single = ["source", "source", "held-out", "naive-mean", "aligned-mean", "star"]
+        assert roles == [*single, "domain", "domain-whole-lines", "ensemble"]
     assert measured.qualities_of("ensemble")[0].passes == 2
 
 

@@ -52,7 +52,7 @@ def make_evaluation(star=0.95, ensemble=0.97, bumps=KINDS, split="test", name="m
         ),
         qualities=(
             *(
-                make_quality("member", 0.94 + number / 100, 0.2, name=f"{name}{number}", split=split)
+                make_quality("source", 0.94 + number / 100, 0.2, name=f"{name}{number}", split=split)
                 for number in range(3)
             ),
             make_quality("held-out", 0.945, name=f"{name}3", split=split),
@@ -674,7 +674,7 @@ def test_whether_validation_images_were_trained_on_is_said():
 
 def test_h12_a_table_has_no_formula_and_its_numbers_stay_numbers(tmp_path):
     names = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1+1", "\u202e=1", "＝1", "plain-name")
-    qualities = tuple(make_quality("member", 0.5, name=name) for name in names)
+    qualities = tuple(make_quality("source", 0.5, name=name) for name in names)
     paths = tuple(make_path("star-source", -0.01, b=name) for name in names)
     write_card(tmp_path, make_manifest(Evaluation(paths=paths, qualities=qualities)))
     for name, column in (("paths", "b"), ("curves", "b"), ("qualities", "name")):

@@ -24,7 +24,7 @@ def test_the_page_has_a_row_for_each_star(tmp_path):
 
     evaluation = Evaluation(
         paths=(path("star-heldout", 0.25), path("star-source", 0.125), path("source-source", 0.5)),
-        qualities=(quality("member", 0.91, 0.3), quality("star", 0.92, 0.25), quality("ensemble", 0.93, 0.2)),
+        qualities=(quality("source", 0.91, 0.3), quality("star", 0.92, 0.25), quality("ensemble", 0.93, 0.2)),
     )
     keep(tmp_path / "first", make_manifest("good-star").model_copy(update={"evaluation": evaluation}))
     keep(tmp_path / "second one", make_manifest("blank").model_copy(update={"evaluation": None}))

@@ -20,7 +20,7 @@ from starzoo.evaluate.results import Evaluation, Path, PredictionScores
 from starzoo.models.architecture import Architecture
 from starzoo.models.record import ModelRecord
 from starzoo.report.card import render
-from starzoo.report.html import html as report
+from starzoo.report import html as report
 from starzoo.report.html import render_report, write_report
 from starzoo.star.manifest import StarManifest
 from tests.hostile import HOSTILE as HOSTILE_STRINGS
@@ -35,7 +35,7 @@ def make_manifest(name="my-star", **changes):
     path = Path(kind="star-source", a="star", b="m", split="test", t=(0, 0.5, 1), loss=(1, 1.2, 1), accuracy=(0.9,) * 3)
     scores = {"split": "test", "accuracy": 0.9, "nll": 0.3, "ece": 0.02}
     qualities = (
-        PredictionScores(name="m", role="member", **scores),
+        PredictionScores(name="m", role="source", **scores),
         PredictionScores(name="star", role="star", **scores),
         PredictionScores(name="ensemble of 2", role="ensemble", passes=2, **scores),
     )

@@ -27,7 +27,7 @@ def make_quality(role, accuracy, name="m", passes=1, split="test"):
 
 
 def make_evaluation(kinds=tuple(BUMPS), split="test"):
-    members = [make_quality("member", 0.97 + number / 500, f"<m{number}>", split=split) for number in range(4)]
+    members = [make_quality("source", 0.97 + number / 500, f"<m{number}>", split=split) for number in range(4)]
     return Evaluation(
         paths=tuple(make_path(kind, BUMPS[kind], number, split) for kind in kinds for number in range(3)),
         qualities=(
@@ -141,7 +141,7 @@ def test_nothing_to_draw_is_an_error():
 
 def test_costs_are_drawn_against_forward_passes():
     evaluation = make_evaluation()
-    some = (make_quality("part-ensemble", 0.98, passes=2), make_quality("domain", 0.981, passes=3))
+    some = (make_quality("sub-ensemble", 0.98, passes=2), make_quality("domain", 0.981, passes=3))
     evaluation = evaluation.model_copy(update={"qualities": (*evaluation.qualities, *some)})
     right, nll = plot_cost(evaluation).axes
     assert lines(right)["ensembles of the first sources"] == pytest.approx([97, 98, 98.5])

@@ -256,7 +256,7 @@ def test_h10_the_card_of_a_large_star_takes_seconds(star: Path, tmp_path: Path) 
     path, quality = ({**document["evaluation"][key][0]} for key in ("paths", "qualities"))
     kinds = ("star-source", "source-source")
     many = [{**path, "kind": kind, "a": f"a{number}", "b": f"b{number}"} for kind in kinds for number in range(5000)]
-    rows = [{**quality, "role": "part-ensemble", "name": f"q{number}", "passes": number + 1} for number in range(50)]
+    rows = [{**quality, "role": "sub-ensemble", "name": f"q{number}", "passes": number + 1} for number in range(50)]
     document["evaluation"] |= {"paths": many, "qualities": [quality, *rows]}
     folder = write(star, tmp_path, document)
     began = time.monotonic()

@@ -520,7 +520,7 @@ def test_t03_the_names_of_any_model_count(digits_zoo: list[Path], tmp_path: Path
     # The first has no names, and shows by its accuracy that it has the classes in the order of the data set.
     assert [model.label_names for model in found.sources] == [tuple("0123456789"), None]
     assert found.evaluation is not None
-    assert all(quality.accuracy > 0.8 for quality in found.evaluation.qualities_of("member"))
+    assert all(quality.accuracy > 0.8 for quality in found.evaluation.qualities_of("source"))
 
 
 NATURAL = tuple(map(str, range(1, 11)))  # as timm sorts class folders
@@ -561,7 +561,7 @@ def test_t04_the_data_set_is_brought_into_the_order_of_the_models(
     assert "its classes are in another order than those of the models, and matched by name" in caplog.text
     assert "Classes of the data set: matched by name" in (star.folder / "README.md").read_text()
     assert found.evaluation is not None
-    assert all(quality.accuracy > 0.8 for quality in found.evaluation.qualities_of("member"))
+    assert all(quality.accuracy > 0.8 for quality in found.evaluation.qualities_of("source"))
     # All that opens the images again agrees.
     assert evaluate_star(str(star.folder)).manifest.evaluation == found.evaluation
     assert all(path.accuracy[-1] > 0.8 for path in join_star(star.folder, refs[3]).paths)
@@ -586,14 +586,14 @@ def test_t05_the_order_of_models_without_names_is_that_in_which_they_are_right(
     assert "2 of 3 models without label names (seed-0, seed-2) are right on " in caplog.text
     assert " with its classes in another order (1, 2, 3, …)" in caplog.text
     assert found.evaluation is not None
-    assert all(quality.accuracy > 0.8 for quality in found.evaluation.qualities_of("member"))
+    assert all(quality.accuracy > 0.8 for quality in found.evaluation.qualities_of("source"))
     # What was found out is recorded: it is not found out again, and the same models are loaded.
     assert evaluate_star(str(star.folder)).manifest.evaluation == found.evaluation
     assert [check for check in verify_star(star.folder) if check.passed is not True] == []
     assert all(path.accuracy[-1] > 0.8 for path in join_star(star.folder, refs[3]).paths)
     again = evaluate_star(str(star.folder), holdouts=refs[3:]).manifest.evaluation
     assert again is not None
-    assert all(quality.accuracy > 0.8 for quality in again.qualities_of("member"))
+    assert all(quality.accuracy > 0.8 for quality in again.qualities_of("source"))
     reports = align_models(refs[0], refs[1:3], tmp_path / "aligned", config.align, data=digit_folders)
     assert all(report.midpoint_loss_after < 2 for report in reports if report.midpoint_loss_after is not None)
     # Models that all learned the order of the folders as text leave the data set as it is.

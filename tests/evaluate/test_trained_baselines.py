@@ -79,7 +79,7 @@ def test_a_student_learns_labels_and_the_predictions_of_all_sources(
         torch.testing.assert_close(found[name], parameter.detach(), atol=5e-4, rtol=1e-2)
 
 
-def test_rivals_are_measured_beside_the_star_and_trained_once(
+def test_baselines_are_measured_beside_the_star_and_trained_once(
     models: list[Source], data: ImageTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     star, *sources = models
@@ -109,7 +109,7 @@ def test_rivals_are_measured_beside_the_star_and_trained_once(
         evaluate(*arguments, star_config=other, cache=cache)
 
 
-def test_a_rival_that_diverges_is_named(models: list[Source], data: ImageTask) -> None:
+def test_a_baseline_that_diverges_is_named(models: list[Source], data: ImageTask) -> None:
     star = STAR.model_copy(update={"optimizer": "adamw", "lr": 1e30, "epochs": 1})
     with pytest.raises(NumericalError, match="the baseline student are not finite"):
         train_baseline("student", models[0].architecture, [models[0].state], data, star)

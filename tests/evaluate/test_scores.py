@@ -96,7 +96,7 @@ def test_every_way_to_predict_equals_a_slow_reference(
         "naive-mean": [average(sources)],
         "aligned-mean": [average(aligned)],
         "domain": [interpolate(star, aligned[names.index(point.source)], point.t) for point in points],
-        "part-ensemble": sources[:2],
+        "sub-ensemble": sources[:2],
         "ensemble": sources,
     }
     size = sum(tensor.numel() * tensor.element_size() for tensor in star.values())

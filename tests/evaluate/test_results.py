@@ -82,7 +82,7 @@ def test_the_barrier_is_the_same_from_both_ends(path):
 
 @given(st.lists(paths(), max_size=4), st.lists(shares, max_size=4))
 def test_an_evaluation_survives_json(some_paths, accuracies):
-    qualities = tuple(make_quality(f"m{number}", "member", share) for number, share in enumerate(accuracies))
+    qualities = tuple(make_quality(f"m{number}", "source", share) for number, share in enumerate(accuracies))
     evaluation = Evaluation(paths=tuple(some_paths), qualities=qualities)
     assert Evaluation.model_validate_json(evaluation.model_dump_json()) == evaluation
 
@@ -135,7 +135,7 @@ def test_an_evaluation_picks_kind_role_and_split():
     held = make_path([0, 1, 0], kind="star-heldout")
     evaluation = Evaluation(
         paths=(low, high, other, held),
-        qualities=(make_quality("x", "member", 0.8), make_quality("y", "star", 0.9, split="train")),
+        qualities=(make_quality("x", "source", 0.8), make_quality("y", "star", 0.9, split="train")),
     )
     assert evaluation.splits == ("test", "train")
     assert evaluation.kinds == ("star-source", "star-heldout")
