@@ -31,6 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 _HUB = FakeHub()
 _HOME = Path(tempfile.mkdtemp(prefix="starzoo-tests-"))
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker of pytest-xdist has one core
 os.environ |= {
     "HF_ENDPOINT": os.environ.get("STARZOO_TEST_HF_ENDPOINT", _HUB.endpoint),
     "HF_HOME": str(_HOME),
