@@ -19,8 +19,8 @@ from starzoo.errors import UsageError
 from starzoo.evaluate.results import Evaluation, Path, PredictionScores
 from starzoo.models.architecture import Architecture
 from starzoo.models.record import ModelRecord
-from starzoo.report.card import render
 from starzoo.report import html as report
+from starzoo.report.card import render
 from starzoo.report.html import render_report, write_report
 from starzoo.star.manifest import StarManifest
 from tests.hostile import HOSTILE as HOSTILE_STRINGS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -68,6 +69,10 @@ class Listener(ThreadingHTTPServer):
     """One address: what `answer` says to a request is sent, in the time and to the byte that it says."""
 
     daemon_threads = True
+
+    def handle_error(self, *address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # of a client that was killed
+            super().handle_error(*address)
 
     def __init__(self, answer: Callable[[Request], Response]) -> None:
         self.answer = answer
