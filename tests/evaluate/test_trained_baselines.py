@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
 
-from starzoo.config import AlignConfig, EvalConfig, StarConfig
+from starzoo.config import AlignConfig, EvalConfig, StarConfig, TrainConfig
 from starzoo.data.task import ImageTask
 from starzoo.errors import NumericalError
 from starzoo.evaluate import cached_evaluation as measurement
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.evaluate.result_cache import ResultCache
+from starzoo.evaluate.result_cache import RESULTS_VERSION, ResultCache
 from starzoo.evaluate.trained_baselines import baseline_steps, train_baseline
 from starzoo.models.sources import Source
 from starzoo.models.spec_cache import cached_spec
@@ -107,6 +107,66 @@ def test_baselines_are_measured_beside_the_star_and_trained_once(
     other = STAR.model_copy(update={"seed": 6})
     with pytest.raises(AssertionError, match="trained again"):
         evaluate(*arguments, star_config=other, cache=cache)
+
+
+class Faster(TrainConfig):
+    lr: float = 0.2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("starzoo.evaluate.trained_baselines.TrainConfig", Faster), ("starzoo.evaluate.result_cache.RESULTS_VERSION", 0)],
+)
+def test_another_recipe_and_another_version_are_other_results(
+    models: list[Source], data: ImageTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, object]
+) -> None:
+    star, *sources = models
+    zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
+    config = EvalConfig(points=3, pairs=0, sources=0, samples=0, baselines=("swa",))
+    arguments = (star.architecture, cached_spec(star.architecture), zoo, data, config, ALIGN)
+    trained = []
+
+    def train(*_: object, **__: object) -> dict[str, torch.Tensor]:
+        trained.append(1)
+        return dict(star.state)
+
+    monkeypatch.setattr(measurement, "train_baseline", train)
+    for _ in range(2):
+        evaluate(*arguments, star_config=STAR, cache=ResultCache(tmp_path))
+    assert len(trained) == 1
+    monkeypatch.setattr(*change)
+    evaluate(*arguments, star_config=STAR, cache=ResultCache(tmp_path))
+    assert len(trained) == 2
+
+
+def test_results_of_this_version(models: list[Source], data: ImageTask) -> None:
+    """Where this fails for a good reason, raise `RESULTS_VERSION`: results in caches are then measured again."""
+    star, *sources = models
+    zoo = Zoo(
+        star=star.state, sources={model.name: model.state for model in sources[:2]}, holdouts={"h": sources[2].state}
+    )
+    config = EvalConfig(points=3, pairs=1, samples=2)
+    found = evaluate(star.architecture, cached_spec(star.architecture), zoo, data, config, ALIGN, star_config=STAR)
+    paths = {path.kind: path.highest_loss for path in found.paths}
+    scores = {row.role: row.nll for row in found.qualities}
+    assert RESULTS_VERSION == 1
+    assert paths == pytest.approx(
+        {"star-source": 2.382, "star-heldout": 2.433, "source-source": 2.433, "source-source-unaligned": 2.433},
+        abs=2e-3,
+    )
+    assert scores == pytest.approx(
+        {
+            "source": 2.315,
+            "held-out": 2.368,
+            "naive-mean": 2.353,
+            "aligned-mean": 2.314,
+            "star": 2.388,
+            "domain": 2.308,
+            "domain-whole-lines": 2.367,
+            "ensemble": 2.317,
+        },
+        abs=2e-3,
+    )
 
 
 def test_a_baseline_that_diverges_is_named(models: list[Source], data: ImageTask) -> None:
