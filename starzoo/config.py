@@ -96,7 +96,7 @@ class TrainConfig(FrozenModel):
     epochs: int = Field(20, ge=1, le=_MANY)
     batch_size: int = Field(64, ge=2, le=100_000)
     optimizer: Optimizer = "sgd"
-    lr: float = Field(0.1, gt=0, le=_MANY)
+    lr: float = Field(0.1, gt=0, le=1e38)
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(5e-4, ge=0, le=_MANY)
@@ -171,7 +171,7 @@ class StarConfig(FrozenModel):
     epochs: int = Field(40, ge=0, le=_MANY, description="passes over the training split; 0 keeps the start as it is")
     batch_size: int = Field(64, ge=2, le=100_000)
     optimizer: Optimizer = "sgd"
-    lr: float = Field(0.2, gt=0, le=_MANY)
+    lr: float = Field(0.2, gt=0, le=1e38)
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(5e-4, ge=0, le=_MANY)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from starzoo.errors import IncompatibleError, UsageError
 from starzoo.hub.names import check_repo, split_repo
-from starzoo.hub.upload import PushResult, add_to_collection, push
+from starzoo.hub.upload import PushResult, add_to_collection, published_files, push
 from starzoo.models.licenses import Licensing, is_identifier, license_of_sources
 from starzoo.models.safetensors_header import read_header
 from starzoo.models.timm_folder import CONFIG_FILE, WEIGHTS_FILE
@@ -43,6 +43,7 @@ def publish_star(
         The commit.
     """
     check_repo(repo)
+    published_files(folder)
     read_json(folder / CONFIG_FILE)
     read_header(folder / WEIGHTS_FILE)
     sources: list[str] = []

@@ -190,7 +190,7 @@ def test_n09_a_read_timeout(files: Files, fake_hub: FakeHub, name: str, monkeypa
     fake_hub.spoil("GET .*(?<!revision/)" + name, late=0.8)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
     monkeypatch.setattr("starzoo.hub.ref.TIMEOUT", 0.1)
-    monkeypatch.setattr("starzoo.models.pull.TIMEOUT", 0.1)
+    monkeypatch.setattr("starzoo.hub.download.TIMEOUT", 0.1)
     monkeypatch.setattr(patience, "_PAUSES", ())
     with pytest.raises(HubError, match=r"ann/net: the Hub cannot be reached \(ReadTimeout\) \(check the net") as caught:
         pull("ann/net")

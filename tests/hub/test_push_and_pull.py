@@ -16,6 +16,7 @@ from starzoo.hub.ref import ModelRef
 from starzoo.hub.upload import list_stars, published_files, push
 from starzoo.models.pull import pull
 from starzoo.models.sources import load_source
+from starzoo.workflows.publish import publish_star
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub, Request
 
@@ -165,9 +166,11 @@ def test_what_cannot_be_pushed(star: Path, tmp_path: Path, fake_hub: FakeHub) ->
         push(star, "star")
     with pytest.raises(UsageError, match=r"has no config.json"):
         push(tmp_path, "ann/star")
+    with pytest.raises(UsageError, match=r"has no config.json"):
+        publish_star(tmp_path, "ann/star")
     (star / "model.safetensors").write_bytes(b"12345678")
     with pytest.raises(UntrustedInputError, match=r"model.safetensors: claims a header"):
-        push(star, "ann/star")
+        publish_star(star, "ann/star")
     assert not fake_hub.requests
 
 

@@ -58,7 +58,7 @@ def test_steps_and_images_are_those_of_the_record_beside_a_model(make_member: Ma
     whole = {"result": {"steps": 624}, "data": {"fingerprint": fingerprint}}
     assert read(whole) == (624, fingerprint)
     assert read({**whole, "result": {}}) == (None, fingerprint)
-    for steps in (0, -8, 10**4000, 6.5, "6", None):
+    for steps in (0, -8, 10**19, 6.5, "6", None):
         assert read({**whole, "result": {"steps": steps}}) == (None, fingerprint)
     for strange in ("/home/me", 7, None):
         assert read({**whole, "data": {"fingerprint": strange}}) == (624, None)

@@ -138,7 +138,8 @@ def test_h09_whatever_is_written_has_the_mode_of_the_umask(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("STARZOO_CACHE", str(tmp_path / "written" / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "written" / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "written" / "home"))
     request.addfinalizer(functools.partial(os.umask, os.umask(umask)))
     root = tmp_path / "written"
     members = [make_member(f"seed-{seed}", seed=seed, parent=root) for seed in range(2)]
@@ -150,10 +151,10 @@ def test_h09_whatever_is_written_has_the_mode_of_the_umask(
     write_card(star, read_manifest(star / "star.json"))
     TrainingLog(star / "training.log", [], epochs=1, images=1).note("x")
     Status(star, no_progress)("stage", 1, 1)
-    ResultCache.of_user().remember({"key": 1}, lambda: {"value": torch.zeros(1)})
+    ResultCache.of_user().get_or_compute({"key": 1}, lambda: {"value": torch.zeros(1)})
     nothing = Checkpoint(step=1, star={}, optimizer={}, permutations=[], history=[])
     save_checkpoint(star / "checkpoints", nothing, {})
-    key = root / "cache" / "key-of-this-machine"
+    key = root / "home" / "starzoo" / "key"
     found = [path for path in root.rglob("*") if path != key]
     assert {path.name for path in found} >= {
         *("model.safetensors", "permutations.safetensors", "star.json", "README.md", "paths-test.png", "paths.csv"),

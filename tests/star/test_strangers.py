@@ -76,7 +76,7 @@ def test_files_that_are_too_large_are_not_read(folder: Path, monkeypatch: pytest
         load_star(folder)
     with (folder / "star.json").open("ab") as file:
         file.write(b" " * manifest._LIMIT)
-    with pytest.raises(UntrustedInputError, match=r"star.json: is larger than 10,000,000 bytes"):
+    with pytest.raises(UntrustedInputError, match=r"star.json: expected at most 10,000,000 bytes"):
         load_star(folder)
 
 

@@ -132,7 +132,7 @@ def run(*arguments: str, folder: Path, allowed: set[int]) -> int:
     assert code in allowed
     assert time.monotonic() - began < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2**21  # kB, with all that pytest has loaded
-    own = (folder, sys.prefix, sys.base_prefix, "/dev", "/proc", "/sys", "/usr", os.environ["STARZOO_CACHE"])
+    own = (folder, sys.prefix, sys.base_prefix, "/dev", "/proc", "/sys", "/usr", os.environ["HF_ASSETS_CACHE"])
     places = [os.path.realpath(place) for place in (*own, *sys.path, Path(__file__).parents[1])]
     home = os.environ["HF_HOME"]
     strange = [

@@ -76,7 +76,7 @@ def report(digits_zoo: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_a_star_folder_holds_what_the_house_says(report: StarResult) -> None:
     private = {name for name in files_in(report.folder) if name.startswith("checkpoints/")}
-    local = {"run.yaml", "run-places.json", "status.json", "training.log"}
+    local = {".lock", "run.yaml", "run-places.json", "status.json", "training.log"}
     assert files_in(report.folder) - private == PUBLISHED | local
     manifest = json.loads((report.folder / "star.json").read_text())
     assert manifest["schema_version"] == 1

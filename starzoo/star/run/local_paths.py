@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from starzoo.config import DataConfig, FrozenModel, RunConfig
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.files import cache_folder, read_file
+from starzoo.files import read_file
 from starzoo.hub.ref import ModelRef
 from starzoo.models.record import ModelRecord
 from starzoo.models.timm_folder import write_text
@@ -110,7 +110,7 @@ class LocalPaths(FrozenModel):
             UntrustedInputError: The file is damaged.
         """
         file = folder / _FILE if folder is not None else None
-        if file is None or not os.path.lexists(file) or file.is_symlink():  # a link could lead to those of another star
+        if file is None or not os.path.lexists(file):
             return cls()
         content = read_file(file, _LIMIT, inside=[file.parent])
         try:
@@ -216,7 +216,9 @@ class LocalPaths(FrozenModel):
 
 def _key(*, make: bool = False) -> bytes:
     """What only this machine's user knows; empty where it is not there, or cannot be kept."""
-    file = cache_folder("key-of-this-machine")
+    from huggingface_hub import constants
+
+    file = Path(constants.HF_HOME) / "starzoo" / "key"
     with suppress(OSError):
         if make and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
