@@ -94,13 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Without Typer's standalone mode its errors come here, and a Ctrl-C comes back as the code 130.
             code = app(arguments, prog_name="starzoo", standalone_mode=False, obj=out)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the boundary
-            return out.fail(explain_axis(error), error)
+            return out.fail(explain(error), error)
         if code == InterruptedRunError.exit_code:
-            return out.fail(explain_axis(KeyboardInterrupt()), KeyboardInterrupt())
+            return out.fail(explain(KeyboardInterrupt()), KeyboardInterrupt())
         return code or 0
 
 
-def explain_axis(error: BaseException) -> FailureInfo:
+def explain(error: BaseException) -> FailureInfo:
     """Say in words why a command failed.
 
     Args:

@@ -363,8 +363,8 @@ def parse_section_overrides(overrides: Sequence[str], **sections: Mapping[str, A
     for section, values in tree.items():
         if section not in sections or not isinstance(values, dict):
             raise UsageError(
-                section,
-                f"--set {section}: only {' and '.join(sections)} can be changed here",
+                f"--set {section}",
+                f"only {' and '.join(sections)} can be changed here",
                 hint=f"write --set {next(iter(sections))}.KEY=VALUE",
             )
     return tree
@@ -437,8 +437,8 @@ def validate(kind: type[Value], values: Mapping[str, Any], *, origin: str = "the
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(
-            where,
-            f"configuration {where}: {first['msg'].removeprefix('Value error, ')}",
+            f"configuration {where}",
+            f"{first['msg'].removeprefix('Value error, ')}",
             hint=f"correct it in {origin}",
         ) from error
 

@@ -155,8 +155,8 @@ def join(config: RuntimeConfig) -> None:
     count = _state(timeout=datetime.timedelta(minutes=config.timeout_minutes)).num_processes
     if config.num_processes not in {None, count}:
         raise UsageError(
-            "num_processes",
-            f"this run has {pluralize(count, 'process', 'processes')}, and {config.num_processes} were asked for",
+            "runtime.num_processes",
+            f"expected {config.num_processes}, got {pluralize(count, 'process', 'processes')}",
             hint=f"start it with torchrun --nproc_per_node {config.num_processes} -m starzoo.cli …"
             " (accelerate launch --cpu starts only one)",
         )

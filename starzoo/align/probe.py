@@ -143,8 +143,8 @@ def required(probe: Probe | None, method: Method) -> Probe:
     """
     if probe is None:
         raise UsageError(
-            "method",
-            f"alignment by {method} runs the models on images, and there are none",
+            f"alignment by {method}",
+            "runs the models on images, and there are none",
             hint="name a data set, or choose another method",
         )
     return probe

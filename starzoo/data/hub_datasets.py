@@ -297,7 +297,7 @@ def _kept(config: DataConfig, commit: str | None) -> Any | None:
 def _cache(dataset: str) -> Path:
     """Where `datasets` keeps what it has made of a data set of the Hub."""
     import datasets
-    from datasets.name_errors import camelcase_to_snakecase
+    from datasets.naming import camelcase_to_snakecase
 
     owner, name = dataset.split("/")
     return Path(datasets.config.HF_DATASETS_CACHE, f"{owner}___{camelcase_to_snakecase(name)}")

@@ -141,7 +141,7 @@ class Split:
         if drop_last and batch_size % shares:
             raise UsageError(
                 "batch_size",
-                f"a batch of {batch_size} images cannot be shared evenly by {shares} processes or draws",
+                f"expected a multiple of {shares} processes or draws, got {batch_size}",
                 hint=f"use a batch_size that {shares} divides",
             )
         order = np.random.default_rng([_ORDER, seed, epoch]).permutation(len(self)) if shuffle else np.arange(len(self))

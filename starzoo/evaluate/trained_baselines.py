@@ -99,7 +99,7 @@ def train_baseline(
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in found.state_dict().items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
         hint = "leave it out of evaluate.baselines; the star is not concerned"
-        raise NumericalError(kind, f"the weights of the baseline {kind} are not finite", hint=hint)
+        raise NumericalError(f"baseline {kind}", "its weights are not finite", hint=hint)
     return state
 
 

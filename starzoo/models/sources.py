@@ -275,8 +275,8 @@ def check_compatible(sources: Sequence[Source]) -> None:
         digest = source.provenance.files[WEIGHTS_FILE]
         if digest in seen:
             raise UsageError(
-                source.name,
-                f"{seen[digest].name} and {source.name} are the same weights",
+                f"{seen[digest].name} and {source.name}",
+                "expected different models, got the same weights twice",
                 hint="give every model once, as a source or as a held-out",
             )
         seen[digest] = source
@@ -294,8 +294,8 @@ def check_architectures(models: Sequence[HasArchitecture]) -> None:
     for model in models[1:]:
         for what, ours, theirs in _differences(models[0].architecture, model.architecture):
             raise IncompatibleError(
-                model.name,
-                f"{models[0].name} and {model.name} cannot be combined: {what} {ours} and {theirs}",
+                f"{models[0].name} and {model.name}",
+                f"cannot be combined: {what} {ours} and {theirs}",
                 hint="give models of one architecture, trained for the same classes and preprocessing",
             )
     named = [model for model in models if model.architecture.label_names]

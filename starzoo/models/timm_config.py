@@ -205,7 +205,7 @@ def resolve_name(name: str) -> tuple[str, str]:
         tag = tag or current_tag
     if not timm.is_model(architecture):
         hint = f"{listing}; timm {timm.__version__} is installed, a newer one may know it"
-        raise UsageError(name, f"{name[:120]}: timm does not know this architecture", hint=hint)
+        raise UsageError(name[:120], "timm does not know this architecture", hint=hint)
     return architecture, tag
 
 

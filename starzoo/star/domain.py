@@ -130,7 +130,7 @@ class StarDomain:
             known = ", ".join(self.sources)
             raise UsageError(name, "no source of this star", hint=f"there are {known}")
         if not 0 <= t <= 1:
-            raise UsageError("t", f"= {t} is not on the line", hint="give a number from 0 to 1")
+            raise UsageError("t", f"expected a number from 0 to 1, got {t}")
         state = interpolate(self.star, self.sources[name], t)
         broken = any(source.estimated for source in self.manifest.sources if source.name == name)
         if t == 0 or (t == 1 and not broken) or not self.needs_images:
@@ -154,7 +154,7 @@ class StarDomain:
             UsageError: There is no point to draw.
         """
         if samples < 1:
-            raise UsageError("samples", f"{samples} samples of the star domain", hint="take one or more")
+            raise UsageError("samples", f"expected one or more, got {samples}")
         return draw_points(list(self.sources), samples, seed, t or self.t)
 
     def predict_each(

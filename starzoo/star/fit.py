@@ -493,7 +493,7 @@ def _make_accelerator(config: RunConfig, folder: Path | None) -> Accelerator:
     from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     if config.star.precision == "fp16" and runs_on_cpu():
-        raise UsageError("star.precision", "star.precision=fp16 needs a GPU", hint="use bf16 or fp32")
+        raise UsageError("star.precision", "fp16 needs a GPU", hint="use bf16 or fp32")
     trackers = check_trackers(config.runtime.trackers)
     AcceleratorState._reset_state()  # it would hold every later fit of this process to the precision of the first
     accelerator = Accelerator(
@@ -519,7 +519,7 @@ def _count_draws(wanted: int | None, ranks: int) -> int:
     if draws % ranks:
         raise UsageError(
             "star.draws",
-            f"{draws} draws per step cannot be shared evenly by {ranks} processes",
+            f"expected a multiple of {ranks} processes, got {draws}",
             hint=f"use star.draws={ranks * -(-draws // ranks)}",
         )
     return draws
@@ -531,7 +531,7 @@ def _check_share(settings: StarConfig, draws: int, network: nn.Module) -> None:
     if normalized and settings.batch_size < 2 * draws:
         raise UsageError(
             "star.batch_size",
-            f"{settings.batch_size} images for {draws} draws per step: batch norm needs two for each",
+            f"expected two images for each of {draws} draws, which batch norm needs, got {settings.batch_size}",
             hint=f"use star.batch_size={2 * draws} or more",
         )
 
@@ -548,9 +548,7 @@ def _check_same(steps: Sequence[int], folder: Path | None) -> None:
 
 def _compile(network: nn.Module) -> nn.Module:
     if runs_on_cpu() and not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
-        raise UsageError(
-            "runtime.compile", "runtime.compile=true needs a C++ compiler on a CPU", hint="install g++, or leave it out"
-        )
+        raise UsageError("runtime.compile", "needs a C++ compiler on a CPU", hint="install g++, or leave it out")
     return torch.compile(network)  # type: ignore[return-value]
 
 

@@ -87,15 +87,15 @@ class Permutation:
             index = indices.get(name)
             if index is None or index.shape != shape or not np.array_equal(np.sort(index, axis=-1), expected):
                 raise UntrustedInputError(
-                    subject,
-                    f"{subject or 'permutations'}: group {name!r} holds no permutation of shape {shape}",
+                    subject or "permutations",
+                    f"group {name!r} holds no permutation of shape {shape}",
                     hint="fetch the file again",
                 )
         known = dict(_shapes(spec))
         if unknown := tensors.keys() - known.keys():
             raise UntrustedInputError(
-                subject,
-                f"{subject or 'permutations'}: unknown group {min(unknown)!r}",
+                subject or "permutations",
+                f"unknown group {min(unknown)!r}",
                 hint="the file belongs to another architecture",
             )
         return cls(spec, {name: indices[name] for name in known})

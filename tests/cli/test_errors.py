@@ -12,7 +12,7 @@ import time
 import pytest
 
 from starzoo import errors
-from starzoo.cli.main import explain_axis
+from starzoo.cli.main import explain
 from tests.cli.conftest import FEW_IMAGES, TINY
 
 KINDS = [
@@ -22,7 +22,7 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_of_starzoo_keeps_its_words_and_its_exit_code(kind):
-    failure = explain_axis(kind("x: wrong", hint="do y", subject="x"))
+    failure = explain(kind("x", "wrong", hint="do y"))
     assert (failure.kind, failure.message, failure.hint, failure.subject) == (kind.__name__, "x: wrong", "do y", "x")
     assert failure.exit_code == kind.exit_code
 
@@ -40,7 +40,7 @@ def test_an_error_of_starzoo_keeps_its_words_and_its_exit_code(kind):
     ],
 )
 def test_other_errors(error, code, message):
-    failure = explain_axis(error)
+    failure = explain(error)
     assert failure.exit_code == code
     assert failure.message.startswith(message)
     assert failure.hint
@@ -128,7 +128,7 @@ def test_t06_models_that_do_not_fit_are_one_line_with_exit_code_5(command, chang
     assert ended.code == 5, ended.err
     lines = [line for line in ended.err.splitlines() if not line.startswith("loading models")]
     assert len(lines) == 1
-    assert lines[0].startswith("error: seed-0 and other cannot be combined: ")
+    assert lines[0].startswith("error: seed-0 and other: cannot be combined: ")
     assert all(word in lines[0] for word in [*words, "(hint: "])
     assert sorted(tmp_path.iterdir()) == [other]
 
@@ -182,7 +182,7 @@ def test_errors_without_json_leave_stdout_empty(run):
 def test_debug_shows_where_an_error_comes_from(run):
     ended = run("pull", "no-slash", "--debug")
     assert "Traceback" in ended.err
-    assert ended.err.splitlines()[-1].startswith("error: 'no-slash'")
+    assert ended.err.splitlines()[-1].startswith("error: no-slash: ")
 
 
 @pytest.mark.parametrize("out", ["file", "file/deeper"])

@@ -162,7 +162,7 @@ def test_published_stars_are_found_by_their_tag(star: Path, fake_hub: FakeHub) -
 
 
 def test_what_cannot_be_pushed(star: Path, tmp_path: Path, fake_hub: FakeHub) -> None:
-    with pytest.raises(UsageError, match=r"'star': is no repository name .*user/name"):
+    with pytest.raises(UsageError, match=r"star: is no repository name .*user/name"):
         push(star, "star")
     with pytest.raises(UsageError, match=r"has no config.json"):
         push(tmp_path, "ann/star")

@@ -252,7 +252,7 @@ def test_foreign_folders_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seeds", [[0, 0], [-1]])
 def test_bad_seeds(tmp_path: Path, seeds: list[int]) -> None:
-    with pytest.raises(UsageError, match="seeds must be different numbers from 0 on"):
+    with pytest.raises(UsageError, match="seeds: must be different numbers from 0 on"):
         train_zoo(ARCHITECTURE, DATA, RECIPE, seeds, tmp_path)
 
 

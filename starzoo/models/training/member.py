@@ -64,16 +64,14 @@ def train_member(
             batches = data.train.loader(config.batch_size, epoch=epoch, seed=order, augment=data.config.augment)
             loss = train_epoch(model, optimizer, batches, cost, schedule=config, epoch=epoch)
             if not math.isfinite(loss):
-                raise NumericalError(
-                    f"seed {seed}", f"seed {seed}: the loss is {loss} in epoch {epoch + 1}", hint=_DIVERGED
-                )
+                raise NumericalError(f"seed {seed}", f"the loss is {loss} in epoch {epoch + 1}", hint=_DIVERGED)
             progress(f"training seed {seed}", epoch + 1, config.epochs, loss=loss)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise NumericalError(
                 f"seed {seed}",
-                f"seed {seed}: tensor {name!r} is not finite after epoch {config.epochs}",
+                f"tensor {name!r} is not finite after epoch {config.epochs}",
                 hint=_DIVERGED,
             )
     return state

@@ -272,7 +272,7 @@ def resolve_records(records: Sequence[ModelRecord], places: Sequence[str]) -> li
         else:
             raise UsageError(
                 record.name,
-                f"{record.name} was a local folder of another machine: it cannot be found again",
+                "was a local folder of another machine: it cannot be found again",
                 hint="give the command that fitted it here once more, or fit it on models of the Hub",
             )
     return refs

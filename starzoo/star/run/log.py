@@ -94,6 +94,6 @@ def check_trackers(names: Sequence[str]) -> list[Any]:
         if name not in there:
             known = sorted(map(str, LOGGER_TYPE_TO_CLASS))
             hint = f"pip install {name}" if name in known else f"the trackers are {', '.join(known)}"
-            raise UsageError(name, f"tracker {name!r} is not installed", hint=hint)
+            raise UsageError(f"tracker {name!r}", "is not installed", hint=hint)
     os.environ.setdefault("WANDB_MODE", "offline")
     return list(names)

@@ -64,7 +64,7 @@ def stop(number: int, state: str) -> NoReturn:
     name = signal.Signals(number).name
     if number == signal.SIGINT:
         raise InterruptedRunError("", f"interrupted; {state}", hint="the same command goes on from there")
-    raise PreemptedError(name, f"stopped by {name}; {state}", hint="the same command goes on from there")
+    raise PreemptedError("", f"stopped by {name}; {state}", hint="the same command goes on from there")
 
 
 @contextmanager

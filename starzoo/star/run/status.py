@@ -122,7 +122,7 @@ class Status:
             marks = {other: self._read_mark(other) for other in range(self.ranks) if other != self.rank}
         for other, mark in marks.items():
             if mark.get("message"):
-                found = StarzooError(f"process {other}", f"process {other}: {mark['message']}")
+                found = StarzooError(f"process {other}", mark["message"])
                 found.exit_code = mark["exit_code"]  # type: ignore[misc]
                 break
         else:
@@ -131,7 +131,7 @@ class Status:
             here = f"{self._stage.get('stage', 'start')} {self._stage.get('done', 0)}/{self._stage.get('total', 0)}"
             found = PreemptedError(
                 f"process {lost}",
-                f"process {lost} of {self.ranks} was lost or does not answer; last done by this one: {here}",
+                f"was lost or does not answer (of {self.ranks}); last done by this one: {here}",
                 hint="the same command goes on from the last checkpoint",
             )
         found.__cause__ = error
