@@ -60,5 +60,5 @@ def test_stars_are_listed_by_their_tag(run: Run, fake_hub: FakeHub) -> None:
     fake_hub.commit("bob/other", {"README.md": b"---\ntags: [cat]\n---\n"})
     assert run("list", "--quiet").out.split() == ["ann/star", "bob/star"]
     assert [star["repo"] for star in run("list", "--author", "bob", "--json").json["stars"]] == ["bob/star"]
-    fake_hub.fail("GET /api/models$", 500)
+    fake_hub.fail("GET /api/models$", 403)
     assert run("list").code == 4

@@ -228,7 +228,7 @@ def test_h12_doctor_names_no_password(monkeypatch, capsys):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "https://me:canary@mirror.invalid")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for options in ([], ["--json"], ["--quiet"]):
         assert main(["doctor", *options]) == 0
         shown = capsys.readouterr()
