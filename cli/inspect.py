@@ -45,6 +45,6 @@ def inspect(
     if found.verify and found.groups and not found.verify["passed"]:
         raise NumericalError(
             ref_or_arch,
-            f"{found.architecture}: the check FAILED: {why_it_failed(found.verify)}",
+            f"the check FAILED: {why_it_failed(found.verify)}",
             hint="do not align models of this architecture, and report it",
         )

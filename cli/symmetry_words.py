@@ -92,8 +92,8 @@ def why_it_failed(check: dict[str, Any]) -> str:
     Returns:
         Some words.
     """
-    if check["guilty"]:
-        groups = ", ".join(check["guilty"])
+    if check["failing_groups"]:
+        groups = ", ".join(check["failing_groups"])
         return f"groups {groups} change the output ({check['relative_error']:.1e}, above {check['tolerance']:.0e})"
     if not check["weights_changed"]:
         return "no weight changed"

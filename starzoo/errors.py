@@ -50,6 +50,7 @@ class StarzooError(Exception):
         message: One line, `subject: problem`.
         hint: What to do next, or an empty string.
         subject: The file, repository or option at fault, or an empty string.
+        problem: What is wrong with it.
         exit_code: The exit code of a command that ends with this error.
     """
 
@@ -62,6 +63,7 @@ class StarzooError(Exception):
         self.message = without_password(" ".join(message.splitlines()))
         self.hint = without_password(hint)
         self.subject = subject
+        self.problem = problem
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message

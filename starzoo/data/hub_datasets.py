@@ -318,7 +318,7 @@ def _ask_why(dataset: str) -> None:
             raise
         if isinstance(error, HfHubHTTPError):
             raise known from error
-        raise HubError(dataset, known.message, hint=known.hint) from error  # the client has tried often
+        raise HubError(dataset, known.problem, hint=known.hint) from error  # the client has tried often
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def read_zoo_file(file: Path) -> ZooFile:
     try:
         zoo = ZooFile.model_validate(parse_yaml(content, str(file)))
     except UntrustedInputError as error:
-        raise UsageError(str(file), error.message, hint=hint) from error
+        raise UsageError(str(file), error.problem, hint=hint) from error
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")

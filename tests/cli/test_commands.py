@@ -195,7 +195,7 @@ def test_align_without_the_images_that_a_method_needs(run, zoo, tmp_path):
     ended = run("align", zoo / "seed-0", zoo / "seed-1", "--method", "activations", "--out", tmp_path / "aligned")
     assert ended.code == 2
     assert ended.err.splitlines()[-1] == (
-        "error: alignment by activations runs the models on images, and there are none "
+        "error: alignment by activations: runs the models on images, and there are none "
         "(hint: name a data set, or choose another method)"
     )
     assert not (tmp_path / "aligned").exists()

@@ -54,14 +54,14 @@ from pathlib import Path
 from starzoo.models.architecture import Architecture
 from starzoo.symmetry import infer
 small = Architecture.from_registry("test_vit")
-infer(small.build_blank(), small.example_input())  # what is imported on first use
+infer(small.build_uninitialized(), small.example_input())  # what is imported on first use
 def memory(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if field in line) / 1e3
 before = memory("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
 large = Architecture.from_registry("vit_5b_patch16_sapiens2")
-model = large.build_blank()
+model = large.build_uninitialized()
 spec = infer(model, large.example_input())
 assert sum(parameter.numel() for parameter in model.parameters()) > 5e9
 assert len(spec.groups) > 100, len(spec.groups)

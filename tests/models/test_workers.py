@@ -43,7 +43,7 @@ def test_every_task_is_done_once(jobs: int) -> None:
     [
         (11, ResourceError, "a worker process ended with exit code 9 in the middle"),
         (12, RuntimeError, "(?s)a worker process failed:.*in square.*nothing at 12"),
-        (13, NumericalError, r"13 is too much \(take 12\)"),
+        (13, NumericalError, r"13: is too much \(take 12\)"),
     ],
 )
 def test_failure_of_a_worker_is_told(task: int, error: type[Exception], message: str) -> None:

@@ -161,7 +161,7 @@ def test_k05_the_same_with_two_ranks(
 ) -> None:
     out = shutil.copytree(killed_of_two, tmp_path / "star")
     assert 11 < max(kept(out)) < STEPS
-    assert status(out)["message"].startswith("process 0 of 2 was lost")
+    assert status(out)["message"].startswith("process 0 of 2: was lost")
     assert fit(out, ranks=2).code == 0
     assert_same(out, whole_of_two)
     assert digest(out / "model.safetensors") != digest(whole / "model.safetensors")  # two ranks draw twice as often

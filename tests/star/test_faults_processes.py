@@ -163,7 +163,7 @@ def test_d05_a_rank_that_is_killed_is_named_and_the_run_goes_on(
     run.send(signal.SIGTERM, 0)  # as torchrun does when one of its processes has ended
     ended = run.wait()
     assert [each.code for each in ended] == [75, -signal.SIGKILL], ended
-    words = "process 1 of 2 was lost or does not answer; last done by this one: fitting the star 12/22"
+    words = "process 1 of 2: was lost or does not answer; last done by this one: fitting the star 12/22"
     assert f"error: {words} (hint: the same command goes on from the last checkpoint)" in ended[0].text
     assert "Traceback" not in ended[0].text
     assert status(out)["exit_code"] == 75
@@ -191,7 +191,7 @@ def test_d06_a_rank_that_hangs_is_noticed_after_the_timeout(members: list[Path],
     run.send(signal.SIGKILL, 1)
     first, _ = run.wait()
     assert first.code == 75, first.text
-    words = "process 1 of 2 was lost or does not answer; last done by this one: fitting the star 12/22"
+    words = "process 1 of 2: was lost or does not answer; last done by this one: fitting the star 12/22"
     assert f"error: {words} (hint: the same command goes on from the last checkpoint)" in first.text
     assert "Traceback" not in first.text
     assert status(out)["exit_code"] == 75
@@ -285,13 +285,13 @@ def test_d08_when_one_rank_cannot_read_its_data_all_end_with_3(
 def test_d09_another_number_of_processes_than_asked_for_is_refused(members: list[Path], tmp_path: Path) -> None:
     [ended] = fit_star(members, tmp_path / "one", "--set", "runtime.num_processes=2").wait()
     assert ended.code == 2
-    assert "error: this run has 1 process, and 2 were asked for (hint: start it with torchrun" in ended.text
+    assert "error: runtime.num_processes: expected 2, got 1 process (hint: start it with torchrun" in ended.text
     assert ended.text.count("\n") == 1
     assert not list(tmp_path.iterdir())
     both = fit_star(members, tmp_path / "two", "--set", "runtime.num_processes=3", ranks=2).wait()
     assert [each.code for each in both] == [2, 2]
     assert status(tmp_path / "two")["exit_code"] == 2
-    assert status(tmp_path / "two")["message"].startswith("this run has 2 processes, and 3 were asked for")
+    assert status(tmp_path / "two")["message"].startswith("runtime.num_processes: expected 3, got 2 processes")
 
 
 def test_a_second_run_touches_nothing_of_the_first(members: list[Path], killed_of_two: Path, tmp_path: Path) -> None:

@@ -116,9 +116,9 @@ def test_c18_a_push_asks_a_person_about_licenses(
 
 def test_c18_less_than_the_sources_demand_is_refused(star: Path, fake_hub: FakeHub) -> None:
     with_licenses(star, "mit", "cc-by-nc-4.0", None)
-    with pytest.raises(UsageError, match=r"--accept-license mit: the sources demand cc-by-nc-4.0"):
+    with pytest.raises(UsageError, match=r"--accept-license: mit: the sources demand cc-by-nc-4.0"):
         publish_star(star, "me/star", accept_license="mit")
-    with pytest.raises(UsageError, match=r"--accept-license lgpl-3.0: the sources demand agpl-3.0"):
+    with pytest.raises(UsageError, match=r"--accept-license: lgpl-3.0: the sources demand agpl-3.0"):
         publish_star(with_licenses(star, "agpl-3.0", None, None), "me/star", accept_license="lgpl-3.0")
     with pytest.raises(UsageError, match="no identifier of a license"):
         publish_star(star, "me/star", accept_license="MIT\nx: y")

@@ -81,7 +81,7 @@ def architecture_for(
         Architecture.from_config(json.loads(json.dumps(config)), name)
     except UntrustedInputError as error:  # before anything is trained
         raise UsageError(
-            name, f"{error.message}, so that starzoo could not read the members again", hint="leave that argument out"
+            name, f"{error.problem}, so that starzoo could not read the members again", hint="leave that argument out"
         ) from error
     return architecture
 

@@ -130,8 +130,8 @@ class Status:
             lost = ", ".join(silent) or "unknown"
             here = f"{self._stage.get('stage', 'start')} {self._stage.get('done', 0)}/{self._stage.get('total', 0)}"
             found = PreemptedError(
-                f"process {lost}",
-                f"was lost or does not answer (of {self.ranks}); last done by this one: {here}",
+                f"process {lost} of {self.ranks}",
+                f"was lost or does not answer; last done by this one: {here}",
                 hint="the same command goes on from the last checkpoint",
             )
         found.__cause__ = error
