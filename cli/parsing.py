@@ -147,6 +147,7 @@ def with_members(refs: Sequence[str], *, of: Literal["sources", "holdouts", "all
     Raises:
         UsageError: A zoo file names no held-outs where they are asked for, or another zoo file.
     """
+    from starzoo.files import refuse_leading_out
     from starzoo.star.manifest import MANIFEST
     from starzoo.zoo_file import is_zoo_file, read_zoo_file
 
@@ -166,6 +167,8 @@ def with_members(refs: Sequence[str], *, of: Literal["sources", "holdouts", "all
         is_zoo = folder.is_dir() and not (folder / "config.json").exists()
         inside = [config.parent for config in folder.glob("*/config.json")] if is_zoo else []
         members = [member for member in inside if not (member / MANIFEST).exists()]
+        for member in members:
+            refuse_leading_out(member, folder)
         models += [str(member) for member in sorted(members, key=_number_aware)] or [ref]
     return models
 

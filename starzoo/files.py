@@ -1,20 +1,32 @@
-"""Files written as a whole or not at all, and never through a link to somebody else's file. Needs no torch."""
+"""Files written as a whole or not at all, and strangers' files read within bounds. Needs no torch."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
 from safetensors import SafetensorError
 
-from starzoo.errors import ResourceError, UsageError
+from starzoo.errors import ResourceError, UntrustedInputError, UsageError
 
-__all__ = ["new_folder", "open_to_append", "refuse_leading_out", "replacing", "write_text", "writing"]
+__all__ = [
+    "is_inside",
+    "new_folder",
+    "open_file",
+    "open_to_append",
+    "read_file",
+    "refuse_leading_out",
+    "replacing",
+    "write_text",
+    "writing",
+]
 
 # The path is wrong; all else (a full disk, a broken one) is a lack of something.
 _WRONG_PATH = frozenset({
@@ -28,6 +40,73 @@ _WRONG_PATH = frozenset({
     errno.EPERM,
     errno.EROFS,
 })
+
+
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+
+
+def read_file(path: Path, limit: int, *, inside: Collection[Path] = (), subject: str = "") -> bytes:
+    """Read a file that may come from a stranger, as `open_file` opens it.
+
+    Args:
+        path: The file.
+        limit: The most bytes that it may have; no more than one more is read.
+        inside: The folders in one of which the file must lie, links followed. None for a file that the user names.
+        subject: What messages call the file; its path when empty.
+
+    Returns:
+        Its content.
+
+    Raises:
+        UntrustedInputError: The file is missing, not regular, too large, unreadable, or outside of the folder.
+    """
+    subject = subject or str(path)
+    with open_file(path, inside=inside, subject=subject) as file, _reading(subject):
+        content = file.read(limit + 1) if os.fstat(file.fileno()).st_size <= limit else None
+        if content is None or len(content) > limit:
+            raise UntrustedInputError(
+                f"{subject}: expected at most {limit:,} bytes, got more", hint="use another file", subject=subject
+            )
+        return content
+
+
+@contextmanager
+def open_file(path: Path, *, inside: Collection[Path] = (), subject: str = "") -> Iterator[BufferedReader]:
+    """Open a file that may come from a stranger: only a regular one, and without waiting for a pipe or a device.
+
+    Args:
+        path: The file.
+        inside: The folders in one of which the file must lie, links followed. None for a file that the user names.
+        subject: What messages call the file; its path when empty.
+
+    Yields:
+        The file, opened to read bytes.
+
+    Raises:
+        UntrustedInputError: The file is missing, not regular, unreadable, or outside of the folder.
+    """
+    subject = subject or str(path)
+    with _reading(subject):
+        target = os.path.realpath(path)
+        if inside and not any(is_inside(target, folder) for folder in inside):
+            raise UntrustedInputError(
+                f"{subject}: expected a file in {next(iter(inside))}, got {target}",
+                hint="put the file itself there, or name the folder that it lies in",
+                subject=subject,
+            )
+        descriptor = os.open(target, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise UntrustedInputError(
+                f"{subject}: expected a regular file, got {_KINDS.get(stat.S_IFMT(mode), 'a device')}",
+                hint="put the file itself there",
+                subject=subject,
+            )
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -125,12 +204,38 @@ def refuse_leading_out(path: Path, folder: Path) -> None:
     Raises:
         UsageError: It leads out of the folder.
     """
-    home, target = folder.resolve(), path.resolve()
-    blobs = [above.parent / "blobs" for above in home.parents if above.name == "snapshots"]
-    if not any(target.is_relative_to(place) for place in (home, *blobs)):
+    if not is_inside(path, folder):
         raise UsageError(
             f"{path}: is a link that leads out of {folder}", hint="put the file itself there", subject=str(path)
         )
+
+
+def is_inside(path: str | Path, folder: Path) -> bool:
+    """Tell whether a path leads into a folder, or from a snapshot of the Hub's cache to the blobs beside it.
+
+    Args:
+        path: The path, whose links are followed.
+        folder: The folder, whose links are followed too.
+
+    Returns:
+        Whether it does.
+    """
+    home, target = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    blobs = [above.parent / "blobs" for above in home.parents if above.name == "snapshots"]
+    return any(target.is_relative_to(place) for place in (home, *blobs))
+
+
+@contextmanager
+def _reading(subject: str) -> Iterator[None]:
+    """Say which file cannot be read; a name may hold a null byte, which is a ValueError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise UntrustedInputError(
+            f"{subject}: cannot be read ({getattr(error, 'strerror', None) or error})",
+            hint="check the path and its rights",
+            subject=subject,
+        ) from error
 
 
 def _flush(path: Path) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from starzoo.architecture import Architecture
-from starzoo.files import replacing, write_text, writing
+from starzoo.files import open_file, replacing, write_text, writing
 from starzoo.hub.strict_json import read_json
 from starzoo.timm_config import TimmConfig
 from starzoo.timm_weights import load_weights
@@ -117,5 +117,5 @@ def find_weights(folder: Path) -> Path:
 
 def file_hash(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

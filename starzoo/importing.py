@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from starzoo.architecture import Architecture, registry_entry
-from starzoo.config import NO_YAML
-from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.errors import UsageError
+from starzoo.files import read_file
 from starzoo.folder import CONFIG_FILE, WEIGHTS_FILE, file_hash, load_state, read_architecture, read_json, save_folder
 from starzoo.hub.inspect import read_header
 from starzoo.hub.pickles import convert
 from starzoo.hub.unpickle import EMA, TRAINING
 from starzoo.progress import Progress, silent
+from starzoo.strict_yaml import YAML_LIMIT, parse_yaml
 
 __all__ = ["ImportedModel", "import_checkpoints"]
 
 _ARGUMENTS = "args.yaml"  # which timm's train.py writes beside its checkpoints
-_ARGUMENTS_LIMIT = 64_000  # bytes
 _USUAL = re.compile(r"(model[-_])?(best|last|final)|checkpoint([-_]\d+)?|(pytorch_)?model|weights|state_dict")
 _HEAD = re.compile(r"(.*\.)?(fc|head|head\.fc|classifier(\.\d)?)\.weight")  # of many an implementation
 _MARK = "checkpoint_sha256"  # a key of config.json that says that a folder was imported, and from what
@@ -151,15 +151,19 @@ def _read_notes(checkpoint: Path, weights: Path) -> dict[str, Any]:
     metadata = _metadata(weights)
     noted = {EMA: metadata.get(EMA) == "true", **json.loads(metadata.get(TRAINING, "{}"))}
     beside = checkpoint.parent / _ARGUMENTS
-    if not beside.is_file() or beside.stat().st_size > _ARGUMENTS_LIMIT:
+    if not os.path.lexists(beside):
         return noted
-    try:
-        values = yaml.safe_load(beside.read_text(encoding="utf-8"))
-    except NO_YAML as error:
-        raise UntrustedInputError(
-            f"{beside}: cannot be read as YAML", hint="repair it, or move it away", subject=str(beside)
-        ) from error
+    values = parse_yaml(read_file(beside, YAML_LIMIT, inside=[beside.parent]), str(beside), plain=_value)
     return {**(values if isinstance(values, dict) else {}), **noted}
+
+
+def _value(text: str) -> Any:
+    """What timm wrote as `text`: a number, a truth value, nothing, or the text itself."""
+    if text in {"", "~"}:
+        return None
+    with suppress(ValueError):
+        return json.loads(text, parse_constant=str)
+    return text
 
 
 def _metadata(weights: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from starzoo.config import DataConfig, Frozen, RunConfig
 from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.files import read_file
 from starzoo.folder import write_text
 from starzoo.hub.ref import ModelRef
 from starzoo.star.log import LOG
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 _FILE = "run-places.json"
+_LIMIT = 10_000_000  # bytes
 OF_A_RUN = (MANIFEST, _FILE)
 """Files of which each tells the folder of a run: the second is there before anything else of it."""
 
@@ -97,10 +99,11 @@ class RunPlaces(Frozen):
             UntrustedInputError: The file is damaged.
         """
         file = folder / _FILE if folder is not None else None
-        if file is None or not file.is_file():
+        if file is None or not os.path.lexists(file):
             return cls()
+        content = read_file(file, _LIMIT, inside=[file.parent])
         try:
-            return cls.model_validate_json(file.read_bytes())
+            return cls.model_validate_json(content)
         except ValidationError as error:
             raise UntrustedInputError(f"{file}: is damaged", hint="remove it", subject=str(file)) from error
 

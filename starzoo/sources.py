@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
-import yaml
 from torch import Tensor, nn
 
 from starzoo.architecture import Architecture, Preprocessing
 from starzoo.class_names import list_names, match_names
 from starzoo.classes import permute_classes
-from starzoo.config import NO_YAML, Augmentation
+from starzoo.config import Augmentation
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
+from starzoo.files import open_file
 from starzoo.folder import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -35,6 +35,7 @@ from starzoo.hub.ref import ModelRef
 from starzoo.licences import AND, is_identifier
 from starzoo.progress import Progress, silent
 from starzoo.star.manifest import RESERVED_NAMES, ModelRecord
+from starzoo.strict_yaml import YAML_LIMIT, front_matter, parse_yaml
 
 __all__ = [
     "Named",
@@ -151,7 +152,6 @@ class Source:
 
 _SEEN = ("input_size", "mean", "std")  # what of the preprocessing the network sees
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
-_MOST_OF_A_CARD = 2**16  # characters, to which the front matter of a stranger's card is bounded before it is parsed
 _MOST_LICENCES = 8
 _MOST_STEPS = 10**12  # more than any training has; a stranger may write any number
 
@@ -443,28 +443,16 @@ def licence_of(card: Path | None) -> str | None:
     """
     if card is None or not card.is_file():
         return None
-    from huggingface_hub.repocard import REGEX_YAML_BLOCK
-
-    # What huggingface_hub.metadata_load does, but for its loader, which takes hours for some texts of strangers.
-    with card.open(encoding="utf-8-sig", errors="replace") as file:
-        block = REGEX_YAML_BLOCK.search(file.read(_MOST_OF_A_CARD))
     try:
-        matter = yaml.load(block[2], Loader=_BoundedLoader) if block else None  # noqa: S506 - a safe one
-    except NO_YAML:
+        with open_file(card, inside=[card.parent]) as file:
+            block = front_matter(file.read(2 * YAML_LIMIT))
+        matter = parse_yaml(block, str(card)) if block else None
+    except UntrustedInputError:
         return None
     stated = matter.get("license") if isinstance(matter, dict) else None
     listed = stated if isinstance(stated, list) else [stated]
     licences = [licence for licence in listed if isinstance(licence, str) and is_identifier(licence.lower())]
     return AND.join(dict.fromkeys(licences)) if 0 < len(licences) == len(listed) <= _MOST_LICENCES else None
-
-
-class _BoundedLoader(yaml.SafeLoader):
-    """Refuses aliases: what is merged from them grows with every level."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias")
-        return super().compose_node(parent, index)
 
 
 def _numbered(name: str) -> Iterator[str]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import Field, ValidationError
 
-from starzoo.config import NO_YAML, Frozen
-from starzoo.errors import UsageError
+from starzoo.config import Frozen
+from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.files import read_file
+from starzoo.strict_yaml import YAML_LIMIT, parse_yaml
 
 __all__ = ["ZooFile", "is_zoo_file", "read_zoo_file"]
-
-_LIMIT = 1_000_000
 
 Ref = Annotated[str, Field(min_length=1)]
 
@@ -48,19 +48,16 @@ def read_zoo_file(file: Path) -> ZooFile:
         UsageError: There is no such file, or it holds something else.
     """
     hint = "write `sources:` and `holdouts:`, each a list of user/repo@revision or ./folder"
+    if not os.path.lexists(file):
+        raise UsageError(f"{file}: is no zoo file: No such file or directory", hint=hint, subject=str(file))
+    content = read_file(file, YAML_LIMIT, inside=[file.parent])
     try:
-        if file.stat().st_size > _LIMIT:
-            raise UsageError(f"{file}: is too large for a zoo file", hint=hint, subject=str(file))
-        zoo = ZooFile.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (OSError, *NO_YAML) as error:
-        match error:
-            case OSError():
-                reason = error.strerror
-            case ValidationError():
-                first = error.errors()[0]
-                reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
-            case _:
-                reason = "no YAML"
+        zoo = ZooFile.model_validate(parse_yaml(content, str(file)))
+    except UntrustedInputError as error:
+        raise UsageError(error.message, hint=hint, subject=str(file)) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
         raise UsageError(f"{file}: is no zoo file: {reason}", hint=hint, subject=str(file)) from error
     if not zoo.sources and not zoo.holdouts:
         raise UsageError(f"{file}: names no model", hint=hint, subject=str(file))

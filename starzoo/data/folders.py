@@ -51,10 +51,8 @@ def scan_folder(folder: Path, asked: Sequence[str]) -> dict[str, list[str]] | No
 
     Returns:
         For every split the paths of its images in the folder, sorted; the folder of an image is its class. None for a
-        folder that is not of this kind, or that a file describes: `datasets` knows what to do with it.
+        folder that is not of this kind, or in which files describe the images: `datasets` knows what to do with it.
     """
-    if _is_described(folder):
-        return None
     images, has_list = [], False
     for path in _list_files(folder):
         name = path.rpartition("/")[2].lower()
@@ -94,16 +92,6 @@ def spread_classes(labels: Integers) -> Integers:
         place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
     spread: Integers = order[np.argsort(place[order], kind="stable")]
     return spread
-
-
-def _is_described(folder: Path) -> bool:
-    """Whether a file at the top says what the folder holds: a README with configurations, or a loading script."""
-    from huggingface_hub import metadata_load
-
-    if any((folder / name).exists() for name in (".huggingface.yaml", "dataset_infos.json", f"{folder.name}.py")):
-        return True
-    readme = folder / "README.md"
-    return readme.is_file() and not {"configs", "dataset_info"}.isdisjoint(metadata_load(readme) or {})
 
 
 def _list_files(folder: Path) -> list[str]:

@@ -21,6 +21,7 @@ import numpy as np
 import yaml
 
 from starzoo.config import DataConfig
+from starzoo.data.descriptions import check_data_files, check_folder, check_repository
 from starzoo.data.folders import find_split, scan_folder, spread_classes
 from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError, UsageError
 from starzoo.hub.failures import as_hub_error, is_of_a_full_disk, is_of_the_client
@@ -34,6 +35,7 @@ _logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _BROKEN_DESCRIPTIONS = (yaml.YAMLError, TypeError, KeyError, AttributeError)  # of the README, which `datasets` trusts
+_READERS = {"arrow", "cache", "csv", "hdf5", "imagefolder", "json", "parquet", "webdataset"}
 _BROKEN_ARCHIVES = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
 
 
@@ -46,12 +48,14 @@ class Splits:
         names: What each is called where it is, such as `validation` or `train[:80%]`.
         revision: The commit that they are from, 40 hexadecimal digits; None where they are not from the Hub.
         folder: Where relative paths of images start; None where they are not from a local folder.
+        places: The folders in which images may lie as files of their own; none where they must be in the tables.
     """
 
     rows: Sequence[Any]
     names: Sequence[str]
     revision: str | None = None
     folder: Path | None = None
+    places: Sequence[Path] = ()
 
 
 def load_splits(config: DataConfig, splits: Sequence[str]) -> Splits:
@@ -76,7 +80,8 @@ def load_splits(config: DataConfig, splits: Sequence[str]) -> Splits:
     if folder.is_dir():
         with _understood(config.dataset):
             folder = folder.resolve()
-            found = None if config.name else scan_folder(folder, [name for each in splits for name in _names(each)])
+            is_described = check_folder(folder) or config.name is not None
+            found = None if is_described else scan_folder(folder, [name for each in splits for name in _names(each)])
             if found is not None:
                 return _open_class_folders(config.dataset, folder, found, splits)
             return _prepare(config.dataset, datasets.load_dataset_builder(str(folder), config.name), splits, folder)
@@ -102,9 +107,29 @@ def say(message: str) -> None:
 
 
 def _prepare(dataset: str, builder: Any, splits: Sequence[str], folder: Path | None = None) -> Splits:
+    import datasets
+
+    if builder.name not in _READERS:
+        raise UsageError(
+            f"{dataset}: expected images or tables, got files of the kind {builder.name}",
+            hint="use a data set of image files or Parquet files",
+            subject=dataset,
+        )
+    check_data_files(builder, dataset, folder)
     builder.download_and_prepare()
     names = _resolve(dataset, splits, builder.info.splits)
-    return Splits(builder.as_dataset(split=names), names, None if folder else builder.hash, folder)
+    places = [folder] if folder else []
+    if builder.info.builder_name == "imagefolder":  # which writes the paths itself; into a table anybody may write them
+        downloads = Path(datasets.config.HF_DATASETS_CACHE) / "downloads"
+        places += [downloads / "extracted"] if folder else [downloads, _hub_cache(dataset)]
+    return Splits(builder.as_dataset(split=names), names, None if folder else builder.hash, folder, places)
+
+
+def _hub_cache(dataset: str) -> Path:
+    """Where the client keeps the files of a data set of the Hub."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"datasets--{dataset.replace('/', '--')}"
 
 
 def _open_class_folders(
@@ -142,7 +167,7 @@ def _open_class_folders(
             parts.append(whole)
         return datasets.concatenate_datasets(parts)
 
-    return Splits([take(name) for name in names], names, folder=folder)
+    return Splits([take(name) for name in names], names, folder=folder, places=[folder])
 
 
 def _resolve(dataset: str, splits: Sequence[str], available: Collection[str]) -> list[str]:
@@ -202,8 +227,15 @@ def _builder(config: DataConfig) -> Any:
         what = f"revision {revision!r} is" if revision else "it is"
         hint = f"{GO_ONLINE}, and run it once"
         raise HubError(f"{name}: {what} not in the local cache, and offline", hint=hint, subject=name)
-    builder = datasets.load_dataset_builder(name, config.name, revision=revision)
-    if offline or not isinstance(builder, Cache):
+    if offline:
+        return datasets.load_dataset_builder(name, config.name)
+    try:
+        builder = datasets.load_dataset_builder(name, config.name, revision=check_repository(name, revision))
+    except Exception as error:
+        if not is_of_the_client(error) or not _cache(name).is_dir():
+            raise
+        builder = None
+    if builder is not None and not isinstance(builder, Cache):
         return builder
     if kept := _kept(config, commit):
         return kept
@@ -234,19 +266,32 @@ def _commit_in_cache(config: DataConfig) -> str | None:
 
 def _kept(config: DataConfig, commit: str | None) -> Any | None:
     """What the cache of `datasets` has made of one commit."""
-    import datasets
-    from datasets.naming import camelcase_to_snakecase
     from datasets.packaged_modules.cache.cache import Cache
 
     if commit is None:
         return None
-    owner, name = config.dataset.split("/")
-    places = Path(datasets.config.HF_DATASETS_CACHE, f"{owner}___{camelcase_to_snakecase(name)}")
-    whole = [file.parent.parts for file in places.glob(f"{config.name or '*'}/*/{commit}/dataset_info.json")]
+    whole = [
+        file.parent.parts for file in _cache(config.dataset).glob(f"{config.name or '*'}/*/{commit}/dataset_info.json")
+    ]
     if len(whole) != 1:
         return None
     *_, configuration, version, _ = whole[0]
-    return Cache(repo_id=config.dataset, dataset_name=name, config_name=configuration, version=version, hash=commit)
+    return Cache(
+        repo_id=config.dataset,
+        dataset_name=config.dataset.split("/")[1],
+        config_name=configuration,
+        version=version,
+        hash=commit,
+    )
+
+
+def _cache(dataset: str) -> Path:
+    """Where `datasets` keeps what it has made of a data set of the Hub."""
+    import datasets
+    from datasets.naming import camelcase_to_snakecase
+
+    owner, name = dataset.split("/")
+    return Path(datasets.config.HF_DATASETS_CACHE, f"{owner}___{camelcase_to_snakecase(name)}")
 
 
 def _ask_why(dataset: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,6 +18,7 @@ from starzoo.config import DataConfig
 from starzoo.data.columns import find_image_column, read_labels
 from starzoo.data.opening import Splits, load_splits, say
 from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.files import read_file
 from starzoo.wording import counted
 
 __all__ = ["ImageFile", "Records", "StoredData", "open_data", "open_images"]
@@ -29,6 +29,7 @@ _DIGITS_TEST_SIZE = 360  # a fifth; 36 of every digit
 _DIGITS_SEED = 0
 _READ_AT_ONCE = 256  # rows
 _MOST_SHARED = 0.01  # of the test images
+_MOST_BYTES = 2**30  # of an image
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Records:
         image_column: Where the image is: its bytes, its path, or a dict of both.
         labels: The class of every row, an int64 array.
         numbers: Which image of the whole split every row is, for messages; an int64 array.
-        folder: Where relative paths start; None where there are none.
+        places: The folders in which images may lie as files of their own; relative paths start in the first.
     """
 
     dataset: str
@@ -66,7 +67,7 @@ class Records:
     image_column: str
     labels: Integers
     numbers: Integers
-    folder: Path | None = None
+    places: Sequence[Path] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -88,11 +89,10 @@ class Records:
             content, path = _content_and_path(cell)
             if path is not None:
                 where = f"{where} ({Path(path).name})"
+            if content is None and path and self.places:
+                content = read_file(self.places[0] / path, _MOST_BYTES, inside=self.places, subject=where)
             if content is None:
-                file = self._locate(path, where, trusted=isinstance(cell, dict)) if path else None
-                if file is None or not file.is_file():  # a device could be read for ever
-                    raise UntrustedInputError(f"{where} is missing", hint="repair the data set", subject=self.dataset)
-                content = file.read_bytes()
+                raise UntrustedInputError(f"{where} is missing", hint="repair the data set", subject=self.dataset)
             yield ImageFile(where, self.dataset, content)
 
     def update(self, digest: hashlib._Hash) -> list[int]:
@@ -112,21 +112,6 @@ class Records:
                 digest.update(file.content)
                 found.append(hash(file.content))
         return found
-
-    def _locate(self, path: str, where: str, *, trusted: bool) -> Path | None:
-        """The file of a path: one that `datasets` made is absolute, one that a table holds lies in its folder."""
-        if trusted and Path(path).is_absolute():
-            return Path(path)
-        if self.folder is None:
-            return None
-        file = Path(os.path.normpath(self.folder / path))
-        if not file.is_relative_to(self.folder):
-            raise UntrustedInputError(
-                f"{where}: expected a file in the data set's folder, got {path}",
-                hint="write paths relative to that folder",
-                subject=self.dataset,
-            )
-        return file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +238,7 @@ def _select(
         image_column=image_column,
         labels=labels[numbers],
         numbers=numbers,
-        folder=opened.folder,
+        places=opened.places,
     )
 
 

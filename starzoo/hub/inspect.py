@@ -6,6 +6,7 @@ The file may come from a stranger. Whatever is not exactly in order is refused w
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from starzoo.errors import UntrustedInputError
+from starzoo.files import open_file
 from starzoo.hub.strict_json import parse_json
 from starzoo.wording import counted
 
@@ -76,27 +78,20 @@ def read_header(path: Path, subject: str = "", limit: int = TENSOR_LIMIT) -> dic
     """Read the header of a safetensors file without touching its weights.
 
     Args:
-        path: The file.
+        path: The file; no link may lead out of its folder.
         subject: What messages call it; its path when empty.
         limit: The most tensors that it may name.
 
     Returns:
         Every tensor by name, in the order of the header.
 
-    Raises:
-        UntrustedInputError: The file is missing, truncated, oversized or not exactly a safetensors file.
     """
     subject = subject or str(path)
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = header_length(file.read(len(_LFS_POINTER)), size, subject)
-            file.seek(8)
-            return parse_header(file.read(length), size - 8 - length, subject, limit)
-    except OSError as error:
-        raise UntrustedInputError(
-            f"{subject}: cannot be read ({error.strerror})", hint="check the path and its rights", subject=subject
-        ) from error
+    with open_file(path, inside=[path.parent], subject=subject) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = header_length(file.read(len(_LFS_POINTER)), size, subject)
+        file.seek(8)
+        return parse_header(file.read(length), size - 8 - length, subject, limit)
 
 
 def header_length(start: bytes, size: int, subject: str) -> int:

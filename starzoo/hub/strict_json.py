@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from starzoo.errors import UntrustedInputError
+from starzoo.files import read_file
 
 __all__ = ["JSON_LIMIT", "parse_json", "read_json"]
 
@@ -19,26 +20,14 @@ def read_json(path: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
     """Read a JSON object strictly: no NaN, no repeated keys, no excessive size or depth.
 
     Args:
-        path: The file.
+        path: The file; no link may lead out of its folder.
         limit: Largest size in bytes that is parsed at all.
 
     Returns:
         The object.
 
-    Raises:
-        UntrustedInputError: The file is missing, too large, or not such an object.
     """
-    try:
-        if path.stat().st_size > limit:
-            raise UntrustedInputError(
-                f"{path}: is larger than {limit:,} bytes", hint="this is no configuration file", subject=str(path)
-            )
-        data = path.read_bytes()
-    except OSError as error:
-        raise UntrustedInputError(
-            f"{path}: cannot be read ({error.strerror})", hint="check the path and its rights", subject=str(path)
-        ) from error
-    return parse_json(data, str(path))
+    return parse_json(read_file(path, limit, inside=[path.parent]), str(path))
 
 
 def parse_json(data: bytes, subject: str) -> dict[str, Any]:

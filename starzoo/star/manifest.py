@@ -11,6 +11,7 @@ from starzoo.architecture import Architecture, Preprocessing
 from starzoo.config import AlignConfig, Frozen, RunConfig, StarConfig
 from starzoo.errors import UntrustedInputError
 from starzoo.evaluate.measures import Evaluation
+from starzoo.files import read_file
 
 __all__ = ["MANIFEST", "RESERVED_NAMES", "ModelRecord", "StarManifest", "read_manifest"]
 
@@ -152,14 +153,12 @@ def read_manifest(file: Path) -> StarManifest:
     Raises:
         UntrustedInputError: The file is missing, too large, no JSON, or not what this version of starzoo writes.
     """
+    content = read_file(file, _LIMIT, inside=[file.parent])
     try:
-        if file.stat().st_size > _LIMIT:
-            raise UntrustedInputError(
-                f"{file}: is larger than {_LIMIT:,} bytes", hint="is this the folder of a star?", subject=str(file)
-            )
-        return StarManifest.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "cannot be read"
+        return StarManifest.model_validate_json(content)
+    except ValidationError as error:
         raise UntrustedInputError(
-            f"{file}: no manifest of a star: {reason}", hint="is this the folder of a star?", subject=str(file)
+            f"{file}: no manifest of a star: {error.errors()[0]['msg']}",
+            hint="is this the folder of a star?",
+            subject=str(file),
         ) from error

@@ -270,7 +270,7 @@ def test_c14_size_is_limited_before_parsing(tmp_path: Path) -> None:
     path.write_bytes(b"{" + b" " * (JSON_LIMIT - 2) + b"}")
     assert read_json(path) == {}
     path.write_bytes(b"{" + b" " * (JSON_LIMIT - 1) + b"}")
-    with pytest.raises(UntrustedInputError, match=r"config.json: is larger than 10,000,000 bytes"):
+    with pytest.raises(UntrustedInputError, match=r"config.json: expected at most 10,000,000 bytes"):
         read_json(path)
 
 

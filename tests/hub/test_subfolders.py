@@ -104,20 +104,16 @@ def test_a_zoo_file_that_would_be_passed_over_is_refused(tmp_path: Path) -> None
     ("text", "reason"),
     [
         (None, "No such file or directory"),
-        ("[a", "no YAML"),
-        ("sources: [2024-13-45]", "no YAML"),
-        (f"sources: [{'9' * 5_000}]", "no YAML"),
-        ("sources: [0b_]", "no YAML"),
-        (f"sources: [{':'.join(['1'] * 300)}.5]", "no YAML"),
-        ("sources: [!!bool maybe]", "no YAML"),
-        ("sources: [!!int _]", "no YAML"),
-        ("sources: [!!timestamp now]", "no YAML"),
-        ("[" * 3_000, "no YAML"),
+        ("[a", "cannot be read as YAML: line 1: expected"),
+        ("sources: [!!bool maybe]", "cannot be read as YAML: line 1: expected plain values, got a tag"),
+        ("sources: &a [*a]", "cannot be read as YAML: line 1: expected plain values, got an anchor or alias"),
+        ("<<: {sources: [a/b]}", "cannot be read as YAML: line 1: expected a new key, got a merge"),
+        ("[" * 3_000, "cannot be read as YAML: line 1: more than 32 levels"),
         ('sources: ["\\uD800"]', r"sources\.0: Input should be a valid string"),
         ("- a/b", "Input should be"),
         ("models: [a/b]", "models: Extra inputs"),
         ("sources: a/b", "sources: Input should be a valid tuple"),
-        ("sources: [1]", r"sources\.0: Input should be a valid string"),
+        ("sources: [[1]]", r"sources\.0: Input should be a valid string"),
         ("sources: ['']", r"sources\.0: String should have at least 1"),
     ],
 )
@@ -125,7 +121,7 @@ def test_what_is_no_zoo_file(tmp_path: Path, text: str | None, reason: str) -> N
     file = tmp_path / "zoo.yaml"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(UsageError, match=rf"zoo.yaml: is no zoo file: {reason}.*\(write `sources:`"):
+    with pytest.raises(UsageError, match=rf"zoo.yaml: (is no zoo file: )?{reason}.*\(write `sources:`"):
         read_zoo_file(file)
     file.write_text("sources: []")
     with pytest.raises(UsageError, match=r"zoo.yaml: names no model"):

@@ -1,0 +1,184 @@
+"""What says how to read a data set, checked before `datasets` follows it: it may name files of its own folder alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from starzoo.errors import UntrustedInputError
+from starzoo.files import is_inside, read_file
+from starzoo.hub.strict_json import parse_json
+from starzoo.strict_yaml import front_matter, parse_yaml
+
+__all__ = ["check_data_files", "check_folder", "check_repository"]
+
+_README, _YAML, _JSON = "README.md", ".huggingface.yaml", "dataset_infos.json"
+_LIMIT = 10_000_000  # bytes of one of these files
+_LONGEST_SEPARATOR = 3  # characters: pandas takes a longer one for a regular expression, which may take for ever
+
+
+def check_folder(folder: Path) -> bool:
+    """Check what describes a folder, and that no link in it leads out.
+
+    Args:
+        folder: The folder, without links in its path.
+
+    Returns:
+        Whether a file at the top says what the folder holds: `datasets` knows what to do with it then.
+
+    Raises:
+        UntrustedInputError: A description cannot be read, or names something outside; or a link leads there.
+    """
+
+    def read(name: str) -> bytes | None:
+        file = folder / name
+        return read_file(file, _LIMIT, inside=[folder]) if os.path.lexists(file) else None
+
+    is_described = _check(read, str(folder))
+    if link := next((link for link in _links(str(folder)) if not is_inside(link, folder)), None):
+        raise UntrustedInputError(
+            f"{link}: expected a file in {folder}, got a link to {os.path.realpath(link)}",
+            hint="put the file itself there, or remove the link",
+            subject=link,
+        )
+    return is_described or (folder / f"{folder.name}.py").exists()
+
+
+def check_repository(dataset: str, revision: str | None) -> str:
+    """Check what describes a data set of the Hub.
+
+    Args:
+        dataset: Its id.
+        revision: The revision that is asked for.
+
+    Returns:
+        The commit that was checked, which is to be read.
+
+    Raises:
+        UntrustedInputError: A description cannot be read, or names something outside of the repository.
+    """
+    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    commit = str(HfApi().resolve_revision(dataset, repo_type="dataset", revision=revision).resolved)
+
+    def read(name: str) -> bytes | None:
+        with suppress(EntryNotFoundError):
+            size = get_hf_file_metadata(hf_hub_url(dataset, name, repo_type="dataset", revision=commit)).size
+            if size is not None and size > _LIMIT:
+                raise UntrustedInputError(
+                    f"{dataset}: {name}: expected at most {_LIMIT:,} bytes, got {size:,}",
+                    hint="use another data set",
+                    subject=dataset,
+                )
+            file = Path(hf_hub_download(dataset, name, repo_type="dataset", revision=commit))
+            return read_file(file, _LIMIT, inside=[file.parent], subject=f"{dataset}: {name}")
+        return None
+
+    _check(read, dataset)
+    return commit
+
+
+def check_data_files(builder: Any, dataset: str, folder: Path | None) -> None:
+    """Make sure that the files which `datasets` found, and is about to read, are those of the data set.
+
+    Args:
+        builder: What makes the data set.
+        dataset: Its name.
+        folder: Its folder; None for one of the Hub.
+
+    Raises:
+        UntrustedInputError: One is not.
+    """
+    for files in (getattr(builder.config, "data_files", None) or {}).values():
+        for file in files:
+            if not (is_inside(file, folder) if folder else str(file).startswith(f"hf://datasets/{dataset}@")):
+                raise UntrustedInputError(
+                    f"{dataset}: expected files of its own, got {file}", hint="use another data set", subject=dataset
+                )
+
+
+def _check(read: Callable[[str], bytes | None], dataset: str) -> bool:
+    """Check the three files that `datasets` takes for a description, and say whether they describe anything."""
+    card, separate, legacy = read(_README), read(_YAML), read(_JSON)
+    block = front_matter(card) if card else None
+    described = [
+        _check_yaml(content, f"{dataset}: {name}")
+        for content, name in ((block, _README), (separate, _YAML))
+        if content is not None
+    ]
+    if legacy is not None:
+        parse_json(legacy, f"{dataset}: {_JSON}")
+    keys = {key for each in described for key in each}
+    return separate is not None or legacy is not None or not keys.isdisjoint({"configs", "dataset_info"})
+
+
+def _check_yaml(content: bytes, subject: str) -> Mapping[str, Any]:
+    description = parse_yaml(content, subject)
+    if not isinstance(description, dict):
+        return {}
+    for field in ("configs", "dataset_info"):
+        stated = description.get(field)
+        for each in stated if isinstance(stated, list) else [stated]:
+            if isinstance(each, dict):
+                _check_configuration(each, subject)
+    return description
+
+
+def _check_configuration(values: Mapping[str, Any], subject: str) -> None:
+    for field in ("data_dir", "data_files", "config_name", "metadata_filenames"):
+        for path in _texts(values.get(field)):
+            if _leads_out(path):
+                raise UntrustedInputError(
+                    f"{subject}: {field}: expected paths in the data set's own folder, got {path!r}",
+                    hint="write paths relative to that folder, or remove the entry",
+                    subject=subject,
+                )
+    for field in ("sep", "delimiter"):
+        if any(len(text) > _LONGEST_SEPARATOR for text in _texts(values.get(field))):
+            raise UntrustedInputError(
+                f"{subject}: {field}: expected at most {_LONGEST_SEPARATOR} characters, got more",
+                hint="separate columns by a comma or tab",
+                subject=subject,
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All text in a value, whatever its shape; the reader has bounded its depth."""
+    match value:
+        case str():
+            yield value
+        case list():
+            for each in value:
+                yield from _texts(each)
+        case dict():
+            for key, each in value.items():
+                yield from (key, *_texts(each))
+
+
+def _leads_out(path: str) -> bool:
+    """Whether a path or pattern could be understood as one outside: absolute, upwards, a URL, or a chain of these."""
+    first, *_ = parts = path.replace("\\", "/").split("/")
+    return (
+        path.startswith(("/", "\\", "~"))
+        or ".." in parts
+        or ":" in first
+        or "::" in path
+        or "://" in path
+        or not path.isprintable()
+    )
+
+
+def _links(folder: str) -> Iterator[str]:
+    """All links in a folder; none is followed."""
+    folders = [folder]
+    while folders:
+        with suppress(PermissionError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    yield entry.path
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
