@@ -8,14 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from starzoo.errors import UntrustedInputError
+from starzoo.errors import HubError, UntrustedInputError
 from starzoo.files import is_inside, read_file
+from starzoo.hub.names import is_commit
+from starzoo.hub.offline import remember
 from starzoo.hub.strict_json import parse_json
 from starzoo.strict_yaml import front_matter, parse_yaml
 
 __all__ = ["check_data_files", "check_folder", "check_repository"]
 
 _README, _YAML, _JSON = "README.md", ".huggingface.yaml", "dataset_infos.json"
+_TIMEOUT = 100  # seconds, as `datasets` waits for an answer
 _LIMIT = 10_000_000  # bytes of one of these files
 _LONGEST_SEPARATOR = 3  # characters: pandas takes a longer one for a regular expression, which may take for ever
 
@@ -58,28 +61,38 @@ def check_repository(dataset: str, revision: str | None) -> str:
         The commit that was checked, which is to be read.
 
     Raises:
+        HubError: The Hub names no commit.
         UntrustedInputError: A description cannot be read, or names something outside of the repository.
     """
-    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import EntryNotFoundError
+    import datasets
+    from huggingface_hub import HfApi, hf_hub_url
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    commit = str(HfApi().resolve_revision(dataset, repo_type="dataset", revision=revision).resolved)
+    hub = HfApi(endpoint=datasets.config.HF_ENDPOINT)
+    commit = revision
+    if revision is None or not is_commit(revision):
+        commit = hub.dataset_info(dataset, revision=revision, timeout=_TIMEOUT).sha
+        if not is_commit(commit):
+            raise HubError(f"{dataset}: the Hub names no commit", hint="is HF_ENDPOINT a Hub?", subject=dataset)
+        remember(f"datasets/{dataset}", revision, str(commit))
+    sha = str(commit)
 
     def read(name: str) -> bytes | None:
-        with suppress(EntryNotFoundError):
-            size = get_hf_file_metadata(hf_hub_url(dataset, name, repo_type="dataset", revision=commit)).size
+        with suppress(RemoteEntryNotFoundError):
+            url = hf_hub_url(dataset, name, repo_type="dataset", revision=sha, endpoint=hub.endpoint)
+            size = hub.get_hf_file_metadata(url=url).size
             if size is not None and size > _LIMIT:
                 raise UntrustedInputError(
                     f"{dataset}: {name}: expected at most {_LIMIT:,} bytes, got {size:,}",
                     hint="use another data set",
                     subject=dataset,
                 )
-            file = Path(hf_hub_download(dataset, name, repo_type="dataset", revision=commit))
+            file = Path(hub.hf_hub_download(dataset, name, repo_type="dataset", revision=sha))
             return read_file(file, _LIMIT, inside=[file.parent], subject=f"{dataset}: {name}")
         return None
 
     _check(read, dataset)
-    return commit
+    return sha
 
 
 def check_data_files(builder: Any, dataset: str, folder: Path | None) -> None:

@@ -34,7 +34,9 @@ __all__ = ["Splits", "load_splits", "say"]
 _logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_BROKEN_DESCRIPTIONS = (yaml.YAMLError, TypeError, KeyError, AttributeError)  # of the README, which `datasets` trusts
+_BROKEN_DESCRIPTIONS = (  # which `datasets` trusts
+    *(yaml.YAMLError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, ImportError),
+)
 _READERS = {"arrow", "cache", "csv", "hdf5", "imagefolder", "json", "parquet", "webdataset"}
 _BROKEN_ARCHIVES = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
 
@@ -94,7 +96,7 @@ def load_splits(config: DataConfig, splits: Sequence[str]) -> Splits:
         )
 
     def download() -> Splits:
-        with _understood(config.dataset):
+        with _understood(config.dataset, config.revision):
             return _prepare(config.dataset, _builder(config), splits)
 
     return patiently(download, config.dataset, config.revision, patience=math.inf)
@@ -191,7 +193,7 @@ def _names(split: str) -> list[str]:
 
 
 @contextmanager
-def _understood(dataset: str) -> Iterator[None]:
+def _understood(dataset: str, revision: str | None = None) -> Iterator[None]:
     """Let `datasets` work quietly, and raise its failures as ours."""
     import datasets
 
@@ -207,7 +209,7 @@ def _understood(dataset: str) -> Iterator[None]:
         *_BROKEN_ARCHIVES,
         *_BROKEN_DESCRIPTIONS,
     ) as error:
-        raise _explain(dataset, error) from error
+        raise _explain(dataset, revision, error) from error
 
 
 # Where `datasets` cannot have what is asked for, it takes what its cache made last, of whatever commit. That is left to
@@ -232,7 +234,7 @@ def _builder(config: DataConfig) -> Any:
     try:
         builder = datasets.load_dataset_builder(name, config.name, revision=check_repository(name, revision))
     except Exception as error:
-        if not is_of_the_client(error) or not _cache(name).is_dir():
+        if not (isinstance(error, HubError) or is_of_the_client(error)) or not _cache(name).is_dir():
             raise
         builder = None
     if builder is not None and not isinstance(builder, Cache):
@@ -334,10 +336,11 @@ def _quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _explain(dataset: str, error: Exception) -> StarzooError:
+def _explain(dataset: str, revision: str | None, error: Exception) -> StarzooError:
     """What went wrong inside `datasets.load_dataset`, in the terms of the exit codes."""
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
     from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
     from pyarrow import ArrowException
 
     reasons, reason = list(_behind(error)), _first_line(error)
@@ -346,13 +349,14 @@ def _explain(dataset: str, error: Exception) -> StarzooError:
             return each
         if is_of_a_full_disk(each):
             return ResourceError(f"{dataset}: the disk is full", hint="free space or set HF_HOME", subject=dataset)
-    if isinstance(error, DatasetNotFoundError):  # which does not keep the client's error
-        if "gated" in reason:
+    if isinstance(error, DatasetNotFoundError | RepositoryNotFoundError | RevisionNotFoundError):
+        if "gated" in reason or isinstance(error, GatedRepoError):
             return _gated(dataset)
         what = "no such data set on the Hub, or a private one, and no such folder"
         hint = "check the name, or set HF_TOKEN if it is private"
-        if "Revision" in reason:
-            what, hint = reason, f"see {constants.ENDPOINT}/datasets/{dataset}/commits for the revisions there are"
+        if isinstance(error, RevisionNotFoundError):
+            what = f"no revision {revision!r}"
+            hint = f"see {constants.ENDPOINT}/datasets/{dataset}/commits for the revisions there are"
         return HubError(f"{dataset}: {what}", hint=hint, subject=dataset)
     if isinstance(error, RuntimeError) and "scripts are no longer supported" in reason:
         return UntrustedInputError(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-__all__ = ["GO_ONLINE", "is_offline", "working_offline"]
+__all__ = ["GO_ONLINE", "is_offline", "remember", "working_offline"]
 
 GO_ONLINE = "leave --offline out, or unset HF_HUB_OFFLINE"
 """What to do where something cannot be had offline."""
@@ -53,3 +54,20 @@ def working_offline(wanted: bool = True) -> Iterator[None]:
             del os.environ[_VARIABLE]
         else:
             os.environ[_VARIABLE] = said
+
+
+def remember(repo: str, revision: str | None, sha: str) -> None:
+    """Note in the client's cache, where it looks when it is offline, at which commit a branch or tag is.
+
+    Args:
+        repo: The repository after its kind: `models/user/repo`.
+        revision: The branch or tag; that of the Hub when not given.
+        sha: The commit.
+    """
+    from huggingface_hub import constants
+
+    note = Path(constants.HF_HUB_CACHE) / repo.replace("/", "--") / "refs" / (revision or "main")
+    with suppress(OSError):  # a cache that cannot be written serves no offline run
+        if not note.is_file() or note.read_text(encoding="utf-8") != sha:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(sha, encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from starzoo.errors import HubError, UsageError
 from starzoo.hub.failures import hub_failures, is_of_the_client
 from starzoo.hub.names import is_commit, is_revision, split_repo
-from starzoo.hub.offline import is_offline
+from starzoo.hub.offline import is_offline, remember
 from starzoo.hub.patience import patiently
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ class ModelRef:
             sha = patiently(lambda: HfApi().get_hf_file_metadata(url=url, timeout=TIMEOUT), repo, revision).commit_hash
         if not isinstance(sha, str) or not is_commit(sha):
             raise HubError(f"{repo}: the Hub names no commit", hint="is HF_ENDPOINT a Hub?", subject=repo)
-        _remember(repo, revision, sha)
+        remember(f"models/{repo}", revision, sha)
         return sha
 
     def __str__(self) -> str:
@@ -148,14 +147,3 @@ def model_info(repo: str, revision: str | None, *, files: bool = False) -> Model
             ) from error
 
     return patiently(ask, repo, revision)
-
-
-def _remember(repo: str, revision: str | None, sha: str) -> None:
-    """Note in the client's cache, where it looks when it is offline, at which commit a branch or tag is."""
-    from huggingface_hub import constants
-
-    note = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "refs" / (revision or "main")
-    with suppress(OSError):  # a cache that cannot be written serves no offline run
-        if not note.is_file() or note.read_text(encoding="utf-8") != sha:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(sha, encoding="utf-8")

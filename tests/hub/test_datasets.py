@@ -194,7 +194,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr("datasets.config.HF_ENDPOINT", nowhere())
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waited.append)  # the client has a patience of its own
-    with pytest.raises(HubError, match=r"^ann/pictures: the Hub cannot be reached \(check the network") as caught:
+    with pytest.raises(HubError, match=r"^ann/pictures: the Hub cannot be reached.* \(check the network") as caught:
         opened()
     assert caught.value.exit_code == 4
     assert sum(waited) < PATIENCE
@@ -211,7 +211,7 @@ def test_a_hub_that_asks_to_wait_a_day(hub: FakeHub) -> None:
     ("choice", "error", "message"),
     [
         ({"dataset": "ann/none"}, HubError, "ann/none: no such data set on the Hub, or a private one, and no such fol"),
-        ({"revision": "v9"}, HubError, "ann/pictures: Revision 'v9' doesn't exist"),
+        ({"revision": "v9"}, HubError, "ann/pictures: no revision 'v9'"),
         ({"test_split": "validation"}, UsageError, 'ann/pictures: Unknown split "validation". Should be one of'),
         ({"name": "german"}, UsageError, "ann/pictures: BuilderConfig 'german' not found. Available: "),
     ],
@@ -243,7 +243,7 @@ def test_files_in_folders(hub: FakeHub) -> None:
 )
 def test_a_broken_description(hub: FakeHub, description: str) -> None:
     hub.commit(REPO, {"README.md": f"---\n{description}\n---\n".encode()})
-    with pytest.raises(UntrustedInputError, match=r"^ann/pictures: cannot be read: "):
+    with pytest.raises(UntrustedInputError, match=r"^ann/pictures: (README\.md: )?cannot be read"):
         opened()
 
 

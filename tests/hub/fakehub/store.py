@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import yaml
@@ -42,7 +43,11 @@ class Repo:
     @property
     def card(self) -> dict:
         readme = self.commits[self.branches["main"]].get("README.md", b"").decode()
-        return (yaml.safe_load(readme.split("---\n")[1]) or {}) if readme.startswith("---\n") else {}
+        if len(readme) > 10_000 or not readme.startswith("---\n") or "<<" in readme:
+            return {}
+        with suppress(yaml.YAMLError):
+            return yaml.safe_load(readme.split("---\n")[1]) or {}
+        return {}
 
 
 class Store:
