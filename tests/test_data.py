@@ -602,7 +602,7 @@ def test_models_with_other_channels_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("cell", "message"),
-    [(None, "is missing"), ({"bytes": None, "path": "/dev/zero"}, r"\(zero\) is missing")],
+    [(None, "is missing"), ({"bytes": None, "path": "/dev/zero"}, r"\(zero\): expected the image itself")],
 )
 def test_rows_without_an_image_file_are_named(cell: dict[str, str] | None, message: str) -> None:
     features = datasets.Features({"image": datasets.Image(decode=False)})

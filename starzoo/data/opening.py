@@ -37,6 +37,10 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _BROKEN_DESCRIPTIONS = (  # which `datasets` trusts
     *(yaml.YAMLError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, ImportError),
 )
+_TYPE = re.compile(
+    r"json|null|bool_?|u?int(8|16|32|64)|float(16|32|64)|(large_)?(binary|string|utf8)|(binary|string)_view|date(32|64)|"
+    r"(time(32|64)|timestamp|duration|decimal(32|64|128|256)|fixed_size_binary)[\[(].*"
+)
 _READERS = {"arrow", "cache", "csv", "hdf5", "imagefolder", "json", "parquet", "webdataset"}
 _BROKEN_ARCHIVES = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
 
@@ -198,7 +202,7 @@ def _understood(dataset: str, revision: str | None = None) -> Iterator[None]:
     import datasets
 
     try:
-        with _quiet():
+        with _quiet(), _only_types():
             yield
     except (
         OSError,
@@ -209,7 +213,7 @@ def _understood(dataset: str, revision: str | None = None) -> Iterator[None]:
         *_BROKEN_ARCHIVES,
         *_BROKEN_DESCRIPTIONS,
     ) as error:
-        raise _explain(dataset, revision, error) from error
+        raise _explain(dataset, error, revision) from error
 
 
 # Where `datasets` cannot have what is asked for, it takes what its cache made last, of whatever commit. That is left to
@@ -336,7 +340,32 @@ def _quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _explain(dataset: str, revision: str | None, error: Exception) -> StarzooError:
+@contextmanager
+def _only_types() -> Iterator[None]:
+    """Keep `datasets` from calling what a stranger names as the type of a column: it calls any function of PyArrow."""
+    import pyarrow
+    from datasets.features import features
+
+    known = dir(pyarrow)
+    make = features.string_to_arrow
+
+    def make_type(name: str) -> Any:
+        if not _TYPE.fullmatch(name) and not {name, f"{name}_"}.isdisjoint(known):
+            raise UntrustedInputError(
+                f"{name[:60]}: expected the type of a column, got another word",
+                hint="use another data set",
+                subject=name[:60],
+            )
+        return make(name)
+
+    features.string_to_arrow = make_type
+    try:
+        yield
+    finally:
+        features.string_to_arrow = make
+
+
+def _explain(dataset: str, error: Exception, revision: str | None = None) -> StarzooError:
     """What went wrong inside `datasets.load_dataset`, in the terms of the exit codes."""
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
     from huggingface_hub import constants

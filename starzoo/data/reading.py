@@ -89,10 +89,10 @@ class Records:
             content, path = _content_and_path(cell)
             if path is not None:
                 where = f"{where} ({Path(path).name})"
-            if content is None and path and self.places:
-                content = read_file(self.places[0] / path, _MOST_BYTES, inside=self.places, subject=where)
-            if content is None:
+            if content is None and path is None:
                 raise UntrustedInputError(f"{where} is missing", hint="repair the data set", subject=self.dataset)
+            if content is None:
+                content = self._read(path or "", where)
             yield ImageFile(where, self.dataset, content)
 
     def update(self, digest: hashlib._Hash) -> list[int]:
@@ -112,6 +112,15 @@ class Records:
                 digest.update(file.content)
                 found.append(hash(file.content))
         return found
+
+    def _read(self, path: str, where: str) -> bytes:
+        if not self.places:
+            raise UntrustedInputError(
+                f"{where}: expected the image itself in the table, got the path of a file",
+                hint="use a data set whose tables hold their images",
+                subject=self.dataset,
+            )
+        return read_file(self.places[0] / path, _MOST_BYTES, inside=self.places, subject=where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,9 +279,10 @@ def _content_and_path(cell: Any) -> tuple[bytes | None, str | None]:
         case bytes():
             return cell, None
         case str():
-            return None, cell
+            return None, cell or None
         case dict():
-            return cell["bytes"], cell.get("path")
+            path = cell.get("path")
+            return cell["bytes"], path if isinstance(path, str) and path else None
     return None, None
 
 

@@ -43,7 +43,7 @@ class Repo:
     @property
     def card(self) -> dict:
         readme = self.commits[self.branches["main"]].get("README.md", b"").decode()
-        if len(readme) > 10_000 or not readme.startswith("---\n") or "<<" in readme:
+        if len(readme) > 10_000 or not readme.startswith("---\n") or ": &" in readme:
             return {}
         with suppress(yaml.YAMLError):
             return yaml.safe_load(readme.split("---\n")[1]) or {}
