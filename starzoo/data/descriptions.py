@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,16 @@ from starzoo.hub.offline import remember
 from starzoo.hub.strict_json import parse_json
 from starzoo.strict_yaml import front_matter, parse_yaml
 
-__all__ = ["check_data_files", "check_folder", "check_repository"]
+__all__ = ["check_builder", "check_folder", "check_repository"]
 
 _README, _YAML, _JSON = "README.md", ".huggingface.yaml", "dataset_infos.json"
 _TIMEOUT = 100  # seconds, as `datasets` waits for an answer
 _LIMIT = 10_000_000  # bytes of one of these files
+_OPTIONS = {  # that a description may set; others of `datasets` take any amount of memory, such as skiprows
+    *("name", "version", "description", "data_dir", "data_files", "features", "drop_labels", "drop_metadata"),
+    *("metadata_filenames", "sep", "delimiter", "names", "column_names", "columns", "field", "encoding"),
+    *("quotechar", "escapechar", "doublequote", "skipinitialspace", "keep_linebreaks"),
+}
 _LONGEST_SEPARATOR = 3  # characters: pandas takes a longer one for a regular expression, which may take for ever
 
 
@@ -95,8 +101,8 @@ def check_repository(dataset: str, revision: str | None) -> str:
     return sha
 
 
-def check_data_files(builder: Any, dataset: str, folder: Path | None) -> None:
-    """Make sure that the files which `datasets` found, and is about to read, are those of the data set.
+def check_builder(builder: Any, dataset: str, folder: Path | None) -> None:
+    """Make sure that `datasets` is about to read files of the data set alone, in no way that could take for ever.
 
     Args:
         builder: What makes the data set.
@@ -104,8 +110,16 @@ def check_data_files(builder: Any, dataset: str, folder: Path | None) -> None:
         folder: Its folder; None for one of the Hub.
 
     Raises:
-        UntrustedInputError: One is not.
+        UntrustedInputError: It found another file, or the description sets an option that images need not.
     """
+    for option in fields(builder.config):
+        usual = option.default if option.default_factory is MISSING else option.default_factory()
+        if option.name not in _OPTIONS and getattr(builder.config, option.name) != usual:
+            raise UntrustedInputError(
+                f"{dataset}: its description sets {option.name!r}, which images need not",
+                hint="remove it from the README.md of a local copy",
+                subject=dataset,
+            )
     for files in (getattr(builder.config, "data_files", None) or {}).values():
         for file in files:
             if not (is_inside(file, folder) if folder else str(file).startswith(f"hf://datasets/{dataset}@")):

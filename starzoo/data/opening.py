@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 
 from starzoo.config import DataConfig
-from starzoo.data.descriptions import check_data_files, check_folder, check_repository
+from starzoo.data.descriptions import check_builder, check_folder, check_repository
 from starzoo.data.folders import find_split, scan_folder, spread_classes
 from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError, UsageError
 from starzoo.hub.failures import as_hub_error, is_of_a_full_disk, is_of_the_client
@@ -121,7 +121,7 @@ def _prepare(dataset: str, builder: Any, splits: Sequence[str], folder: Path | N
             hint="use a data set of image files or Parquet files",
             subject=dataset,
         )
-    check_data_files(builder, dataset, folder)
+    check_builder(builder, dataset, folder)
     builder.download_and_prepare()
     names = _resolve(dataset, splits, builder.info.splits)
     places = [folder] if folder else []
@@ -234,7 +234,12 @@ def _builder(config: DataConfig) -> Any:
         hint = f"{GO_ONLINE}, and run it once"
         raise HubError(f"{name}: {what} not in the local cache, and offline", hint=hint, subject=name)
     if offline:
-        return datasets.load_dataset_builder(name, config.name)
+        builder = datasets.load_dataset_builder(name, config.name)
+        if not is_commit(builder.hash):  # a local folder can be called as the cache calls a data set of the Hub
+            raise HubError(
+                f"{name}: not in the local cache, and offline", hint=f"{GO_ONLINE}, and run it once", subject=name
+            )
+        return builder
     try:
         builder = datasets.load_dataset_builder(name, config.name, revision=check_repository(name, revision))
     except Exception as error:
