@@ -25,6 +25,7 @@ from starzoo.errors import (
     as_starzoo_error,
     exit_code_of,
 )
+from starzoo.files import read_file
 from starzoo.folder import write_text
 from starzoo.processes import is_torchrun, rank, world_size
 from starzoo.progress import Progress
@@ -33,6 +34,7 @@ __all__ = ["STATUS", "Status", "is_status"]
 
 STATUS = "status.json"
 _MARKS = "processes"
+_LIMIT = 1_000_000  # bytes
 _SECONDS_BETWEEN = 1.0
 _SECONDS_TO_END = 3.0  # in which all but a lost process notice that one is lost
 _REFUSALS = (UsageError, UntrustedInputError, HubError, IncompatibleError)
@@ -105,8 +107,8 @@ class Status:
         """What status.json says, where it is the end of a run and this process was not started by torchrun."""
         if is_torchrun():
             return None
-        with suppress(OSError, ValueError):
-            text = (self.folder / STATUS).read_text(encoding="utf-8")
+        with suppress(UntrustedInputError, ValueError):
+            text = read_file(self.folder / STATUS, _LIMIT).decode()
             if json.loads(text).get("state") == "done":
                 return text
         return None
@@ -154,16 +156,16 @@ class Status:
 
     def _read_mark(self, rank: int) -> dict[str, Any]:
         try:
-            mark: dict[str, Any] = json.loads((self.folder / _MARKS / f"{rank}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            mark: dict[str, Any] = json.loads(read_file(self.folder / _MARKS / f"{rank}.json", _LIMIT))
+        except (UntrustedInputError, ValueError):
             return {}
         return mark
 
 
 def is_status(file: Path) -> bool:
     """Whether a file is the status of a run, however that ended, and nothing that somebody else wrote."""
-    with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(file.read_text(encoding="utf-8"))
+    with suppress(UntrustedInputError, ValueError, RecursionError):
+        found = json.loads(read_file(file, _LIMIT, inside=[file.parent]))
         return isinstance(found, dict) and {"state", "time", "processes"} <= found.keys()
     return False
 

@@ -30,7 +30,7 @@ ROOMS: Mapping[str, set[str]] = {
     "strict_yaml": {"errors"},
     "zoo_file": {"errors", "config", "files", "strict_yaml"},
     "processes": {"errors", "config", "wording"},
-    "status": {"errors", "progress", "folder", "processes"},
+    "status": {"errors", "progress", "files", "folder", "processes"},
     "methods": set(),
     "config": {"errors", "methods"},
     "hub.strict_json": {"errors", "files"},

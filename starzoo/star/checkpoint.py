@@ -21,13 +21,14 @@ from torch import Tensor
 
 from starzoo.differences import all_differences
 from starzoo.errors import CheckpointError, ResourceError, UntrustedInputError, UsageError
-from starzoo.files import new_folder
+from starzoo.files import new_folder, read_file
 from starzoo.folder import file_hash, save_tensors, writing
 from starzoo.methods import Method
 
 __all__ = ["Checkpoint", "load_newest", "optimizer_tensors", "restore_optimizer", "save_checkpoint"]
 
 _SCHEMA = 2
+_JSON_LIMIT = 100_000_000  # bytes
 _KEEP = 2  # the newest, and one to fall back on
 _MANIFEST = "manifest.json"
 _DRAFT = ".draft-"
@@ -200,7 +201,7 @@ def _write(draft: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> 
 
 
 def _read(folder: Path, identity: Mapping[str, Any], override: bool) -> Checkpoint:
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    state = _json(folder / "state.json")
     changes = list(state["changes"])
     then, now = state["identity"], json.loads(json.dumps(identity))
     if differences := all_differences(then, now):
@@ -238,9 +239,9 @@ def _published(folder: Path) -> list[Path]:
 
 def _is_whole(folder: Path) -> bool:
     try:
-        hashes = dict(json.loads((folder / _MANIFEST).read_text(encoding="utf-8")))
+        hashes = dict(_json(folder / _MANIFEST))
         damaged = {name for name in _FILES if file_hash(folder / name) != hashes.get(name)}
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, UntrustedInputError):
         hashes, damaged = {}, _FILES
     if "state.json" not in damaged:
         _check_schema(folder)  # first, as another version may keep other files
@@ -255,7 +256,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _check_schema(folder: Path) -> None:
-    schema = json.loads((folder / "state.json").read_text(encoding="utf-8"))["schema"]
+    schema = _json(folder / "state.json")["schema"]
     if schema != _SCHEMA:
         newer = schema > _SCHEMA
         raise UsageError(
@@ -263,3 +264,7 @@ def _check_schema(folder: Path) -> None:
             hint="update starzoo" if newer else f"remove {folder.parent} to start the run again",
             subject=str(folder),
         )
+
+
+def _json(file: Path) -> Any:
+    return json.loads(read_file(file, _JSON_LIMIT, inside=[file.parent]))

@@ -21,7 +21,7 @@ from starzoo.cli.main import main
 from starzoo.config import DataConfig
 from starzoo.data import open_data
 from starzoo.data.reading import StoredData
-from starzoo.errors import UntrustedInputError, exit_code_of
+from starzoo.errors import HubError, UntrustedInputError, exit_code_of
 from starzoo.hub.offline import working_offline
 from tests.data.pictures import png, write_pictures
 from tests.data.watch import watching
@@ -258,6 +258,40 @@ def test_h03_a_type_of_a_column_calls_no_function(tmp_path: Path, monkeypatch: p
     with pytest.raises(UntrustedInputError, match="create_library_symlinks: expected the type of a column"):
         opened(tmp_path / "table")
     assert called == []
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"skiprows": 10**9}, "sets 'skiprows', which images need not"),  # a set of as many numbers
+        ({"sep": "(a+)+$", "engine": "python"}, "sep: expected at most 3 characters"),
+        ({"chunksize": 10**15}, "sets 'chunksize'"),
+        ({"converters": {"file": "eval"}}, "sets 'converters'"),
+    ],
+    ids=lambda option: next(iter(option)) if isinstance(option, dict) else "",
+)
+def test_h03_a_description_sets_no_option_that_takes_for_ever(
+    tmp_path: Path, option: dict[str, object], message: str
+) -> None:
+    folder = write_pictures(tmp_path / "data", {"images": 2})
+    for split in ("train", "test"):
+        (folder / f"{split}.csv").write_text("file;label\nimages/000.png;a\nimages/001.png;b\n")
+    splits = [{"split": split, "path": f"{split}.csv"} for split in ("train", "test")]
+    entry = {"config_name": "default", "data_files": splits, "sep": ";"}
+    describe(folder, "README.md", {"configs": [entry]})
+    assert opened(folder, image_column="file").class_names == ("a", "b")
+    describe(folder, "README.md", {"configs": [entry | option]})
+    with pytest.raises(UntrustedInputError, match=re.escape(message)):
+        opened(folder, image_column="file")
+
+
+def test_h03_a_folder_that_is_called_like_a_data_set_of_the_hub_is_not_taken_for_it(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        table(tmp_path / "ann___pictures" / f"{split}.parquet", [own(), own()])
+    assert opened(tmp_path / "ann___pictures").fingerprint
+    assert list((tmp_path / "cache").glob("ann___pictures/*/*/*/dataset_info.json"))
+    with working_offline(), pytest.raises(HubError, match="ann/pictures: not in the local cache, and offline"):
+        opened(Path("ann/pictures"))
 
 
 # H05: their YAML
