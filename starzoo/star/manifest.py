@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -153,12 +154,12 @@ def read_manifest(file: Path) -> StarManifest:
     Raises:
         UntrustedInputError: The file is missing, too large, no JSON, or not what this version of starzoo writes.
     """
+    hint = "is this the folder of a star?"
+    if not os.path.lexists(file):
+        raise UntrustedInputError(f"{file}: no manifest of a star: no such file", hint=hint, subject=str(file))
     content = read_file(file, _LIMIT, inside=[file.parent])
     try:
         return StarManifest.model_validate_json(content)
     except ValidationError as error:
-        raise UntrustedInputError(
-            f"{file}: no manifest of a star: {error.errors()[0]['msg']}",
-            hint="is this the folder of a star?",
-            subject=str(file),
-        ) from error
+        what = f"{file}: no manifest of a star: {error.errors()[0]['msg']}"
+        raise UntrustedInputError(what, hint=hint, subject=str(file)) from error

@@ -145,7 +145,7 @@ def test_n08_a_hub_that_asks_to_wait_for_a_day(
     [
         ("GET /api/models$", lambda folder: list_stars()),
         ("POST .*/info/lfs/", lambda folder: push(folder, "ann/net")),
-        ("HEAD /datasets/ann/images", lambda folder: load_data(DataConfig(dataset="ann/images"), Preprocessing())),
+        ("GET /api/datasets/ann/images", lambda folder: load_data(DataConfig(dataset="ann/images"), Preprocessing())),
     ],
     ids=["list", "push", "data"],
 )
