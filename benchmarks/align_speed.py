@@ -145,7 +145,7 @@ def align_many(name: str, sources: int) -> None:
     spec = infer_architecture(architecture)
     fixed, *permutees = (random_state(architecture, seed) for seed in range(1 + sources))
     before = time.process_time()
-    aligned = align(spec, fixed, permutees, AlignConfig(method="weight"))
+    aligned = align(spec, fixed, permutees, AlignConfig(method="weights"))
     seconds = time.process_time() - before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     sweeps = statistics.fmean(source.sweeps for source in aligned)
@@ -156,7 +156,7 @@ def threads(name: str, sources: int, rounds: int = 3) -> dict[str, float]:
     """Sources matched one after another and side by side, by the clock: medians over rounds."""
     architecture = Architecture.from_registry(name)
     fixed, *permutees = (random_state(architecture, seed) for seed in range(1 + sources))
-    aligner = Aligner(infer_architecture(architecture), AlignConfig(method="weight"))
+    aligner = Aligner(infer_architecture(architecture), AlignConfig(method="weights"))
     cores = len(os.sched_getaffinity(0))
     times: dict[str, list[float]] = {}
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from benchmarks.zoos import DATASET, FAMILIES, OUT, RECIPES, train
-from starzoo.align.align import Aligner, align, choose_method
+from starzoo.align.align import align
 from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, Method
 from starzoo.data import load_data
@@ -83,26 +83,16 @@ def measure(name: str, methods: Sequence[str], dataset: str, out: Path) -> list[
     own = [evaluator.curve(state, state, [0.0]) for state in states]
     rows = []
     for method in methods:
-        config = AlignConfig(method="weight" if method == "none" else method)
+        config = AlignConfig(method="weights" if method == "none" else method)
         started = time.perf_counter()
-        if config.at_once:
-            aligner = Aligner(spec, config, probe)
-            into = aligner.match_all([aligner.evidence.of(state) for state in states])
-            placed = [permutation.apply(state) for permutation, state in zip(into, states, strict=True)]
         for a, b in itertools.combinations(range(MEMBERS), 2):
-            chosen = method
-            if method == "none":
-                ends = states[a], states[b]
-            elif config.at_once:
-                ends = placed[a], placed[b]
-            else:
-                chosen = choose_method(spec, states[a], [states[b]], config, probe).method
+            ends = states[a], states[b]
+            if method != "none":
                 ends = states[a], align(spec, states[a], [states[b]], config, probe=probe)[0].state
             seconds, started = time.perf_counter() - started, time.perf_counter()
             curve = evaluator.curve(*ends, POINTS[1:-1])
             rows.append({
                 "method": method,
-                "chosen": chosen,
                 "pair": [a, b],
                 "loss": {
                     split: [*own[a].loss[split], *found, *own[b].loss[split]] for split, found in curve.loss.items()
@@ -161,13 +151,7 @@ def table(found: dict[str, list[Row]]) -> str:
                 best = min(value for (where, _), value in means.items() if where == zoo)
                 cells.append(f"**{cell}**" if means[zoo, method] == best else cell)
             lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    lines += ["", "What `auto` chose: " + "; ".join(f"{zoo}: {choices(rows)}" for zoo, rows in found.items()) + "."]
     return "\n".join(lines) + "\n"
-
-
-def choices(rows: list[Row]) -> str:
-    taken = [row["chosen"] for row in rows if row["method"] == "auto"]
-    return ", ".join(f"{method} {taken.count(method)} of {len(taken)}" for method in dict.fromkeys(taken))
 
 
 if __name__ == "__main__":

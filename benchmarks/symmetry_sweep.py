@@ -45,7 +45,7 @@ from starzoo.symmetry.spec import Pinned, pinned_parts
 RESULTS = Path(__file__).parent / "results"
 RUNS = Path("runs/symmetry-sweep")
 LARGEST = 120_000_000  # parameters up to which every name is proved
-PROVER = ("permutation", "spec", "verification")  # the files that a proof is made by, beside `rescale`
+PROVER = ("permutation", "spec", "verification")  # the files that a proof is made by
 IMAGE_SIZES = (64, 96, 128, 160, 192, 224, 256)
 Row = dict[str, Any]
 

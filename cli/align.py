@@ -23,7 +23,7 @@ def align(
 ) -> None:
     """Permute models so that their weights come close to those of another, without changing what they compute.
 
-    With --dataset, models are matched by what they compute on its images (activation-gradient), and the loss half-way
+    With --dataset, models are matched by what they compute on its images (activations-gradients), and the loss half-way
     between them is measured; without one, by their weights alone (balanced).
 
     Example:
@@ -35,7 +35,7 @@ def align(
     images = run.data if "dataset" in run.data.model_fields_set else None  # by option, file or --set
     how = run.align
     if not images and "method" not in how.model_fields_set:
-        how = how.model_copy(update={"method": "balanced"})
+        how = how.model_copy(update={"method": "balanced-weights"})
     reports = align_models(
         fixed,
         with_members(permutees),

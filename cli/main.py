@@ -21,7 +21,6 @@ from .fit_star import fit_star
 from .import_ import import_
 from .inspect import inspect
 from .join import join
-from .launch import launch
 from .list import list as list_stars
 from .output import Failure, Output
 from .plan import plan
@@ -52,9 +51,8 @@ for _command in (
     push,
     list_stars,
     doctor,
-    launch,
 ):
-    _offline = _command not in (quickstart, import_, card, push, list_stars, launch)
+    _offline = _command not in (quickstart, import_, card, push, list_stars)
     app.command()(command(_command, reads_hub=_offline))
 
 

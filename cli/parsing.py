@@ -6,44 +6,13 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import typer
+from typing import Any, Literal
 
 from starzoo.errors import UsageError
 
-if TYPE_CHECKING:
-    from starzoo.launch import Command
-
-__all__ = ["parse_command", "parse_model_args", "parse_seeds", "read_lines", "read_zoo", "with_members"]
+__all__ = ["parse_model_args", "parse_seeds", "read_lines", "read_zoo", "with_members"]
 
 _MOST_SEEDS = 10_000
-
-
-def parse_command(words: Sequence[str]) -> Command:
-    """Read the command line of another command, as that command itself would.
-
-    Args:
-        words: The command's name and its arguments.
-
-    Returns:
-        The command, with its parameters.
-
-    Raises:
-        UsageError: It is none, or starts a command itself.
-    """
-    from starzoo.launch import Command
-
-    from .main import app
-
-    name, *arguments = words
-    commands = {**getattr(typer.main.get_command(app), "commands", {})}
-    del commands["launch"]
-    if name not in commands:
-        raise UsageError(
-            f"{name!r} is no command that can be launched", hint=f"use {', '.join(commands)}", subject=name
-        )
-    return Command(tuple(words), commands[name].make_context(f"starzoo {name}", arguments).params)
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -57,7 +57,6 @@ def _diagnostics(found: Inspection) -> str:
         f"{found.coverage:.2%} of {found.parameters:,} parameters",
         f"pinned: {pinned or 'nothing'}",
         f"operators without a rule: {', '.join(found.unsupported_operators) or 'none'}",
-        *([f"{counted(found.rescalable_rows, 'weight row')} may be rescaled"] if found.rescalable_rows else []),
         *([f"{counted(len(found.exchanges), 'exchange')} of parallel branches"] if found.exchanges else []),
         f"traced in {found.trace_seconds:.2f} s",
     ]
@@ -96,8 +95,6 @@ def why_it_failed(check: dict[str, Any]) -> str:
     if check["guilty"]:
         groups = ", ".join(check["guilty"])
         return f"groups {groups} change the output ({check['relative_error']:.1e}, above {check['tolerance']:.0e})"
-    if check["rescaling_error"] > check["tolerance"]:
-        return f"rescaled rows change the output ({check['rescaling_error']:.1e}, above {check['tolerance']:.0e})"
     if not check["weights_changed"]:
         return "no weight changed"
     missed = check["negative_control_tried"] - check["negative_control_passed"]

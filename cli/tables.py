@@ -80,7 +80,7 @@ def show_alignment(
             f"{report.distance_before:.4f}",
             f"{report.distance_after:.4f}",
             f"{report.distance_after / report.distance_before:.1%}" if report.distance_before else "",
-            f"{report.sweeps:.3g}" if report.sweeps else "",
+            f"{report.sweeps:.3g}",
             *(f"{loss:.4f}" for loss in (report.midpoint_loss_before, report.midpoint_loss_after) if loss is not None),
         ]
         for report in reports

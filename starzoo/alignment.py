@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from starzoo.align.align import align, choose_method
+from starzoo.align.align import align
 from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, DataConfig, Method
 from starzoo.errors import UsageError
@@ -37,7 +37,7 @@ class AlignmentReport:
         distance_after: The same after alignment.
         midpoint_loss_before: Loss half-way to the fixed model on training images, in nats; None without a data set.
         midpoint_loss_after: The same after alignment.
-        sweeps: Passes over the permutation groups; None where all models were matched at once.
+        sweeps: Passes over the permutation groups.
         connected: Whether the two are connected without any permutation, and none was applied.
     """
 
@@ -48,7 +48,7 @@ class AlignmentReport:
     distance_after: float
     midpoint_loss_before: float | None
     midpoint_loss_after: float | None
-    sweeps: float | None
+    sweeps: float
     connected: bool = False
 
 
@@ -99,7 +99,6 @@ def align_models(
     if data:
         sample = images.train.labelled_images(limit=config.images, seed=config.seed)
         probe = Probe(anchor.architecture.build(), *sample)
-    config = choose_method(spec, anchor.state, states, config, probe)
     reports, identity = [], Permutation.identity(spec)
     made = {"fixed": anchor.name, "align": config.model_dump_json()}
     aligned = align(spec, anchor.state, states, config, probe=probe, meter=probe, progress=progress)

@@ -48,13 +48,10 @@ _ROLE_NAMES: dict[Role, str] = {
     "ensemble": "the ensemble",
 }
 _MATCHED_BY: dict[Method, str] = {
-    "weight": "matching the weights as they are",
-    "unit-norm": "matching the weights, with output rows of norm 1",
-    "balanced": "matching the weights, with layers of norm 1",
-    "activation": "matching activations",
-    "activation-gradient": "matching activations and gradients",
-    "activation-weight": "matching activations, and then the weights with layers of norm 1",
-    "auto": "the method with the lowest loss half-way between two sources",
+    "weights": "matching the weights as they are",
+    "balanced-weights": "matching the weights, with layers of norm 1",
+    "activations": "matching activations",
+    "activations-gradients": "matching activations and gradients",
 }
 _ON_REQUEST = ("star-star",)  # not missed where they were not measured
 _SCORES = ("accuracy", "nll", "ece", "brier", "auroc", "ood_auroc", "ood_auroc_entropy")
@@ -324,7 +321,7 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
         + (f", and the source's prediction weight κ = {fit.kappa:g} beside the label." if fit.kappa else ".")
     )
     often = {0: "once", 1: "every epoch"}.get(fit.realign_every, f"every {fit.realign_every} epochs")
-    method = (manifest.alignment or manifest.config.align).to_one.method
+    method = manifest.config.align.method
     yield (
         f"Alignment: by {_MATCHED_BY[method]}, {often}; {manifest.groups} "
         f"{'group of neurons is' if manifest.groups == 1 else 'groups of neurons are'} permuted, in tensors that hold "

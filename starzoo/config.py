@@ -97,18 +97,16 @@ class TrainConfig(Frozen):
 class AlignConfig(Frozen):
     """How a permutee is brought as close as its symmetries allow to the fixed model.
 
-    The methods compare weights as they are, with output rows of norm 1, or with layers of norm 1 (`weight`,
-    `unit-norm`, `balanced`); activations on some training images, alone, with the gradients of the output, or to start
-    from before `balanced`; and with `cycle` all models with each other, by `balanced` weights or by activations and
-    gradients. `auto` takes what leaves the lowest loss half-way between two models.
+    The methods compare weights as they are (`weights`, Git Re-Basin's), or with layers of norm 1 (`balanced-weights`);
+    or activations on some training images, alone (`activations`) or with the gradients of the output
+    (`activations-gradients`).
     """
 
-    method: Method = Field("activation-gradient", description="how models are matched")
+    method: Method = Field("activations-gradients", description="how models are matched")
     restarts: int = Field(
         1,
         ge=1,
-        description="starts of the matching to one model: the given one, and random ones; the closest is kept. All "
-        "models are matched to each other from one start",
+        description="starts of the matching to one model: the given one, and random ones; the closest is kept",
     )
     max_sweeps: int = Field(
         100, ge=1, description="bound on sweeps over the groups; a sweep that moves nothing ends it"
@@ -119,23 +117,12 @@ class AlignConfig(Frozen):
     @property
     def needs_images(self) -> bool:
         """Whether the method runs the models on images."""
-        return self.method.startswith("activation") or self.method == "auto"
+        return self.method.startswith("activations")
 
     @property
     def needs_statistics(self) -> bool:
         """Whether the running statistics of models must be their own: they vote, or the models are run with them."""
-        return self.method == "weight" or self.needs_images
-
-    @property
-    def at_once(self) -> bool:
-        """Whether all models are matched to each other, rather than each to one that stays."""
-        return self.method in {"cycle", "activation-cycle"}
-
-    @property
-    def to_one(self) -> AlignConfig:
-        """The same for models that come to one that stays, rather than all to each other."""
-        method = {"cycle": "balanced", "activation-cycle": "activation-gradient"}.get(self.method, self.method)
-        return self.model_copy(update={"method": method})
+        return self.method == "weights" or self.needs_images
 
 
 class Uniform(Frozen):

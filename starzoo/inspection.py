@@ -87,8 +87,6 @@ class Inspection:
         trace_seconds: Seconds that finding the symmetries took, when they were found.
         pinned: Reasons, with the number of axis positions that each keeps in place.
         exchanges: (name, number of branches, number of tensors in each) for parallel branches that may change places.
-        rescalable_rows: Number of weight rows that may each be multiplied by any positive number, since a batch norm
-            takes it away.
         table: (group, size, outer group or None, number of tensor axes) for every group.
         verify: The fields of `symmetry.Verification`, and `passed`; None unless asked for.
         why: How the axis that was asked about may be permuted; None unless asked for.
@@ -103,7 +101,6 @@ class Inspection:
     trace_seconds: float
     pinned: dict[str, int]
     exchanges: tuple[tuple[str, int, int], ...]
-    rescalable_rows: int
     table: tuple[tuple[str, int, str | None, int], ...]
     verify: dict[str, Any] | None = None
     why: Explanation | None = None
@@ -153,7 +150,6 @@ def inspect_model(
         trace_seconds=spec.trace_seconds,
         pinned=dict(pinned),
         exchanges=tuple((each.name, each.size, len(each.members[0])) for each in spec.exchanges),
-        rescalable_rows=sum(spec.term_size(spec.axes[each.rows[0]][0]) for each in spec.rescalable),
         table=tuple((g.name, g.size, g.within, len(spec.occurrences[g.name])) for g in spec.groups.values()),
         verify={**asdict(proof), "passed": proof.passed} if proof else None,
         why=explanation,

@@ -193,7 +193,7 @@ def measure(
         zoo,
         data,
         manifest.config.evaluate,
-        manifest.alignment or manifest.config.align,
+        manifest.config.align,
         star_config=manifest.fitted_config,
         outside=outside,
         cache=cache,

@@ -1,4 +1,4 @@
-"""The methods of alignment, by name: what the configuration and the command line both take."""
+"""Choices that the configuration and the command line share."""
 
 from __future__ import annotations
 
@@ -6,14 +6,4 @@ from typing import Literal
 
 __all__ = ["Method"]
 
-Method = Literal[
-    "weight",
-    "unit-norm",
-    "balanced",
-    "activation",
-    "activation-gradient",
-    "activation-weight",
-    "cycle",
-    "activation-cycle",
-    "auto",
-]
+Method = Literal["weights", "balanced-weights", "activations", "activations-gradients"]

@@ -284,8 +284,7 @@ def evaluate_star(
     permutations = [Permutation.from_tensors(spec, loaded.permutations[name]) for name in names]
     zoo = make_zoo(loaded.state, members, permutations, unseen, stars)
     if shard:
-        align = then.alignment or then.config.align
-        arguments = (then.architecture, spec, zoo, images, settings, align, shard)
+        arguments = (then.architecture, spec, zoo, images, settings, then.config.align, shard)
         evaluate_shard(*arguments, star_config=then.fitted_config, outside=outside, cache=cache, progress=progress)
         return StarReport(folder=folder or Path(star), manifest=then)
     manifest = measure(manifest, spec, zoo, images, outside, cache, progress)
@@ -396,7 +395,6 @@ def _save(
             "parameters": sum(sizes.values()),
             "groups": len(spec.groups),
             "coverage": spec.coverage(sizes),
-            "alignment": fitted.alignment,
             "history": tuple(fitted.history),
             "changes": tuple(fitted.changes),
             "steps": fitted.steps,

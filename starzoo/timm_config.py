@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from starzoo.errors import UntrustedInputError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["TimmConfig", "build", "resolve_name"]
+__all__ = ["TimmConfig", "build", "resolve_name", "sizes_of"]
 
 _NAME = re.compile(r"[A-Za-z0-9_]{1,120}(\.[\w.-]{1,120})?", re.ASCII)
 _INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")  # no "random": only for training
@@ -41,6 +41,8 @@ _WITH_WEIGHTS: Mapping[str, Mapping[str, Any]] = {"fbnetc_100": {"bn_eps": 1e-3}
 _LARGEST_NUMBER = 65_536
 _MOST_MODULES = 100_000  # the largest network of timm has 7,000
 _MOST_CLASSES = 1_000_000
+_MOST_BYTES = 500_000_000  # of buffers, and of one tensor of activations for one image; more where timm's own has it
+_LARGE_HINT = "correct its input size, window size or kernel sizes in config.json"
 _FAILURES = (
     ArithmeticError,
     AssertionError,
@@ -130,15 +132,20 @@ class TimmConfig:
             The network.
 
         Raises:
-            UntrustedInputError: timm cannot build it, or it has more layers than any network.
+            UntrustedInputError: timm cannot build it, or no network has as many layers, or as large buffers or
+                activations.
         """
         import torch
 
         try:
             with torch.device("meta"), _bounded():
-                return build(self.name, self.model_args, pretrained_cfg=dict(self.pretrained_cfg))
+                model = build(self.name, self.model_args, pretrained_cfg=dict(self.pretrained_cfg))
         except UsageError as error:
             _refuse(subject, error.message)
+        for what, size in sizes_of(model).items():
+            if size > _MOST_BYTES and size > 4 * _own_sizes(self.name)[what]:
+                _refuse(subject, f"its {what} would take {size / 1e9:,.1f} GB", _LARGE_HINT)
+        return model
 
     def load(self, tensors: Mapping[str, Tensor], subject: str, *, meta: bool = False) -> dict[str, Tensor]:
         """Let timm load tensors as it loads a pretrained file: filter, rename, resample, cut, and compare strictly.
@@ -228,6 +235,47 @@ def build(name: str, arguments: Mapping[str, Any], **more: Any) -> nn.Module:
             subject=name,
         ) from error
     return model.eval()
+
+
+def sizes_of(model: nn.Module) -> dict[str, int]:
+    """What a network takes beside its weights, judged on the meta device.
+
+    Args:
+        model: The network, on the meta device.
+
+    Returns:
+        Bytes of all buffers, and of the largest tensor that the prediction of one image makes.
+    """
+    import torch
+    from timm.data import resolve_input_data_config  # type: ignore[attr-defined]  # lacks a re-export
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = 0
+
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            made = func(*args, **(kwargs or {}))
+            for each in made if isinstance(made, list | tuple) else (made,):
+                if isinstance(each, torch.Tensor):
+                    largest = max(largest, each.numel() * each.element_size())
+            return made
+
+    size = resolve_input_data_config(model)["input_size"]
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    # Some networks compute with numbers that are not there on the meta device; what they made until then counts.
+    with suppress(*_FAILURES), torch.no_grad(), Watch():  # type: ignore[no-untyped-call]
+        model.eval()(torch.empty(1, *size, device="meta"))
+    return {"buffers": buffers, "activations for one image": largest}
+
+
+@cache
+def _own_sizes(name: str) -> dict[str, int]:
+    """`sizes_of` a network of timm as it is there."""
+    import torch
+
+    with torch.device("meta"):
+        return sizes_of(build(name, {}))
 
 
 @contextmanager

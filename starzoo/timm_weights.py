@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_header", "load_weights"]
 
+_GROWTH = 4  # how many times as large as its file a network may be where only its values tell whether they fit
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "BOOL": "bool"}
 _logger = logging.getLogger(__name__)
 
@@ -53,7 +55,10 @@ def check_header(
         try:
             stated.load(shapes, subject, meta=True)
         except UntrustedInputError as refused:
-            if "meta" not in refused.message:  # a filter that looks at values can only be asked when they are there
+            # A filter that looks at values can only be asked when they are there; they fill at least a part of it.
+            shapes_of = ((info.shape for info in header.values()), architecture.network.shapes.values())
+            stored, needed = (sum(map(math.prod, each)) for each in shapes_of)
+            if "meta" not in refused.message or needed > _GROWTH * stored:
                 raise error from refused
 
 
@@ -75,19 +80,15 @@ def load_weights(path: Path, stated: TimmConfig, architecture: Architecture, sub
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    header = _unwrap(read_header(path, subject), architecture, subject)
-    check_types(header, architecture.network, subject)
+    header = read_header(path, subject)
+    check_header(header, stated, architecture, subject)  # before memory is taken for what config.json describes
     try:
         tensors: dict[str, Tensor] = load_file(path, device="cpu")
     except SafetensorError as error:
         raise UntrustedInputError(
             f"{subject}: cannot be read: {error}", hint="download or write the file again", subject=subject
         ) from error
-    try:
-        state = stated.load(_unwrap(tensors, architecture), subject)
-    except UntrustedInputError:
-        check_tensors(header, architecture.network, subject)  # which names the tensors
-        raise
+    state = stated.load(_unwrap(tensors, architecture, subject), subject)
     _check_values(state, tensors, subject)
     return state
 

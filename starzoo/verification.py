@@ -92,7 +92,8 @@ def _check_timm(star: Star, folder: Path) -> Check:
             return f"{type(error).__name__}: {error}"
         images = _random_images(star, torch.float32)
         with torch.inference_mode():
-            return "" if torch.equal(plain(images), star.model()(images)) else "they differ"
+            same = all(torch.equal(plain(image), star.model()(image)) for image in torch.split(images, 1))
+            return "" if same else "they differ"
 
     found, check = _attempt(star.manifest.name, "computes the same logits in plain timm", differences)
     return replace(check, passed=False, detail=found) if found else check
@@ -160,8 +161,7 @@ def _logits(network: nn.Module, state: Mapping[str, Tensor], images: Tensor) -> 
     precise.load_state_dict(dict(state))
     precise.eval()
     with torch.inference_mode():
-        logits: Tensor = precise(images)
-    return logits
+        return torch.cat([precise(image) for image in torch.split(images, 1)])  # of a large image one at a time fits
 
 
 def _in_float64(tensor: Tensor) -> Tensor:

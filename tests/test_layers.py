@@ -59,7 +59,6 @@ ROOMS: Mapping[str, set[str]] = {
         "timm_config",
         "timm_weights",
     },
-    "launch": {"errors", "config", "hub"},
     "folder": {"errors", "wording", "files", "architecture", "timm_config", "timm_weights", "hub.strict_json"},
     "classes": {"errors", "architecture", "specs", "symmetry"},
     "sources": {
@@ -274,7 +273,6 @@ LIGHT = [
     "evaluate.measures",
     "star.manifest",
     "card",
-    "launch",
     "hub",
 ]
 

@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import numpy as np
 import torch
@@ -14,25 +13,18 @@ from torch import Tensor
 
 from starzoo.ahead import map_ahead
 from starzoo.align.evidence import Evidence
-from starzoo.align.probe import Probe, required
+from starzoo.align.probe import Probe
 from starzoo.align.universe import match_all
 from starzoo.align.weight_matching import Matching, WeightMatcher
 from starzoo.config import AlignConfig
-from starzoo.methods import Method
 from starzoo.progress import Progress, silent
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
-__all__ = ["CANDIDATES", "AlignedSource", "Aligner", "align", "average", "choose_method", "distance", "take_better"]
+__all__ = ["AlignedSource", "Aligner", "align", "average", "distance", "take_better"]
 
 StateDict = Mapping[str, Tensor]
 
-CANDIDATES: tuple[Method, ...] = tuple(
-    method for method in get_args(Method) if method != "auto" and not AlignConfig(method=method).at_once
-)
-"""The methods that `auto` tries, on at most `_TRIED` permutees: those that match each model by itself."""
-
-_TRIED = 3
 _EQUAL = 1e-3  # of the distance before
 _AHEAD = 8  # permutees that are matched side by side, at most: each has gains and evidence of its own in memory
 
@@ -46,7 +38,7 @@ class AlignedSource:
         permutation: What was applied.
         distance_before: ‖A − B‖ over the tensors that can be permuted.
         distance_after: ‖A − πB‖ over the same tensors.
-        sweeps: Passes over the groups that the ascent took; None where all models were matched at once.
+        sweeps: Passes over the groups that the ascent took.
         midpoint_loss_before: Loss half-way to the fixed model, in nats; None where it was not measured.
         midpoint_loss_after: The same after alignment, never higher.
     """
@@ -55,7 +47,7 @@ class AlignedSource:
     permutation: Permutation
     distance_before: float
     distance_after: float
-    sweeps: float | None
+    sweeps: float
     midpoint_loss_before: float | None = None
     midpoint_loss_after: float | None = None
 
@@ -65,7 +57,7 @@ class Aligner:
 
     Args:
         spec: The symmetries that all models share.
-        config: The method and its limits; `auto` must be settled (`choose_method`).
+        config: The method and its limits.
         probe: Runs the models, for the methods that look at what they compute.
         models: How many models' evidence is kept at once.
 
@@ -93,9 +85,6 @@ class Aligner:
             One matching per permutee, in their order.
         """
         matcher = WeightMatcher(self.evidence.spec, fixed, max_sweeps=self.config.max_sweeps)
-        by_weight = None
-        if self.config.method == "activation-weight":
-            by_weight = WeightMatcher(self.spec, fixed, max_sweeps=self.config.max_sweeps)
         starts = itertools.repeat(Permutation.identity(self.spec)) if initial is None else initial
 
         def match(pair: tuple[StateDict, Permutation]) -> Matching:
@@ -105,9 +94,6 @@ class Aligner:
             found = [matcher.match(permutee, replace(each, spec=self.evidence.spec)) for each in tried]
             best = max(found, key=lambda matching: matching.objective[-1])
             permutation, sweeps = replace(best.permutation, spec=self.spec), sum(each.sweeps for each in found)
-            if by_weight:
-                best = by_weight.match(permutee, permutation)
-                permutation, sweeps = best.permutation, sweeps + best.sweeps
             return replace(best, permutation=permutation, sweeps=sweeps)
 
         # While one permutee's products use all cores, others are at their assignments, of which each uses one.
@@ -130,9 +116,6 @@ class Aligner:
         """
         rng = np.random.default_rng(self.config.seed)
         found = match_all(self.evidence.spec, models, rng, max_sweeps=self.config.max_sweeps)
-        if self.config.method == "activation-weight":
-            starts = [replace(each, spec=self.spec) for each in found]
-            found = match_all(self.spec, models, rng, max_sweeps=self.config.max_sweeps, initial=starts)
         back, *others = found
         return [replace(back.inverse().compose(each), spec=self.spec) for each in (back, *others)]
 
@@ -141,7 +124,7 @@ def align(
     spec: PermutationSpec,
     fixed: StateDict,
     permutees: Sequence[StateDict],
-    config: AlignConfig = AlignConfig(method="balanced"),
+    config: AlignConfig = AlignConfig(method="balanced-weights"),
     *,
     probe: Probe | None = None,
     meter: Probe | None = None,
@@ -164,21 +147,16 @@ def align(
     Raises:
         UsageError: The method needs images, and there is no probe.
     """
-    config = choose_method(spec, fixed, permutees, config, probe)
-    aligner = Aligner(spec, config, probe, models=1 + len(permutees) if config.at_once else 1)
+    aligner = Aligner(spec, config, probe)
     seen = (aligner.evidence.of(model) for model in (fixed, *permutees))
-    if config.at_once:
-        _, *permutations = aligner.match_all(list(seen))
-        matched: Iterable[tuple[Permutation, float | None]] = ((each, None) for each in permutations)
-    else:
-        matched = ((each.permutation, each.sweeps) for each in aligner.match(next(seen), seen))
+    matched = aligner.match(next(seen), seen)
     moving = [name for name in spec.axes if spec.is_permuted(name)]
     aligned = []
     identity = Permutation.identity(spec)
-    for permutee, (found, sweeps) in zip(permutees, matched, strict=True):
-        permutation, before, after = found, None, None
+    for permutee, found in zip(permutees, matched, strict=True):
+        permutation, before, after = found.permutation, None, None
         if meter:
-            permutation, before, after = take_better(meter, fixed, permutee, identity, found)
+            permutation, before, after = take_better(meter, fixed, permutee, identity, permutation)
         state = permutation.apply(permutee)
         aligned.append(
             AlignedSource(
@@ -186,7 +164,7 @@ def align(
                 permutation=permutation,
                 distance_before=distance(fixed, permutee, moving),
                 distance_after=distance(fixed, state, moving),
-                sweeps=sweeps,
+                sweeps=found.sweeps,
                 midpoint_loss_before=before,
                 midpoint_loss_after=after,
             )
@@ -219,43 +197,6 @@ def take_better(
     after, names = meter.midpoint_loss(fixed, moved), list(found.spec.axes)
     equal = distance(fixed, moved, names) < _EQUAL * distance(fixed, unmoved, names)
     return (found, before, after) if after < before or equal else (start, before, before)
-
-
-def choose_method(
-    spec: PermutationSpec,
-    fixed: StateDict,
-    permutees: Sequence[StateDict],
-    config: AlignConfig,
-    probe: Probe | None,
-) -> AlignConfig:
-    """Settle what `auto` means for some models: the method whose mid-points have the lowest mean loss.
-
-    Args:
-        spec: The symmetries that all models share.
-        fixed: State dict of the model that stays.
-        permutees: State dicts of the models that are permuted; the first few of them decide.
-        config: The configuration.
-        probe: Runs the models, and measures the loss.
-
-    Returns:
-        The configuration, with a method other than `auto`.
-
-    Raises:
-        UsageError: The method needs images, and there is no probe.
-    """
-    if not config.needs_images:
-        return config
-    meter = required(probe, config.method)
-    if config.method != "auto":
-        return config
-
-    def midpoint_loss(method: Method) -> float:
-        tried = config.model_copy(update={"method": method})
-        aligned = align(spec, fixed, permutees[:_TRIED], tried, probe=meter)
-        total = sum(meter.midpoint_loss(fixed, source.state) for source in aligned)
-        return total if math.isfinite(total) else math.inf
-
-    return config.model_copy(update={"method": min(CANDIDATES, key=midpoint_loss)})
 
 
 def average(states: Sequence[StateDict]) -> dict[str, Tensor]:

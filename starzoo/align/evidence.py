@@ -10,15 +10,13 @@ from torch import Tensor
 
 from starzoo.align.probe import Probe, required
 from starzoo.align.responses import Responses
-from starzoo.align.scaling import balanced, plain, unit_norm_rows
+from starzoo.align.scaling import balanced, plain
 from starzoo.methods import Method
 from starzoo.symmetry.spec import PermutationSpec
 
 __all__ = ["Evidence"]
 
 StateDict = Mapping[str, Tensor]
-
-_SCALINGS = {"weight": plain, "unit-norm": unit_norm_rows}  # all others balance
 
 
 class Evidence:
@@ -42,10 +40,10 @@ class Evidence:
     """
 
     def __init__(self, spec: PermutationSpec, method: Method, probe: Probe | None = None, *, models: int = 1) -> None:
-        self._scale = _SCALINGS.get(method, balanced)
+        self._scale = plain if method == "weights" else balanced
         self._responses = None
-        if method.startswith("activation"):
-            gradients = method in {"activation-gradient", "activation-cycle"}
+        if method.startswith("activations"):
+            gradients = method == "activations-gradients"
             self._responses = Responses(spec, required(probe, method), gradients=gradients, models=models)
             spec = replace(spec, axes={**spec.axes, **self._responses.axes})
         self.spec = spec

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["balanced", "plain", "unit_norm_rows"]
+__all__ = ["balanced", "plain"]
 
 StateDict = Mapping[str, Tensor]
 
@@ -25,26 +25,6 @@ def plain(state: StateDict) -> dict[str, Tensor]:
         The same tensors.
     """
     return dict(state)
-
-
-def unit_norm_rows(state: StateDict) -> dict[str, Tensor]:
-    """Every weight with output rows of norm 1.
-
-    Before a batch norm the scale of a weight's output row changes nothing that is computed, and so says nothing about
-    which row is which; for other weights it may, and is left out as well.
-
-    Args:
-        state: A state dict.
-
-    Returns:
-        Tensors of two and more axes with every slice along axis 0 of norm 1; zeros for the others, which scale with it.
-    """
-    return {
-        name: tensor / tensor.flatten(1).norm(dim=1).clamp_min(_tiny(tensor)).reshape(-1, *[1] * (tensor.ndim - 1))
-        if _is_weight(tensor)
-        else tensor * 0
-        for name, tensor in state.items()
-    }
 
 
 def balanced(state: StateDict) -> dict[str, Tensor]:

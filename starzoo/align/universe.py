@@ -31,7 +31,6 @@ def match_all(
     rng: np.random.Generator,
     *,
     max_sweeps: int = 100,
-    initial: Sequence[Permutation] | None = None,
 ) -> list[Permutation]:
     """Maximise Σ_{p<q} ⟨π_p A_p, π_q A_q⟩ over the tensors that can be permuted.
 
@@ -40,13 +39,12 @@ def match_all(
         states: The tensors by which they are compared.
         rng: Decides the order in which the models take turns.
         max_sweeps: Bound on passes over the groups, for each turn of a model.
-        initial: Where the models stand at first; when not given, each comes to those before it from where it is.
 
     Returns:
         One permutation per model, into the universe.
     """
     moving = [name for name in spec.axes if spec.is_permuted(name)]
-    permutations = list(initial or [Permutation.identity(spec)] * len(states))
+    permutations = [Permutation.identity(spec)] * len(states)
 
     def place(number: int) -> dict[str, Tensor]:
         return permutations[number].apply(states[number], only=moving)
@@ -61,11 +59,7 @@ def match_all(
     total = place(0)
     matcher = WeightMatcher(spec, total, max_sweeps=max_sweeps)
     for number in range(1, len(states)):  # the models come one after the other
-        if initial:
-            own = place(number)
-            total = {name: total[name] + own[name] for name in moving}
-        else:
-            _, total = take_turn(number, total)
+        _, total = take_turn(number, total)
     for _ in range(_MAX_TURNS if len(states) > 1 else 0):
         settled = True
         for number in rng.permutation(len(states)):

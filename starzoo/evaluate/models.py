@@ -69,7 +69,7 @@ class Models:
     def __init__(
         self, architecture: Architecture, spec: PermutationSpec, zoo: Zoo, data: ImageData, config: AlignConfig
     ) -> None:
-        self.architecture, self.spec, self.zoo, self.data, self.config = architecture, spec, zoo, data, config.to_one
+        self.architecture, self.spec, self.zoo, self.data, self.config = architecture, spec, zoo, data, config
         self.by_name = {**zoo.sources, **zoo.holdouts, **zoo.others, "star": zoo.star}
 
     @property

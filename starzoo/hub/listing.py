@@ -13,6 +13,7 @@ from starzoo.errors import HubError, ResourceError, UntrustedInputError, UsageEr
 from starzoo.hub.offline import GO_ONLINE, is_offline
 from starzoo.hub.patience import patiently
 from starzoo.hub.ref import TIMEOUT, ModelRef, model_info
+from starzoo.hub.strict_json import JSON_LIMIT
 
 __all__ = [
     "CARD",
@@ -22,6 +23,7 @@ __all__ = [
     "Listing",
     "bytes_to_download",
     "cached",
+    "check_size",
     "check_space",
     "free_bytes",
     "hashes",
@@ -30,7 +32,14 @@ __all__ = [
 ]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-_FILES = (CONFIG, WEIGHTS, "star.json", "permutations.safetensors", CARD)
+_ANY = 1 << 60
+_FILES = {  # the most bytes of each; of the weights, their header and the architecture decide
+    CONFIG: JSON_LIMIT,
+    WEIGHTS: _ANY,
+    "star.json": JSON_LIMIT,
+    "permutations.safetensors": 1_000_000_000,
+    CARD: JSON_LIMIT,
+}
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt")
 _LARGE = (*_PICKLES, ".safetensors")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -87,6 +96,7 @@ def look_up(ref: ModelRef | str) -> Listing:
 
     Raises:
         UsageError: `ref` is a local folder.
+        UntrustedInputError: It has no model, or a file of it is larger than such a file ever is.
     """
     where = ModelRef.parse(ref) if isinstance(ref, str) else ref
     if where.repo is None:
@@ -100,6 +110,8 @@ def look_up(ref: ModelRef | str) -> Listing:
     complete = CONFIG in found and WEIGHTS in found
     pickle = None if complete else _with_digest(where, sha, _pickle_instead(where, files))
     digested = {name: _with_digest(where, sha, file) for name, file in found.items()}
+    for name, file in digested.items():
+        check_size(where, file, _FILES[name])
     return Listing(where, where.repo, sha, digested, pickle=pickle)
 
 
@@ -120,6 +132,25 @@ def cached(listing: Listing, file: HubFile) -> Path | None:
         return Path(found)
     blob = Path(constants.HF_HUB_CACHE) / f"models--{listing.repo.replace('/', '--')}" / "blobs" / file.digest
     return blob if blob.is_file() else None  # the same file in another commit
+
+
+def check_size(where: ModelRef, file: HubFile, limit: int) -> None:
+    """Refuse a file by its size, before it is downloaded.
+
+    Args:
+        where: The model.
+        file: One of its files.
+        limit: The most bytes that it may have.
+
+    Raises:
+        UntrustedInputError: It has more.
+    """
+    if file.size > limit:
+        raise UntrustedInputError(
+            f"{where}: {file.path[:60]} has {file.size:,} bytes, expected at most {limit:,}",
+            hint="do not use it, or tell its author",
+            subject=str(where),
+        )
 
 
 def free_bytes(folder: Path) -> int:

@@ -18,6 +18,10 @@ __all__ = ["convert", "converted", "is_converted"]
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _SECONDS = 600
+_ENVIRONMENT = (  # what a Python needs to start and to find its libraries and temporary files, and no token
+    *("PATH", "HOME", "TMPDIR", "TEMP", "TMP", "LANG", "LC_ALL", "LC_CTYPE", "SYSTEMROOT", "VIRTUAL_ENV"),
+    *("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+)
 
 Digests = tuple[str, str]
 
@@ -76,9 +80,8 @@ def convert(pickle: Path, weights: Path, subject: str, *, ema: bool = True) -> N
     Raises:
         UntrustedInputError: The checkpoint holds something else than tensors, or cannot be read.
     """
-    secret = ("TOKEN", "SECRET", "PASSWORD", "KEY")
-    environment = {name: value for name, value in os.environ.items() if not any(word in name for word in secret)}
-    command = [sys.executable, "-m", "starzoo.hub.unpickle", str(pickle.resolve()), str(weights.resolve())]
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", "-m", "starzoo.hub.unpickle", str(pickle.resolve()), str(weights.resolve())]
     command += [] if ema else ["--no-ema"]
     try:
         ended = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from starzoo.hub.listing import (
     HubFile,
     Listing,
     cached,
+    check_size,
     check_space,
     hashes,
     look_up,
@@ -33,6 +35,9 @@ from starzoo.timm_config import TimmConfig
 from starzoo.timm_weights import check_header
 
 __all__ = ["Snapshot", "architecture_of", "check_pickle", "fetch", "pull", "pull_all", "read_weights_header"]
+
+_PICKLE_BYTES, _PICKLE_MORE = 32, 10_000_000
+"""A training may keep averaged weights and an optimizer's states beside every weight, and notes beside them all."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +223,9 @@ def _bring(listing: Listing, finished: Callable[[], None]) -> Snapshot:
     finished()
     if listing.pickle is None:
         read_weights_header(listing)
+    else:
+        numbers = sum(map(math.prod, Architecture.from_config(read_json(config), str(listing.ref)).shapes.values()))
+        check_size(listing.ref, listing.pickle, _PICKLE_BYTES * numbers + _PICKLE_MORE)
     paths, files = {CONFIG: config}, {CONFIG: digest}
     for name in (name for name in listing.files if name != CONFIG):
         paths[name], files[name] = fetch(listing, listing.files[name])

@@ -19,6 +19,7 @@ EMA, TRAINING = "ema", "training"
 """Keys of the metadata: whether the weights are an exponential moving average, and what the training noted."""
 
 _SAFE_TORCH = (2, 10)  # the first release whose weights_only loader has no known way around it
+_COPIES, _WORKING_BYTES = 8, 1_500_000_000
 _AVERAGED = ("state_dict_ema", "model_ema")
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
@@ -44,9 +45,15 @@ def main(source: Path, target: Path, *, ema: bool = True) -> str | None:
         with torch.serialization.safe_globals([argparse.Namespace]):  # in which timm's training keeps its arguments
             loaded = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        return f"it holds {_other_types(source) or 'other objects than tensors'}, which could run code"
+        types = _other_types(source)
+        return (
+            f"it holds {types}, which could run code" if types else "it is damaged, or holds other objects than tensors"
+        )
     except Exception as error:  # noqa: BLE001  a stranger's file may fail in any way
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        if isinstance(error, MemoryError) or "allocate" in reason:
+            return "it takes more memory than its size explains"
+        return f"{type(error).__name__}: {'it is damaged' if 'weights_only' in reason else reason}"
     state, averaged = state_dict_of(loaded, ema=ema)
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         return "it holds something else than named tensors"
@@ -106,5 +113,15 @@ def _other_types(source: Path) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
+def _limit_memory(source: Path) -> None:
+    """Let this process take no more memory than the tensors of a file, and copies of them, need."""
+    if sys.platform == "linux":  # elsewhere no limit counts memory rather than addresses
+        import resource
+
+        limit = _COPIES * source.stat().st_size + _WORKING_BYTES
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
 if __name__ == "__main__":
+    _limit_memory(Path(sys.argv[1]))
     sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), ema="--no-ema" not in sys.argv[3:]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from starzoo.align.align import Aligner, average, choose_method
+from starzoo.align.align import Aligner, average
 from starzoo.align.probe import Probe
 from starzoo.architecture import Architecture
 from starzoo.config import RunConfig
@@ -37,7 +37,7 @@ class SourceAlignment:
         config: The run's configuration.
 
     Attributes:
-        config: How the sources are aligned, with the method that `auto` chose.
+        config: How the sources are aligned.
         permutations: One for every source, as they were last aligned.
     """
 
@@ -56,8 +56,8 @@ class SourceAlignment:
         )
         some = split.labelled_images(limit=config.star.midpoint_images, seed=config.star.seed)
         self._halfway = Probe(network, *some)
-        self.config = from_first(lambda: choose_method(spec, sources[0], sources[1:], align, probe))
-        self._aligner = Aligner(spec, self.config.to_one, probe, models=len(sources))
+        self.config = align
+        self._aligner = Aligner(spec, align, probe, models=len(sources))
         self._kept: dict[int, StateDict] = {}
         self.permutations = [Permutation.identity(spec) for _ in sources]
         self._moving = list(range(len(sources)))

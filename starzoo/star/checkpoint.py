@@ -23,7 +23,6 @@ from starzoo.differences import all_differences
 from starzoo.errors import CheckpointError, ResourceError, UntrustedInputError, UsageError
 from starzoo.files import new_folder, read_file
 from starzoo.folder import file_hash, save_tensors, writing
-from starzoo.methods import Method
 
 __all__ = ["Checkpoint", "load_newest", "optimizer_tensors", "restore_optimizer", "save_checkpoint"]
 
@@ -49,7 +48,6 @@ class Checkpoint:
         history: One record per finished epoch.
         sums: What the unfinished epoch has summed up, one list per process.
         scaler: The state of the loss scaler of half precision, or None.
-        method: How the sources are aligned: what `auto` chose, too.
         vigil: What the watch over the losses goes by (`starzoo.star.health.Vigil`), or None.
         changes: What was changed when the run was resumed, in words: it is not the run that its configuration tells.
     """
@@ -61,7 +59,6 @@ class Checkpoint:
     history: Sequence[Mapping[str, float]]
     sums: Sequence[Sequence[float]] = ()
     scaler: Mapping[str, float] | None = None
-    method: Method | None = None
     vigil: Mapping[str, Any] | None = None
     changes: Sequence[str] = ()
 
@@ -190,7 +187,6 @@ def _write(draft: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> 
         "history": list(checkpoint.history),
         "sums": list(checkpoint.sums),
         "scaler": checkpoint.scaler,
-        "method": checkpoint.method,
         "vigil": checkpoint.vigil,
         "changes": list(checkpoint.changes),
         "identity": identity,
@@ -226,7 +222,6 @@ def _read(folder: Path, identity: Mapping[str, Any], override: bool) -> Checkpoi
         history=state["history"],
         sums=state["sums"],
         scaler=state.get("scaler"),  # as of the next two, the first checkpoints of this schema say nothing of it
-        method=state.get("method"),
         vigil=state.get("vigil"),
         changes=changes,
     )

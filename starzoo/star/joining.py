@@ -93,7 +93,7 @@ def join(
         orders = find_class_orders(architecture, {model.name: model.state}, data, progress=progress)
         model = named_classes(model, orders[model.name])
     [model] = order_classes([model], architecture.label_names)
-    how = (manifest.alignment or manifest.config.align).to_one
+    how = manifest.config.align
     probe = Probe(architecture.build(), *data.train.labelled_images(limit=how.images, seed=how.seed))
     spec = infer_architecture(architecture)
     [aligned] = align(spec, star, [model.state], how, probe=probe, meter=probe, progress=progress)

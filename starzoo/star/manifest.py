@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import ValidationError, model_validator
 
 from starzoo.architecture import Architecture, Preprocessing
-from starzoo.config import AlignConfig, Frozen, RunConfig, StarConfig
+from starzoo.config import Frozen, RunConfig, StarConfig
 from starzoo.errors import UntrustedInputError
 from starzoo.evaluate.measures import Evaluation
 from starzoo.files import read_file
@@ -72,7 +72,6 @@ class StarManifest(Frozen):
         sources: The models that the star was fitted on.
         holdouts: The models that it never saw.
         config: The run's configuration, which replays it.
-        alignment: How models were aligned: that of the configuration, with the method that `auto` chose; None before.
         data_fingerprint: Hash of the images and labels that were used, with the classes in the data set's own order.
         data_label_names: The data set's own class order, where it was brought into that of the models; else None.
         parameters: Number of parameters.
@@ -95,7 +94,6 @@ class StarManifest(Frozen):
     sources: tuple[ModelRecord, ...]
     holdouts: tuple[ModelRecord, ...] = ()
     config: RunConfig
-    alignment: AlignConfig | None = None
     data_fingerprint: str
     data_label_names: tuple[str, ...] | None = None
     parameters: int = 0

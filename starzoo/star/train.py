@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from starzoo.architecture import Architecture
-from starzoo.config import AlignConfig, RunConfig, StarConfig
+from starzoo.config import RunConfig, StarConfig
 from starzoo.errors import UsageError
 from starzoo.evaluate.path import reestimate_batch_norm
 from starzoo.layout import channels_last
@@ -69,7 +69,6 @@ class FittedStar:
     Attributes:
         state: The star's state dict, batch-norm statistics re-estimated.
         permutations: What brings each source to the star, in the order of the sources.
-        alignment: How the sources were aligned: the run's configuration, with the method that `auto` chose.
         history: One record per epoch: path loss, own loss (with mu), positions moved by the alignment, and
             where it was measured the loss half-way to the sources, their mean and (`midpoint_loss.3`) each one.
         changes: What was changed when the run was resumed; empty for a run that its configuration replays bit for bit.
@@ -79,7 +78,6 @@ class FittedStar:
 
     state: dict[str, Tensor]
     permutations: list[Permutation]
-    alignment: AlignConfig
     history: list[dict[str, float]]
     changes: Sequence[str] = ()
     steps: int
@@ -134,8 +132,6 @@ def fit(
     with all_or_none():  # a stranger's checkpoint is refused before any work
         found = load_newest(checkpoints, identity, override=override) if checkpoints else None
     _check_same(gather(found.step if found else 0), folder)
-    if found and found.method:  # the one that `auto` chose then
-        config = config.model_copy(update={"align": config.align.model_copy(update={"method": found.method})})
     with torch.random.fork_rng(devices=own_device()):
         aligned = [Permutation.from_tensors(spec, tensors) for tensors in found.permutations] if found else None
         run = _Run(architecture, spec, sources, data, config, folder, identity, progress, aligned)
@@ -382,7 +378,6 @@ class _Run:
         return FittedStar(
             state=state,
             permutations=self.alignment.permutations,
-            alignment=self.alignment.config,
             history=self.history,
             changes=self.changes,
             steps=self.step,
@@ -410,7 +405,6 @@ class _Run:
             history=self.history,
             sums=sums,
             scaler=scaler.state_dict() if scaler else None,
-            method=self.alignment.config.method,
             vigil=self.vigil.memory,
             changes=self.changes,
         )

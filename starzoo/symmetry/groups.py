@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from starzoo.symmetry import spec
 from starzoo.symmetry.exchange import find_exchanges
-from starzoo.symmetry.rescaling import find_rescalable_rows
 from starzoo.symmetry.spec import PermutationGroup, PermutationSpec
 from starzoo.symmetry.spec import Term as Axis
 from starzoo.symmetry.terms import Free, Pin, Prod, Sum, Term, Wild, resolve
@@ -85,7 +84,6 @@ def _infer(
         groups=groups,
         axes=axes,
         exchanges=find_exchanges(trace.graph.nodes, axes),
-        rescalable=find_rescalable_rows(trace.graph.nodes),
         outputs=tuple(tuple(_written(term, names) for term in each) for each in outputs),
         unsupported_operators=tuple(trace.unsupported),
         trace_seconds=time.perf_counter() - started,

@@ -30,7 +30,6 @@ __all__ = [
     "PermutationSpec",
     "Pinned",
     "Product",
-    "RescalableRows",
     "Term",
     "groups_of",
     "pinned_parts",
@@ -106,23 +105,6 @@ class Exchange:
 
 
 @dataclass(frozen=True)
-class RescalableRows:
-    """The tensors that make the channels of one batch norm, which takes away the scale of each channel.
-
-    Attributes:
-        rows: The weight, and the bias if there is one: each slice along axis 0 makes one channel.
-        mean: The running mean.
-        variance: The running variance.
-        epsilon: What the batch norm adds to the variance.
-    """
-
-    rows: tuple[str, ...]
-    mean: str
-    variance: str
-    epsilon: float
-
-
-@dataclass(frozen=True)
 class PermutationSpec:
     """All permutation symmetries of one network.
 
@@ -132,7 +114,6 @@ class PermutationSpec:
         outputs: For every tensor that the network returns, one term per axis; all pinned unless the output was left
             free to be permuted, as an embedding's may be.
         exchanges: The parallel branches that may change places.
-        rescalable: The weights whose output rows may each be multiplied by any positive number.
         unsupported_operators: Operators without a rule: every axis that they touch is pinned.
         trace_seconds: Wall-clock seconds that finding the symmetries took.
     """
@@ -141,7 +122,6 @@ class PermutationSpec:
     axes: Mapping[str, tuple[Term, ...]]
     outputs: tuple[tuple[Term, ...], ...] = ()
     exchanges: tuple[Exchange, ...] = ()
-    rescalable: tuple[RescalableRows, ...] = ()
     unsupported_operators: tuple[str, ...] = ()
     trace_seconds: float = 0.0
 
@@ -202,7 +182,6 @@ class PermutationSpec:
             "axes": {name: [_term_to_json(term) for term in terms] for name, terms in self.axes.items()},
             "outputs": [[_term_to_json(term) for term in terms] for terms in self.outputs],
             "exchanges": [[each.name, each.members, each.groups] for each in self.exchanges],
-            "rescalable": [[each.rows, each.mean, each.variance, each.epsilon] for each in self.rescalable],
             "unsupported_operators": list(self.unsupported_operators),
             "trace_seconds": self.trace_seconds,
         }
@@ -225,7 +204,6 @@ class PermutationSpec:
                 Exchange(name, tuple(map(tuple, members)), tuple(map(tuple, groups)))
                 for name, members, groups in value["exchanges"]
             ),
-            rescalable=tuple(RescalableRows(tuple(rows), *others) for rows, *others in value["rescalable"]),
             unsupported_operators=tuple(value["unsupported_operators"]),
             trace_seconds=float(value["trace_seconds"]),
         )

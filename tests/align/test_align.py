@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from starzoo.align.align import CANDIDATES, Aligner, align, average, choose_method, distance
-from starzoo.align.scaling import balanced, plain, unit_norm_rows
-from starzoo.align.universe import match_all
+from starzoo.align.align import Aligner, align, average, distance
+from starzoo.align.scaling import balanced, plain
 from starzoo.config import AlignConfig
 from starzoo.errors import UsageError
+from starzoo.methods import Method
 from starzoo.symmetry import Permutation, infer
 from tests.align.networks import example, make, probe_of, spec_of
 from tests.symmetry.maximality import networks
 
 NETWORKS = ["residual", "attention"]
-METHODS = [*CANDIDATES, "cycle", "activation-cycle", "auto"]
-SCALINGS = {"weight": plain, "unit-norm": unit_norm_rows, "balanced": balanced}
+METHODS = get_args(Method)
+SCALINGS = {"weights": plain, "balanced-weights": balanced}
 SMALL = networks.NETWORKS | networks.SLOW
 
 
@@ -43,7 +42,7 @@ def test_keeps_the_function_and_changes_the_weights(network: str, method: str) -
 def test_plain_matching_brings_models_closer(network: str) -> None:
     spec = spec_of(network)
     fixed, permutee = make(network, 0).state_dict(), make(network, 1).state_dict()
-    [aligned] = align(spec, fixed, [permutee], AlignConfig(method="weight"))
+    [aligned] = align(spec, fixed, [permutee], AlignConfig(method="weights"))
     names = [name for name in spec.axes if spec.is_permuted(name)]
     assert aligned.distance_after < aligned.distance_before
     assert aligned.distance_after == pytest.approx(distance(fixed, aligned.state, names))
@@ -51,7 +50,7 @@ def test_plain_matching_brings_models_closer(network: str) -> None:
 
 @pytest.mark.parametrize("restarts", [1, 4])
 def test_is_deterministic_and_independent_of_the_other_permutees(restarts: int) -> None:
-    spec, config = spec_of("residual"), AlignConfig(method="weight", restarts=restarts)
+    spec, config = spec_of("residual"), AlignConfig(method="weights", restarts=restarts)
     fixed, others = make("residual", 0).state_dict(), [make("residual", seed).state_dict() for seed in (1, 2)]
     together, again = align(spec, fixed, others, config), align(spec, fixed, others, config)
     alone = align(spec, fixed, others[1:], config)
@@ -62,8 +61,8 @@ def test_is_deterministic_and_independent_of_the_other_permutees(restarts: int) 
 def test_restarts_never_end_farther_away() -> None:
     spec = spec_of("residual")
     fixed, permutee = make("residual", 3).state_dict(), make("residual", 4).state_dict()
-    [once] = align(spec, fixed, [permutee], AlignConfig(method="weight"))
-    [often] = align(spec, fixed, [permutee], AlignConfig(method="weight", restarts=5))
+    [once] = align(spec, fixed, [permutee], AlignConfig(method="weights"))
+    [often] = align(spec, fixed, [permutee], AlignConfig(method="weights", restarts=5))
     assert often.distance_after <= once.distance_after
     assert often.sweeps > once.sweeps
 
@@ -78,10 +77,9 @@ def test_scaling_commutes_with_permutation(method: str) -> None:
         torch.testing.assert_close(one[name], two[name])
 
 
-@pytest.mark.parametrize("scale", [unit_norm_rows, balanced])
-def test_what_is_zero_stays_zero_in_half_precision(scale: Callable[..., dict[str, Tensor]]) -> None:
+def test_what_is_zero_stays_zero_in_half_precision() -> None:
     weight = torch.tensor([[1.0, 2.0], [0.0, 0.0]], dtype=torch.float16)
-    found = scale({"some": weight, "none": torch.zeros(2, 2, dtype=torch.float16)})
+    found = balanced({"some": weight, "none": torch.zeros(2, 2, dtype=torch.float16)})
     assert found["some"].isfinite().all()
     assert found["some"][0].any()
     assert not found["some"][1].any()
@@ -90,13 +88,11 @@ def test_what_is_zero_stays_zero_in_half_precision(scale: Callable[..., dict[str
 
 def test_scalings_do_what_their_names_say() -> None:
     state = make("residual", 0).state_dict()
-    rows = SCALINGS["unit-norm"](state)["conv1.weight"].flatten(1).norm(dim=1)
-    torch.testing.assert_close(rows, torch.ones_like(rows))
-    balanced = SCALINGS["balanced"](state)
-    assert balanced["conv1.weight"].norm() == pytest.approx(1)
-    assert balanced["head.weight"].norm() == pytest.approx(1)
-    assert balanced["norm.running_var"].abs().sum() == 0
-    assert all(torch.equal(tensor, state[name]) for name, tensor in SCALINGS["weight"](state).items())
+    found = balanced(state)
+    assert found["conv1.weight"].norm() == pytest.approx(1)
+    assert found["head.weight"].norm() == pytest.approx(1)
+    assert found["norm.running_var"].abs().sum() == 0
+    assert all(torch.equal(tensor, state[name]) for name, tensor in plain(state).items())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -110,7 +106,7 @@ def test_undoes_a_random_permutation(network: str, method: str) -> None:
         assert all(torch.equal(aligned.state[name], tensor) for name, tensor in state.items())
 
 
-@pytest.mark.parametrize("method", ["balanced", "cycle", "activation-cycle"])
+@pytest.mark.parametrize("method", ["balanced-weights", "activations-gradients"])
 def test_models_matched_at_once_are_seen_from_the_first(method: str) -> None:
     spec, state = spec_of("residual"), make("residual", 0).state_dict()
     copies = [Permutation.random(spec, np.random.default_rng(seed)).apply(state) for seed in range(4)]
@@ -122,50 +118,12 @@ def test_models_matched_at_once_are_seen_from_the_first(method: str) -> None:
         assert all(torch.equal(moved[name], tensor) for name, tensor in copies[0].items())
 
 
-def test_weights_have_the_last_word_after_activations_when_all_are_matched_at_once() -> None:
-    spec = spec_of("residual")
-    states = [make("residual", seed).state_dict() for seed in range(3)]
-    ends = {}
-    for method in ("activation", "activation-weight"):
-        aligner = Aligner(spec, AlignConfig(method=method), probe_of("residual"))  # type: ignore[arg-type]
-        seen = [aligner.evidence.of(state) for state in states]
-        ends[method] = aligner.match_all(seen)
-        again = match_all(spec, seen, np.random.default_rng(0), initial=ends[method])
-        moved = sum(new.moved(old) for new, old in zip(again, ends[method], strict=True))
-        assert (moved > 0) == (method == "activation")
-
-
-def test_auto_takes_the_method_with_the_lowest_loss_half_way() -> None:
-    spec, probe = spec_of("attention"), probe_of("attention")
-    fixed, *permutees = (make("attention", seed).state_dict() for seed in range(3))
-
-    def loss(method: str) -> float:
-        config = AlignConfig(method=method)  # type: ignore[arg-type]
-        aligned = align(spec, fixed, permutees, config, probe=probe)
-        return sum(probe.midpoint_loss(fixed, each.state) for each in aligned)
-
-    chosen = choose_method(spec, fixed, permutees, AlignConfig(method="auto", seed=0), probe)
-    losses = {method: loss(method) for method in CANDIDATES}
-    assert len(set(losses.values())) > 2
-    assert losses[chosen.method] == min(losses.values())
-
-
-def test_auto_passes_over_a_method_whose_loss_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, probe = spec_of("residual"), probe_of("residual")
-    losses = iter([float("nan"), 3.0, 1.0, 2.0, float("inf"), 4.0])
-    monkeypatch.setattr(probe, "midpoint_loss", lambda a, b: next(losses))
-    states = [make("residual", seed).state_dict() for seed in range(2)]
-    assert choose_method(spec, states[0], states[1:], AlignConfig(method="auto"), probe).method == CANDIDATES[2]
-
-
 def test_an_aligner_without_the_probe_that_its_method_needs_is_refused() -> None:
     with pytest.raises(UsageError, match="runs the models on images"):
         Aligner(spec_of("residual"), AlignConfig())
 
 
-@pytest.mark.parametrize(
-    "method", ["activation", "activation-gradient", "activation-weight", "activation-cycle", "auto"]
-)
+@pytest.mark.parametrize("method", ["activations", "activations-gradients"])
 def test_a_method_that_runs_the_models_needs_images(method: str) -> None:
     spec, state = spec_of("residual"), make("residual", 0).state_dict()
     with pytest.raises(UsageError, match=f"alignment by {method} runs the models on images") as caught:
@@ -175,7 +133,7 @@ def test_a_method_that_runs_the_models_needs_images(method: str) -> None:
 
 def test_a_process_without_a_share_has_nothing_to_match() -> None:
     fixed = make("residual", 0)
-    aligner = Aligner(infer(fixed, torch.zeros(1, 1, 4, 4)), AlignConfig(method="weight"))
+    aligner = Aligner(infer(fixed, torch.zeros(1, 1, 4, 4)), AlignConfig(method="weights"))
     assert list(aligner.match(fixed.state_dict(), [], [])) == []
 
 

@@ -27,7 +27,7 @@ NETWORKS = ["residual", "attention"]
 def test_responses_move_as_the_weights_do(network: str, gradients: bool) -> None:
     spec, state = spec_of(network), make(network, 0).state_dict()
     seen = Responses(spec, probe_of(network), gradients=gradients)
-    evidence = Evidence(spec, "activation-gradient" if gradients else "activation", probe_of(network))
+    evidence = Evidence(spec, "activations-gradients" if gradients else "activations", probe_of(network))
     permutation = Permutation.random(spec, np.random.default_rng(0))
     moved = Permutation(evidence.spec, permutation.indices).apply(evidence.of(state))
     again = evidence.of(permutation.apply(state))
@@ -151,7 +151,7 @@ def test_a_channel_that_never_responds_is_placed_by_its_weights() -> None:
         state["conv1.weight"][channel] *= 0
         state["conv1.weight"][channel, channel % 6] = 1e-9
     shuffled = Permutation.random(spec, np.random.default_rng(0)).apply(state)
-    [aligned] = align(spec, state, [shuffled], AlignConfig(method="activation"), probe=probe_of("residual"))
+    [aligned] = align(spec, state, [shuffled], AlignConfig(method="activations"), probe=probe_of("residual"))
     assert all(torch.equal(aligned.state[name], tensor) for name, tensor in state.items())
 
 
@@ -172,7 +172,7 @@ def test_a_group_that_no_module_shows_is_matched_by_its_weights() -> None:
     shuffled = Permutation.random(spec, np.random.default_rng(0)).apply(state)
     probe = Probe(Functional(), [torch.randn(8, 1, 4, 4)], torch.zeros(8, dtype=torch.int64))
     assert not Responses(spec, probe, gradients=True).axes
-    [aligned] = align(spec, state, [shuffled], AlignConfig(method="activation-gradient"), probe=probe)
+    [aligned] = align(spec, state, [shuffled], AlignConfig(method="activations-gradients"), probe=probe)
     assert len(spec.groups) == 1
     assert all(torch.equal(aligned.state[name], tensor) for name, tensor in state.items())
 
@@ -212,7 +212,7 @@ def test_a_planted_permutation_of_a_timm_network_is_undone(network: str) -> None
     spec = infer(model, images[:1])
     shuffled = Permutation.random(spec, np.random.default_rng(0)).apply(state)
     probe = Probe(build(), images.split(8), torch.zeros(16, dtype=torch.int64))
-    [aligned] = align(spec, state, [shuffled], AlignConfig(method="activation-gradient"), probe=probe)
+    [aligned] = align(spec, state, [shuffled], AlignConfig(method="activations-gradients"), probe=probe)
     assert aligned.distance_before > 0.1
     assert aligned.distance_after == 0
 

@@ -92,7 +92,7 @@ def test_a_network_without_symmetry_has_nothing_to_check(run, monkeypatch):
     monkeypatch.setattr(
         inspection,
         "infer_architecture",
-        lambda architecture, **options: replace(infer_architecture(architecture), groups={}, axes={}, rescalable=()),
+        lambda architecture, **options: replace(infer_architecture(architecture), groups={}, axes={}),
     )
     ended = run("inspect", "resnet18", "--verify", *TINY)
     assert ended.code == 0
@@ -143,7 +143,7 @@ def test_align(run, zoo, tmp_path):
     assert ended.code == 0, ended.err
     first, second = ended.json["aligned"]
     assert (first["name"], second["name"]) == ("seed-1", "seed-2")
-    assert (first["method"], first["midpoint_loss_after"]) == ("balanced", None)
+    assert (first["method"], first["midpoint_loss_after"]) == ("balanced-weights", None)
     assert first["distance_after"] < first["distance_before"]
     images = torch.randn(4, 1, 16, 16)
     before, after = (
@@ -159,11 +159,10 @@ def test_align_on_a_data_set(run, zoo, tmp_path):
     ended = run("align", zoo / "seed-0", zoo / "seed-1", "--dataset", "digits", "--out", tmp_path / "a", "--json")
     assert ended.code == 0, ended.err
     [report] = ended.json["aligned"]
-    assert report["method"] == "activation-gradient"
+    assert report["method"] == "activations-gradients"
     assert report["midpoint_loss_after"] < report["midpoint_loss_before"]
-    chosen = run(
-        "align", zoo / "seed-0", zoo / "seed-1", "--dataset", "digits", "--out", tmp_path / "a", "--method", "auto"
-    )
+    options = ["--dataset", "digits", "--method", "activations"]
+    chosen = run("align", zoo / "seed-0", zoo / "seed-1", *options, "--out", tmp_path / "a")
     assert chosen.code == 0, chosen.err
     assert "matched by" in chosen.out
     assert "half-way" in chosen.out
@@ -178,32 +177,32 @@ def test_align_takes_its_data_set_from_wherever_it_is_named(run, zoo, tmp_path):
         "nowhere": ["--config", method_only],
         "file": ["--config", whole],
         "assignment": ["--set", "data.dataset=digits"],
-        "method named": ["--config", method_only, "--set", "align.method=weight"],
+        "method named": ["--config", method_only, "--set", "align.method=weights"],
     }.items():
         ended = run("align", zoo / "seed-0", zoo / "seed-1", *arguments, "--out", tmp_path / "a", "--json")
         assert ended.code == 0, ended.err
         [report] = ended.json["aligned"]
         methods[place] = (report["method"], report["midpoint_loss_after"] is not None)
     assert methods == {
-        "nowhere": ("balanced", False),
-        "file": ("activation-gradient", True),
-        "assignment": ("activation-gradient", True),
-        "method named": ("weight", False),
+        "nowhere": ("balanced-weights", False),
+        "file": ("activations-gradients", True),
+        "assignment": ("activations-gradients", True),
+        "method named": ("weights", False),
     }
 
 
 def test_align_without_the_images_that_a_method_needs(run, zoo, tmp_path):
-    ended = run("align", zoo / "seed-0", zoo / "seed-1", "--method", "auto", "--out", tmp_path / "aligned")
+    ended = run("align", zoo / "seed-0", zoo / "seed-1", "--method", "activations", "--out", tmp_path / "aligned")
     assert ended.code == 2
     assert ended.err.splitlines()[-1] == (
-        "error: alignment by auto runs the models on images, and there are none (hint: name a data set, or choose "
-        "another method)"
+        "error: alignment by activations runs the models on images, and there are none "
+        "(hint: name a data set, or choose another method)"
     )
     assert not (tmp_path / "aligned").exists()
 
 
 def test_align_for_a_person(run, zoo, tmp_path):
-    ended = run("align", zoo / "seed-0", zoo / "seed-1", "--out", tmp_path / "aligned", "--method", "weight")
+    ended = run("align", zoo / "seed-0", zoo / "seed-1", "--out", tmp_path / "aligned", "--method", "weights")
     assert ended.code == 0
     assert "seed-1" in ended.out
     assert ended.out.splitlines()[-1] == f"aligned models: {tmp_path / 'aligned'}"

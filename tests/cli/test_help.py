@@ -29,7 +29,6 @@ COMMANDS = [
     "push",
     "list",
     "doctor",
-    "launch",
 ]
 HEAVY = ["torch", "timm", "numpy", "datasets", "huggingface_hub", "accelerate", "matplotlib", "scipy"]
 LIST_HEAVY_MODULES = f"""

@@ -22,7 +22,7 @@ from starzoo.inspection import infer_architecture
 from starzoo.sources import Source, load_sources
 from starzoo.symmetry import Permutation, PermutationSpec
 
-ALIGN = AlignConfig(method="balanced")
+ALIGN = AlignConfig(method="balanced-weights")
 CONFIG = EvalConfig(points=5, pairs=2, splits=("train", "test"))
 
 

@@ -41,7 +41,7 @@ def test_t11_no_barrier_to_itself_and_to_its_own_permutation(name: str) -> None:
     data = load_data(DataConfig(train_size=100, test_size=50), architecture.preprocessing)
     zoo = Zoo(star=state, sources={"itself": state}, holdouts={"shuffled": shuffled})
     config = EvalConfig(points=5, pairs=1, samples=0, statistics_images=100)
-    found = evaluate(architecture, spec, zoo, data, config, AlignConfig(method="weight"))
+    found = evaluate(architecture, spec, zoo, data, config, AlignConfig(method="weights"))
     for kind in ("star-source", "star-held-out", "regular-regular"):
         assert found.spread(kind).worst <= 1e-6
         assert found.spread(kind, "accuracy_barrier").worst <= 1e-6

@@ -21,7 +21,7 @@ from starzoo.sources import Source
 from starzoo.specs import infer_architecture
 
 CONFIG = EvalConfig(points=3, pairs=0, sources=0, samples=3, validation_images=150, seed=1)
-ALIGN = AlignConfig(method="balanced")
+ALIGN = AlignConfig(method="balanced-weights")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from starzoo.sources import Source
 from starzoo.specs import infer_architecture
 
 STAR = StarConfig(epochs=3, batch_size=32, lr=0.8, warmup=0.0, seed=5)
-ALIGN = AlignConfig(method="balanced")
+ALIGN = AlignConfig(method="balanced-weights")
 
 
 def test_swa_is_the_mean_of_the_ends_of_epochs(models: list[Source], data: ImageData) -> None:

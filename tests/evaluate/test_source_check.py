@@ -117,7 +117,7 @@ def test_broken_statistics_are_named_and_estimated_anew(
 
 def test_alignment_runs_a_model_with_the_statistics_that_belong_to_it(zoo: list[Source], images: ImageData) -> None:
     """With the broken ones it is matched by what it would never compute."""
-    spec, config = infer_architecture(zoo[0].architecture), AlignConfig(method="activation-gradient")
+    spec, config = infer_architecture(zoo[0].architecture), AlignConfig(method="activations-gradients")
     broken = changed(zoo[1], reset_statistics)
     mended = estimate_statistics(zoo[0].architecture, broken, images, CONFIG)
     losses = {}
@@ -176,7 +176,7 @@ def test_logits_of_another_scale_are_named_and_compared_tempered(
     assert [record.message for record in caplog.records if record.message.startswith("odd: its logits are 0.")]
     architecture, spec = zoo[0].architecture, infer_architecture(zoo[0].architecture)
     fewer = load_data(DataConfig(train_size=1000), architecture.preprocessing)  # which leaves images for temperatures
-    align = AlignConfig(method="balanced")
+    align = AlignConfig(method="balanced-weights")
 
     def star_path(state: State) -> tuple[float, float]:
         measured = evaluate(

@@ -314,3 +314,32 @@ def test_arguments_that_timm_cannot_build(refuse: Refuse) -> None:
     refuse({"model_args.layers": "many"}, "test_resnet: timm cannot build it")
     refuse({"model_args.act_layer": "nothing"}, "test_resnet: timm cannot build it")
     refuse({"model_args.in_chans": None}, "test_resnet: timm cannot build it")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "what"),
+    [
+        ("test_resnet", {"pretrained_cfg.input_size": [3, 8000, 8000]}, "activations for one image"),
+        ("swin_tiny_patch4_window7_224", {"model_args": {"img_size": [65536, 65536]}}, "buffers"),
+        ("swinv2_tiny_window8_256", {"model_args": {"window_size": 300, "img_size": 1200}}, "buffers"),
+        ("beit_base_patch16_224", {"model_args": {"img_size": 2048}}, "buffers"),
+        ("vit_tiny_patch16_224", {"model_args": {"img_size": 65536}}, "activations for one image"),
+    ],
+)
+def test_h06_sizes_are_judged_before_memory_is_taken(refuse: Refuse, name: str, changes: Change, what: str) -> None:
+    refuse({"architecture": name, **changes}, rf"its {what} would take [\d.,]+ GB")
+
+
+def test_h06_a_network_of_timm_may_be_as_large_as_it_is() -> None:
+    config = {"architecture": "samvit_base_patch16", "pretrained_cfg": {"input_size": [3, 1024, 1024]}}
+    assert Architecture.from_config(config, "folder").preprocessing.input_size == (3, 1024, 1024)
+
+
+def test_h06_no_weight_is_read_for_a_network_larger_than_its_file(
+    make_member: MakeMember, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_member()
+    edit(folder, architecture="vit_tiny_patch16_224", model_args={"embed_dim": 49152, "num_heads": 3})
+    monkeypatch.setattr("safetensors.torch.load_file", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(UntrustedInputError, match="missing tensors"):
+        load_source(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load
 
 from starzoo.cli.main import main
 from starzoo.errors import UntrustedInputError
-from starzoo.hub.pickles import converted
+from starzoo.hub.pickles import convert, converted
 from starzoo.hub.pull import pull
 from starzoo.hub.unpickle import main as unpickle
 from starzoo.sources import load_source
@@ -87,13 +88,15 @@ def test_w01_w02_a_pickle_that_runs_code_is_not_converted(
     assert "Traceback" not in error
 
 
-def test_the_process_that_opens_it_has_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_h11_the_process_that_opens_it_has_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
 
     def look(command: list[str], *, env: dict[str, str], **more: object) -> None:
         seen.update(env)
         raise OSError("enough")
 
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("GITHUB_PAT", "secret")
     monkeypatch.setattr("starzoo.hub.pickles.subprocess.run", look)
     with pytest.raises(OSError, match="enough"):
         converted(
@@ -103,7 +106,7 @@ def test_the_process_that_opens_it_has_no_token(tmp_path: Path, monkeypatch: pyt
             "a/b",
         )
     assert "PATH" in seen
-    assert not [name for name in seen if "TOKEN" in name]
+    assert not {"HF_TOKEN", "GITHUB_PAT"} & set(seen)
 
 
 @pytest.mark.parametrize(
@@ -118,3 +121,38 @@ def test_what_is_no_table_of_tensors(tmp_path: Path, value: object, reason: str)
     (tmp_path / "x.bin").write_bytes(saved(value))
     assert reason in (unpickle(tmp_path / "x.bin", tmp_path / "out") or "")
     assert not (tmp_path / "out").exists()
+
+
+def test_h11_a_pickle_is_not_downloaded_where_the_network_cannot_need_it(files: Files, fake_hub: FakeHub) -> None:
+    fake_hub.commit("ann/net", {**files, "pytorch_model.bin": bytes(50_000_000)})
+    with pytest.raises(
+        UntrustedInputError, match=r"^ann/net: pytorch_model\.bin has 50,000,000 bytes, expected at most"
+    ):
+        pull("ann/net", allow_pickle=True)
+    assert [path for path in fake_hub.asked("/resolve/") if path.endswith(".bin")] == []
+
+
+def test_h11_a_pickle_that_fills_the_memory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "small.bin").write_bytes(saved({"a": torch.ones(1).expand(250_000_000)}))
+    with (
+        zipfile.ZipFile(tmp_path / "small.bin") as stored,
+        zipfile.ZipFile(tmp_path / "bomb.bin", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed,
+    ):
+        for name in stored.namelist():
+            with packed.open(name, "w") as file:
+                for _ in range(1000 if name.endswith("data/0") else 0):
+                    file.write(bytes(1_000_000))
+                file.write(stored.read(name))
+    with pytest.raises(UntrustedInputError, match=r"bomb\.bin cannot be converted: it takes more memory than its size"):
+        convert(tmp_path / "bomb.bin", tmp_path / "out.safetensors", "a/b")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x80\x04", bytes(99), b"PK\3\4" + bytes(99), pickle.dumps(Path("x")), saved({"a": Path("x")})],
+    ids=["empty", "cut", "zeros", "zip", "pickle", "object"],
+)
+def test_h11_no_message_advises_to_switch_safety_off(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.bin").write_bytes(content)
+    assert "weights_only" not in (unpickle(tmp_path / "x.bin", tmp_path / "out") or pytest.fail("opened"))

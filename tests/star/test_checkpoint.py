@@ -22,7 +22,6 @@ def make_checkpoint(step: int) -> Checkpoint:
         permutations=[{"g:0": torch.tensor(order, dtype=torch.int32)} for order in ([1, 0], [0, 1])],
         history=[{"path_loss": 0.5}] * step,
         scaler={"scale": 2.0**16, "_growth_tracker": 7},
-        method="balanced",
         vigil={"usual": [0.1, 0.7], "spikes": 1, "skipped": 0},
     )
 

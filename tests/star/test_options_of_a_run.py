@@ -43,7 +43,7 @@ class Fitter:
     ) -> FittedStar:
         config = RunConfig(
             star=StarConfig(**{"epochs": 1, "batch_size": 128, **star}),  # type: ignore[arg-type]
-            align=AlignConfig(method="balanced"),
+            align=AlignConfig(method="balanced-weights"),
             runtime=RuntimeConfig(**(runtime or {})),  # type: ignore[arg-type]
         )
         states = [source.state for source in self.sources]

@@ -23,7 +23,7 @@ from starzoo.star.train import fit
 def test_the_star_is_that_of_a_plain_loop(kappa: float, digits_zoo: list[Path]) -> None:
     models = load_sources(digits_zoo[:2])
     architecture, states = models[0].architecture, [model.state for model in models]
-    matched = AlignConfig(method="weight")
+    matched = AlignConfig(method="weights")
     star = StarConfig(
         epochs=1, batch_size=128, lr=0.1, warmup=0.2, mu=0.5, kappa=kappa, start="source", realign_every=0
     )

@@ -45,7 +45,7 @@ def run(
     spec: PermutationSpec,
     data: ImageData,
     folder: Path | None = None,
-    method: str = "balanced",
+    method: str = "balanced-weights",
     progress: Progress = silent,
     **star: object,
 ) -> FittedStar:
@@ -73,7 +73,7 @@ def test_a_star_is_reproducible(
     assert one.state.keys() == sources[0].state.keys()
 
 
-@pytest.mark.parametrize("method", ["balanced", "weight"])
+@pytest.mark.parametrize("method", ["balanced-weights", "weights"])
 def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(
     method: str,
     tmp_path: Path,
@@ -133,7 +133,7 @@ def test_a_run_that_was_stopped_within_an_epoch_ends_bit_equal(
 
     monkeypatch.setattr("starzoo.star.train._SECONDS_BETWEEN_REPORTS", -1.0)
     with pytest.raises(PreemptedError, match=r"stopped by SIGTERM; step \d+ of 33 is kept"):
-        run(sources, spec, data, tmp_path, "balanced", stop_at, epochs=3, mu=0.5)
+        run(sources, spec, data, tmp_path, "balanced-weights", stop_at, epochs=3, mu=0.5)
     resumed = run(sources, spec, data, tmp_path, epochs=3, mu=0.5)
     assert_same(resumed, uninterrupted)
     assert "resumed at step" in (tmp_path / "training.log").read_text()
@@ -331,7 +331,8 @@ def test_another_optimizer_begins_without_a_state(
 ) -> None:
     run(sources, spec, data, tmp_path, epochs=1)
     config = RunConfig(
-        star=StarConfig(epochs=2, batch_size=128, optimizer="adamw", lr=0.002), align=AlignConfig(method="balanced")
+        star=StarConfig(epochs=2, batch_size=128, optimizer="adamw", lr=0.002),
+        align=AlignConfig(method="balanced-weights"),
     )
     states = [source.state for source in sources]
     star = fit(sources[0].architecture, spec, states, data, config, folder=tmp_path, override=True)

@@ -2,7 +2,7 @@
 
 It imitates what `huggingface_hub` asks of a Hub: repositories with commits, branches, tags and proposals (`refs/pr/1`),
 private and gated ones; files with their hashes, by parts, and large ones (LFS) on a second host; atomic commits that
-know their parent; collections, jobs and the tokens' owner; errors with `X-Error-Code`. It keeps no rights: whoever has
+know their parent; collections and the tokens' owner; errors with `X-Error-Code`. It keeps no rights: whoever has
 a token may do everything.
 
 The fixture `fake_hub` gives an empty one, to which this process and its children talk:

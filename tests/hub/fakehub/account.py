@@ -1,4 +1,4 @@
-"""What belongs to a user rather than to a repository: the token's owner, collections and jobs."""
+"""What belongs to a user rather than to a repository: the token's owner and collections."""
 
 from __future__ import annotations
 
@@ -19,20 +19,6 @@ def whoami(store: Store, request: Request) -> Response:
         "orgs": [],
         "auth": {"type": "access_token", "accessToken": {"displayName": "tests", "role": "write"}},
     })
-
-
-def run_job(store: Store, request: Request, namespace: str) -> Response:
-    require_token(request)
-    spec = request.json()
-    job = {
-        "id": f"{len(store.jobs):024x}",
-        "createdAt": DATE,
-        "owner": {"id": "1", "name": namespace, "type": "user"},
-        "status": {"stage": "SCHEDULING", "message": None},
-        **{key: spec[key] for key in ("dockerImage", "command", "arguments", "environment", "flavor")},
-    }
-    store.jobs.append(job)
-    return as_json(job)
 
 
 def create_collection(store: Store, request: Request) -> Response:
@@ -72,7 +58,6 @@ def _describe(store: Store, slug: str) -> dict:
 
 ROUTES: list[Route] = [
     (("GET",), "/api/whoami-v2", whoami),
-    (("POST",), "/api/jobs/(?P<namespace>[^/]+)", run_job),
     (("POST",), "/api/collections", create_collection),
     (("GET",), "/api/collections/(?P<slug>[^/]+/[^/]+)", get_collection),
     (("POST",), "/api/collections/(?P<slug>[^/]+/[^/]+)/items", add_to_collection),

@@ -62,7 +62,6 @@ class Store:
         self.repos: dict[str, Repo] = {}
         self.large: dict[str, bytes] = {}
         self.collections: dict[str, dict] = {}
-        self.jobs: list[dict] = []
         self.large_files_elsewhere = False
 
     def commit(self, name: str, files: Mapping[str, bytes], **settings: bool) -> str:
