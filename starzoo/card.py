@@ -1,7 +1,7 @@
 """The card of a star: a README.md whose every number comes from star.json, with plots and tables beside it.
 
 What a stranger may have written (names, labels, repositories, licences) reaches it escaped for Markdown and HTML,
-because the template escapes all that is not marked as ours. Imports neither torch nor the network.
+because the template escapes whatever it is given: nothing here marks a text as safe. Imports neither torch nor the network.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
-from markupsafe import Markup
-
 from starzoo.config import Beta, Constant, DataConfig, Method, RunConfig, Uniform
 from starzoo.errors import UsageError
 from starzoo.evaluate.findings import connections, has_costs, predictors, say_rounding, summary
@@ -26,9 +24,9 @@ from starzoo.evaluate.measures import Evaluation, PathKind, Role
 from starzoo.files import refuse_leading_out, write_text
 from starzoo.hub.names import is_commit, is_repo, split_repo
 from starzoo.licences import combine_sources, is_identifier
-from starzoo.markdown import clean, escape, load_template
+from starzoo.markdown import load_template
 from starzoo.star.manifest import ModelRecord, StarManifest
-from starzoo.wording import counted
+from starzoo.wording import clean, counted
 
 __all__ = ["describe_data", "render", "write_card"]
 
@@ -81,14 +79,14 @@ def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = 
     portable = _portable(manifest)
     splits = sorted(evaluation.splits, key=lambda split: split != "test")
     text = load_template("star.md.jinja").render(
-        front_matter=Markup(_dump_yaml(_front_matter(manifest))),
+        front_matter=_front_matter(manifest),
         manifest=manifest,
         config=manifest.config,
         evaluation=evaluation,
         splits=splits,
-        summary={what: Markup(said) for what, said in (summary(evaluation, splits[0]) if splits else {}).items()},
-        rounding=Markup(say_rounding(evaluation) or ""),
-        trained=Markup(_training(manifest)),
+        summary=summary(evaluation, splits[0]) if splits else {},
+        rounding=say_rounding(evaluation),
+        trained=_training(manifest),
         costs={split: has_costs(evaluation, split) for split in splits},
         connections={split: connections(evaluation, split) for split in splits},
         predictors={split: predictors(evaluation, split) for split in splits},
@@ -104,17 +102,17 @@ def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = 
             split: _describe_split(split, evaluation.data or manifest.config.data, evaluation.images.get(split))
             for split in splits
         },
-        recipe=[Markup(step) for step in _recipe(manifest)],
+        recipe=list(_recipe(manifest)),
         repository=_repository,
-        location=Markup(f"hf-hub:{repo}" if repo else "local-dir:FOLDER"),
-        star=Markup(repo or "FOLDER"),
+        location=f"hf-hub:{repo}" if repo else "local-dir:FOLDER",
+        star=repo or "FOLDER",
         complete=complete,
-        images_option=Markup(_images_option(portable.data)),
+        images_option=_images_option(portable.data),
         mode={1: "L", 3: "RGB"}.get(manifest.architecture.preprocessing.input_size[0]),
         command=_command(manifest),
         elsewhere=describe_data(evaluation.data) if evaluation.data else None,
         apart={model.images for model in (*manifest.sources, *manifest.holdouts)} == {manifest.data_fingerprint},
-        run_yaml=_dump_yaml(portable.model_dump(mode="json", exclude_none=True)),
+        run_config=portable.model_dump(mode="json", exclude_none=True),
     )
     return re.sub(r"\n{3,}", "\n\n", text)  # what parts that are not there leave behind
 
@@ -279,25 +277,19 @@ def _describe_split(split: str, data: DataConfig, count: int | None) -> str:
     return f"{share} of the split {clean(name)!r}"
 
 
-def _repository(model: ModelRecord) -> Markup | str:
-    """A link to the commit, if the manifest names one."""
-    if model.repo is None:
-        return "local folder"
-    place = split_repo(model.repo)
+def _repository(model: ModelRecord) -> tuple[str, str | None, str]:
+    """What a model's repository is called, where it is on the Hub: the commit, if one is named; and what is missing."""
+    place = split_repo(model.repo) if model.repo else None
     if place is None:
-        return model.repo
+        return model.repo or "local folder", None, ""
     repo, folder = place
-    name = escape(model.repo)
     if model.sha is None or not is_commit(model.sha):
-        return Markup("[{0}](https://huggingface.co/{1}), no commit recorded").format(name, escape(repo))
-    tree = f"{model.sha}/{folder}" if folder else model.sha
-    return Markup("[{0} at {1}](https://huggingface.co/{2}/tree/{3})").format(
-        name, model.sha[:12], escape(repo), escape(tree)
-    )
+        return f"{model.repo}", repo, ", no commit recorded"
+    return f"{model.repo} at {model.sha[:12]}", f"{repo}/tree/{model.sha}/{folder}".removesuffix("/"), ""
 
 
 def _recipe(manifest: StarManifest) -> Iterator[str]:
-    """How the star was fitted, in words and numbers of the configuration; nothing here is free text."""
+    """How the star was fitted, in words and numbers of the configuration."""
     fit = manifest.config.star
     starts = {
         "aligned-average": "the mean of the aligned sources",
@@ -334,7 +326,7 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
     if manifest.changes:
         yield (
             f"The run was resumed with changes, so that its command does not replay it bit for bit: "
-            f"{clean('; '.join(manifest.changes))}."
+            f"{'; '.join(manifest.changes)}."
         )
 
 
@@ -355,13 +347,13 @@ def _differences(manifest: StarManifest) -> Iterator[str]:
     if len(set(stated)) > 1:
         yield (
             f"Images: the models cut and resize a picture in different ways; all were fitted and measured with "
-            f"interpolation {escape(chosen.interpolation)}, crop_pct {chosen.crop_pct:g} and crop_mode "
-            f"{escape(chosen.crop_mode)}, which {stated.count(chosen)} of {len(stated)} state (the most "
+            f"interpolation {chosen.interpolation}, crop_pct {chosen.crop_pct:g} and crop_mode "
+            f"{chosen.crop_mode}, which {stated.count(chosen)} of {len(stated)} state (the most "
             f"frequent one when the star was fitted; of several, the first). Mean, deviation and size are equal in all."
         )
     types = Counter(model.dtype for model in models if model.dtype)
     if set(types) - {"float32"}:
-        counted = ", ".join(f"{escape(dtype)} {count}" for dtype, count in sorted(types.items()))
+        counted = ", ".join(f"{dtype} {count}" for dtype, count in sorted(types.items()))
         yield f"Weights: read as float32; types of the models' files: {counted}."
     if reordered := sum(model.label_names is not None for model in models):
         yield f"Classes: matched by name; {reordered} of {len(models)} models had another order."
@@ -388,7 +380,7 @@ def _elsewhere(data: DataConfig) -> DataConfig:
 
 def _images_option(data: DataConfig) -> str:
     """What a command needs to be told of images that are a local folder, since it may lie anywhere."""
-    return "" if data.dataset == "digits" or _is_hub_data(data) else f" --dataset {shlex.quote(data.dataset)}"
+    return "" if data.dataset == "digits" or _is_hub_data(data) else f"--dataset {shlex.quote(data.dataset)}"
 
 
 def _command(manifest: StarManifest) -> str:
@@ -403,7 +395,3 @@ def _reference(model: ModelRecord) -> str:
     if model.repo and split_repo(model.repo):
         return shlex.quote(f"{model.repo}@{clean(model.sha)}" if model.sha else model.repo)
     return shlex.quote(f"path/to/{clean(model.name)}")
-
-
-def _dump_yaml(value: dict[str, Any]) -> str:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from markupsafe import Markup
-
 from starzoo.card import describe_data
 from starzoo.errors import UsageError
 from starzoo.evaluate.findings import connections, predictors
@@ -68,7 +66,7 @@ def _describe(folder: str, manifest: StarManifest) -> dict[str, object]:
     evaluation = manifest.evaluation or Evaluation(paths=(), qualities=())
     split = min(evaluation.splits, key=lambda split: split != "test", default=None)
     return {
-        "place": Markup(f"{_UNSAFE.sub(_encode, folder)}/"),
+        "place": f"{_UNSAFE.sub(_encode, folder)}/",
         "manifest": manifest,
         "data": describe_data(evaluation.data or manifest.config.data),
         "split": split,

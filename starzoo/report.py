@@ -1,6 +1,7 @@
 """The card as one HTML file that needs nothing else: no network, no script, no other file.
 
-What the Markdown of a card may hold is decided in `starzoo.card`; the page's own policy forbids every request besides.
+What a stranger wrote reaches the card as text, and of HTML only the tags that the card folds its parts with are let
+through here. The page's own policy forbids every script and request, and every form and base, besides.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import MutableMapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from markdown_it import MarkdownIt
@@ -27,6 +28,8 @@ __all__ = ["render_report", "write_report"]
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?^---\n", re.DOTALL | re.MULTILINE)
 _PHONE = "(max-width: 640px)"
+_FOLDING = re.compile(r"&lt;(/?(?:details|summary)|details open)&gt;")
+_FIGURE = re.compile(r"plots/([a-z]+-[a-z]+)\.png")
 
 
 def render_report(manifest: StarManifest, repo: str | None = None, *, complete: bool = True) -> str:
@@ -72,10 +75,17 @@ class _Renderer(RendererHTML):
     def table_close(self, *_: Any) -> str:
         return "</table></div>\n"
 
+    def html_block(self, tokens: Sequence[Token], idx: int, *_: Any) -> str:
+        return _FOLDING.sub(r"<\1>", str(Markup.escape(tokens[idx].content)))
+
+    html_inline = html_block
+
     def image(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: MutableMapping[str, Any]) -> str:
-        name = PurePosixPath(str(tokens[idx].attrs["src"])).stem
-        wide, narrow = env["figures"][name]
         alt = Markup.escape(self.renderInlineAsText(tokens[idx].children, options, env))
+        named = _FIGURE.fullmatch(str(tokens[idx].attrs["src"]))
+        if named is None or named[1] not in env["figures"]:
+            return alt
+        wide, narrow = env["figures"][named[1]]
         return f'<picture><source media="{_PHONE}" srcset="{narrow}"><img src="{wide}" alt="{alt}"></picture>'
 
 
