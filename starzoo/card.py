@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import re
 import shlex
 from collections import Counter
@@ -22,13 +21,13 @@ from starzoo.errors import UsageError
 from starzoo.evaluate.findings import connections, has_costs, predictors, say_rounding, summary
 from starzoo.evaluate.measures import Evaluation, PathKind, Role
 from starzoo.files import refuse_leading_out, write_text
-from starzoo.hub.names import is_commit, is_repo, split_repo
+from starzoo.hub.names import METRICS, PLOTS, is_commit, is_repo, split_repo
 from starzoo.licences import combine_sources, is_identifier
 from starzoo.markdown import load_template
 from starzoo.star.manifest import ModelRecord, StarManifest
 from starzoo.wording import clean, counted
 
-__all__ = ["describe_data", "render", "write_card"]
+__all__ = ["describe_data", "refuse_other_card", "render", "write_card"]
 
 _KIND_NAMES: dict[PathKind, str] = {
     "star-source": "star to source",
@@ -55,6 +54,9 @@ _MATCHED_BY: dict[Method, str] = {
     "auto": "the method with the lowest loss half-way between two sources",
 }
 _ON_REQUEST = ("star-star",)  # not missed where they were not measured
+_OUR_WORDS = b"A **star model**: one "  # as the template has them
+_LARGEST = 50_000_000  # bytes of a card
+_FORMULA = re.compile(r"[=+\-@＝＋－＠]")
 _SCORES = ("accuracy", "nll", "ece", "brier", "auroc", "ood_auroc", "ood_auroc_entropy")
 _MEASURES = ("barrier", "tempered_barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess")
 
@@ -118,7 +120,7 @@ def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = 
 
 
 def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) -> Path:
-    """Write README.md, plots/ and metrics/ into the folder of a star; the same files give the same bytes.
+    """Write README.md, plots/ and metrics/ into the folder of a star; the same manifest gives the same bytes.
 
     Args:
         folder: The star's folder.
@@ -128,16 +130,38 @@ def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) ->
     Returns:
         The path of README.md.
     """
+    refuse_other_card(folder)
     readme = folder / "README.md"
     text = render(manifest, repo, complete=is_complete(folder, manifest))
     for name in ("plots", "metrics"):
         refuse_leading_out(folder / name, folder)
-    _remove_plots(folder / "plots")
+    for name in (*PLOTS, *METRICS):  # of an evaluation before, some of which may be made no more
+        (folder / name).unlink(missing_ok=True)
     if manifest.evaluation is not None:
         _write_plots(folder / "plots", manifest.evaluation)
         _write_metrics(folder / "metrics", manifest.evaluation)
     write_text(readme, text)
     return readme
+
+
+def refuse_other_card(folder: Path) -> None:
+    """Make sure that the README.md of a star's folder is a card that starzoo wrote, or is not there.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        UsageError: A person wrote it.
+    """
+    readme = folder / "README.md"
+    if readme.is_symlink() or not readme.is_file():  # a link is replaced, and what it leads to stays
+        return
+    if readme.stat().st_size > _LARGEST or _OUR_WORDS not in readme.read_bytes():
+        raise UsageError(
+            f"{readme}: is no card that starzoo wrote, and would be overwritten",
+            hint="move it away",
+            subject=str(readme),
+        )
 
 
 def is_complete(folder: Path, manifest: StarManifest) -> bool:
@@ -150,13 +174,6 @@ def describe_data(data: DataConfig) -> str:
     if data.dataset == "digits":
         return "digits of scikit-learn"
     return clean(data.dataset) if _is_hub_data(data) else f"a local folder, {_folder_name(data)}"
-
-
-def _remove_plots(folder: Path) -> None:
-    """Take away the plots of an evaluation before, some of which may be made no more: they would be published."""
-    for name, split in itertools.product(("paths", "quality", "cost", "plane"), ("train", "test")):
-        for file in folder.glob(f"{name}-{split}.*"):
-            file.unlink()
 
 
 def _write_plots(folder: Path, evaluation: Evaluation) -> None:
@@ -189,8 +206,14 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([clean(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    writer.writerows([_text_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     write_text(file, table.getvalue())
+
+
+def _text_cell(text: str) -> str:
+    """A text for a table: a spreadsheet would compute what begins as a formula does."""
+    text = clean(text)
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def _front_matter(manifest: StarManifest) -> dict[str, Any]:

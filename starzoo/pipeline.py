@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from starzoo.card import write_card
+from starzoo.card import refuse_other_card, write_card
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, validate
 from starzoo.data import ImageData, Split
 from starzoo.errors import UsageError
@@ -125,6 +125,7 @@ def fit_star(
         check_repo(push_to)
     refuse_overwriting(out, [*sources, *holdouts], unless=OF_A_RUN)
     refuse_other_files(out)
+    refuse_other_card(out)
     status = Status(out, watcher=progress)
     with RunLock(out) as lock, ignoring_signals(), status.recording(), obeying_signals():
         join(config.runtime)
@@ -242,6 +243,8 @@ def evaluate_star(
     if shard and not use_cache:
         raise UsageError("a shard leaves its results in the cache", hint="leave --no-cache out", subject="--shard")
     loaded, folder = load_star(star), ModelRef.parse(star).folder
+    if folder is not None and not shard:
+        refuse_other_card(folder)
     then, places = loaded.manifest, RunPlaces.read(folder)
     settings = measured_as(places.found(then.config).evaluate, evaluate or {})
     members = load_models(then.sources, find_models(then.sources, places.sources), progress=progress)

@@ -666,3 +666,38 @@ def test_whether_validation_images_were_trained_on_is_said():
     known = [model.model_copy(update={"images": DIGEST}) for model in (*plain.sources, *plain.holdouts)]
     assert doubt not in render(make_manifest(domain, sources=known[:3], holdouts=known[3:]))
     assert doubt in render(make_manifest(domain, sources=known[:3]))
+
+
+def test_h12_a_table_has_no_formula_and_its_numbers_stay_numbers(tmp_path):
+    names = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1+1", "\u202e=1", "＝1", "plain-name")
+    qualities = tuple(make_quality("member", 0.5, name=name) for name in names)
+    paths = tuple(make_path("star-source", -0.01, b=name) for name in names)
+    write_card(tmp_path, make_manifest(Evaluation(paths=paths, qualities=qualities)))
+    for name, column in (("paths", "b"), ("curves", "b"), ("qualities", "name")):
+        with (tmp_path / "metrics" / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        assert list(dict.fromkeys(row[column] for row in rows)) == [
+            "'=1+1",
+            "'+1",
+            "'-1",
+            "'@SUM(A1)",
+            "'=1",
+            "'＝1",
+            "plain-name",
+        ]
+        texts = {"kind", "a", "b", "split", "name", "role"}
+        [float(value) for row in rows for key, value in row.items() if key not in texts and value]
+
+
+def test_h12_a_card_that_a_person_wrote_is_kept(tmp_path):
+    (tmp_path / "README.md").write_text("# My star")
+    with pytest.raises(UsageError, match=r"README\.md: is no card that starzoo wrote"):
+        write_card(tmp_path, make_manifest())
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("README.md", "# My star")]
+
+
+def test_h12_tables_of_an_evaluation_before_are_taken_away(tmp_path):
+    write_card(tmp_path, make_manifest())
+    (tmp_path / "metrics" / "mine.csv").write_text("mine")
+    write_card(tmp_path, make_manifest(None))
+    assert sorted(file.name for file in tmp_path.rglob("*.*")) == ["README.md", "mine.csv"]

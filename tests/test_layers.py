@@ -82,7 +82,7 @@ ROOMS: Mapping[str, set[str]] = {
         "optimization",
         "processes",
     },
-    "star.log": {"errors", "files"},
+    "star.log": {"errors", "files", "wording"},
     "star.manifest": {"errors", "config", "architecture", "evaluate.measures"},
     "star": {
         *LOW,
