@@ -12,6 +12,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -210,6 +211,7 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
     write_text(file, table.getvalue())
 
 
+@lru_cache(maxsize=256)  # the ends of a path stand in a row for each of its points
 def _text_cell(text: str) -> str:
     """A text for a table: a spreadsheet would compute what begins as a formula does."""
     text = clean(text)

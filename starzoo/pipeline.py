@@ -349,16 +349,17 @@ def _describe(
     name: str, members: Sequence[Source], unseen: Sequence[Source], config: RunConfig, data: ImageData
 ) -> StarManifest:
     """All that is known about a star before it is fitted."""
-    return StarManifest(
-        name=name,
-        architecture=named_classes(members[0], data.class_names).architecture,
-        sources=tuple(model.record for model in members),
-        holdouts=tuple(model.record for model in unseen),
-        config=without_paths(config.model_copy(update={"data": data.config})),
-        data_fingerprint=data.fingerprint,
-        data_label_names=data.label_names,
-        software={package: metadata.version(package) for package in ("starzoo", "torch", "timm")},
-    )
+    described = {
+        "name": name,
+        "architecture": named_classes(members[0], data.class_names).architecture,
+        "sources": tuple(model.record for model in members),
+        "holdouts": tuple(model.record for model in unseen),
+        "config": without_paths(config.model_copy(update={"data": data.config})),
+        "data_fingerprint": data.fingerprint,
+        "data_label_names": data.label_names,
+        "software": {package: metadata.version(package) for package in ("starzoo", "torch", "timm")},
+    }
+    return validate(StarManifest, described, origin="the command, or the names of models and classes")
 
 
 def _is_finished(out: Path, manifest: StarManifest) -> bool:

@@ -83,7 +83,7 @@ ROOMS: Mapping[str, set[str]] = {
         "processes",
     },
     "star.log": {"errors", "files", "wording"},
-    "star.manifest": {"errors", "config", "architecture", "evaluate.measures"},
+    "star.manifest": {"errors", "config", "architecture", "evaluate.measures", "hub.names", "hub.strict_json"},
     "star": {
         *LOW,
         "files",
