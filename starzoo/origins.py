@@ -1,7 +1,12 @@
-"""The models and images that a star was made with, found again: pinned, and checked to be the same."""
+"""The models and images that a star was made with, found again: pinned, and checked to be the same.
+
+What the star.json of a stranger says is data, not configuration: it may name images that everybody has, and no folder
+of this machine.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +15,18 @@ from typing import Any
 from starzoo.architecture import Architecture
 from starzoo.config import DataConfig, validate, with_changes
 from starzoo.data import ImageData, Split, load_data, load_unlabelled
-from starzoo.errors import UntrustedInputError
-from starzoo.places import RunPlaces
+from starzoo.data.opening import say
+from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.hub.names import is_repo
+from starzoo.hub.offline import is_offline
+from starzoo.places import RunPlaces, is_folder
 from starzoo.progress import Progress, silent
 from starzoo.sources import Source, load_sources, named_classes
 from starzoo.star.manifest import ModelRecord, StarManifest
 
-__all__ = ["load_data_for", "load_images", "load_models", "load_other_images"]
+__all__ = ["check_named_data", "load_data_for", "load_images", "load_models", "load_other_images"]
+
+_MOST = 16_000_000_000  # bytes of images that a stranger's star may have in memory at once
 
 
 def load_models(
@@ -60,9 +70,65 @@ def load_images(manifest: StarManifest, places: RunPlaces, changes: Mapping[str,
     Returns:
         The task.
     """
+    if not places.dataset:
+        _refuse_greed(manifest)
+        if "dataset" not in (changes or {}):
+            check_named_data(manifest, manifest.config.data, option="--dataset")
     known = {"dataset": places.dataset} if places.dataset else {}
     config = validate(DataConfig, with_changes({**manifest.config.data.model_dump(), **known}, changes or {}))
     return load_data_for(manifest.architecture, config, manifest.architecture.label_names)
+
+
+def check_named_data(manifest: StarManifest, data: DataConfig, *, option: str) -> None:
+    """Make sure that a star which was not fitted on this machine names images that are no folder here.
+
+    The Hub is then asked for them with the user's token, which is said: they may be private.
+
+    Args:
+        manifest: What stands in its star.json.
+        data: The images that it names.
+        option: How a user names others.
+
+    Raises:
+        UntrustedInputError: It names a folder.
+        UsageError: A folder here has the name of a data set of the Hub.
+    """
+    if data.dataset == "digits":
+        return
+    what = f"{manifest.name}: its star.json names the images {data.dataset!r}"
+    if not is_repo(data.dataset):
+        raise UntrustedInputError(
+            f"{what}, a folder of another machine",
+            hint=f"name the images here: {option} DATASET",
+            subject=data.dataset,
+        )
+    if is_folder(data):
+        raise UsageError(
+            f"{what} of the Hub, and a folder here is called so too",
+            hint=f"give {option} {data.dataset} if the folder is meant, or another current folder",
+            subject=data.dataset,
+        )
+    if not is_offline() and _has_token():
+        say(f"{what}; the Hub is asked for them with your token")
+
+
+def _has_token() -> bool:
+    from huggingface_hub import get_token
+
+    return get_token() is not None
+
+
+def _refuse_greed(manifest: StarManifest) -> None:
+    """Make sure that the settings of a star which was not fitted on this machine do not fill it."""
+    align, evaluate = manifest.alignment or manifest.config.align, manifest.config.evaluate
+    size = 4 * math.prod(manifest.architecture.preprocessing.input_size)
+    for name, images in (("align.images", align.images), ("evaluate.batch_size", evaluate.batch_size)):
+        if images * size > _MOST:
+            raise UntrustedInputError(
+                f"{manifest.name}: its star.json has {name} = {images:,}, which take {images * size / 1e9:.0f} GB",
+                hint="ask its author for a star with less",
+                subject=manifest.name,
+            )
 
 
 def load_data_for(architecture: Architecture, config: DataConfig, names: Sequence[str] | None) -> ImageData:

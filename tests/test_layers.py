@@ -146,7 +146,7 @@ ROOMS: Mapping[str, set[str]] = {
     },
     "gallery": {"errors", "files", "card", "markdown", "evaluate.measures", "evaluate.findings", "star.manifest"},
     "report": {"files", "card", "markdown", "evaluate.measures", "evaluate.plots", "star.manifest"},
-    "places": {*LOW, "folder", "hub", "star.log", "star.manifest", "status"},
+    "places": {*LOW, "cache", "folder", "hub", "star.log", "star.manifest", "status"},
     "measuring": {
         *LOW,
         "data",
@@ -159,7 +159,7 @@ ROOMS: Mapping[str, set[str]] = {
     },
     "specs": {"errors", "cache", "architecture", "folder", "symmetry"},
     "inspection": {*LOW, "architecture", "folder", "sources", "hub", "symmetry", "specs"},
-    "origins": {*LOW, "architecture", "data", "sources", "places", "star.manifest"},
+    "origins": {*LOW, "architecture", "data", "hub.names", "sources", "places", "star.manifest"},
     "star.joining": {
         *LOW,
         "data",
