@@ -1,7 +1,8 @@
 """The card of a star: a README.md whose every number comes from star.json, with plots and tables beside it.
 
 What a stranger may have written (names, labels, repositories, licences) reaches it escaped for Markdown and HTML,
-because the template escapes whatever it is given: nothing here marks a text as safe. Imports neither torch nor the network.
+because the template escapes whatever it is given: nothing here marks a text as safe.
+Imports neither torch nor the network.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
 from starzoo.config import Beta, Constant, DataConfig, Method, RunConfig, Uniform
 from starzoo.errors import UsageError
 from starzoo.evaluate.findings import connections, has_costs, predictors, say_rounding, summary

@@ -38,7 +38,7 @@ __all__ = [
 Optimizer = Literal["sgd", "adamw"]
 Rival = Literal["swa", "student"]
 Augmentation = Literal["none", "flip", "crop-flip"]
-# Bounds are far above what anybody needs, and below what fills a machine: a stranger's star.json holds these values too.
+# Bounds are far above what anybody needs, and below what fills a machine: a stranger's star.json has these values too.
 _MANY = 1_000_000
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and PyTorch both take
 
@@ -77,7 +77,9 @@ class DataConfig(Frozen):
     test_split: str = "test"
     image_column: str | None = Field(None, description="found by its type when not given")
     label_column: str | None = Field(None, description="found by its type when not given")
-    train_size: int | None = Field(None, ge=1, lt=2**32, description="a class-balanced, seeded subset of the training split")
+    train_size: int | None = Field(
+        None, ge=1, lt=2**32, description="a class-balanced, seeded subset of the training split"
+    )
     test_size: int | None = Field(None, ge=1, lt=2**32, description="a class-balanced, seeded subset of the test split")
     augment: Augmentation = Field("none", description="training augmentation")
 
@@ -189,7 +191,10 @@ class StarConfig(Frozen):
     )
     kappa: float = Field(1.0, ge=0, le=_MANY, description="weight of the drawn source's prediction beside the label's")
     draws: int | None = Field(
-        None, ge=1, le=_MANY, description="draws of (source, t) per step, which share the batch; one for each process by default"
+        None,
+        ge=1,
+        le=_MANY,
+        description="draws of (source, t) per step, which share the batch; one for each process by default",
     )
     realign_every: int = Field(
         1, ge=0, le=_MANY, description="epochs between alignments of the sources to the star; 0: never again"
@@ -202,7 +207,10 @@ class StarConfig(Frozen):
     )
     midpoint_images: int = Field(500, ge=2, le=_MANY, description="un-augmented training images of that measurement")
     patience: int | None = Field(
-        None, ge=1, le=_MANY, description="stop after this many measurements in a row without a lower mean half-way loss"
+        None,
+        ge=1,
+        le=_MANY,
+        description="stop after this many measurements in a row without a lower mean half-way loss",
     )
     seed: Seed = 0
 
@@ -216,20 +224,28 @@ class StarConfig(Frozen):
 class RuntimeConfig(Frozen):
     """How a run is carried out, which changes nothing that is found: a resumed run may have another one."""
 
-    num_processes: int | None = Field(None, ge=1, le=_MANY, description="refuse to run on any other number of processes")
+    num_processes: int | None = Field(
+        None, ge=1, le=_MANY, description="refuse to run on any other number of processes"
+    )
     checkpoint_epochs: int = Field(5, ge=1, le=_MANY, description="epochs between checkpoints")
-    checkpoint_minutes: float = Field(10.0, gt=0, le=_MANY, description="a checkpoint within an epoch after this long without")
+    checkpoint_minutes: float = Field(
+        10.0, gt=0, le=_MANY, description="a checkpoint within an epoch after this long without"
+    )
     timeout_minutes: float = Field(
         10.0, gt=0, le=_MANY, description="how long processes wait within a step for one that does not answer"
     )
-    workers: int = Field(0, ge=0, le=1000, description="threads that prepare batches ahead; 0: each batch when it is needed")
+    workers: int = Field(
+        0, ge=0, le=1000, description="threads that prepare batches ahead; 0: each batch when it is needed"
+    )
     sources: Literal["auto", "ready", "stored"] = Field(
         "auto",
         description="aligned sources kept ready on the device, or stored in memory and permuted for each draw;"
         " auto: ready while they take at most half of its free memory",
     )
     compile: bool = Field(False, description="torch.compile the network, whose results differ in the last digits")
-    trackers: tuple[str, ...] = Field((), max_length=100, description="where Accelerate reports figures: tensorboard, wandb, trackio…")
+    trackers: tuple[str, ...] = Field(
+        (), max_length=100, description="where Accelerate reports figures: tensorboard, wandb, trackio…"
+    )
 
 
 class EvalConfig(Frozen):
@@ -255,7 +271,10 @@ class EvalConfig(Frozen):
         8, ge=0, le=1000, description="points of the star domain that are averaged (BMA), at most; 0: not measured"
     )
     validation_images: int = Field(
-        2000, ge=2, le=_MANY, description="training images that no star was fitted on, which temperatures and t are chosen by"
+        2000,
+        ge=2,
+        le=_MANY,
+        description="training images that no star was fitted on, which temperatures and t are chosen by",
     )
     ood: Annotated[DataConfig, BeforeValidator(_as_dataset)] | None = Field(
         None, description="another data set, whose images uncertainty should tell from those of the task"

@@ -55,7 +55,9 @@ class StarzooError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, hint: str = "", subject: str = "") -> None:
-        message = without_password(" ".join(message.splitlines()))  # a stranger's name or another library's words may have several lines
+        message = without_password(
+            " ".join(message.splitlines())
+        )  # a stranger's name or another library's words may have several lines
         super().__init__(message)
         self.message = message
         self.hint = without_password(hint)

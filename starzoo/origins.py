@@ -24,7 +24,7 @@ from starzoo.progress import Progress, silent
 from starzoo.sources import Source, load_sources, named_classes
 from starzoo.star.manifest import ModelRecord, StarManifest
 
-__all__ = ["check_named_data", "load_data_for", "load_images", "load_models", "load_other_images"]
+__all__ = ["load_data_for", "load_images", "load_models", "load_named_images", "load_other_images"]
 
 _MOST = 16_000_000_000  # bytes of images that a stranger's star may have in memory at once
 
@@ -73,26 +73,61 @@ def load_images(manifest: StarManifest, places: RunPlaces, changes: Mapping[str,
     if not places.dataset:
         _refuse_greed(manifest)
         if "dataset" not in (changes or {}):
-            check_named_data(manifest, manifest.config.data, option="--dataset")
+            _check_named(manifest, manifest.config.data, option="--dataset")
     known = {"dataset": places.dataset} if places.dataset else {}
     config = validate(DataConfig, with_changes({**manifest.config.data.model_dump(), **known}, changes or {}))
     return load_data_for(manifest.architecture, config, manifest.architecture.label_names)
 
 
-def check_named_data(manifest: StarManifest, data: DataConfig, *, option: str) -> None:
-    """Make sure that a star which was not fitted on this machine names images that are no folder here.
+def load_data_for(architecture: Architecture, config: DataConfig, names: Sequence[str] | None) -> ImageData:
+    """Open a data set for models of one architecture.
 
-    The Hub is then asked for them with the user's token, which is said: they may be private.
+    Args:
+        architecture: Their architecture.
+        config: The data set.
+        names: The class names into whose order the labels are brought; None where none are known.
+
+    Returns:
+        The task.
+    """
+    return load_data(config, architecture.preprocessing, class_names=names, num_classes=architecture.num_classes)
+
+
+def load_named_images(
+    manifest: StarManifest, places: RunPlaces, config: DataConfig | None, given: object
+) -> Split | None:
+    """Open the test images of the other data set of a star.
 
     Args:
         manifest: What stands in its star.json.
-        data: The images that it names.
-        option: How a user names others.
+        places: Where its files lie on this machine, as far as that is known.
+        config: The data set, or None.
+        given: What the user says of it: its name, some values, or nothing.
 
-    Raises:
-        UntrustedInputError: It names a folder.
-        UsageError: A folder here has the name of a data set of the Hub.
+    Returns:
+        Its test split, or None.
     """
+    by_user = isinstance(given, str) or (isinstance(given, Mapping) and "dataset" in given)
+    if config and not by_user and not places.ood:
+        _check_named(manifest, config, option="--ood")
+    return load_other_images(config, manifest.architecture)
+
+
+def load_other_images(config: DataConfig | None, architecture: Architecture) -> Split | None:
+    """Open the test images of another data set, which needs no labels, through the preprocessing of a star.
+
+    Args:
+        config: The data set, or None.
+        architecture: The star's architecture.
+
+    Returns:
+        Its test split, or None.
+    """
+    return load_unlabelled(config, architecture.preprocessing) if config else None
+
+
+def _check_named(manifest: StarManifest, data: DataConfig, *, option: str) -> None:
+    """Make sure that a star not fitted here names no folder, and say what the Hub is asked for with the token."""
     if data.dataset == "digits":
         return
     what = f"{manifest.name}: its star.json names the images {data.dataset!r}"
@@ -129,30 +164,3 @@ def _refuse_greed(manifest: StarManifest) -> None:
                 hint="ask its author for a star with less",
                 subject=manifest.name,
             )
-
-
-def load_data_for(architecture: Architecture, config: DataConfig, names: Sequence[str] | None) -> ImageData:
-    """Open a data set for models of one architecture.
-
-    Args:
-        architecture: Their architecture.
-        config: The data set.
-        names: The class names into whose order the labels are brought; None where none are known.
-
-    Returns:
-        The task.
-    """
-    return load_data(config, architecture.preprocessing, class_names=names, num_classes=architecture.num_classes)
-
-
-def load_other_images(config: DataConfig | None, architecture: Architecture) -> Split | None:
-    """Open the test images of another data set, which needs no labels, through the preprocessing of a star.
-
-    Args:
-        config: The data set, or None.
-        architecture: The star's architecture.
-
-    Returns:
-        Its test split, or None.
-    """
-    return load_unlabelled(config, architecture.preprocessing) if config else None

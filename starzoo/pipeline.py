@@ -22,7 +22,7 @@ from starzoo.gallery import find_stars, write_gallery
 from starzoo.hub.names import check_repo
 from starzoo.hub.ref import ModelRef
 from starzoo.measuring import leaves_the_same, look_at, make_zoo, match_to_data, measure, measured_as, name_classes
-from starzoo.origins import check_named_data, load_data_for, load_images, load_models, load_other_images
+from starzoo.origins import load_data_for, load_images, load_models, load_named_images, load_other_images
 from starzoo.places import (
     OF_A_RUN,
     RunPlaces,
@@ -272,10 +272,7 @@ def evaluate_star(
         )
     if not same and not leaves_the_same(images.config, places.found(then.config).data):
         images = replace(images, validation=None)  # the star may have been fitted on them
-    given = (evaluate or {}).get("ood")
-    if settings.ood and not places.ood and not (isinstance(given, Mapping) and "dataset" in given or isinstance(given, str)):
-        check_named_data(then, settings.ood, option="--ood")
-    outside = load_other_images(settings.ood, then.architecture)
+    outside = load_named_images(then, places, settings.ood, (evaluate or {}).get("ood"))
     settings = _with_split_of(outside, settings)
     cache = ResultCache.of_user() if use_cache else ResultCache(None)
     models, settings = look_at([*members, *unseen], len(members), images, settings, cache, True, progress)

@@ -78,7 +78,8 @@ class _Renderer(RendererHTML):
     def html_block(self, tokens: Sequence[Token], idx: int, *_: Any) -> str:
         return _FOLDING.sub(r"<\1>", str(Markup.escape(tokens[idx].content)))
 
-    html_inline = html_block
+    def html_inline(self, tokens: Sequence[Token], idx: int, *_: Any) -> str:
+        return self.html_block(tokens, idx)
 
     def image(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: MutableMapping[str, Any]) -> str:
         alt = Markup.escape(self.renderInlineAsText(tokens[idx].children, options, env))

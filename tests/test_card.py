@@ -438,7 +438,9 @@ def words(card):
 def test_h02_no_module_of_a_card_marks_a_text_as_safe():
     folder = FilePath(starzoo.__file__).parent
     for name in ("card", "gallery", "evaluate/findings", "star/manifest"):
-        names = {node.id for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())) if isinstance(node, ast.Name)}
+        names = {
+            node.id for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())) if isinstance(node, ast.Name)
+        }
         assert not names & {"Markup", "escape"}
     for template in ("star.md.jinja", "gallery.md.jinja"):
         source = (folder.parent / "model_cards" / template).read_text()

@@ -145,7 +145,7 @@ ALLOWED = {
     "td": {"style"},
 } | {
     tag: set()
-    for tag in "h1 h2 h3 p ul li em strong pre summary table thead tbody tr".split()
+    for tag in ["h1", "h2", "h3", "p", "ul", "li", "em", "strong", "pre", "summary", "table", "thead", "tbody", "tr"]
 }
 
 
@@ -153,7 +153,7 @@ ALLOWED = {
 def no_figures(monkeypatch):
     """Figures hold no text of a stranger, and take seconds."""
     names = [f"{kind}-{split}" for kind in ("paths", "quality", "plane") for split in ("test", "train")]
-    monkeypatch.setattr(report, "_draw", lambda _: {name: ("data:image/png;base64,",) * 2 for name in names})
+    monkeypatch.setattr(report, "_draw", lambda _: dict.fromkeys(names, ("data:image/png;base64,",) * 2))
 
 
 @pytest.mark.parametrize("text", HOSTILE_STRINGS)
@@ -165,7 +165,10 @@ def test_h02_the_page_has_only_its_own_tags(text, no_figures):
     for tag, attrs in page.tags:
         assert attrs.keys() <= ALLOWED[tag]
         assert attrs.get("style") in {None, "text-align:right"}
-        assert attrs.get("href", "https://huggingface.co/").startswith(("https://huggingface.co/", "https://arxiv.org/"))
+        assert attrs.get("href", "https://huggingface.co/").startswith((
+            "https://huggingface.co/",
+            "https://arxiv.org/",
+        ))
         assert all(attrs[key].startswith("data:image/png;base64,") for key in ("src", "srcset") if key in attrs)
     assert [attrs for tag, attrs in page.tags if tag == "meta"] == [
         {"charset": "utf-8"},
@@ -176,7 +179,8 @@ def test_h02_the_page_has_only_its_own_tags(text, no_figures):
 
 def test_h02_of_html_only_folding_passes_and_an_unknown_image_is_text():
     markdown = MarkdownIt("commonmark", renderer_cls=report._Renderer).enable("table")
-    text = "<details open>\n<summary>a</summary>\n\n<form action=x>b <svg onload=y> ![c](https://evil.example/d.png) ![e](plots/f-g.png)"
+    text = "<details open>\n<summary>a</summary>\n\n<form action=x>b <svg onload=y> "
+    text += "![c](https://evil.example/d.png) ![e](plots/f-g.png)"
     tags = [tag for tag, _ in Page(markdown.render(text, {"figures": {}})).tags]
     assert tags == ["details", "summary"]
 
@@ -189,8 +193,6 @@ def test_h02_a_browser_asks_for_nothing_and_runs_nothing(tmp_path, no_figures):
         def do_GET(self):
             asked.append(self.path)
             self.send_error(404)
-
-        do_POST = do_GET
 
         def log_message(self, *_):
             pass

@@ -26,7 +26,6 @@ from safetensors.torch import load_file, save_file
 from starzoo.cli.main import main
 from starzoo.errors import UntrustedInputError
 from starzoo.star.manifest import read_manifest
-from tests.conftest import MakeMember
 from tests.hostile import HOSTILE, full_manifest
 from tests.stars import make_star
 
@@ -54,7 +53,7 @@ _connected: list[object] = []
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     if _opened is not None and event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
-        _opened.append(os.path.abspath(os.fsdecode(arguments[0])))
+        _opened.append(str(Path(os.fsdecode(arguments[0])).absolute()))
     if _opened is not None and event == "socket.connect":
         _connected.append(arguments[1])
 

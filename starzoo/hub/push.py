@@ -143,7 +143,9 @@ def push(
             hint="choose another tag",
             subject=repo_id,
         )
-    return PushResult(without_password(commit.pr_url or commit.commit_url), commit.oid, names, changed=commit.oid != head)
+    return PushResult(
+        without_password(commit.pr_url or commit.commit_url), commit.oid, names, changed=commit.oid != head
+    )
 
 
 def add_to_collection(title: str, repos: Sequence[str], *, private: bool = False) -> str:

@@ -200,19 +200,18 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch):
 
 def test_h12_a_traceback_steers_no_terminal_and_names_no_password(capsys):
     out = Output(debug=True, as_json=True)
-    address = "https://me:canary@mirror.example/x"
-    try:
+    address = "https://me:canary@mirror.example/x"  # which a traceback does not show
+    with pytest.raises(ValueError, match="red") as caught:
         raise ValueError(f"{HOSTILE} {address}")
-    except ValueError as error:
-        failure = Failure(kind="ValueError", message=f"internal {address}", hint=f"see {address}", exit_code=1)
-        assert out.fail(failure, error) == 1
+    failure = Failure(kind="ValueError", message=f"internal {address}", hint=f"see {address}", exit_code=1)
+    assert out.fail(failure, caught.value) == 1
     out.note(address)
     shown = capsys.readouterr()
     assert '    raise ValueError(f"{HOSTILE} {address}")' in shown.err  # the traceback as it is
-    assert HARMLESS.replace("z", "") .strip() in shown.err
+    assert HARMLESS.removesuffix(" z") in shown.err
     for text in (shown.out, shown.err):
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028]", text)
-        assert "canary" not in text.replace("me:canary@mirror.example/x\"", "")
+        assert "canary" not in text
         assert "https://mirror.example/x" in text
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +78,8 @@ def reads(private: Path, *arguments: str) -> tuple[int, list[str]]:
 
 
 @pytest.fixture
-def commands(tmp_path: Path) -> Iterator[list[list[str]]]:
-    yield [["join", "STAR", str(tmp_path / "new")], ["evaluate", "STAR", *QUICK]]
+def commands(tmp_path: Path) -> list[list[str]]:
+    return [["join", "STAR", str(tmp_path / "new")], ["evaluate", "STAR", *QUICK]]
 
 
 @WHERE
