@@ -56,6 +56,7 @@ _MATCHED_BY: dict[Method, str] = {
 }
 _ON_REQUEST = ("star-star",)  # not missed where they were not measured
 _OUR_WORDS = b"A **star model**: one "  # as the template has them
+_SHOWN = 20  # changes of a run
 _LARGEST = 50_000_000  # bytes of a card
 _FORMULA = re.compile(r"[=+\-@＝＋－＠]")
 _SCORES = ("accuracy", "nll", "ece", "brier", "auroc", "ood_auroc", "ood_auroc_entropy")
@@ -349,9 +350,10 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
     )
     yield from _differences(manifest)
     if manifest.changes:
+        more = len(manifest.changes) - _SHOWN
         yield (
             f"The run was resumed with changes, so that its command does not replay it bit for bit: "
-            f"{'; '.join(manifest.changes)}."
+            f"{'; '.join(manifest.changes[:_SHOWN])}{f'; and {more} more' if more > 0 else ''}."
         )
 
 

@@ -7,6 +7,7 @@ of this machine.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from starzoo.star.manifest import ModelRecord, StarManifest
 
 __all__ = ["load_data_for", "load_images", "load_models", "load_named_images", "load_other_images"]
 
+_NO_PATH = re.compile(r"[^/\\.][^/\\]*|refs/[a-z]+/[\w-]+")  # the name of a configuration, a commit, a branch
 _MOST = 16_000_000_000  # bytes of images that a stranger's star may have in memory at once
 
 
@@ -135,6 +137,12 @@ def _check_named(manifest: StarManifest, data: DataConfig, *, option: str) -> No
         raise UntrustedInputError(
             f"{what}, a folder of another machine",
             hint=f"name the images here: {option} DATASET",
+            subject=data.dataset,
+        )
+    if any(text and not _NO_PATH.fullmatch(text) for text in (data.name, data.revision)):
+        raise UntrustedInputError(
+            f"{what} with the configuration {data.name!r} and the revision {data.revision!r}, which cannot be",
+            hint=f"name the images yourself: {option} DATASET",
             subject=data.dataset,
         )
     if is_folder(data):

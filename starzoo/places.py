@@ -108,7 +108,7 @@ class RunPlaces(Frozen):
             UntrustedInputError: The file is damaged.
         """
         file = folder / _FILE if folder is not None else None
-        if file is None or not file.is_file():
+        if file is None or file.is_symlink() or not file.is_file():  # a link could lead to those of another star
             return cls()
         try:
             found = cls.model_validate_json(file.read_bytes())

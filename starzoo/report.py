@@ -19,6 +19,7 @@ from markdown_it.utils import OptionsDict
 from markupsafe import Markup
 
 from starzoo.card import is_complete, render
+from starzoo.errors import UsageError
 from starzoo.evaluate.measures import Evaluation
 from starzoo.files import write_text
 from starzoo.markdown import load_template
@@ -27,6 +28,7 @@ from starzoo.star.manifest import StarManifest
 __all__ = ["render_report", "write_report"]
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?^---\n", re.DOTALL | re.MULTILINE)
+_OUR_POLICY = b"Content-Security-Policy\" content=\"default-src 'none'; img-src data:"  # as the template has it
 _PHONE = "(max-width: 640px)"
 _FOLDING = re.compile(r"&lt;(/?(?:details|summary)|details open)&gt;")
 _FIGURE = re.compile(r"plots/([a-z]+-[a-z]+)\.png")
@@ -60,8 +62,15 @@ def write_report(folder: Path, manifest: StarManifest, repo: str | None = None) 
 
     Returns:
         The page's path.
+
+    Raises:
+        UsageError: A person wrote the page that is there.
     """
     page = folder / "report.html"
+    if page.is_file() and not page.is_symlink() and _OUR_POLICY not in page.read_bytes()[:1000]:
+        raise UsageError(
+            f"{page}: is no page that starzoo wrote, and would be overwritten", hint="move it away", subject=str(page)
+        )
     write_text(page, render_report(manifest, repo, complete=is_complete(folder, manifest)))
     return page
 

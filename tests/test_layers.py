@@ -145,7 +145,7 @@ ROOMS: Mapping[str, set[str]] = {
         "evaluate.plots",
     },
     "gallery": {"errors", "files", "card", "markdown", "evaluate.measures", "evaluate.findings", "star.manifest"},
-    "report": {"files", "card", "markdown", "evaluate.measures", "evaluate.plots", "star.manifest"},
+    "report": {"errors", "files", "card", "markdown", "evaluate.measures", "evaluate.plots", "star.manifest"},
     "places": {*LOW, "cache", "folder", "hub", "star.log", "star.manifest", "status"},
     "measuring": {
         *LOW,

@@ -18,6 +18,7 @@ from starzoo import report
 from starzoo.architecture import Architecture
 from starzoo.card import render
 from starzoo.config import DataConfig, RunConfig
+from starzoo.errors import UsageError
 from starzoo.evaluate.measures import Evaluation, Path, Quality
 from starzoo.report import render_report, write_report
 from starzoo.star.manifest import ModelRecord, StarManifest
@@ -225,3 +226,10 @@ def test_h02_a_browser_asks_for_nothing_and_runs_nothing(tmp_path, no_figures):
             assert 'pwned="1"' not in shown.partition("<body>")[0]
             assert "pwned" in shown  # as text
         server.shutdown()
+
+
+def test_h12_a_page_that_a_person_wrote_is_kept(tmp_path, no_figures):
+    (tmp_path / "report.html").write_text("<html>mine</html>")
+    with pytest.raises(UsageError, match=r"report\.html: is no page that starzoo wrote"):
+        write_report(tmp_path, make_manifest())
+    assert (tmp_path / "report.html").read_text() == "<html>mine</html>"

@@ -214,6 +214,7 @@ BROKEN = {
     "batch": lambda text: text.replace('"batch_size": 256', '"batch_size": 2000000000', 1),
     "images": lambda text: text.replace('"images": 1000', '"images": 2000000000', 1),
     "plane": lambda text: text.replace('"plane": 0', '"plane": 2000000000', 1),
+    "one source": lambda text: json.dumps({**(full := json.loads(text)), "sources": full["sources"][:1]}),
     "workers": lambda text: text.replace('"workers": 0', '"workers": 2000000000', 1),
 }
 
@@ -261,3 +262,13 @@ def test_h10_the_card_of_a_large_star_takes_seconds(star: Path, tmp_path: Path) 
     document["evaluation"]["paths"].append(path)
     with pytest.raises(UntrustedInputError, match=r"evaluation\.paths: Tuple should have at most 10000 items"):
         read_manifest(write(star, tmp_path, document) / "star.json")
+
+
+def test_h10_a_star_that_was_changed_very_often_has_a_card_and_a_page(star: Path, tmp_path: Path) -> None:
+    document = json.loads((star / "star.json").read_text())
+    document |= {"changes": ["[*_`<&" * 600] * 2000, "evaluation": None}
+    folder = write(star, tmp_path, document)
+    began = time.monotonic()
+    assert main(["card", str(folder), "--html", "--quiet"]) == 0
+    assert time.monotonic() - began < 10
+    assert "; and 1980 more." in (folder / "README.md").read_text(encoding="utf-8")

@@ -51,7 +51,7 @@ Split = Literal["train", "test"]
 Measure = Literal["barrier", "tempered_barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess"]
 _RESAMPLES = 1000
 
-Name = Annotated[str, Field(max_length=1000)]
+Name = Annotated[str, Field(max_length=300)]
 Value = Annotated[float, Field(ge=-1e39, le=1e39)]  # all that float32 holds
 Share = Annotated[float, Field(ge=0, le=1)]
 NearShare = Annotated[float, Field(ge=-1e-3, le=1.001)]  # rounded

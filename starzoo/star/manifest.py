@@ -20,7 +20,7 @@ MANIFEST = "star.json"
 RESERVED_NAMES = frozenset({"star", "naive mean", "aligned mean"})
 """What an evaluation calls its own models, as no other may be called."""
 
-Names = Annotated[tuple[Name, ...], Field(max_length=1_000_000)]
+Names = Annotated[tuple[Annotated[str, Field(max_length=1000)], ...], Field(max_length=1_000_000)]
 Table = Annotated[dict[Name, Name], Field(max_length=1000)]
 Models = Field(max_length=1000)
 
@@ -47,7 +47,7 @@ class ModelRecord(Frozen):
     """
 
     name: Name
-    repo: Name | None = None
+    repo: Annotated[str, Field(max_length=1000)] | None = None
     sha: Name | None = None
     files: Table = {}
     licence: Name | None = None
@@ -97,7 +97,7 @@ class StarManifest(Frozen):
     chosen_licence: Name | None = None
     files: Table = {}
     architecture: Architecture
-    sources: Annotated[tuple[ModelRecord, ...], Models]
+    sources: Annotated[tuple[ModelRecord, ...], Models, Field(min_length=2)]
     holdouts: Annotated[tuple[ModelRecord, ...], Models] = ()
     config: RunConfig
     alignment: AlignConfig | None = None

@@ -16,6 +16,8 @@ from starzoo.cli.main import main
 from starzoo.cli.output import Failure, Output, Table, clean
 from starzoo.doctor import examine
 from starzoo.errors import UsageError
+from starzoo.progress import silent
+from starzoo.status import Status
 from tests.ports import torchrun_variables
 
 FAILURE = Failure(kind="UsageError", message="a: wrong", hint="do b", subject="a", exit_code=2)
@@ -233,3 +235,10 @@ def test_h12_doctor_names_no_password(monkeypatch, capsys):
         assert "canary" not in shown.out + shown.err
         assert "mirror.invalid" in shown.out + shown.err or options == ["--quiet"]
     assert "canary" not in str(examine())
+
+
+def test_h12_status_json_names_no_password(tmp_path):
+    status = Status(tmp_path, silent)
+    with pytest.raises(ValueError, match="mirror"), status.recording():
+        raise ValueError("https://me:canary@mirror.example/x failed")
+    assert "canary" not in (tmp_path / "status.json").read_text()

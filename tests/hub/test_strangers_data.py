@@ -129,6 +129,10 @@ def test_h04_places_that_another_machine_wrote_are_not_believed(
     text = (star / "run-places.json").read_text()
     (star / "run-places.json").write_text(text.replace("me/private", "me/secrets"))
     assert RunPlaces.read(star) == RunPlaces()
+    places.write(private)
+    (star / "run-places.json").unlink()
+    (star / "run-places.json").symlink_to(private / "run-places.json")
+    assert RunPlaces.read(star) == RunPlaces()
 
 
 def test_h04_images_that_a_user_names_are_read(
@@ -182,3 +186,15 @@ def test_h04_a_star_asks_for_no_more_memory_than_there_may_be(star: Path) -> Non
 def test_h04_a_data_set_of_the_user_is_theirs() -> None:
     """A configuration that a user gives names whatever they like."""
     assert validate(DataConfig, {"dataset": "./private"}).dataset == "./private"
+
+
+@pytest.mark.parametrize("value", [{"name": "../../secrets"}, {"name": ".."}, {"revision": "../main"}])
+def test_h04_a_star_names_no_path_beside_a_data_set(
+    star: Path, value: dict[str, str], fake_hub: FakeHub, commands: list[list[str]], capsys
+) -> None:
+    name = names(star, "folder", fake_hub, dataset="them/pictures", **value)
+    asked = len(fake_hub.requests)
+    command, _, *rest = commands[0]
+    assert main([command, name, *rest]) == 3
+    assert "which cannot be (hint: name the images yourself: --dataset DATASET)" in capsys.readouterr().err
+    assert len(fake_hub.requests) == asked
