@@ -161,7 +161,7 @@ def refuse_other_card(folder: Path) -> None:
     if readme.stat().st_size > _LARGEST or _OUR_WORDS not in readme.read_bytes():
         raise UsageError(
             f"{readme}: is no card that starzoo wrote, and would be overwritten",
-            hint="move it away",
+            hint="move it away, and give the same command again",
             subject=str(readme),
         )
 

@@ -125,7 +125,6 @@ def fit_star(
         check_repo(push_to)
     refuse_overwriting(out, [*sources, *holdouts], unless=OF_A_RUN)
     refuse_other_files(out)
-    refuse_other_card(out)
     status = Status(out, watcher=progress)
     with RunLock(out) as lock, ignoring_signals(), status.recording(), obeying_signals():
         join(config.runtime)

@@ -107,11 +107,11 @@ def _measure(split: Literal["train", "test"]) -> tuple[list[Path], list[Quality]
     )
 
 
-def with_every_string(manifest: StarManifest, text: str) -> StarManifest:
-    """The manifest with a text in place of every string that may be any text; names stay unique."""
+def with_every_string(manifest: StarManifest, *texts: str) -> StarManifest:
+    """The manifest with one of some texts in place of every string that may be any text; names stay unique."""
     document = manifest.model_dump(mode="json")
     for number, (place, key) in enumerate([*_strings(document)]):
-        before = place[key]
+        before, text = place[key], texts[number % len(texts)]
         for attempt in (text, f"{text} {number}"):
             place[key] = attempt
             try:
@@ -120,8 +120,8 @@ def with_every_string(manifest: StarManifest, text: str) -> StarManifest:
                 place[key] = before
             else:
                 break
-    for place in _dicts(document):  # names of files and packages
-        place[text] = place.pop(next(iter(place)))
+    for number, place in enumerate(_dicts(document)):  # names of files and packages
+        place[texts[number % len(texts)]] = place.pop(next(iter(place)))
     return StarManifest.model_validate(document)
 
 

@@ -211,12 +211,13 @@ def test_h02_a_browser_asks_for_nothing_and_runs_nothing(tmp_path, no_figures):
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Beacon) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        text = "\n".join(HOSTILE_STRINGS).replace("BEACON", f"http://127.0.0.1:{server.server_port}")
-        scripts = "".join(HOSTILE_STRINGS[:2]).replace("BEACON", f"http://127.0.0.1:{server.server_port}")
+        beacon = f"http://127.0.0.1:{server.server_port}"
+        texts = [text.replace("BEACON", beacon) for text in HOSTILE_STRINGS]
+        scripts = "".join(texts[:2])
         control, shown = show(f"<html><body>{scripts}</body></html>")  # the harness sees what a page may do
         assert control
         assert 'pwned="1"' in shown.partition("<body>")[0]
-        hostile = with_every_string(full_manifest(), text)
+        hostile = with_every_string(full_manifest(), *texts)
         for page in (
             render_report(hostile),
             MarkdownIt("commonmark").enable("table").render(ModelCard(render(hostile, "me/star")).text),
