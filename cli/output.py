@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from starzoo.errors import without_password
 from starzoo.processes import rank
 
 if TYPE_CHECKING:
@@ -168,7 +169,8 @@ class Output:
         """
         self._stop_bars()
         if self.debug:
-            traceback.print_exception(error, file=sys.stderr)
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                print(_visible(line), file=sys.stderr)  # noqa: T201
         hint = f" (hint: {failure.hint})" if failure.hint else ""
         print(clean(f"error: {failure.message}{hint}"), file=sys.stderr, flush=True)  # noqa: T201
         if self._json and self._first and not self._answered:
@@ -183,7 +185,7 @@ class Output:
             self.note(warnings.formatwarning(message, category, filename, lineno, line=""))
 
     def _print_json(self, document: Mapping[str, Any]) -> None:
-        self._print(json.dumps(document, indent=2, default=str, allow_nan=False) + "\n")
+        self._print(without_password(json.dumps(document, indent=2, default=str, allow_nan=False)) + "\n")
 
     def _print(self, text: str) -> None:
         self._stdout.write(text)
@@ -212,10 +214,13 @@ def clean(value: object) -> str:
         value: Anything.
 
     Returns:
-        Its text without control bytes; line breaks and tabs are blanks.
+        Its text without control bytes and passwords of addresses; line breaks and tabs are blanks.
     """
-    text = "".join(letter if letter.isprintable() else " " * letter.isspace() for letter in str(value))
-    return text.strip()
+    return _visible(str(value)).strip()
+
+
+def _visible(text: str) -> str:
+    return without_password("".join(letter if letter.isprintable() else " " * letter.isspace() for letter in text))
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -55,7 +55,7 @@ class Architecture(Frozen):
     num_classes: int = Field(ge=0)
     model_args: dict[str, Any] = {}
     preprocessing: Preprocessing = Preprocessing()
-    label_names: tuple[str, ...] | None = None
+    label_names: tuple[Annotated[str, Field(max_length=1000)], ...] | None = None
 
     @classmethod
     def from_registry(

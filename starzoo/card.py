@@ -1,36 +1,34 @@
 """The card of a star: a README.md whose every number comes from star.json, with plots and tables beside it.
 
 What a stranger may have written (names, labels, repositories, licences) reaches it escaped for Markdown and HTML,
-because the template escapes all that is not marked as ours. Imports neither torch nor the network.
+because the template escapes whatever it is given: nothing here marks a text as safe.
+Imports neither torch nor the network.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import itertools
 import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-import yaml
-from markupsafe import Markup
 
 from starzoo.config import Beta, Constant, DataConfig, Method, RunConfig, Uniform
 from starzoo.errors import UsageError
 from starzoo.evaluate.findings import connections, has_costs, predictors, say_rounding, summary
 from starzoo.evaluate.measures import Evaluation, PathKind, Role
 from starzoo.files import refuse_leading_out, write_text
-from starzoo.hub.names import is_commit, is_repo, split_repo
+from starzoo.hub.names import METRICS, PLOTS, is_commit, is_repo, split_repo
 from starzoo.licences import combine_sources, is_identifier
-from starzoo.markdown import clean, escape, load_template
+from starzoo.markdown import load_template
 from starzoo.star.manifest import ModelRecord, StarManifest
-from starzoo.wording import counted
+from starzoo.wording import clean, counted
 
-__all__ = ["describe_data", "render", "write_card"]
+__all__ = ["describe_data", "refuse_other_card", "render", "write_card"]
 
 _KIND_NAMES: dict[PathKind, str] = {
     "star-source": "star to source",
@@ -54,6 +52,10 @@ _MATCHED_BY: dict[Method, str] = {
     "activations-gradients": "matching activations and gradients",
 }
 _ON_REQUEST = ("star-star",)  # not missed where they were not measured
+_OUR_WORDS = b"A **star model**: one "  # as the template has them
+_SHOWN = 20  # changes of a run
+_LARGEST = 50_000_000  # bytes of a card
+_FORMULA = re.compile(r"[=+\-@＝＋－＠]")
 _SCORES = ("accuracy", "nll", "ece", "brier", "auroc", "ood_auroc", "ood_auroc_entropy")
 _MEASURES = ("barrier", "tempered_barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess")
 
@@ -78,14 +80,14 @@ def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = 
     portable = _portable(manifest)
     splits = sorted(evaluation.splits, key=lambda split: split != "test")
     text = load_template("star.md.jinja").render(
-        front_matter=Markup(_dump_yaml(_front_matter(manifest))),
+        front_matter=_front_matter(manifest),
         manifest=manifest,
         config=manifest.config,
         evaluation=evaluation,
         splits=splits,
-        summary={what: Markup(said) for what, said in (summary(evaluation, splits[0]) if splits else {}).items()},
-        rounding=Markup(say_rounding(evaluation) or ""),
-        trained=Markup(_training(manifest)),
+        summary=summary(evaluation, splits[0]) if splits else {},
+        rounding=say_rounding(evaluation),
+        trained=_training(manifest),
         costs={split: has_costs(evaluation, split) for split in splits},
         connections={split: connections(evaluation, split) for split in splits},
         predictors={split: predictors(evaluation, split) for split in splits},
@@ -101,23 +103,23 @@ def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = 
             split: _describe_split(split, evaluation.data or manifest.config.data, evaluation.images.get(split))
             for split in splits
         },
-        recipe=[Markup(step) for step in _recipe(manifest)],
+        recipe=list(_recipe(manifest)),
         repository=_repository,
-        location=Markup(f"hf-hub:{repo}" if repo else "local-dir:FOLDER"),
-        star=Markup(repo or "FOLDER"),
+        location=f"hf-hub:{repo}" if repo else "local-dir:FOLDER",
+        star=repo or "FOLDER",
         complete=complete,
-        images_option=Markup(_images_option(portable.data)),
+        images_option=_images_option(portable.data),
         mode={1: "L", 3: "RGB"}.get(manifest.architecture.preprocessing.input_size[0]),
         command=_command(manifest),
         elsewhere=describe_data(evaluation.data) if evaluation.data else None,
         apart={model.images for model in (*manifest.sources, *manifest.holdouts)} == {manifest.data_fingerprint},
-        run_yaml=_dump_yaml(portable.model_dump(mode="json", exclude_none=True)),
+        run_config=portable.model_dump(mode="json", exclude_none=True),
     )
     return re.sub(r"\n{3,}", "\n\n", text)  # what parts that are not there leave behind
 
 
 def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) -> Path:
-    """Write README.md, plots/ and metrics/ into the folder of a star; the same files give the same bytes.
+    """Write README.md, plots/ and metrics/ into the folder of a star; the same manifest gives the same bytes.
 
     Args:
         folder: The star's folder.
@@ -127,16 +129,38 @@ def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) ->
     Returns:
         The path of README.md.
     """
+    refuse_other_card(folder)
     readme = folder / "README.md"
     text = render(manifest, repo, complete=is_complete(folder, manifest))
     for name in ("plots", "metrics"):
         refuse_leading_out(folder / name, folder)
-    _remove_plots(folder / "plots")
+    for name in (*PLOTS, *METRICS):  # of an evaluation before, some of which may be made no more
+        (folder / name).unlink(missing_ok=True)
     if manifest.evaluation is not None:
         _write_plots(folder / "plots", manifest.evaluation)
         _write_metrics(folder / "metrics", manifest.evaluation)
     write_text(readme, text)
     return readme
+
+
+def refuse_other_card(folder: Path) -> None:
+    """Make sure that the README.md of a star's folder is a card that starzoo wrote, or is not there.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        UsageError: A person wrote it.
+    """
+    readme = folder / "README.md"
+    if readme.is_symlink() or not readme.is_file():  # a link is replaced, and what it leads to stays
+        return
+    if readme.stat().st_size > _LARGEST or _OUR_WORDS not in readme.read_bytes():
+        raise UsageError(
+            f"{readme}: is no card that starzoo wrote, and would be overwritten",
+            hint="move it away, and give the same command again",
+            subject=str(readme),
+        )
 
 
 def is_complete(folder: Path, manifest: StarManifest) -> bool:
@@ -149,13 +173,6 @@ def describe_data(data: DataConfig) -> str:
     if data.dataset == "digits":
         return "digits of scikit-learn"
     return clean(data.dataset) if _is_hub_data(data) else f"a local folder, {_folder_name(data)}"
-
-
-def _remove_plots(folder: Path) -> None:
-    """Take away the plots of an evaluation before, some of which may be made no more: they would be published."""
-    for name, split in itertools.product(("paths", "quality", "cost", "plane"), ("train", "test")):
-        for file in folder.glob(f"{name}-{split}.*"):
-            file.unlink()
 
 
 def _write_plots(folder: Path, evaluation: Evaluation) -> None:
@@ -188,8 +205,15 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([clean(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    writer.writerows([_text_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     write_text(file, table.getvalue())
+
+
+@lru_cache(maxsize=256)  # the ends of a path stand in a row for each of its points
+def _text_cell(text: str) -> str:
+    """A text for a table: a spreadsheet would compute what begins as a formula does."""
+    text = clean(text)
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def _front_matter(manifest: StarManifest) -> dict[str, Any]:
@@ -276,25 +300,19 @@ def _describe_split(split: str, data: DataConfig, count: int | None) -> str:
     return f"{share} of the split {clean(name)!r}"
 
 
-def _repository(model: ModelRecord) -> Markup | str:
-    """A link to the commit, if the manifest names one."""
-    if model.repo is None:
-        return "local folder"
-    place = split_repo(model.repo)
+def _repository(model: ModelRecord) -> tuple[str, str | None, str]:
+    """What a model's repository is called, where it is on the Hub: the commit, if one is named; and what is missing."""
+    place = split_repo(model.repo) if model.repo else None
     if place is None:
-        return model.repo
+        return model.repo or "local folder", None, ""
     repo, folder = place
-    name = escape(model.repo)
     if model.sha is None or not is_commit(model.sha):
-        return Markup("[{0}](https://huggingface.co/{1}), no commit recorded").format(name, escape(repo))
-    tree = f"{model.sha}/{folder}" if folder else model.sha
-    return Markup("[{0} at {1}](https://huggingface.co/{2}/tree/{3})").format(
-        name, model.sha[:12], escape(repo), escape(tree)
-    )
+        return f"{model.repo}", repo, ", no commit recorded"
+    return f"{model.repo} at {model.sha[:12]}", f"{repo}/tree/{model.sha}/{folder}".removesuffix("/"), ""
 
 
 def _recipe(manifest: StarManifest) -> Iterator[str]:
-    """How the star was fitted, in words and numbers of the configuration; nothing here is free text."""
+    """How the star was fitted, in words and numbers of the configuration."""
     fit = manifest.config.star
     starts = {
         "aligned-average": "the mean of the aligned sources",
@@ -329,9 +347,10 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
     )
     yield from _differences(manifest)
     if manifest.changes:
+        more = len(manifest.changes) - _SHOWN
         yield (
             f"The run was resumed with changes, so that its command does not replay it bit for bit: "
-            f"{clean('; '.join(manifest.changes))}."
+            f"{'; '.join(manifest.changes[:_SHOWN])}{f'; and {more} more' if more > 0 else ''}."
         )
 
 
@@ -352,13 +371,13 @@ def _differences(manifest: StarManifest) -> Iterator[str]:
     if len(set(stated)) > 1:
         yield (
             f"Images: the models cut and resize a picture in different ways; all were fitted and measured with "
-            f"interpolation {escape(chosen.interpolation)}, crop_pct {chosen.crop_pct:g} and crop_mode "
-            f"{escape(chosen.crop_mode)}, which {stated.count(chosen)} of {len(stated)} state (the most "
+            f"interpolation {chosen.interpolation}, crop_pct {chosen.crop_pct:g} and crop_mode "
+            f"{chosen.crop_mode}, which {stated.count(chosen)} of {len(stated)} state (the most "
             f"frequent one when the star was fitted; of several, the first). Mean, deviation and size are equal in all."
         )
     types = Counter(model.dtype for model in models if model.dtype)
     if set(types) - {"float32"}:
-        counted = ", ".join(f"{escape(dtype)} {count}" for dtype, count in sorted(types.items()))
+        counted = ", ".join(f"{dtype} {count}" for dtype, count in sorted(types.items()))
         yield f"Weights: read as float32; types of the models' files: {counted}."
     if reordered := sum(model.label_names is not None for model in models):
         yield f"Classes: matched by name; {reordered} of {len(models)} models had another order."
@@ -385,7 +404,7 @@ def _elsewhere(data: DataConfig) -> DataConfig:
 
 def _images_option(data: DataConfig) -> str:
     """What a command needs to be told of images that are a local folder, since it may lie anywhere."""
-    return "" if data.dataset == "digits" or _is_hub_data(data) else f" --dataset {shlex.quote(data.dataset)}"
+    return "" if data.dataset == "digits" or _is_hub_data(data) else f"--dataset {shlex.quote(data.dataset)}"
 
 
 def _command(manifest: StarManifest) -> str:
@@ -400,7 +419,3 @@ def _reference(model: ModelRecord) -> str:
     if model.repo and split_repo(model.repo):
         return shlex.quote(f"{model.repo}@{clean(model.sha)}" if model.sha else model.repo)
     return shlex.quote(f"path/to/{clean(model.name)}")
-
-
-def _dump_yaml(value: dict[str, Any]) -> str:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)

@@ -38,6 +38,8 @@ __all__ = [
 Optimizer = Literal["sgd", "adamw"]
 Rival = Literal["swa", "student"]
 Augmentation = Literal["none", "flip", "crop-flip"]
+# Bounds are far above what anybody needs, and below what fills a machine: a stranger's star.json has these values too.
+_MANY = 1_000_000
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and PyTorch both take
 
 Value = TypeVar("Value", bound=BaseModel)
@@ -58,9 +60,9 @@ def _not_one(points: int) -> int:
 
 
 class Frozen(BaseModel):
-    """A configuration value: immutable, and no unknown key passes."""
+    """A configuration value: immutable, finite, of bounded length, and no unknown key passes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=4096)
 
 
 class DataConfig(Frozen):
@@ -75,21 +77,23 @@ class DataConfig(Frozen):
     test_split: str = "test"
     image_column: str | None = Field(None, description="found by its type when not given")
     label_column: str | None = Field(None, description="found by its type when not given")
-    train_size: int | None = Field(None, ge=1, description="a class-balanced, seeded subset of the training split")
-    test_size: int | None = Field(None, ge=1, description="a class-balanced, seeded subset of the test split")
+    train_size: int | None = Field(
+        None, ge=1, lt=2**32, description="a class-balanced, seeded subset of the training split"
+    )
+    test_size: int | None = Field(None, ge=1, lt=2**32, description="a class-balanced, seeded subset of the test split")
     augment: Augmentation = Field("none", description="training augmentation")
 
 
 class TrainConfig(Frozen):
     """How one independent member of a zoo is trained."""
 
-    epochs: int = Field(20, ge=1)
-    batch_size: int = Field(64, ge=2)
+    epochs: int = Field(20, ge=1, le=_MANY)
+    batch_size: int = Field(64, ge=2, le=100_000)
     optimizer: Optimizer = "sgd"
-    lr: float = Field(0.1, gt=0)
+    lr: float = Field(0.1, gt=0, le=_MANY)
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, le=_MANY)
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with a linearly rising rate")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
@@ -106,12 +110,13 @@ class AlignConfig(Frozen):
     restarts: int = Field(
         1,
         ge=1,
+        le=1000,
         description="starts of the matching to one model: the given one, and random ones; the closest is kept",
     )
     max_sweeps: int = Field(
-        100, ge=1, description="bound on sweeps over the groups; a sweep that moves nothing ends it"
+        100, ge=1, le=_MANY, description="bound on sweeps over the groups; a sweep that moves nothing ends it"
     )
-    images: int = Field(1000, ge=2, description="training images for the methods that run the models")
+    images: int = Field(1000, ge=2, le=100_000, description="training images for the methods that run the models")
     seed: Seed = 0
 
     @property
@@ -143,8 +148,8 @@ class Beta(Frozen):
     """t ~ Beta(a, b): an ablation of the paper with a = b = 2."""
 
     kind: Literal["beta"] = "beta"
-    a: float = Field(2.0, gt=0)
-    b: float = Field(2.0, gt=0)
+    a: float = Field(2.0, gt=0, le=_MANY)
+    b: float = Field(2.0, gt=0, le=_MANY)
 
 
 class Constant(Frozen):
@@ -157,36 +162,42 @@ class Constant(Frozen):
 class StarConfig(Frozen):
     """Starlight: how the star is found (paper, section 3)."""
 
-    epochs: int = Field(40, ge=0, description="passes over the training split; 0 keeps the start as it is")
-    batch_size: int = Field(64, ge=2)
+    epochs: int = Field(40, ge=0, le=_MANY, description="passes over the training split; 0 keeps the start as it is")
+    batch_size: int = Field(64, ge=2, le=100_000)
     optimizer: Optimizer = "sgd"
-    lr: float = Field(0.2, gt=0)
+    lr: float = Field(0.2, gt=0, le=_MANY)
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, le=_MANY)
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with a linearly rising rate")
     start: Literal["aligned-average", "random", "source"] = "aligned-average"
     draw: Literal["deck", "independent"] = Field("deck", description="sources from a shuffled deck, or each by itself")
     t: Annotated[Uniform | Beta | Constant, Field(discriminator="kind")] = Uniform()
     mu: float = Field(
-        0.2, ge=0, description="weight of the star's own loss, which is the share mu / (1 + mu) of all draws"
+        0.2, ge=0, le=_MANY, description="weight of the star's own loss, which is the share mu / (1 + mu) of all draws"
     )
-    kappa: float = Field(1.0, ge=0, description="weight of the drawn source's prediction beside the label's")
+    kappa: float = Field(1.0, ge=0, le=_MANY, description="weight of the drawn source's prediction beside the label's")
     draws: int | None = Field(
-        None, ge=1, description="draws of (source, t) per step, which share the batch; one for each process by default"
+        None,
+        ge=1,
+        le=_MANY,
+        description="draws of (source, t) per step, which share the batch; one for each process by default",
     )
     realign_every: int = Field(
-        1, ge=0, description="epochs between alignments of the sources to the star; 0: never again"
+        1, ge=0, le=_MANY, description="epochs between alignments of the sources to the star; 0: never again"
     )
-    clip_grad_norm: float | None = Field(None, gt=0)
+    clip_grad_norm: float | None = Field(None, gt=0, le=_MANY)
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward passes; fp16 needs a GPU")
     channels_last: bool = True
     midpoint_every: int = Field(
-        5, ge=0, description="epochs between measurements of the loss half-way to every source; 0: never"
+        5, ge=0, le=_MANY, description="epochs between measurements of the loss half-way to every source; 0: never"
     )
-    midpoint_images: int = Field(500, ge=2, description="un-augmented training images of that measurement")
+    midpoint_images: int = Field(500, ge=2, le=_MANY, description="un-augmented training images of that measurement")
     patience: int | None = Field(
-        None, ge=1, description="stop after this many measurements in a row without a lower mean half-way loss"
+        None,
+        ge=1,
+        le=_MANY,
+        description="stop after this many measurements in a row without a lower mean half-way loss",
     )
     seed: Seed = 0
 
@@ -200,33 +211,41 @@ class StarConfig(Frozen):
 class RuntimeConfig(Frozen):
     """How a run is carried out, which changes nothing that is found: a resumed run may have another one."""
 
-    num_processes: int | None = Field(None, ge=1, description="refuse to run on any other number of processes")
-    checkpoint_epochs: int = Field(5, ge=1, description="epochs between checkpoints")
-    checkpoint_minutes: float = Field(10.0, gt=0, description="a checkpoint within an epoch after this long without")
-    timeout_minutes: float = Field(
-        10.0, gt=0, description="how long processes wait within a step for one that does not answer"
+    num_processes: int | None = Field(
+        None, ge=1, le=_MANY, description="refuse to run on any other number of processes"
     )
-    workers: int = Field(0, ge=0, description="threads that prepare batches ahead; 0: each batch when it is needed")
+    checkpoint_epochs: int = Field(5, ge=1, le=_MANY, description="epochs between checkpoints")
+    checkpoint_minutes: float = Field(
+        10.0, gt=0, le=_MANY, description="a checkpoint within an epoch after this long without"
+    )
+    timeout_minutes: float = Field(
+        10.0, gt=0, le=_MANY, description="how long processes wait within a step for one that does not answer"
+    )
+    workers: int = Field(
+        0, ge=0, le=1000, description="threads that prepare batches ahead; 0: each batch when it is needed"
+    )
     sources: Literal["auto", "ready", "stored"] = Field(
         "auto",
         description="aligned sources kept ready on the device, or stored in memory and permuted for each draw;"
         " auto: ready while they take at most half of its free memory",
     )
     compile: bool = Field(False, description="torch.compile the network, whose results differ in the last digits")
-    trackers: tuple[str, ...] = Field((), description="where Accelerate reports figures: tensorboard, wandb, trackio…")
+    trackers: tuple[str, ...] = Field(
+        (), max_length=100, description="where Accelerate reports figures: tensorboard, wandb, trackio…"
+    )
 
 
 class EvalConfig(Frozen):
     """What is measured, and on how much data."""
 
-    points: int = Field(11, ge=3, description="evenly spaced points of a path, both ends included")
-    pairs: int = Field(6, ge=0, description="regular-regular pairs, drawn among sources and held-outs")
-    sources: int | None = Field(None, ge=0, description="star-source paths; all of them when not given")
+    points: int = Field(11, ge=3, le=1001, description="evenly spaced points of a path, both ends included")
+    pairs: int = Field(6, ge=0, le=1000, description="regular-regular pairs, drawn among sources and held-outs")
+    sources: int | None = Field(None, ge=0, le=_MANY, description="star-source paths; all of them when not given")
     splits: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1), AfterValidator(_without_repeats)] = (
         "test",
     )
-    batch_size: int = Field(256, ge=2)
-    statistics_images: int = Field(2000, ge=2, description="training images that re-estimate batch norm")
+    batch_size: int = Field(256, ge=2, le=10_000)
+    statistics_images: int = Field(2000, ge=2, le=_MANY, description="training images that re-estimate batch norm")
     statistics_augment: Augmentation | None = Field(
         None,
         description="how these are augmented; found when not given: as the sources were trained, where they say so, or "
@@ -236,10 +255,13 @@ class EvalConfig(Frozen):
         False, description="give every point between two ends the channel statistics of the ends (REPAIR), on all paths"
     )
     samples: int = Field(
-        8, ge=0, description="points of the star domain that are averaged (BMA), at most; 0: not measured"
+        8, ge=0, le=1000, description="points of the star domain that are averaged (BMA), at most; 0: not measured"
     )
     validation_images: int = Field(
-        2000, ge=2, description="training images that no star was fitted on, which temperatures and t are chosen by"
+        2000,
+        ge=2,
+        le=_MANY,
+        description="training images that no star was fitted on, which temperatures and t are chosen by",
     )
     ood: Annotated[DataConfig, BeforeValidator(_as_dataset)] | None = Field(
         None, description="another data set, whose images uncertainty should tell from those of the task"
@@ -250,7 +272,7 @@ class EvalConfig(Frozen):
         "student is distilled from all",
     )
     plane: Annotated[int, AfterValidator(_not_one)] = Field(
-        0, ge=0, description="points along each side of a picture of the loss around the star; 0: none"
+        0, ge=0, le=201, description="points along each side of a picture of the loss around the star; 0: none"
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="of the forward passes; with bf16 the star is measured in fp32 too, for the difference"

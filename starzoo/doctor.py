@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from starzoo.cache import cache_folder
-from starzoo.errors import HubError
+from starzoo.errors import HubError, without_password
 from starzoo.hub.listing import free_bytes
 from starzoo.hub.offline import is_offline
 from starzoo.hub.patience import patiently
@@ -112,7 +112,7 @@ def _token() -> Finding:
     """Who the Hub says that the token is, and what it may do."""
     from huggingface_hub import HfApi, constants, get_token
 
-    what = f"token for {constants.ENDPOINT}"
+    what = f"token for {without_password(constants.ENDPOINT)}"
     if get_token() is None:
         return Finding(what, "none", "set HF_TOKEN to push, or to pull what is private or gated")
     if is_offline():

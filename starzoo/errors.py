@@ -6,6 +6,7 @@ A message is one line that names the file or repository; `hint` says what to do 
 from __future__ import annotations
 
 import errno
+import re
 from typing import ClassVar
 
 __all__ = [
@@ -18,11 +19,27 @@ __all__ = [
     "PreemptedError",
     "ResourceError",
     "StarzooError",
+    "UncheckedError",
     "UntrustedInputError",
     "UsageError",
     "as_starzoo_error",
     "exit_code_of",
+    "without_password",
 ]
+
+_PASSWORD = re.compile(r"(?<=://)[^/\s@\"'<>]*@")
+
+
+def without_password(text: str) -> str:
+    """A text whose addresses name no user and no password, as that of a mirror (HF_ENDPOINT) may.
+
+    Args:
+        text: Anything.
+
+    Returns:
+        For instance `https://mirror.example/x` for `https://me:secret@mirror.example/x`.
+    """
+    return _PASSWORD.sub("", text)
 
 
 class StarzooError(Exception):
@@ -38,10 +55,12 @@ class StarzooError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, hint: str = "", subject: str = "") -> None:
-        message = " ".join(message.splitlines())  # a stranger's name or another library's words may have several lines
+        message = without_password(
+            " ".join(message.splitlines())
+        )  # a stranger's name or another library's words may have several lines
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = without_password(hint)
         self.subject = subject
 
     def __str__(self) -> str:
@@ -92,6 +111,12 @@ class ResourceError(StarzooError):
     """Out of disk or memory."""
 
     exit_code = 8
+
+
+class UncheckedError(StarzooError):
+    """Nothing that was checked is wrong, but not everything could be checked."""
+
+    exit_code = 9
 
 
 class PreemptedError(StarzooError):

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from markupsafe import Markup
-
-from starzoo.card import describe_data
+from starzoo.card import describe_data, refuse_other_card
 from starzoo.errors import UsageError
 from starzoo.evaluate.findings import connections, predictors
 from starzoo.evaluate.measures import Evaluation
-from starzoo.files import write_text
+from starzoo.files import refuse_leading_out, write_text
 from starzoo.markdown import load_template
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
 
@@ -31,11 +29,13 @@ def find_stars(folder: Path) -> list[Path]:
         Their folders by name.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or one lies elsewhere.
     """
     found = sorted(file.parent for file in folder.glob(f"*/{MANIFEST}"))
     if not found:
         raise UsageError(f"{folder}: no folder in it holds a {MANIFEST}", hint="put stars into it", subject=str(folder))
+    for star in found:
+        refuse_leading_out(star, folder)
     return found
 
 
@@ -49,16 +49,18 @@ def write_gallery(folder: Path) -> Path:
         The page's path.
 
     Raises:
-        UsageError: It holds no star, or a README.md of somebody else.
+        UsageError: It holds no star, or a README.md of somebody else in any of the folders.
     """
-    stars = [_describe(star.name, read_manifest(star / MANIFEST)) for star in find_stars(folder)]
-    page = folder / "README.md"
-    if page.exists() and _OUR_WORDS not in page.read_bytes():
+    found, page = find_stars(folder), folder / "README.md"
+    for star in found:
+        refuse_other_card(star)
+    if page.is_file() and _OUR_WORDS not in page.read_bytes():
         raise UsageError(
             f"{page}: is no page of a gallery, and would be overwritten",
             hint="put the stars into a folder of their own, or move it away",
             subject=str(page),
         )
+    stars = [_describe(star.name, read_manifest(star / MANIFEST)) for star in found]
     write_text(page, load_template("gallery.md.jinja").render(stars=stars))
     return page
 
@@ -68,7 +70,7 @@ def _describe(folder: str, manifest: StarManifest) -> dict[str, object]:
     evaluation = manifest.evaluation or Evaluation(paths=(), qualities=())
     split = min(evaluation.splits, key=lambda split: split != "test", default=None)
     return {
-        "place": Markup(f"{_UNSAFE.sub(_encode, folder)}/"),
+        "place": f"{_UNSAFE.sub(_encode, folder)}/",
         "manifest": manifest,
         "data": describe_data(evaluation.data or manifest.config.data),
         "split": split,

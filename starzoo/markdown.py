@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import re
-import unicodedata
+from collections.abc import Mapping
 from html import escape as escape_html
 from importlib.resources import files
 
+import yaml
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from starzoo.evaluate.measures import Spread
-from starzoo.wording import counted
+from starzoo.wording import clean, counted, printable
 
-__all__ = ["clean", "escape", "load_template"]
+__all__ = ["escape", "load_template"]
 
-_SPECIAL = re.compile(r"([\\`*_\[\]|~$@:]|(?<=www)\.)", re.IGNORECASE)
-
-
-def clean(text: str) -> str:
-    """Take out what is not seen: control bytes, terminal escapes, direction marks; white space becomes one space.
-
-    Args:
-        text: Anything.
-
-    Returns:
-        One line of printable characters.
-    """
-    return " ".join(_printable(" ".join(text.split())).split())
+# A colon makes a link or an emoji only of what follows it at once.
+_SPECIAL = re.compile(r"([\\`*_\[\]|~$@]|:(?!\s)|(?<=www)\.)", re.IGNORECASE)
 
 
 def escape(text: str) -> Markup:
@@ -43,28 +33,33 @@ def escape(text: str) -> Markup:
 
 
 def load_template(name: str) -> Template:
-    """Read a template of `starzoo.model_cards`; what it puts out is escaped unless it is marked as safe.
+    """Read a template of `starzoo.model_cards`: whatever it puts out is escaped, but for what a filter here made.
 
     Args:
-        name: The file's name.
+        name: The file's name; `.html.jinja` is escaped for HTML, all else for Markdown.
 
     Returns:
         The template; a variable that is not given is an error.
     """
+    escaped = _escape_html if name.endswith(".html.jinja") else escape
     environment = Environment(
         undefined=StrictUndefined,
         autoescape=True,  # leaves the template's own words and the results of its macros alone
-        finalize=lambda value: value if isinstance(value, Markup) else escape(str(value)),
+        finalize=lambda value: value if isinstance(value, Markup) else escaped(str(value)),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"code": _code, "counted": _counted, "fence": _fence, "listed": _listed, "spread": _spread}
+    environment.filters |= {
+        "code": _code,
+        "counted": _counted,
+        "fence": _fence,
+        "line": _line,
+        "listed": _listed,
+        "spread": _spread,
+        "yaml": _yaml,
+    }
     return environment.from_string(files("starzoo.model_cards").joinpath(name).read_text(encoding="utf-8"))
-
-
-def _printable(text: str) -> str:
-    return "".join(character for character in text if unicodedata.category(character)[0] != "C")
 
 
 def _code(text: str) -> Markup:
@@ -75,8 +70,22 @@ def _code(text: str) -> Markup:
 def _fence(text: str, language: str) -> Markup:
     """A block of code, in a fence that is longer than any run of back-ticks in it."""
     ticks = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", text)), 0)
-    lines = "\n".join(_printable(line) for line in text.split("\n"))
+    lines = "\n".join(printable(line) for line in text.split("\n"))
     return Markup(f"{ticks}{language}\n{lines.rstrip()}\n{ticks}")
+
+
+def _line(text: str) -> Markup:
+    """A part of a line in a block of code; it does not begin one, where back-ticks would end the block."""
+    return Markup(clean(text))
+
+
+def _yaml(value: Mapping[str, object]) -> Markup:
+    """A mapping as YAML, for the front matter and for blocks of code."""
+    return Markup(yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True, width=120))
+
+
+def _escape_html(text: str) -> Markup:
+    return Markup.escape(clean(text))
 
 
 def _counted(number: int, noun: str) -> Markup:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from starzoo.card import write_card
+from starzoo.card import refuse_other_card, write_card
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, validate
 from starzoo.data import ImageData, Split
 from starzoo.errors import UsageError
@@ -22,7 +22,7 @@ from starzoo.gallery import find_stars, write_gallery
 from starzoo.hub.names import check_repo
 from starzoo.hub.ref import ModelRef
 from starzoo.measuring import leaves_the_same, look_at, make_zoo, match_to_data, measure, measured_as, name_classes
-from starzoo.origins import load_data_for, load_images, load_models, load_other_images
+from starzoo.origins import load_data_for, load_images, load_models, load_named_images, load_other_images
 from starzoo.places import (
     OF_A_RUN,
     RunPlaces,
@@ -242,6 +242,8 @@ def evaluate_star(
     if shard and not use_cache:
         raise UsageError("a shard leaves its results in the cache", hint="leave --no-cache out", subject="--shard")
     loaded, folder = load_star(star), ModelRef.parse(star).folder
+    if folder is not None and not shard:
+        refuse_other_card(folder)
     then, places = loaded.manifest, RunPlaces.read(folder)
     settings = measured_as(places.found(then.config).evaluate, evaluate or {})
     members = load_models(then.sources, find_models(then.sources, places.sources), progress=progress)
@@ -269,7 +271,7 @@ def evaluate_star(
         )
     if not same and not leaves_the_same(images.config, places.found(then.config).data):
         images = replace(images, validation=None)  # the star may have been fitted on them
-    outside = load_other_images(settings.ood, then.architecture)
+    outside = load_named_images(then, places, settings.ood, (evaluate or {}).get("ood"))
     settings = _with_split_of(outside, settings)
     cache = ResultCache.of_user() if use_cache else ResultCache(None)
     models, settings = look_at([*members, *unseen], len(members), images, settings, cache, True, progress)
@@ -345,16 +347,17 @@ def _describe(
     name: str, members: Sequence[Source], unseen: Sequence[Source], config: RunConfig, data: ImageData
 ) -> StarManifest:
     """All that is known about a star before it is fitted."""
-    return StarManifest(
-        name=name,
-        architecture=named_classes(members[0], data.class_names).architecture,
-        sources=tuple(model.record for model in members),
-        holdouts=tuple(model.record for model in unseen),
-        config=without_paths(config.model_copy(update={"data": data.config})),
-        data_fingerprint=data.fingerprint,
-        data_label_names=data.label_names,
-        software={package: metadata.version(package) for package in ("starzoo", "torch", "timm")},
-    )
+    described = {
+        "name": name,
+        "architecture": named_classes(members[0], data.class_names).architecture,
+        "sources": tuple(model.record for model in members),
+        "holdouts": tuple(model.record for model in unseen),
+        "config": without_paths(config.model_copy(update={"data": data.config})),
+        "data_fingerprint": data.fingerprint,
+        "data_label_names": data.label_names,
+        "software": {package: metadata.version(package) for package in ("starzoo", "torch", "timm")},
+    }
+    return validate(StarManifest, described, origin="the command, or the names of models and classes")
 
 
 def _is_finished(out: Path, manifest: StarManifest) -> bool:

@@ -1,13 +1,21 @@
-"""Where the files of a run lie on this machine: kept beside the star to measure it again, never published."""
+"""Where the files of a run lie on this machine: kept beside the star to measure it again, never published.
+
+A star's folder may come from a stranger, and its places could be any files of the user's. So they are sealed with a key
+that this machine alone knows, and without its seal nothing is believed.
+"""
 
 from __future__ import annotations
 
+import hmac
 import os
+import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from starzoo.cache import cache_folder
 from starzoo.config import DataConfig, Frozen, RunConfig
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.files import read_file
@@ -30,6 +38,7 @@ __all__ = [
 
 _FILE = "run-places.json"
 _LIMIT = 10_000_000  # bytes
+_KEY_LENGTH = 32
 OF_A_RUN = (MANIFEST, _FILE)
 """Files of which each tells the folder of a run: the second is there before anything else of it."""
 
@@ -46,6 +55,7 @@ class RunPlaces(Frozen):
         revision: The commit that it was at, where it is from the Hub.
         ood: The same for the other data set that it was evaluated on, if there was one.
         weights: SHA-256 of the sources' weights, one per source.
+        seal: What only this machine can write; empty but in the file.
     """
 
     sources: tuple[str, ...] = ()
@@ -54,6 +64,7 @@ class RunPlaces(Frozen):
     revision: str | None = None
     ood: str | None = None
     weights: tuple[str, ...] = ()
+    seal: str = ""
 
     @classmethod
     def of(
@@ -93,17 +104,20 @@ class RunPlaces(Frozen):
             folder: The star's folder, or None for a star of the Hub.
 
         Returns:
-            The places; empty where none were kept.
+            The places; empty where none were kept, or not by this machine.
 
         Raises:
             UntrustedInputError: The file is damaged.
         """
         file = folder / _FILE if folder is not None else None
-        if file is None or not os.path.lexists(file):
+        if file is None or not os.path.lexists(file) or file.is_symlink():  # a link could lead to those of another star
             return cls()
         content = read_file(file, _LIMIT, inside=[file.parent])
         try:
-            return cls.model_validate_json(content)
+            found = cls.model_validate_json(content)
+            places = found.model_copy(update={"seal": ""})
+            key = _key()
+            return places if key and hmac.compare_digest(found.seal.encode(), places._sealed(key).encode()) else cls()
         except ValidationError as error:
             raise UntrustedInputError(f"{file}: is damaged", hint="remove it", subject=str(file)) from error
 
@@ -192,7 +206,26 @@ class RunPlaces(Frozen):
         Args:
             folder: The star's folder.
         """
-        write_text(folder / _FILE, self.model_dump_json(indent=1) + "\n")
+        key = _key(make=True)
+        sealed = self.model_copy(update={"seal": self._sealed(key) if key else ""})
+        write_text(folder / _FILE, sealed.model_dump_json(indent=1) + "\n")
+
+    def _sealed(self, key: bytes) -> str:
+        return hmac.new(key, self.model_dump_json().encode(), "sha256").hexdigest()
+
+
+def _key(*, make: bool = False) -> bytes:
+    """What only this machine's user knows; empty where it is not there, or cannot be kept."""
+    file = cache_folder("key-of-this-machine")
+    with suppress(OSError):
+        if make and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as created:
+                created.write(secrets.token_bytes(_KEY_LENGTH))
+    with suppress(OSError):
+        key = file.read_bytes()
+        return key if len(key) == _KEY_LENGTH else b""
+    return b""
 
 
 def refuse_other_files(target: Path) -> None:
@@ -241,7 +274,7 @@ def find_models(records: Sequence[ModelRecord], places: Sequence[str]) -> list[s
         else:
             raise UsageError(
                 f"{record.name} was a local folder of another machine: it cannot be found again",
-                hint="evaluate the star where it was fitted, or fit it on models of the Hub",
+                hint="give the command that fitted it here once more, or fit it on models of the Hub",
                 subject=record.name,
             )
     return refs

@@ -46,8 +46,8 @@ def publish_star(
         chosen = accept_licence or manifest.chosen_licence
         check_licence(manifest, chosen)
         manifest = manifest.model_copy(update={"repo": repo, "chosen_licence": chosen})
-        write_manifest(folder, manifest)
         write_card(folder, manifest, repo)
+        write_manifest(folder, manifest)
         places = [split_repo(source.repo) for source in manifest.sources if source.repo]
         sources = list(dict.fromkeys(place[0] for place in places if place))
     pushed = push(folder, repo, private=private, tag=tag, create_pr=create_pr)

@@ -1,6 +1,7 @@
 """The card as one HTML file that needs nothing else: no network, no script, no other file.
 
-What the Markdown of a card may hold is decided in `starzoo.card`; the page's own policy forbids every request besides.
+What a stranger wrote reaches the card as text, and of HTML only the tags that the card folds its parts with are let
+through here. The page's own policy forbids every script and request, and every form and base, besides.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import MutableMapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from markdown_it import MarkdownIt
@@ -18,6 +19,7 @@ from markdown_it.utils import OptionsDict
 from markupsafe import Markup
 
 from starzoo.card import is_complete, render
+from starzoo.errors import UsageError
 from starzoo.evaluate.measures import Evaluation
 from starzoo.files import write_text
 from starzoo.markdown import load_template
@@ -26,7 +28,10 @@ from starzoo.star.manifest import StarManifest
 __all__ = ["render_report", "write_report"]
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?^---\n", re.DOTALL | re.MULTILINE)
+_OUR_POLICY = b"Content-Security-Policy\" content=\"default-src 'none'; img-src data:"  # as the template has it
 _PHONE = "(max-width: 640px)"
+_FOLDING = re.compile(r"&lt;(/?(?:details|summary)|details open)&gt;")
+_FIGURE = re.compile(r"plots/([a-z]+-[a-z]+)\.png")
 
 
 def render_report(manifest: StarManifest, repo: str | None = None, *, complete: bool = True) -> str:
@@ -57,8 +62,15 @@ def write_report(folder: Path, manifest: StarManifest, repo: str | None = None) 
 
     Returns:
         The page's path.
+
+    Raises:
+        UsageError: A person wrote the page that is there.
     """
     page = folder / "report.html"
+    if page.is_file() and not page.is_symlink() and _OUR_POLICY not in page.read_bytes()[:1000]:
+        raise UsageError(
+            f"{page}: is no page that starzoo wrote, and would be overwritten", hint="move it away", subject=str(page)
+        )
     write_text(page, render_report(manifest, repo, complete=is_complete(folder, manifest)))
     return page
 
@@ -72,10 +84,18 @@ class _Renderer(RendererHTML):
     def table_close(self, *_: Any) -> str:
         return "</table></div>\n"
 
+    def html_block(self, tokens: Sequence[Token], idx: int, *_: Any) -> str:
+        return _FOLDING.sub(r"<\1>", str(Markup.escape(tokens[idx].content)))
+
+    def html_inline(self, tokens: Sequence[Token], idx: int, *_: Any) -> str:
+        return self.html_block(tokens, idx)
+
     def image(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: MutableMapping[str, Any]) -> str:
-        name = PurePosixPath(str(tokens[idx].attrs["src"])).stem
-        wide, narrow = env["figures"][name]
         alt = Markup.escape(self.renderInlineAsText(tokens[idx].children, options, env))
+        named = _FIGURE.fullmatch(str(tokens[idx].attrs["src"]))
+        if named is None or named[1] not in env["figures"]:
+            return alt
+        wide, narrow = env["figures"][named[1]]
         return f'<picture><source media="{_PHONE}" srcset="{narrow}"><img src="{wide}" alt="{alt}"></picture>'
 
 

@@ -24,6 +24,7 @@ from starzoo.errors import (
     UsageError,
     as_starzoo_error,
     exit_code_of,
+    without_password,
 )
 from starzoo.files import read_file
 from starzoo.folder import write_text
@@ -146,7 +147,7 @@ class Status:
         if state != "running":
             document["exit_code"] = exit_code_of(error) if error else 0
         if error is not None:
-            document["message"] = str(as_starzoo_error(error) or error) or type(error).__name__
+            document["message"] = without_password(str(as_starzoo_error(error) or error)) or type(error).__name__
         text = json.dumps({**document, "processes": self.ranks}, indent=1) + "\n"
         with suppress(ResourceError):  # a full disk shall be told by what the run cannot do without
             if self.ranks > 1:

@@ -58,7 +58,7 @@ def verify_star(star: str | Path, *, offline: bool = False, progress: Progress =
         progress: Told after every source.
 
     Returns:
-        All checks. A source that cannot be had, offline for instance, is not checked.
+        All checks. A source that cannot be had, offline for instance, is not checked. A star passed only if all did.
     """
     with working_offline(offline):
         folder = find_star(star)
@@ -74,7 +74,7 @@ def _check_files(manifest: StarManifest, folder: Path) -> Iterator[Check]:
     what = "has the hash that star.json names"
     for name in OWN_FILES:
         if name not in manifest.files:
-            yield Check(subject=name, what=what, passed=None, detail="star.json names none")
+            yield Check(subject=name, what=what, passed=False, detail="star.json names none")
         else:
             found, named = file_hash(folder / name), manifest.files[name]
             detail = "" if found == named else f"{found[:12]} instead of {named[:12]}"

@@ -1,8 +1,27 @@
-"""Numbers with their nouns, as a person reads them."""
+"""Text as a person reads it: numbers with their nouns, and lines without what is not seen."""
 
 from __future__ import annotations
 
-__all__ = ["counted"]
+import unicodedata
+
+__all__ = ["clean", "counted", "printable"]
+
+
+def clean(text: str) -> str:
+    """Take out what is not seen: control bytes, terminal escapes, direction marks; white space becomes one space.
+
+    Args:
+        text: Anything.
+
+    Returns:
+        One line of printable characters.
+    """
+    return " ".join(printable(" ".join(text.split())).split())
+
+
+def printable(text: str) -> str:
+    """Take out what is not seen, line breaks too, and leave white space as it is."""
+    return "".join(character for character in text if unicodedata.category(character)[0] != "C")
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -14,13 +14,17 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 from markdown_it import MarkdownIt
 
+import starzoo
 from starzoo.architecture import Architecture, Preprocessing
 from starzoo.card import render, write_card
 from starzoo.config import Beta, DataConfig, RunConfig, StarConfig, Uniform
 from starzoo.errors import UsageError
 from starzoo.evaluate.measures import DomainChoice, Evaluation, Path, Quality, Rounding
-from starzoo.markdown import clean, escape, load_template
+from starzoo.markdown import escape, load_template
 from starzoo.star.manifest import ModelRecord, StarManifest
+from starzoo.wording import clean
+from tests.hostile import HOSTILE as H02
+from tests.hostile import full_manifest, with_every_string
 
 T = (0.0, 0.25, 0.5, 0.75, 1.0)
 KINDS = {"star-source": 0.01, "star-held-out": 0.04, "regular-regular": 0.3, "regular-regular-raw": 2.0}
@@ -415,6 +419,34 @@ def test_p03_hostile_strings_change_words_only(text):
     assert clean(yaml.safe_load(blocks(card, "yaml")[0])["data"]["test_split"]) == clean(text)
 
 
+@pytest.mark.parametrize("text", H02)
+def test_h02_every_string_of_a_star_is_shown_as_text(text):
+    text = text.replace("BEACON", "https://evil.example")
+    hostile, plain = with_every_string(full_manifest(), text), with_every_string(full_manifest(), "Plain words")
+    card, expected = render(hostile), render(plain)
+    assert structure(card) == structure(expected)
+    assert clean(text) in clean(" ".join(child for child in words(card)))
+    data = ModelCard(card).data.to_dict()
+    assert data.keys() == ModelCard(expected).data.to_dict().keys()
+
+
+def words(card):
+    for token in PARSER.parse(ModelCard(card).text):
+        yield from ("".join(child.content for child in token.children or () if child.type == "text"),)
+
+
+def test_h02_no_module_of_a_card_marks_a_text_as_safe():
+    folder = FilePath(starzoo.__file__).parent
+    for name in ("card", "gallery", "evaluate/findings", "star/manifest"):
+        names = {
+            node.id for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())) if isinstance(node, ast.Name)
+        }
+        assert not names & {"Markup", "escape"}
+    for template in ("star.md.jinja", "gallery.md.jinja"):
+        source = (folder.parent / "model_cards" / template).read_text()
+        assert not re.search(r"\|\s*(safe|escape|e)\b|autoescape", source)
+
+
 def test_p04_no_control_byte_reaches_a_file(tmp_path):
     write_card(tmp_path, with_strings("".join(HOSTILE)))
     for file in [tmp_path / "README.md", *tmp_path.glob("metrics/*.csv")]:
@@ -445,7 +477,7 @@ def test_the_card_says_in_what_the_models_files_differ():
     odd = ModelRecord(name="c", dtype="bfloat16", preprocessing=other, label_names=("dog", "cat"))
     other_data = {"data_label_names": ("dog", "cat")}
     card = render(make_manifest(architecture=architecture, sources=tuple(same), holdouts=(odd,), **other_data))
-    assert "with interpolation bicubic, crop_pct 0.95 and crop_mode center, which 2 of 3 state" in card
+    assert r"with interpolation bicubic, crop\_pct 0.95 and crop\_mode center, which 2 of 3 state" in card
     assert "types of the models' files: bfloat16 1, float32 2" in card
     assert "Classes: matched by name; 1 of 3 models had another order" in card
     assert "Classes of the data set: matched by name with those of the models; it has another order" in card
@@ -636,3 +668,38 @@ def test_whether_validation_images_were_trained_on_is_said():
     known = [model.model_copy(update={"images": DIGEST}) for model in (*plain.sources, *plain.holdouts)]
     assert doubt not in render(make_manifest(domain, sources=known[:3], holdouts=known[3:]))
     assert doubt in render(make_manifest(domain, sources=known[:3]))
+
+
+def test_h12_a_table_has_no_formula_and_its_numbers_stay_numbers(tmp_path):
+    names = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1+1", "\u202e=1", "＝1", "plain-name")
+    qualities = tuple(make_quality("member", 0.5, name=name) for name in names)
+    paths = tuple(make_path("star-source", -0.01, b=name) for name in names)
+    write_card(tmp_path, make_manifest(Evaluation(paths=paths, qualities=qualities)))
+    for name, column in (("paths", "b"), ("curves", "b"), ("qualities", "name")):
+        with (tmp_path / "metrics" / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        assert list(dict.fromkeys(row[column] for row in rows)) == [
+            "'=1+1",
+            "'+1",
+            "'-1",
+            "'@SUM(A1)",
+            "'=1",
+            "'＝1",
+            "plain-name",
+        ]
+        texts = {"kind", "a", "b", "split", "name", "role"}
+        [float(value) for row in rows for key, value in row.items() if key not in texts and value]
+
+
+def test_h12_a_card_that_a_person_wrote_is_kept(tmp_path):
+    (tmp_path / "README.md").write_text("# My star")
+    with pytest.raises(UsageError, match=r"README\.md: is no card that starzoo wrote"):
+        write_card(tmp_path, make_manifest())
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("README.md", "# My star")]
+
+
+def test_h12_tables_of_an_evaluation_before_are_taken_away(tmp_path):
+    write_card(tmp_path, make_manifest())
+    (tmp_path / "metrics" / "mine.csv").write_text("mine")
+    write_card(tmp_path, make_manifest(None))
+    assert sorted(file.name for file in tmp_path.rglob("*.*")) == ["README.md", "mine.csv"]

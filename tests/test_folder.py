@@ -10,13 +10,23 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from starzoo import folder as folder_module
+from starzoo.card import write_card
 from starzoo.errors import ResourceError, UsageError
+from starzoo.evaluate.cache import ResultCache
 from starzoo.folder import file_hash, load_state, read_architecture, save_folder, save_tensors
+from starzoo.importing import import_checkpoints
+from starzoo.progress import silent
 from starzoo.star.checkpoint import Checkpoint, save_checkpoint
+from starzoo.star.log import TrainingLog
+from starzoo.star.manifest import read_manifest
+from starzoo.status import Status
 from tests.conftest import MakeMember
+from tests.hostile import full_manifest
+from tests.stars import make_star
 
 LOAD_WITH_TIMM = """
 import json, sys, timm, torch
@@ -118,6 +128,40 @@ def test_files_and_folders_have_the_mode_of_the_umask(
     assert {path.suffix for path in files} == {".json", ".safetensors"}
     for path in files:
         assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path
+
+
+@pytest.mark.parametrize("umask", [0o027])
+def test_h09_whatever_is_written_has_the_mode_of_the_umask(
+    umask: int,
+    make_member: MakeMember,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STARZOO_CACHE", str(tmp_path / "written" / "cache"))
+    request.addfinalizer(functools.partial(os.umask, os.umask(umask)))
+    root = tmp_path / "written"
+    members = [make_member(f"seed-{seed}", seed=seed, parent=root) for seed in range(2)]
+    torch.save(load_file(members[0] / "model.safetensors"), tmp_path / "last.pth")
+    config = json.loads((members[0] / "config.json").read_text())
+    arguments = {"model_args": config["model_args"], "arch": config["architecture"], "num_classes": 3}
+    import_checkpoints([tmp_path / "last.pth"], root / "imported", **arguments)
+    star = make_star(root / "star", members, evaluation=full_manifest().evaluation)
+    write_card(star, read_manifest(star / "star.json"))
+    TrainingLog(star / "training.log", [], epochs=1, images=1).note("x")
+    Status(star, silent)("stage", 1, 1)
+    ResultCache.of_user().remember({"key": 1}, lambda: {"value": torch.zeros(1)})
+    nothing = Checkpoint(step=1, star={}, optimizer={}, permutations=[], history=[])
+    save_checkpoint(star / "checkpoints", nothing, {})
+    key = root / "cache" / "key-of-this-machine"
+    found = [path for path in root.rglob("*") if path != key]
+    assert {path.name for path in found} >= {
+        *("model.safetensors", "permutations.safetensors", "star.json", "README.md", "paths-test.png", "paths.csv"),
+        *("training.log", "status.json", "run-places.json", "state.json", "specs", "evaluations", "imported"),
+    }
+    for path in found:
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~umask, path
+    assert key.stat().st_mode & 0o777 == 0o600  # nobody else may write what this machine believes
 
 
 def test_file_hash_is_sha256(tmp_path: Path) -> None:

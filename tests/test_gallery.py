@@ -60,3 +60,23 @@ def test_a_page_of_somebody_else_is_kept(tmp_path):
         render_gallery(tmp_path)
     assert (tmp_path / "README.md").read_text() == "# My project"
     assert [file.name for file in (tmp_path / "star").iterdir()] == ["star.json"]
+
+
+def test_h12_a_linked_folder_is_not_written_behind(tmp_path):
+    keep(tmp_path / "else", make_manifest("theirs"))
+    (tmp_path / "stars").mkdir()
+    keep(tmp_path / "stars" / "mine", make_manifest("mine"))
+    (tmp_path / "stars" / "linked").symlink_to(tmp_path / "else")
+    with pytest.raises(UsageError, match=r"stars/linked: is a link that leads out of"):
+        render_gallery(tmp_path / "stars")
+    assert sorted(file.name for file in tmp_path.rglob("*.*")) == ["star.json", "star.json"]
+
+
+def test_h12_a_card_that_a_person_wrote_is_kept(tmp_path):
+    for name in ("a", "b"):
+        keep(tmp_path / name, make_manifest(name))
+    (tmp_path / "b" / "README.md").write_text("# Mine")
+    with pytest.raises(UsageError, match=r"b/README\.md: is no card that starzoo wrote"):
+        render_gallery(tmp_path)
+    assert (tmp_path / "b" / "README.md").read_text() == "# Mine"
+    assert sorted(file.name for file in tmp_path.rglob("*.*")) == ["README.md", "star.json", "star.json"]

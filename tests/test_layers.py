@@ -103,8 +103,8 @@ ROOMS: Mapping[str, set[str]] = {
         "optimization",
         "processes",
     },
-    "star.log": {"errors", "files"},
-    "star.manifest": {"errors", "config", "files", "architecture", "evaluate.measures"},
+    "star.log": {"errors", "files", "wording"},
+    "star.manifest": {"errors", "config", "architecture", "evaluate.measures", "hub.names", "hub.strict_json"},
     "star": {
         *LOW,
         "files",
@@ -166,8 +166,8 @@ ROOMS: Mapping[str, set[str]] = {
         "evaluate.plots",
     },
     "gallery": {"errors", "files", "card", "markdown", "evaluate.measures", "evaluate.findings", "star.manifest"},
-    "report": {"files", "card", "markdown", "evaluate.measures", "evaluate.plots", "star.manifest"},
-    "places": {*LOW, "files", "folder", "hub", "star.log", "star.manifest", "status"},
+    "report": {"errors", "files", "card", "markdown", "evaluate.measures", "evaluate.plots", "star.manifest"},
+    "places": {*LOW, "cache", "files", "folder", "hub", "star.log", "star.manifest", "status"},
     "measuring": {
         *LOW,
         "data",
@@ -180,7 +180,7 @@ ROOMS: Mapping[str, set[str]] = {
     },
     "specs": {"errors", "cache", "architecture", "folder", "symmetry"},
     "inspection": {*LOW, "architecture", "folder", "sources", "hub", "symmetry", "specs"},
-    "origins": {*LOW, "architecture", "data", "sources", "places", "star.manifest"},
+    "origins": {*LOW, "architecture", "data", "hub.names", "sources", "places", "star.manifest"},
     "star.joining": {
         *LOW,
         "data",

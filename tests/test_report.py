@@ -2,17 +2,31 @@
 
 import base64
 import io
+import os
+import shutil
+import subprocess
+import threading
 from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from PIL import Image
 
+from starzoo import report
 from starzoo.architecture import Architecture
+from starzoo.card import render
 from starzoo.config import DataConfig, RunConfig
+from starzoo.errors import UsageError
 from starzoo.evaluate.measures import Evaluation, Path, Quality
 from starzoo.report import render_report, write_report
 from starzoo.star.manifest import ModelRecord, StarManifest
+from tests.hostile import HOSTILE as HOSTILE_STRINGS
+from tests.hostile import full_manifest, with_every_string
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 HOSTILE = "<script>alert(1)</script> ![x](https://evil.example/x.png) <img src=https://evil.example/y>"
 
 
@@ -93,7 +107,7 @@ def test_nothing_is_requested_and_nothing_runs(name):
             if attribute == "href":
                 assert (tag, value.partition("/")[0]) == ("a", "https:")
     policy = [attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
-    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    assert policy == [POLICY]
     assert name in page.words
 
 
@@ -112,3 +126,111 @@ def test_a_star_that_was_not_evaluated_has_a_page():
     page = Page(render_report(make_manifest().model_copy(update={"evaluation": None})))
     assert "It has not been evaluated" in page.words
     assert "img" not in {tag for tag, _ in page.tags}
+
+
+ALLOWED = {
+    "html": {"lang"},
+    "head": set(),
+    "meta": {"charset", "http-equiv", "content", "name"},
+    "title": set(),
+    "style": set(),
+    "body": set(),
+    "div": {"class"},
+    "details": {"open"},
+    "code": {"class"},
+    "a": {"href"},
+    "picture": set(),
+    "source": {"media", "srcset"},
+    "img": {"src", "alt"},
+    "th": {"style"},  # its alignment
+    "td": {"style"},
+} | {
+    tag: set()
+    for tag in ["h1", "h2", "h3", "p", "ul", "li", "em", "strong", "pre", "summary", "table", "thead", "tbody", "tr"]
+}
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Figures hold no text of a stranger, and take seconds."""
+    names = [f"{kind}-{split}" for kind in ("paths", "quality", "plane") for split in ("test", "train")]
+    monkeypatch.setattr(report, "_draw", lambda _: dict.fromkeys(names, ("data:image/png;base64,",) * 2))
+
+
+@pytest.mark.parametrize("text", HOSTILE_STRINGS)
+def test_h02_the_page_has_only_its_own_tags(text, no_figures):
+    text = text.replace("BEACON", "https://evil.example")
+    page = Page(render_report(with_every_string(full_manifest(), text)))
+    plain = Page(render_report(with_every_string(full_manifest(), "Plain words")))
+    assert [(tag, sorted(attrs)) for tag, attrs in page.tags] == [(tag, sorted(attrs)) for tag, attrs in plain.tags]
+    for tag, attrs in page.tags:
+        assert attrs.keys() <= ALLOWED[tag]
+        assert attrs.get("style") in {None, "text-align:right"}
+        assert attrs.get("href", "https://huggingface.co/").startswith((
+            "https://huggingface.co/",
+            "https://arxiv.org/",
+        ))
+        assert all(attrs[key].startswith("data:image/png;base64,") for key in ("src", "srcset") if key in attrs)
+    assert [attrs for tag, attrs in page.tags if tag == "meta"] == [
+        {"charset": "utf-8"},
+        {"http-equiv": "Content-Security-Policy", "content": POLICY},
+        {"name": "viewport", "content": "width=device-width, initial-scale=1"},
+    ]
+
+
+def test_h02_of_html_only_folding_passes_and_an_unknown_image_is_text():
+    markdown = MarkdownIt("commonmark", renderer_cls=report._Renderer).enable("table")
+    text = "<details open>\n<summary>a</summary>\n\n<form action=x>b <svg onload=y> "
+    text += "![c](https://evil.example/d.png) ![e](plots/f-g.png)"
+    tags = [tag for tag, _ in Page(markdown.render(text, {"figures": {}})).tags]
+    assert tags == ["details", "summary"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+def test_h02_a_browser_asks_for_nothing_and_runs_nothing(tmp_path, no_figures):
+    asked = []
+
+    class Beacon(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    def show(page):
+        file = tmp_path / "page.html"
+        file.write_text(page, encoding="utf-8")
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+        options += ["--timeout=3000", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+        home = {**os.environ, "HOME": str(tmp_path)}
+        browser = [CHROMIUM, *options, file.as_uri()]
+        done = subprocess.run(browser, capture_output=True, text=True, check=True, env=home, timeout=60)
+        found, asked[:] = [path for path in asked if "favicon" not in path], []
+        return found, done.stdout
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Beacon) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        beacon = f"http://127.0.0.1:{server.server_port}"
+        texts = [text.replace("BEACON", beacon) for text in HOSTILE_STRINGS]
+        scripts = "".join(texts[:2])
+        control, shown = show(f"<html><body>{scripts}</body></html>")  # the harness sees what a page may do
+        assert control
+        assert 'pwned="1"' in shown.partition("<body>")[0]
+        hostile = with_every_string(full_manifest(), *texts)
+        for page in (
+            render_report(hostile),
+            MarkdownIt("commonmark").enable("table").render(ModelCard(render(hostile, "me/star")).text),
+        ):
+            found, shown = show(page)
+            assert found == []
+            assert 'pwned="1"' not in shown.partition("<body>")[0]
+            assert "pwned" in shown  # as text
+        server.shutdown()
+
+
+def test_h12_a_page_that_a_person_wrote_is_kept(tmp_path, no_figures):
+    (tmp_path / "report.html").write_text("<html>mine</html>")
+    with pytest.raises(UsageError, match=r"report\.html: is no page that starzoo wrote"):
+        write_report(tmp_path, make_manifest())
+    assert (tmp_path / "report.html").read_text() == "<html>mine</html>"

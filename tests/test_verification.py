@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from starzoo import verification
+from starzoo.cli.main import main
 from starzoo.errors import UntrustedInputError
 from starzoo.places import RunPlaces
 from starzoo.verification import Check, verify_star
@@ -57,13 +58,43 @@ def test_hashes_are_those_of_the_files(star: Path) -> None:
     assert failed.startswith("model.safetensors: has the hash that star.json names: ")
 
 
-def test_a_star_without_hashes_is_not_checked_for_them(star: Path) -> None:
+@pytest.mark.parametrize("gone", [FILES, FILES[1:2]])
+def test_h08_a_star_without_hashes_fails(star: Path, gone: Sequence[str]) -> None:
     manifest = json.loads((star / "star.json").read_text())
-    del manifest["files"]
+    for name in gone:
+        del manifest["files"][name]
     (star / "star.json").write_text(json.dumps(manifest))
     checks = verify_star(star)
-    assert len(outcome(checks, None)) == 3
-    assert outcome(checks, False) == []
+    expected = [f"{name}: has the hash that star.json names: star.json names none" for name in gone]
+    assert outcome(checks, False) == expected
+    assert outcome(checks, None) == []
+
+
+@pytest.mark.parametrize("where", ["folder", "hub"])
+def test_h08_sources_that_do_not_exist_are_no_pass(
+    star: Path, where: str, fake_hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = json.loads((star / "star.json").read_text())
+    for source in manifest["sources"]:
+        source |= {"repo": "nobody/nothing", "sha": "0" * 40}
+    (star / "star.json").write_text(json.dumps(manifest))
+    name = str(star)
+    if where == "hub":
+        name = "them/star"
+        fake_hub.commit(name, {file: (star / file).read_bytes() for file in (*FILES, "star.json")})
+    assert main(["verify", name, "--json"]) == 9
+    shown = capsys.readouterr()
+    document = json.loads(shown.out)
+    assert document["passed"] is None
+    assert [check["passed"] for check in document["checks"]].count(None) == 2
+    assert "2 of 8 checks could not be made, the first one: seed-0 has the files that star.json names: " in shown.err
+    assert main(["verify", name, "--quiet"]) == 9
+    assert capsys.readouterr().out.count("not checked") == 2
+    manifest["files"] = {}
+    if where == "folder":  # a fault counts more
+        (star / "star.json").write_text(json.dumps(manifest))
+        assert main(["verify", name, "--json"]) == 3
+        assert json.loads(capsys.readouterr().out)["passed"] is False
 
 
 def test_permutations_are_those_of_the_groups(star: Path) -> None:
@@ -202,5 +233,5 @@ def test_a_missing_file_ends_with_3_and_its_name(star: Path, name: str) -> None:
 
 
 def test_no_star_at_all(tmp_path: Path) -> None:
-    with pytest.raises(UntrustedInputError, match="no manifest of a star"):
+    with pytest.raises(UntrustedInputError, match=r"star\.json: cannot be read"):
         verify_star(tmp_path)

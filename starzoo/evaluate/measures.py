@@ -11,9 +11,10 @@ import random
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from functools import lru_cache
+from typing import Annotated, Literal
 
-from pydantic import computed_field, model_validator
+from pydantic import Field, computed_field, model_validator
 
 from starzoo.config import DataConfig, Frozen, Uniform
 from starzoo.errors import UsageError
@@ -50,6 +51,15 @@ Split = Literal["train", "test"]
 Measure = Literal["barrier", "tempered_barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess"]
 _RESAMPLES = 1000
 
+Name = Annotated[str, Field(max_length=300)]
+Value = Annotated[float, Field(ge=-1e39, le=1e39)]  # all that float32 holds
+Share = Annotated[float, Field(ge=0, le=1)]
+NearShare = Annotated[float, Field(ge=-1e-3, le=1.001)]  # rounded
+Number = Annotated[int, Field(ge=0, lt=2**63)]
+Passes = Annotated[int, Field(ge=1, le=1_000_000)]
+_Points, _Side = Field(max_length=1001), Field(max_length=201)
+_AT_MOST = 50  # of one role, where there is not one for every model
+
 
 class Path(Frozen):
     """The loss and accuracy along the straight line between two models.
@@ -67,13 +77,13 @@ class Path(Frozen):
     """
 
     kind: PathKind
-    a: str
-    b: str
+    a: Name
+    b: Name
     split: Split
-    t: tuple[float, ...]
-    loss: tuple[float, ...]
-    accuracy: tuple[float, ...]
-    tempered_loss: tuple[float, ...] = ()
+    t: Annotated[tuple[Share, ...], _Points]
+    loss: Annotated[tuple[Value, ...], _Points]
+    accuracy: Annotated[tuple[Share, ...], _Points]
+    tempered_loss: Annotated[tuple[Value, ...], _Points] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -140,12 +150,12 @@ class Scores(Frozen):
         ood_auroc_entropy: The same by the entropy of the prediction.
     """
 
-    nll: float
-    ece: float
-    brier: float | None = None
-    auroc: float | None = None
-    ood_auroc: float | None = None
-    ood_auroc_entropy: float | None = None
+    nll: Value
+    ece: NearShare
+    brier: Annotated[float, Field(ge=-1e-3, le=2.001)] | None = None
+    auroc: NearShare | None = None
+    ood_auroc: NearShare | None = None
+    ood_auroc_entropy: NearShare | None = None
 
 
 class Tempered(Scores):
@@ -155,7 +165,7 @@ class Tempered(Scores):
         temperature: The temperature, fitted on validation images.
     """
 
-    temperature: float
+    temperature: Annotated[float, Field(gt=0, le=1e6)]
 
 
 class Quality(Scores):
@@ -172,13 +182,13 @@ class Quality(Scores):
         tempered: The scores after temperature scaling; None where there were no validation images.
     """
 
-    name: str
+    name: Name
     role: Role
     split: Split
-    accuracy: float
-    passes: int = 1
-    bytes: int | None = None
-    steps: int | None = None
+    accuracy: Share
+    passes: Passes = 1
+    bytes: Number | None = None
+    steps: Number | None = None
     tempered: Tempered | None = None
 
 
@@ -192,8 +202,8 @@ class DomainChoice(Frozen):
     """
 
     t: Uniform
-    samples: int
-    nll: float | None = None
+    samples: Passes
+    nll: Value | None = None
 
 
 class Plane(Frozen):
@@ -208,12 +218,12 @@ class Plane(Frozen):
         loss: Mean cross-entropy in nats, one row for every y.
     """
 
-    names: tuple[str, str, str]
-    corners: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+    names: tuple[Name, Name, Name]
+    corners: tuple[tuple[Value, Value], tuple[Value, Value], tuple[Value, Value]]
     split: Split
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    loss: tuple[tuple[float, ...], ...]
+    x: Annotated[tuple[Value, ...], _Side]
+    y: Annotated[tuple[Value, ...], _Side]
+    loss: Annotated[tuple[Annotated[tuple[Value, ...], _Side], ...], _Side]
 
     @model_validator(mode="after")
     def _check_grid(self) -> Plane:
@@ -230,8 +240,8 @@ class Rounding(Frozen):
         accuracy: That of the accuracy, as a share.
     """
 
-    nll: float
-    accuracy: float
+    nll: Value
+    accuracy: Annotated[float, Field(ge=-1, le=1)]
 
 
 class Spread(Frozen):
@@ -290,16 +300,23 @@ class Evaluation(Frozen):
         rounding: What forward passes in bfloat16 change; None where they were in float32.
     """
 
-    paths: tuple[Path, ...]
-    qualities: tuple[Quality, ...]
-    images: dict[Split, int] = {}
-    validation_images: int = 0
+    paths: Annotated[tuple[Path, ...], Field(max_length=10_000)]
+    qualities: Annotated[tuple[Quality, ...], Field(max_length=10_000)]
+    images: dict[Split, Number] = {}
+    validation_images: Number = 0
     domain: DomainChoice | None = None
-    ood_images: int = 0
-    planes: tuple[Plane, ...] = ()
+    ood_images: Number = 0
+    planes: Annotated[tuple[Plane, ...], Field(max_length=2)] = ()
     data: DataConfig | None = None
     repaired: bool = False
     rounding: Rounding | None = None
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> Evaluation:
+        for role, count in Counter(quality.role for quality in self.qualities).items():
+            if count > _AT_MOST and role not in {"member", "held-out"}:
+                raise ValueError(f"{count} rows have the role {role!r}, which at most {_AT_MOST} may have")
+        return self
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -355,20 +372,24 @@ class Evaluation(Frozen):
             The 2.5th and the 97.5th percentile over 1,000 draws; None where there are fewer than three models to draw.
         """
         paths = self.paths_of(kind, split)
-        values = [getattr(path, measure) for path in paths]
+        values = tuple(getattr(path, measure) for path in paths)
         shared = set.intersection(*({path.a, path.b} for path in paths)) if len(paths) > 1 else set[str]()
-        ends = [sorted({path.a, path.b} - shared) for path in paths]
-        models = sorted({name for pair in ends for name in pair})
-        if len(models) < 3:
-            return None
-        rng, means = random.Random(0), list[float]()
-        while len(means) < _RESAMPLES:
-            drawn = Counter(rng.choices(models, k=len(models)))
-            weights = [math.prod(drawn[name] for name in pair) for pair in ends]
-            if total := sum(weights):
-                means.append(sum(map(operator.mul, weights, values)) / total)
-        means.sort()
-        return means[round(0.025 * (_RESAMPLES - 1))], means[round(0.975 * (_RESAMPLES - 1))]
+        return _bootstrap(tuple(tuple(sorted({path.a, path.b} - shared)) for path in paths), values)
+
+
+@lru_cache(maxsize=64)  # a card shows an interval in several places
+def _bootstrap(ends: Sequence[Sequence[str]], values: Sequence[float]) -> tuple[float, float] | None:
+    models = sorted({name for pair in ends for name in pair})
+    if len(models) < 3:
+        return None
+    rng, means = random.Random(0), list[float]()
+    while len(means) < _RESAMPLES:
+        drawn = Counter(rng.choices(models, k=len(models)))
+        weights = [math.prod(drawn[name] for name in pair) for pair in ends]
+        if total := sum(weights):
+            means.append(sum(map(operator.mul, weights, values)) / total)
+    means.sort()
+    return means[round(0.025 * (_RESAMPLES - 1))], means[round(0.975 * (_RESAMPLES - 1))]
 
 
 def _barrier(t: Sequence[float], loss: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""What a repository on the Hub, and a commit of one, may be called."""
+"""What a repository on the Hub, a commit of one, and the figures and tables of a star in it may be called."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ import re
 
 from starzoo.errors import UsageError
 
-__all__ = ["check_repo", "is_commit", "is_repo", "is_revision", "split_repo"]
+__all__ = ["METRICS", "PLOTS", "check_repo", "is_commit", "is_repo", "is_revision", "split_repo"]
+
+METRICS = tuple(f"metrics/{name}.csv" for name in ("paths", "curves", "qualities"))
+"""The tables of a star, in its folder."""
+
+PLOTS = tuple(
+    f"plots/{name}-{split}.{ending}"
+    for name in ("paths", "quality", "cost", "plane")
+    for split in ("train", "test")
+    for ending in ("png", "svg")
+)
+"""Its figures."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FOLDER = re.compile(r"[A-Za-z0-9_][\w.+=-]{0,95}", re.ASCII)

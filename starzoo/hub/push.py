@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from starzoo.errors import HubError, UsageError
+from starzoo.errors import HubError, UsageError, without_password
 from starzoo.files import refuse_leading_out
 from starzoo.hub.failures import hub_failures, xet_failures
 from starzoo.hub.inspect import read_header
-from starzoo.hub.names import check_repo
+from starzoo.hub.names import METRICS, PLOTS, check_repo
 from starzoo.hub.offline import GO_ONLINE, is_offline
 from starzoo.hub.patience import refuse_long_waits
 from starzoo.hub.strict_json import read_json
@@ -21,7 +21,8 @@ STAR_TAG = "starzoo"
 """The Hub tag that every star's card carries."""
 
 _REQUIRED = ("config.json", "model.safetensors")
-_OPTIONAL = ("README.md", "star.json", "permutations.safetensors", "plots/*.png", "plots/*.svg", "metrics/*.csv")
+_OPTIONAL = ("README.md", "star.json", "permutations.safetensors")
+_OF_A_STAR = (*PLOTS, *METRICS)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class PublishedStar:
 
 
 def published_files(folder: Path) -> tuple[str, ...]:
-    """The files of a folder that a push publishes: those of the star format, never hidden ones or strangers.
+    """The files of a folder that a push publishes: those of the star format, and no others.
 
     Args:
         folder: A folder in timm format, or one that a star was saved in.
@@ -68,16 +69,23 @@ def published_files(folder: Path) -> tuple[str, ...]:
         Paths relative to the folder, with `/`, in sorted order.
 
     Raises:
-        UsageError: config.json or model.safetensors is missing, or a file is a link that leads out of the folder.
+        UsageError: config.json or model.safetensors is missing, or a file is a link that leads out of the folder, or
+            has another name elsewhere.
     """
     for name in _REQUIRED:
         if not (folder / name).is_file():
             raise UsageError(f"{folder}: has no {name}", hint="give a folder that starzoo wrote", subject=str(folder))
-    found = {path for pattern in (*_REQUIRED, *_OPTIONAL) for path in folder.glob(pattern) if path.is_file()}
-    shown = sorted(path for path in found if not path.name.startswith("."))
-    for path in shown:
-        refuse_leading_out(path, folder)
-    return tuple(sorted(path.relative_to(folder).as_posix() for path in shown))
+    wanted = [*_REQUIRED, *_OPTIONAL, *(_OF_A_STAR if (folder / "star.json").is_file() else ())]
+    found = sorted(name for name in wanted if (folder / name).is_file())
+    for name in found:
+        refuse_leading_out(folder / name, folder)
+        if (folder / name).stat().st_nlink > 1:
+            raise UsageError(
+                f"{folder / name}: is a hard link, and may be a file of somebody else",
+                hint="put a copy of the file there",
+                subject=str(folder / name),
+            )
+    return tuple(found)
 
 
 def push(
@@ -135,7 +143,9 @@ def push(
             hint="choose another tag",
             subject=repo_id,
         )
-    return PushResult(commit.pr_url or commit.commit_url, commit.oid, names, changed=commit.oid != head)
+    return PushResult(
+        without_password(commit.pr_url or commit.commit_url), commit.oid, names, changed=commit.oid != head
+    )
 
 
 def add_to_collection(title: str, repos: Sequence[str], *, private: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""JSON from strangers: one object, of bounded size and depth, without NaN and without repeated keys."""
+"""JSON from strangers: one object, of bounded size and depth, with finite numbers and without repeated keys."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from starzoo.errors import UntrustedInputError
 from starzoo.files import read_file
 
 __all__ = ["JSON_LIMIT", "parse_json", "read_json"]
+
+_DEPTH = 100
+_SHOWN = 200  # characters of a key, in a message
+_DIGITS = 20  # of a whole number, its sign included
 
 JSON_LIMIT = 10_000_000
 """Bytes of a JSON file; 21,841 classes with their descriptions take two million."""
@@ -45,7 +49,11 @@ def parse_json(data: bytes, subject: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(
-            data.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique_keys
+            data.decode("utf-8"),
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_whole,
+            object_pairs_hook=_unique_keys,
         )
     except RecursionError as error:
         raise UntrustedInputError(
@@ -55,6 +63,10 @@ def parse_json(data: bytes, subject: str) -> dict[str, Any]:
         raise UntrustedInputError(
             f"{subject}: is not valid JSON: {error}", hint="download or write the file again", subject=subject
         ) from error
+    if _is_deep(value):
+        raise UntrustedInputError(
+            f"{subject}: is nested too deeply", hint="this is no file of a model", subject=subject
+        )
     if not isinstance(value, dict):
         raise UntrustedInputError(
             f"{subject}: holds a {type(value).__name__} where an object is expected",
@@ -62,6 +74,15 @@ def parse_json(data: bytes, subject: str) -> dict[str, Any]:
             subject=subject,
         )
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether containers lie in each other more than `_DEPTH` times."""
+    level = [value]
+    for _ in range(_DEPTH):
+        tables = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [each for table in tables for each in table if isinstance(each, dict | list)]
+    return bool(level)
 
 
 def _no_constant(text: str) -> float:
@@ -72,13 +93,19 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for key, value in pairs:
         if key in table:
-            raise ValueError(f"the key {key!r} stands there twice")
+            raise ValueError(f"the key {key[:_SHOWN]!r} stands there twice")
         table[key] = value
     return table
+
+
+def _whole(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError("a whole number is too large")
+    return int(text)
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is too large a number")
+        raise ValueError("a number is too large")
     return value

@@ -10,6 +10,7 @@ from typing import Any
 
 from starzoo.errors import UsageError
 from starzoo.files import open_to_append
+from starzoo.wording import printable
 
 __all__ = ["LOG", "TrainingLog", "check_trackers"]
 
@@ -31,14 +32,14 @@ class TrainingLog:
         self._began = time.monotonic()
 
     def note(self, text: str) -> None:
-        """Write a line as it is.
+        """Write a line, without control bytes.
 
         Args:
             text: The line.
         """
         if self._path:
             with open_to_append(self._path) as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}  {text}\n".encode())
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}  {printable(text)}\n".encode())
 
     def epoch(self, number: int, record: Mapping[str, float], share: float = 1.0) -> None:
         """Write what an epoch came to.

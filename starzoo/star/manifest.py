@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from starzoo.architecture import Architecture, Preprocessing
 from starzoo.config import Frozen, RunConfig, StarConfig
 from starzoo.errors import UntrustedInputError
-from starzoo.evaluate.measures import Evaluation
-from starzoo.files import read_file
+from starzoo.evaluate.measures import Evaluation, Name, Number, Share, Value
+from starzoo.hub.names import is_repo
+from starzoo.hub.strict_json import read_json
 
 __all__ = ["MANIFEST", "RESERVED_NAMES", "ModelRecord", "StarManifest", "read_manifest"]
 
@@ -20,7 +21,12 @@ MANIFEST = "star.json"
 RESERVED_NAMES = frozenset({"star", "naive mean", "aligned mean"})
 """What an evaluation calls its own models, as no other may be called."""
 
+Names = Annotated[tuple[Annotated[str, Field(max_length=1000)], ...], Field(max_length=1_000_000)]
+Table = Annotated[dict[Name, Name], Field(max_length=1000)]
+Models = Field(max_length=1000)
+
 _LIMIT = 10_000_000  # bytes: some hundred models, each with thousands of label names of its own
+_SHOWN = 200  # characters of what is wrong, and of where
 
 
 class ModelRecord(Frozen):
@@ -41,16 +47,16 @@ class ModelRecord(Frozen):
         estimated: Whether its own batch-norm statistics were broken, so that estimated ones were used.
     """
 
-    name: str
-    repo: str | None = None
-    sha: str | None = None
-    files: dict[str, str] = {}
-    licence: str | None = None
-    dtype: str | None = None
+    name: Name
+    repo: Annotated[str, Field(max_length=1000)] | None = None
+    sha: Name | None = None
+    files: Table = {}
+    licence: Name | None = None
+    dtype: Name | None = None
     preprocessing: Preprocessing | None = None
-    label_names: tuple[str, ...] | None = None
-    steps: int | None = None
-    images: str | None = None
+    label_names: Names | None = None
+    steps: Number | None = None
+    images: Name | None = None
     estimated: bool = False
 
     @property
@@ -86,25 +92,25 @@ class StarManifest(Frozen):
     """
 
     schema_version: Literal[1] = 1
-    name: str
-    repo: str | None = None
-    chosen_licence: str | None = None
-    files: dict[str, str] = {}
+    name: Name
+    repo: Name | None = None
+    chosen_licence: Name | None = None
+    files: Table = {}
     architecture: Architecture
-    sources: tuple[ModelRecord, ...]
-    holdouts: tuple[ModelRecord, ...] = ()
+    sources: Annotated[tuple[ModelRecord, ...], Models, Field(min_length=2)]
+    holdouts: Annotated[tuple[ModelRecord, ...], Models] = ()
     config: RunConfig
-    data_fingerprint: str
-    data_label_names: tuple[str, ...] | None = None
-    parameters: int = 0
-    groups: int = 0
-    coverage: float = 0.0
-    history: tuple[dict[str, float], ...] = ()
-    changes: tuple[str, ...] = ()
-    steps: int | None = None
-    draws: int | None = None
+    data_fingerprint: Name
+    data_label_names: Names | None = None
+    parameters: Number = 0
+    groups: Number = 0
+    coverage: Share = 0.0
+    history: Annotated[tuple[dict[Name, Value], ...], Field(max_length=1_000_000)] = ()
+    changes: Annotated[tuple[str, ...], Field(max_length=10_000)] = ()
+    steps: Number | None = None
+    draws: Number | None = None
     evaluation: Evaluation | None = None
-    software: dict[str, str] = {}
+    software: Table = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -115,6 +121,13 @@ class StarManifest(Frozen):
             then = {key: entry for key, entry in config["star"].items() if key != "checkpoint_every"}
             return {**value, "config": {**config, "star": {"kappa": 0.0, **then}}}
         return value
+
+    @field_validator("repo")
+    @classmethod
+    def _is_repo(cls, repo: str | None) -> str | None:
+        if repo is not None and not is_repo(repo):
+            raise ValueError("expected user/name")
+        return repo
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> StarManifest:
@@ -155,9 +168,10 @@ def read_manifest(file: Path) -> StarManifest:
     hint = "is this the folder of a star?"
     if not os.path.lexists(file):
         raise UntrustedInputError(f"{file}: no manifest of a star: no such file", hint=hint, subject=str(file))
-    content = read_file(file, _LIMIT, inside=[file.parent])
     try:
-        return StarManifest.model_validate_json(content)
+        return StarManifest.model_validate(read_json(file, _LIMIT))
     except ValidationError as error:
-        what = f"{file}: no manifest of a star: {error.errors()[0]['msg']}"
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))[:_SHOWN]
+        what = f"{file}: no manifest of a star: {where}: {first['msg'][:_SHOWN]}"
         raise UntrustedInputError(what, hint=hint, subject=str(file)) from error

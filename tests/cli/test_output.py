@@ -5,13 +5,19 @@ import json
 import logging
 import os
 import pty
+import re
 import subprocess
 import sys
 import warnings
 
 import pytest
 
+from starzoo.cli.main import main
 from starzoo.cli.output import Failure, Output, Table, clean
+from starzoo.doctor import examine
+from starzoo.errors import UsageError
+from starzoo.progress import silent
+from starzoo.status import Status
 from tests.ports import torchrun_variables
 
 FAILURE = Failure(kind="UsageError", message="a: wrong", hint="do b", subject="a", exit_code=2)
@@ -192,3 +198,47 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch):
     assert "loss 0.5" in shown
     assert "1/2" in shown  # a stage that begins again gets a new bar
     assert shown.endswith("\x1b[?25h")  # the cursor is back
+
+
+def test_h12_a_traceback_steers_no_terminal_and_names_no_password(capsys):
+    out = Output(debug=True, as_json=True)
+    address = "https://me:canary@mirror.example/x"  # which a traceback does not show
+    with pytest.raises(ValueError, match="red") as caught:
+        raise ValueError(f"{HOSTILE} {address}")
+    failure = Failure(kind="ValueError", message=f"internal {address}", hint=f"see {address}", exit_code=1)
+    assert out.fail(failure, caught.value) == 1
+    out.note(address)
+    shown = capsys.readouterr()
+    assert '    raise ValueError(f"{HOSTILE} {address}")' in shown.err  # the traceback as it is
+    assert HARMLESS.removesuffix(" z") in shown.err
+    for text in (shown.out, shown.err):
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028]", text)
+        assert "canary" not in text
+        assert "https://mirror.example/x" in text
+
+
+def test_h12_no_error_names_a_password():
+    error = UsageError("https://me:canary@mirror.example/x: wrong", hint="ask https://canary@mirror.example:80")
+    assert str(error) == "https://mirror.example/x: wrong (ask https://mirror.example:80)"
+    kept = "see https://huggingface.co/me/star@main and mail a@b.example"
+    assert UsageError(kept).message == kept
+
+
+def test_h12_doctor_names_no_password(monkeypatch, capsys):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "https://me:canary@mirror.invalid")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for options in ([], ["--json"], ["--quiet"]):
+        assert main(["doctor", *options]) == 0
+        shown = capsys.readouterr()
+        assert "canary" not in shown.out + shown.err
+        assert "mirror.invalid" in shown.out + shown.err or options == ["--quiet"]
+    assert "canary" not in str(examine())
+
+
+def test_h12_status_json_names_no_password(tmp_path):
+    status = Status(tmp_path, silent)
+    with pytest.raises(ValueError, match="mirror"), status.recording():
+        raise ValueError("https://me:canary@mirror.example/x failed")
+    assert "canary" not in (tmp_path / "status.json").read_text()

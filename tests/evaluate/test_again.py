@@ -40,7 +40,7 @@ def test_the_path_to_another_star_equals_a_slow_reference(star: Path, untrained:
     first, second = load_star(str(star)), load_star(str(other))
     architecture = first.manifest.architecture
     data = load_data(DataConfig(**DATA), architecture.preprocessing)
-    config = CONFIG.align.to_one
+    config = CONFIG.align
     meter = Probe(architecture.build(), *data.train.labelled_images(limit=config.images, seed=config.seed))
     [aligned] = align(infer_architecture(architecture), first.state, [second.state], config, meter=meter)
     images, labels = data.test.tensors()

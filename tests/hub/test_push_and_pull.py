@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from starzoo.sources import load_source
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub, Request
 
+SECRET = "canary-password"
 CARD = "---\nlicense: apache-2.0\ntags:\n- starzoo\n- star-model\n---\n# A star\n"
 LOAD_WITH_TIMM = """
 import json, sys, timm, torch
@@ -35,7 +37,7 @@ def star(make_member: MakeMember) -> Path:
     (folder / "README.md").write_text(CARD)
     (folder / "star.json").write_text('{"schema": 1}')
     (folder / "permutations.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
-    for name in ("plots/curve.png", "metrics/items.csv", "plots/notes.txt", "metrics/.items.csv", ".git/config"):
+    for name in ("plots/paths-test.png", "metrics/paths.csv", "plots/notes.png", "metrics/.items.csv", ".git/config"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(name)
     (folder / "pytorch_model.bin").write_bytes(b"stranger")
@@ -46,10 +48,10 @@ def star(make_member: MakeMember) -> Path:
 FILES = (
     "README.md",
     "config.json",
-    "metrics/items.csv",
+    "metrics/paths.csv",
     "model.safetensors",
     "permutations.safetensors",
-    "plots/curve.png",
+    "plots/paths-test.png",
     "star.json",
 )
 
@@ -60,7 +62,7 @@ def test_a_star_comes_back_bit_for_bit(star: Path, fake_hub: FakeHub) -> None:
     assert result.url == f"{fake_hub.endpoint}/ann/star/commit/{result.sha}"
     snapshot = pull("ann/star")
     assert (snapshot.repo, snapshot.sha) == ("ann/star", result.sha)
-    assert sorted(snapshot.files) == sorted(set(FILES) - {"metrics/items.csv", "plots/curve.png"})
+    assert sorted(snapshot.files) == sorted(set(FILES) - {"metrics/paths.csv", "plots/paths-test.png"})
     for name in snapshot.files:
         assert (snapshot.folder / name).read_bytes() == (star / name).read_bytes()
     ours, theirs = load_source(star).state, load_source("hf-hub:ann/star").state
@@ -241,12 +243,12 @@ def test_the_server_refuses_what_the_hub_refuses(fake_hub: FakeHub) -> None:
 
 def test_a_link_that_leads_out_is_not_published(star: Path, fake_hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "id_rsa").write_text("secret")
-    (star / "plots" / "x.png").symlink_to(tmp_path / "id_rsa")
-    with pytest.raises(UsageError, match=r"plots/x\.png: is a link that leads out of"):
+    (star / "plots" / "cost-test.png").symlink_to(tmp_path / "id_rsa")
+    with pytest.raises(UsageError, match=r"plots/cost-test\.png: is a link that leads out of"):
         push(star, "ann/star")
-    (star / "plots" / "x.png").unlink()
-    (star / "plots" / "x.png").symlink_to("curve.png")  # its own file
-    assert published_files(star) == tuple(sorted([*FILES, "plots/x.png"]))
+    (star / "plots" / "cost-test.png").unlink()
+    (star / "plots" / "cost-test.png").symlink_to("paths-test.png")  # its own file
+    assert published_files(star) == tuple(sorted([*FILES, "plots/cost-test.png"]))
 
 
 def test_what_was_pulled_is_pushed_and_its_card_written_beside_the_cache(star: Path, fake_hub: FakeHub) -> None:
@@ -258,3 +260,32 @@ def test_what_was_pulled_is_pushed_and_its_card_written_beside_the_cache(star: P
     assert fake_hub.files("ann/copy")["model.safetensors"] == (star / "model.safetensors").read_bytes()
     write_text(folder / "README.md", "another")
     assert blob.read_text() == CARD
+
+
+def test_h12_only_figures_and_tables_of_starzoo_are_published(star: Path) -> None:
+    for name in ("plots/private.png", "plots/private.svg", "metrics/salaries.csv", "metrics/curves.csv"):
+        (star / name).write_text("private")
+    assert published_files(star) == tuple(sorted([*FILES, "metrics/curves.csv"]))
+    (star / "star.json").unlink()  # whose figures and tables these are is not known then
+    assert published_files(star) == ("README.md", "config.json", "model.safetensors", "permutations.safetensors")
+
+
+@pytest.mark.parametrize("name", ["config.json", "plots/paths-test.png"])
+def test_h12_a_hard_link_is_not_published(star: Path, name: str, tmp_path: Path, fake_hub: FakeHub) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes((star / name).read_bytes())
+    (star / name).unlink()
+    (star / name).hardlink_to(secret)
+    with pytest.raises(UsageError, match=f"star/{name}: is a hard link"):
+        push(star, "ann/star")
+    assert not [request for request in fake_hub.requests if request.method != "GET"]
+
+
+def test_h12_the_commit_names_no_password(star: Path, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(self: object, repo: str, *_: object, **__: object) -> SimpleNamespace:
+        url = f"https://me:{SECRET}@mirror.example/{repo}/commit/{'0' * 40}"
+        return SimpleNamespace(commit_url=url, pr_url=None, oid="0" * 40)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", answer)
+    fake_hub.commit("ann/star", {"README.md": b"x"})
+    assert push(star, "ann/star").url == f"https://mirror.example/ann/star/commit/{'0' * 40}"

@@ -75,3 +75,14 @@ def test_a_file_system_without_locks_has_none(tmp_path: Path, monkeypatch: pytes
         one.take()
         two.take()
     assert (tmp_path / "training.log").is_file()
+
+
+def test_h12_no_control_byte_reaches_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "training.log"
+    lines = TrainingLog(log, ["x\x1b[31mred\x07\x9b\u202e\nforged line"], epochs=1, images=1)
+    lines.epoch(1, {"midpoint_loss": 1.0, "midpoint_loss.0": 1.0, "moved": 0.0})
+    lines.note("two\rone")
+    text = log.read_text(encoding="utf-8")
+    assert len(text.splitlines()) == 2
+    assert "x[31mredforged line)  moved 0" in text
+    assert all(letter.isprintable() for letter in text.replace("\n", ""))
