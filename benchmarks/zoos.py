@@ -18,7 +18,7 @@ from typing import Any
 
 from starzoo.config import DataConfig, TrainConfig
 from starzoo.models.training import architecture_for, train_zoo
-from starzoo.workflows.fit import QUICKSTART_ARGS
+from starzoo.workflows.quickstart import QUICKSTART_ARGS
 
 DATASET = "uoft-cs/cifar10"
 OUT = Path("runs/zoos")

@@ -24,7 +24,7 @@ def card(
         starzoo card star --html
     """
     from starzoo.errors import UsageError
-    from starzoo.workflows.fit import render_card, render_gallery, render_html
+    from starzoo.workflows.cards import render_card, render_gallery, render_html
 
     if html and gallery:
         raise UsageError("--html", "--gallery writes no HTML", hint="give --html for one star")

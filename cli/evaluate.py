@@ -39,7 +39,7 @@ def evaluate(
     """
     from starzoo.config import parse_section_overrides
     from starzoo.evaluate.evaluate import Shard
-    from starzoo.workflows.fit import evaluate_star
+    from starzoo.workflows.evaluate import evaluate_star
 
     changes = parse_section_overrides(overrides or (), data=given(data), evaluate=given(measure))
     report = evaluate_star(

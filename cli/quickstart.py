@@ -21,6 +21,6 @@ def quickstart(
     Example:
         starzoo quickstart --out quickstart
     """
-    from starzoo.workflows.fit import quickstart as run_quickstart
+    from starzoo.workflows.quickstart import quickstart as run_quickstart
 
     show_star(out, run_quickstart(folder, seed=seed, progress=out.progress))

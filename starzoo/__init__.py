@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from starzoo.symmetry.permutation import Permutation as Permutation
     from starzoo.symmetry.spec import PermutationSpec as PermutationSpec
     from starzoo.workflows.align import align_models as align_models
-    from starzoo.workflows.fit import evaluate_star as evaluate_star
+    from starzoo.workflows.cards import render_card as render_card
+    from starzoo.workflows.evaluate import evaluate_star as evaluate_star
     from starzoo.workflows.fit import fit_star as fit_star
-    from starzoo.workflows.fit import publish_star as publish_star
-    from starzoo.workflows.fit import quickstart as quickstart
-    from starzoo.workflows.fit import render_card as render_card
     from starzoo.workflows.inspect import inspect_model as inspect_model
     from starzoo.workflows.plan import plan_star as plan_star
     from starzoo.workflows.predict import join_star as join_star
     from starzoo.workflows.predict import predict_images as predict_images
+    from starzoo.workflows.publish import publish_star as publish_star
+    from starzoo.workflows.quickstart import quickstart as quickstart
     from starzoo.workflows.verify import verify_star as verify_star
 
 __version__ = "0.1.0"
@@ -53,7 +53,7 @@ _HOME = {
     "StarzooError": "starzoo.errors",
     "align_models": "starzoo.workflows.align",
     "architecture_for": "starzoo.models.training",
-    "evaluate_star": "starzoo.workflows.fit",
+    "evaluate_star": "starzoo.workflows.evaluate",
     "fit_star": "starzoo.workflows.fit",
     "inspect_model": "starzoo.workflows.inspect",
     "join_star": "starzoo.workflows.predict",
@@ -64,9 +64,9 @@ _HOME = {
     "plan_star": "starzoo.workflows.plan",
     "predict_images": "starzoo.workflows.predict",
     "pull": "starzoo.models.pull",
-    "publish_star": "starzoo.workflows.fit",
-    "quickstart": "starzoo.workflows.fit",
-    "render_card": "starzoo.workflows.fit",
+    "publish_star": "starzoo.workflows.publish",
+    "quickstart": "starzoo.workflows.quickstart",
+    "render_card": "starzoo.workflows.cards",
     "train_zoo": "starzoo.models.training",
     "verify_star": "starzoo.workflows.verify",
 }

@@ -10,8 +10,8 @@ import pytest
 
 from starzoo.cli.main import main
 from starzoo.config import RunConfig, StarConfig, TrainConfig, Uniform, load_config
-from starzoo.workflows import fit as pipeline
-from starzoo.workflows.fit import quickstart
+from starzoo.workflows import quickstart as pipeline
+from starzoo.workflows.quickstart import quickstart
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,36 +1,28 @@
-"""Each command as one function: rooms put together, from names to a finished folder."""
+"""Fit a star: load, check, align, fit, measure, save and publish."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, TrainConfig, validate
+from starzoo.config import RunConfig, validate
 from starzoo.data.split import Split
 from starzoo.data.task import ImageTask
 from starzoo.errors import UsageError
-from starzoo.evaluate.evaluate import Shard, evaluate_shard
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.hub.names import check_repo
-from starzoo.hub.ref import ModelRef
-from starzoo.models.sources import Source, check_compatible, load_sources, named_classes, reorder_classes
+from starzoo.models.sources import Source, check_compatible, load_sources, named_classes
 from starzoo.models.spec_cache import cached_spec
 from starzoo.models.timm_folder import WEIGHTS_FILE, write_text
-from starzoo.models.training import architecture_for, train_zoo
-from starzoo.parallel import ignore_other_launchers, is_main_process, join, on_main_process, raise_everywhere
+from starzoo.parallel import join, on_main_process, raise_everywhere
 from starzoo.progress import Progress, no_progress
-from starzoo.report.card import refuse_other_card, write_card
-from starzoo.report.gallery import list_star_folders, write_gallery
-from starzoo.report.html import write_report
 from starzoo.star.fit import FittedStar, fit
-from starzoo.star.inputs import load_data_for, load_images, load_models, load_named_images, load_ood_data
-from starzoo.star.join import star_as_source
+from starzoo.star.inputs import load_data_for, load_ood_data
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
 from starzoo.star.run.local_paths import (
     OF_A_RUN,
@@ -38,40 +30,25 @@ from starzoo.star.run.local_paths import (
     check_folder_unused,
     check_not_overwriting,
     redact_paths,
-    resolve_records,
 )
 from starzoo.star.run.lock import RunLock
 from starzoo.star.run.signals import ignore_signals, raise_on_signals
 from starzoo.star.run.status import Status
-from starzoo.star.star import Star, load_star, write_manifest
-from starzoo.symmetry import Permutation, PermutationSpec
+from starzoo.star.star import Star, write_manifest
+from starzoo.symmetry import PermutationSpec
+from starzoo.workflows.cards import render_card
 from starzoo.workflows.measure import (
-    leaves_the_same,
     look_at,
     make_zoo,
     match_to_data,
     measure,
-    name_classes,
-    override_eval_config,
+    with_split_of,
 )
 from starzoo.workflows.publish import check_license, publish_star
 
-__all__ = [
-    "StarResult",
-    "evaluate_star",
-    "fit_star",
-    "load_star",
-    "publish_star",
-    "quickstart",
-    "render_card",
-    "render_gallery",
-    "render_html",
-]
+__all__ = ["StarResult", "fit_star"]
 
 CONFIG_FILE = "run.yaml"  # the resolved configuration, as `--config` reads it
-QUICKSTART_ARGS = {"layers": [1, 1, 0, 0], "channels": [32, 64, 64, 64], "zero_init_last": False}
-QUICKSTART_SOURCES, QUICKSTART_HOLDOUTS = 12, 4
-QUICKSTART_RECIPE, QUICKSTART_STAR = TrainConfig(), StarConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +128,7 @@ def fit_star(
         with raise_everywhere():
             members, unseen = models[: len(sources)], models[len(sources) :]
             outside = load_ood_data(config.evaluate.ood, members[0].architecture)
-            config = config.model_copy(update={"evaluate": _with_split_of(outside, config.evaluate)})
+            config = config.model_copy(update={"evaluate": with_split_of(outside, config.evaluate)})
             manifest = _describe(name or out.resolve().name, members, unseen, config, data)
             if push_to:
                 check_license(manifest, accept_license)  # before the fit
@@ -192,167 +169,6 @@ def fit_star(
         pushed = on_main_process(publish)
         found = on_main_process(lambda: read_manifest(out / MANIFEST))
     return StarResult(folder=out, manifest=found, pushed=pushed)
-
-
-def quickstart(out: Path, *, seed: int = 0, progress: Progress = no_progress) -> StarResult:
-    """The whole flow on embedded digits, without a network: train a zoo, fit its star, prove it on held-outs.
-
-    Args:
-        out: Folder for the zoo (`zoo/`) and the star (`star/`).
-        seed: Seed of the star; the zoo is always the same.
-        progress: Told about every stage.
-
-    Returns:
-        What `fit_star` returns for the star.
-    """
-    data = DataConfig(dataset="digits")
-    star = validate(StarConfig, {**QUICKSTART_STAR.model_dump(), "seed": seed})
-    architecture = architecture_for("resnet18", data, model_args=QUICKSTART_ARGS, image_size=16)
-    members = range(QUICKSTART_SOURCES + QUICKSTART_HOLDOUTS)
-    zoo = on_main_process(
-        lambda: train_zoo(architecture, data, QUICKSTART_RECIPE, members, out / "zoo", progress=progress)
-    )
-    refs = [str(member.folder) for member in zoo]
-    sources, holdouts = refs[:QUICKSTART_SOURCES], refs[QUICKSTART_SOURCES:]
-    return fit_star(
-        sources, holdouts, RunConfig(data=data, star=star), out / "star", name="digits-star", progress=progress
-    )
-
-
-def evaluate_star(
-    star: str,
-    *,
-    holdouts: Sequence[str] = (),
-    other_stars: Sequence[str] = (),
-    data: Mapping[str, Any] | None = None,
-    evaluate: Mapping[str, Any] | None = None,
-    use_cache: bool = True,
-    shard: Shard | None = None,
-    progress: Progress = no_progress,
-) -> StarResult:
-    """Measure a star again: on other data, more points, or held-outs that it was not published with.
-
-    What was measured before, by an evaluation that was cut off or by the jobs of an array, is taken from the cache.
-
-    Args:
-        star: The star's folder, or its repository.
-        holdouts: References of models to test against instead of the star's own held-outs.
-        other_stars: References of other stars of the same models, whose paths to this one are measured.
-        data: Values of `DataConfig` that differ from those of the star.
-        evaluate: Values of `EvalConfig` that differ.
-        use_cache: Whether results are kept, and taken from those that were.
-        shard: Which share of the items to measure, for a job of an array; nothing but the cache is written then.
-        progress: Told about every stage.
-
-    Returns:
-        The manifest with the new evaluation; a local star's folder is written anew, its card too.
-
-    Raises:
-        UsageError: A shard was asked for without the cache, where its results would be lost.
-    """
-    ignore_other_launchers()  # before anything is downloaded
-    if shard and not use_cache:
-        raise UsageError("--shard", "a shard leaves its results in the cache", hint="leave --no-cache out")
-    loaded, folder = load_star(star), ModelRef.parse(star).folder
-    if folder is not None and not shard:
-        refuse_other_card(folder)
-    then, places = loaded.manifest, LocalPaths.read(folder)
-    settings = override_eval_config(places.found(then.config).evaluate, evaluate or {})
-    members = load_models(then.sources, resolve_records(then.sources, places.sources), progress=progress)
-    names = [member.name for member in members]
-    if holdouts:
-        unseen = load_sources(holdouts, taken=names, progress=progress)
-    else:
-        unseen = load_models(then.holdouts, resolve_records(then.holdouts, places.holdouts), progress=progress)
-    taken = [*names, *(model.name for model in unseen)]
-    stars = load_sources(other_stars, taken=taken, progress=progress) if other_stars else []
-    check_compatible([star_as_source(then, loaded.state), *members, *unseen, *stars])
-    images = load_images(then, places, data)
-    if holdouts:
-        unseen = name_classes(unseen, images, progress)
-    order = then.architecture.label_names
-    members, unseen, stars = (reorder_classes(models, order) for models in (members, unseen, stars))
-    same = images.fingerprint == then.data_fingerprint and images.config.augment == then.config.data.augment
-    if same:  # though another commit may hold them
-        images = replace(images, config=images.config.model_copy(update={"revision": then.config.data.revision}))
-    if settings.baselines and not same:
-        raise UsageError(
-            star,
-            "its baselines would be trained on other images than it was",
-            hint="leave --baseline out, or measure on the star's own data",
-        )
-    if not same and not leaves_the_same(images.config, places.found(then.config).data):
-        images = replace(images, validation=None)  # the star may have been fitted on them
-    outside = load_named_images(then, places, settings.ood, (evaluate or {}).get("ood"))
-    settings = _with_split_of(outside, settings)
-    cache = ResultCache.of_user() if use_cache else ResultCache(None)
-    models, settings = look_at([*members, *unseen], len(members), images, settings, cache, True, progress)
-    members, unseen = models[: len(members)], models[len(members) :]
-    manifest = then.model_copy(
-        update={
-            "config": redact_paths(then.config.model_copy(update={"evaluate": settings})),
-            "holdouts": tuple(model.record for model in unseen),
-        }
-    )
-    spec = cached_spec(then.architecture)
-    permutations = [Permutation.from_tensors(spec, loaded.permutations[name]) for name in names]
-    zoo = make_zoo(loaded.state, members, permutations, unseen, stars)
-    if shard:
-        arguments = (then.architecture, spec, zoo, images, settings, then.config.align, shard)
-        evaluate_shard(*arguments, star_config=then.fitted_config, outside=outside, cache=cache, progress=progress)
-        return StarResult(folder=folder or Path(star), manifest=then)
-    manifest = measure(manifest, spec, zoo, images, outside, cache, progress)
-    if folder is not None and is_main_process():
-        write_manifest(folder, manifest)
-        places.with_changes(holdouts, settings.ood).write(folder)
-        render_card(folder)
-    return StarResult(folder=folder or Path(star), manifest=manifest)
-
-
-def render_card(folder: Path) -> Path:
-    """Write a star's card, plots and tables again from its star.json.
-
-    Args:
-        folder: The star's folder.
-
-    Returns:
-        The card.
-    """
-    manifest = read_manifest(folder / MANIFEST)
-    return write_card(folder, manifest, manifest.repo)
-
-
-def render_html(folder: Path) -> Path:
-    """Write a star's card as one HTML page that needs nothing else, from its star.json.
-
-    Args:
-        folder: The star's folder.
-
-    Returns:
-        The page.
-    """
-    manifest = read_manifest(folder / MANIFEST)
-    return write_report(folder, manifest, manifest.repo)
-
-
-def render_gallery(folder: Path) -> list[Path]:
-    """Write the cards of all stars in a folder again, and one page for all of them.
-
-    Args:
-        folder: The folder; each star lies in a folder of its own in it.
-
-    Returns:
-        The page, and the cards.
-    """
-    page = write_gallery(folder)
-    return [page, *map(render_card, list_star_folders(folder))]
-
-
-def _with_split_of(outside: Split | None, settings: EvalConfig) -> EvalConfig:
-    """The settings with the name that the split of the other data set has, such as `validation` for `test`."""
-    if settings.ood is None or outside is None:
-        return settings
-    return settings.model_copy(update={"ood": settings.ood.model_copy(update={"test_split": outside.name})})
 
 
 def _describe(

@@ -20,7 +20,16 @@ from starzoo.star.manifest import StarManifest
 from starzoo.star.run.local_paths import is_folder, redact_path
 from starzoo.symmetry import Permutation, PermutationSpec
 
-__all__ = ["leaves_the_same", "look_at", "make_zoo", "match_to_data", "measure", "name_classes", "override_eval_config"]
+__all__ = [
+    "leaves_the_same",
+    "look_at",
+    "make_zoo",
+    "match_to_data",
+    "measure",
+    "name_classes",
+    "override_eval_config",
+    "with_split_of",
+]
 
 
 def match_to_data(
@@ -204,3 +213,10 @@ def measure(
     if other != manifest.config.data:
         measured = measured.model_copy(update={"data": other})
     return manifest.model_copy(update={"evaluation": measured})
+
+
+def with_split_of(outside: Split | None, settings: EvalConfig) -> EvalConfig:
+    """The settings with the name that the split of the other data set has, such as `validation` for `test`."""
+    if settings.ood is None or outside is None:
+        return settings
+    return settings.model_copy(update={"ood": settings.ood.model_copy(update={"test_split": outside.name})})

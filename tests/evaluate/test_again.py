@@ -19,7 +19,8 @@ from starzoo.errors import StarzooError, UsageError
 from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.spec_cache import cached_spec
 from starzoo.models.weights import interpolate
-from starzoo.workflows.fit import evaluate_star, load_star
+from starzoo.star.star import load_star
+from starzoo.workflows.evaluate import evaluate_star
 from tests.stars import CONFIG, make_star
 
 DATA = {"train_size": 300, "test_size": 60}

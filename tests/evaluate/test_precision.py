@@ -13,7 +13,8 @@ from starzoo.evaluate.evaluator import Evaluator
 from starzoo.evaluate.results import Evaluation
 from starzoo.models.timm_folder import read_architecture
 from starzoo.models.weights import interpolate
-from starzoo.workflows.fit import evaluate_star, load_star
+from starzoo.star.star import load_star
+from starzoo.workflows.evaluate import evaluate_star
 from tests.evaluate.test_result_cache import DATA, MEASURE, forward_passes
 from tests.star.runs import run
 from tests.stars import CONFIG, make_star

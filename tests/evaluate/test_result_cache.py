@@ -18,7 +18,8 @@ from starzoo.errors import UsageError
 from starzoo.evaluate.evaluate import Shard
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.models.weights import hash_tensors
-from starzoo.workflows.fit import evaluate_star, load_star
+from starzoo.star.star import load_star
+from starzoo.workflows.evaluate import evaluate_star
 from tests.evaluate.faults import kill_after
 from tests.star.runs import run
 from tests.stars import make_star

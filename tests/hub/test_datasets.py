@@ -18,7 +18,8 @@ from starzoo.data.records import RawTask, open_data
 from starzoo.errors import HubError, UntrustedInputError, UsageError
 from starzoo.hub.offline import offline_mode
 from starzoo.hub.retry import MAX_WAIT
-from starzoo.workflows.fit import evaluate_star, fit_star
+from starzoo.workflows.evaluate import evaluate_star
+from starzoo.workflows.fit import fit_star
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
 

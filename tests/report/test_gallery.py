@@ -6,7 +6,7 @@ from markdown_it import MarkdownIt
 from starzoo.errors import UsageError
 from starzoo.evaluate.results import Evaluation, Path, PredictionScores
 from starzoo.report.gallery import write_gallery
-from starzoo.workflows.fit import render_gallery
+from starzoo.workflows.cards import render_gallery
 from tests.report.test_html import HOSTILE, make_manifest
 
 

@@ -19,11 +19,15 @@ from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, load_c
 from starzoo.data.records import open_data
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.star.run.local_paths import LocalPaths, redact_paths
+from starzoo.star.star import load_star
 from starzoo.workflows.align import align_models
-from starzoo.workflows.fit import StarResult, evaluate_star, fit_star, load_star, publish_star, render_card
+from starzoo.workflows.cards import render_card
+from starzoo.workflows.evaluate import evaluate_star
+from starzoo.workflows.fit import StarResult, fit_star
 from starzoo.workflows.inspect import cached_spec
 from starzoo.workflows.measure import leaves_the_same, override_eval_config
 from starzoo.workflows.predict import join_star
+from starzoo.workflows.publish import publish_star
 from starzoo.workflows.verify import verify_star
 from tests.hub.fakehub import FakeHub
 
