@@ -158,3 +158,13 @@ def test_h11_a_pickle_that_fills_the_memory_is_refused(tmp_path: Path) -> None:
 def test_h11_no_message_advises_to_switch_safety_off(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.bin").write_bytes(content)
     assert "weights_only" not in (unpickle(tmp_path / "x.bin", tmp_path / "out") or pytest.fail("opened"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md", "star.json"])
+def test_h11_each_file_has_its_own_limit_before_it_is_downloaded(name: str, fake_hub: FakeHub, files: Files) -> None:
+    fake_hub.commit("ann/net", {**files, name: bytes(10_000_001)})
+    with pytest.raises(
+        UntrustedInputError, match=rf"^ann/net: {name} has 10,000,001 bytes, expected at most 10,000,000"
+    ):
+        pull("ann/net", allow_pickle=True)
+    assert not fake_hub.asked("/resolve/")
