@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DelayedMaxReduce",
+    "default_device",
     "gather",
     "ignore_other_launchers",
     "is_main_process",
@@ -127,6 +128,14 @@ def _unlike_torchrun() -> str | None:
         "MASTER_PORT": 0 < number("MASTER_PORT") < 2**16,
     }
     return next((name for name, fit in fits.items() if not fit), None)
+
+
+def default_device() -> torch.device:
+    """The device that fit, alignment and evaluation run on: the accelerator, else the CPU."""
+    import torch
+
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if kind is None else torch.device(kind.type, torch.accelerator.current_device_index())
 
 
 def runs_on_cpu() -> bool:

@@ -84,8 +84,8 @@ def test_the_quickstart_makes_a_star_with_a_card(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(pipeline, "QUICKSTART_SOURCES", 2)
     monkeypatch.setattr(pipeline, "QUICKSTART_HOLDOUTS", 1)
     monkeypatch.setattr(pipeline, "QUICKSTART_ARGS", {**pipeline.QUICKSTART_ARGS, "channels": [16, 32, 32, 32]})
-    monkeypatch.setattr(pipeline, "QUICKSTART_RECIPE", TrainConfig(epochs=6))
-    monkeypatch.setattr(pipeline, "QUICKSTART_STAR", StarConfig(epochs=4))
+    monkeypatch.setattr(pipeline, "QUICKSTART_RECIPE", TrainConfig(epochs=5))
+    monkeypatch.setattr(pipeline, "QUICKSTART_STAR", StarConfig(epochs=2))
     report = quickstart(tmp_path)
     assert sorted(path.name for path in (tmp_path / "zoo").iterdir()) == ["seed-0", "seed-1", "seed-2"]
     found = report.manifest.evaluation

@@ -15,6 +15,7 @@ from starzoo.errors import UsageError
 from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
 from starzoo.models.memory_format import as_channels_last, channels_last
 from starzoo.models.weights import StateDict, interpolate
+from starzoo.parallel import default_device
 
 __all__ = ["Probe", "Response", "required"]
 
@@ -35,7 +36,7 @@ class Probe:
     """
 
     def __init__(self, network: nn.Module, images: Sequence[Tensor], labels: Tensor) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = default_device()
         self.network = channels_last(network.to(self.device)).eval().requires_grad_(False)
         self.images = [as_channels_last(batch.to(self.device)) for batch in images]
         self.labels = labels.to(self.device)

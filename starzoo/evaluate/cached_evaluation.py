@@ -23,6 +23,7 @@ from starzoo.metrics import negative_log_likelihood
 from starzoo.models.architecture import Architecture
 from starzoo.models.batch_norm import has_batch_norm
 from starzoo.models.weights import StateDict, hash_tensors
+from starzoo.parallel import default_device
 from starzoo.progress import Progress, no_progress
 from starzoo.symmetry.spec import PermutationSpec
 
@@ -185,7 +186,7 @@ class CachedEvaluation:
     @cached_property
     def network(self) -> nn.Module:
         """The architecture, whose weights every evaluator overwrites."""
-        return self.architecture.build().to("cuda" if torch.cuda.is_available() else "cpu")
+        return self.architecture.build().to(default_device())
 
     def _images(self, split: str) -> Iterator[Tensor]:
         limit = self.limits.get(split)
@@ -231,7 +232,7 @@ class CachedEvaluation:
             "data": self.data.fingerprint,
             "classes": self.data.class_names,  # the fingerprint is about the labels in the stored order
             "statistics": [config.statistics_images, config.batch_size, config.seed, config.statistics_augment],
-            "device": "cuda" if torch.cuda.is_available() else "cpu",
+            "device": default_device().type,
             "precision": config.precision,
         }
 

@@ -14,6 +14,7 @@ from starzoo.data.class_names import list_names
 from starzoo.errors import IncompatibleError
 from starzoo.metrics import luck
 from starzoo.models.architecture import Architecture
+from starzoo.parallel import default_device
 from starzoo.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def find_class_orders(
     Raises:
         IncompatibleError: A model is not better than chance in any of the orders.
     """
-    network = architecture.build().to("cuda" if torch.cuda.is_available() else "cpu")
+    network = architecture.build().to(default_device())
     device = next(network.parameters()).device
     sample = data.train.loader(_BATCH, epoch=0, seed=0, drop_last=False)
     orders = {names: _indices(names, data.class_names) for names in data.class_orders}

@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from starzoo.config import AlignConfig, EvalConfig, StarConfig
@@ -30,7 +29,7 @@ from starzoo.evaluate.scores import measure_qualities
 from starzoo.metrics import accuracy, negative_log_likelihood
 from starzoo.models.architecture import Architecture
 from starzoo.models.weights import StateDict
-from starzoo.parallel import split_across_processes
+from starzoo.parallel import default_device, split_across_processes
 from starzoo.progress import Progress, no_progress
 from starzoo.symmetry.spec import PermutationSpec
 
@@ -341,7 +340,7 @@ def _plane(measurement: CachedEvaluation, triangle: LossPlaneSampler, share: _Sh
 def _make_evaluator(architecture: Architecture, data: ImageTask, config: EvalConfig) -> Evaluator:
     splits: dict[str, Split] = {"train": data.train, "test": data.test}
     return Evaluator(
-        architecture.build().to("cuda" if torch.cuda.is_available() else "cpu"),
+        architecture.build().to(default_device()),
         {name: (partial(splits[name].images, config.batch_size), splits[name].labels) for name in config.splits},
         partial(data.statistics_images, config),
         repairs=config.repair,

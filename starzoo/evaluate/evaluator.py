@@ -109,7 +109,7 @@ class Evaluator:
         with torch.inference_mode(), self._autocast():
             predicted = {
                 split: torch.cat([
-                    self.network(self._place(images)).double().log_softmax(1).float().cpu() for images in batches()
+                    self.network(self._place(images)).cpu().double().log_softmax(1).float() for images in batches()
                 ])
                 for split, (batches, _) in self.splits.items()
             }

@@ -27,7 +27,7 @@ from starzoo.models.architecture import Architecture
 from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
 from starzoo.models.memory_format import as_channels_last, channels_last
 from starzoo.models.weights import StateDict, hash_tensors
-from starzoo.parallel import split_across_processes
+from starzoo.parallel import default_device, split_across_processes
 from starzoo.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -272,4 +272,4 @@ def _choose_augment(
 
 def _network(architecture: Architecture) -> nn.Module:
     network = architecture.build().requires_grad_(False)
-    return channels_last(network.to("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return channels_last(network.to(default_device())).eval()

@@ -20,7 +20,7 @@ from starzoo.models.architecture import Architecture
 from starzoo.models.memory_format import channels_last
 from starzoo.models.training.optimizer import make_optimizer, train_epoch
 from starzoo.models.weights import StateDict
-from starzoo.parallel import rng_devices
+from starzoo.parallel import default_device, rng_devices
 from starzoo.progress import Progress, no_progress
 
 __all__ = ["baseline_recipe", "baseline_steps", "train_baseline"]
@@ -93,7 +93,7 @@ def train_baseline(
     """
     with torch.random.fork_rng(devices=rng_devices()):
         torch.manual_seed(star.seed)
-        model = channels_last(architecture.build()).to("cuda" if torch.cuda.is_available() else "cpu")
+        model = channels_last(architecture.build()).to(default_device())
         epochs = partial(_epochs, model, data, star, baseline_recipe(kind, star), partial(progress, _STAGE[kind]))
         found = _average(model, sources[0], epochs) if kind == "swa" else _distil(model, sources, star, epochs)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in found.state_dict().items()}

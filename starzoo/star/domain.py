@@ -25,6 +25,7 @@ from starzoo.models.memory_format import as_channels_last, channels_last
 from starzoo.models.sources import check_compatible, reorder_classes
 from starzoo.models.spec_cache import cached_spec
 from starzoo.models.weights import StateDict, interpolate
+from starzoo.parallel import default_device
 from starzoo.progress import Progress, no_progress
 from starzoo.star.inputs import load_models
 from starzoo.star.join import JoinResult, join, star_as_source
@@ -222,7 +223,7 @@ class StarDomain:
     @cached_property
     def _network(self) -> nn.Module:
         network = self.manifest.architecture.build().requires_grad_(False)
-        return channels_last(network.to("cuda" if torch.cuda.is_available() else "cpu"))
+        return channels_last(network.to(default_device()))
 
     def _place(self, images: Tensor) -> Tensor:
         return as_channels_last(images.to(next(self._network.parameters()).device))

@@ -17,6 +17,7 @@ from starzoo.metrics import accuracy, negative_log_likelihood
 from starzoo.models.architecture import Architecture
 from starzoo.models.memory_format import channels_last
 from starzoo.models.training.optimizer import make_optimizer, train_epoch
+from starzoo.parallel import default_device
 from starzoo.progress import Progress, no_progress
 
 __all__ = ["measure", "train_member"]
@@ -50,7 +51,7 @@ def train_member(
     Raises:
         NumericalError: The loss or the weights are not finite; the message names the seed.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = torch.device(device or default_device())
     start, order = (int(number) for number in np.random.SeedSequence(seed).generate_state(2))
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(start)  # for the initial weights, and for dropout while training
