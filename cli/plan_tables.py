@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.filesize import decimal
+
 from .output import Output, Table
 
 if TYPE_CHECKING:
     from starzoo.workflows.plan import Plan
 
-__all__ = ["human_bytes", "show_plan"]
+__all__ = ["show_plan"]
 
 
 def show_plan(out: Output, plan: Plan) -> None:
@@ -23,8 +25,8 @@ def show_plan(out: Output, plan: Plan) -> None:
         [
             model.name,
             model.role,
-            human_bytes(model.to_download),
-            human_bytes(model.size - model.to_download),
+            decimal(model.to_download),
+            decimal(model.size - model.to_download),
             model.dtype,
             model.license or "not stated",
             f"{model.architecture.preprocessing.interpolation} {model.architecture.preprocessing.crop_pct:g}",
@@ -34,9 +36,9 @@ def show_plan(out: Output, plan: Plan) -> None:
     columns = ["model", "used as", "to download", "here", "type", "license", "resize, crop"]
     licensing = plan.licensing
     notes = [
-        f"models to download: {human_bytes(plan.to_download)}, free: {human_bytes(plan.free)}",
-        f"memory for weights: {human_bytes(plan.memory)}; on top come activations, which depend on the batch, and what "
-        f"alignment compares, which with large networks may be {human_bytes(plan.evidence)}, never more",
+        f"models to download: {decimal(plan.to_download)}, free: {decimal(plan.free)}",
+        f"memory for weights: {decimal(plan.memory)}; on top come activations, which depend on the batch, and what "
+        f"alignment compares, which with large networks may be {decimal(plan.evidence)}, never more",
         f"steps: {plan.steps:,}"
         if plan.steps is not None
         else "steps: not known before the data set is read; give --train-size",
@@ -65,12 +67,3 @@ def document(plan: Plan) -> dict[str, Any]:
         for model in plan.models
     ]
     return {**vars(plan), "models": models, "licensing": vars(plan.licensing)}
-
-
-def human_bytes(count: int) -> str:
-    """A number of bytes in a unit that a person reads."""
-    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
-    while size >= 999.95 and len(units) > 1:
-        size /= 1000
-        units.pop(0)
-    return f"{size:,.1f} {units[0]}" if units[0] != "bytes" else f"{count} bytes"

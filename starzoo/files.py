@@ -187,10 +187,10 @@ def translate_write_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        message, subject = f"{path}: cannot be written: {reason}", str(path)
+        subject, problem = str(path), f"cannot be written: {reason}"
         if isinstance(error, OSError) and error.errno in _WRONG_PATH:
-            raise UsageError(subject, message, hint="choose another folder") from error
-        raise ResourceError(subject, message, hint="free disk space or choose another folder") from error
+            raise UsageError(subject, problem, hint="choose another folder") from error
+        raise ResourceError(subject, problem, hint="free disk space or choose another folder") from error
 
 
 def check_inside(path: Path, folder: Path) -> None:
@@ -252,4 +252,4 @@ def cache_folder(kind: str) -> Path:
     """
     from huggingface_hub import constants
 
-    return Path(constants.HF_ASSETS_CACHE) / "starzoo" / kind
+    return Path(os.environ.get("HF_ASSETS_CACHE", constants.HF_ASSETS_CACHE)).expanduser() / "starzoo" / kind

@@ -121,9 +121,8 @@ def image_loader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageF
         width, height = _resized(image.size, preprocessing)
         if width * height > _MOST_PIXELS:
             raise UntrustedInputError(
-                file.dataset,
-                f"{file.where} cannot be read: its {image.width} × {image.height} pixels would be resized to "
-                f"{width} × {height}",
+                file.where,
+                f"cannot be read: its {image.width} × {image.height} pixels would be resized to {width} × {height}",
                 hint="repair the data set or remove the image",
             )
         with _refusing_damage(file):
@@ -165,8 +164,8 @@ def decode(file: ImageFile) -> Image.Image:
         upright = image.copy() if turn is None else image.transpose(turn)
     if upright.mode.startswith(_DEEP_MODES):
         raise UntrustedInputError(
-            file.dataset,
-            f"{file.where} has more than 8 bits per channel (mode {upright.mode})",
+            file.where,
+            f"has more than 8 bits per channel (mode {upright.mode})",
             hint="convert the images to 8 bits first",
         )
     return upright
@@ -201,7 +200,7 @@ def _refusing_damage(file: ImageFile) -> Iterator[None]:
         if isinstance(error, UnidentifiedImageError):
             reason = "expected an image in a format that Pillow decodes by itself, got another file"
         raise UntrustedInputError(
-            file.dataset, f"{file.where} cannot be read: {reason}", hint="repair the data set or remove the image"
+            file.where, f"cannot be read: {reason}", hint="repair the data set or remove the image"
         ) from error
 
 

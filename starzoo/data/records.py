@@ -90,7 +90,7 @@ class RawSplit:
             if path is not None:
                 where = f"{where} ({Path(path).name})"
             if content is None and path is None:
-                raise UntrustedInputError(self.dataset, f"{where} is missing", hint="repair the data set")
+                raise UntrustedInputError(where, "is missing", hint="repair the data set")
             if content is None:
                 content = self._read(path or "", where)
             yield ImageFile(where, self.dataset, content)
@@ -116,8 +116,8 @@ class RawSplit:
     def _read(self, path: str, where: str) -> bytes:
         if not self.places:
             raise UntrustedInputError(
-                self.dataset,
-                f"{where}: expected the image itself in the table, got the path of a file",
+                where,
+                "expected the image itself in the table, got the path of a file",
                 hint="use a data set whose tables hold their images",
             )
         return read_file(self.places[0] / path, _MOST_BYTES, inside=self.places, subject=where)
@@ -153,11 +153,11 @@ class RawTask:
         digest = hashlib.sha256("\0".join(self.class_names).encode())
         train, test = set(self.train.update(digest)), self.test.update(digest)
         shared, dataset = sum(image in train for image in test), self.test.dataset
-        what = f"{dataset}: {shared} of {pluralize(len(test), 'test image')} are also training images"
+        what = f"{shared} of {pluralize(len(test), 'test image')} are also training images"
         if shared > _MOST_SHARED * len(test):
             raise UsageError(dataset, what, hint="choose splits that share no images, or remove these")
         if shared:
-            say(what)
+            say(f"{dataset}: {what}")
         return digest.hexdigest()
 
 
@@ -257,7 +257,7 @@ def _check_classes(splits: Sequence[RawSplit], names: Sequence[str], sizes: Sequ
     for split, other, here, there, size in zip(splits, reversed(splits), seen, reversed(seen), sizes, strict=True):
         missing = [name for name, lacks in zip(names, there & ~here, strict=True) if lacks]
         what = (
-            f"{split.dataset}: split {split.name!r} has no images of {len(missing)} of {len(names)} classes"
+            f"split {split.name!r} has no images of {len(missing)} of {len(names)} classes"
             f"{list_names(missing)}, of which split {other.name!r} has some"
         )
         if missing and size is None:

@@ -129,14 +129,14 @@ def check_sources(
         others = [other for other in looks[: len(sources)] if other.name != each.name] or [each]
         usual, anew = statistics.median(other.best for other in others), each.estimated.get(augment, (0.0, 0.0))[1]
         if chance.lead(each.best) < _FAR * chance.lead(usual):
-            message = (
-                f"{each.name}: is far worse than the other sources: {each.best:.1%} of {images} are right, "
+            problem = (
+                f"is far worse than the other sources: {each.best:.1%} of {images} are right, "
                 f"{usual:.1%} for the others (an untrained head, another order of classes, or broken weights?)"
             )
             if each.name in sources and not keep_weak:
                 hint = "leave it out, or use it all the same: --keep-weak-sources (keep_weak_sources=True)"
-                raise IncompatibleError(each.name, message, hint=hint)
-            _logger.warning(message)
+                raise IncompatibleError(each.name, problem, hint=hint)
+            _logger.warning("%s: %s", each.name, problem)
             continue
         if chance.lead(each.accuracy) < _FAR * chance.lead(anew):
             broken.append(each.name)

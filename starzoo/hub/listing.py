@@ -309,4 +309,4 @@ def _prefix(where: ModelRef) -> str:
 
 def _not_cached(where: ModelRef, name: str) -> HubError:
     hint = f"{ONLINE_HINT}, and pull it once"
-    return HubError(str(where), f"{where.place}: {name} is not in the local cache, and offline", hint=hint)
+    return HubError(where.place, f"{name} is not in the local cache, and offline", hint=hint)

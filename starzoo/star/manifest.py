@@ -133,5 +133,5 @@ def read_manifest(file: Path) -> StarManifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))[:_SHOWN]
-        what = f"{file}: no manifest of a star: {where}: {first['msg'][:_SHOWN]}"
+        what = f"no manifest of a star: {where}: {first['msg'][:_SHOWN]}"
         raise UntrustedInputError(str(file), what, hint=hint) from error

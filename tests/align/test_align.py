@@ -127,7 +127,7 @@ def test_an_aligner_without_the_probe_that_its_method_needs_is_refused() -> None
 @pytest.mark.parametrize("method", ["activations", "activations-gradients"])
 def test_a_method_that_runs_the_models_needs_images(method: str) -> None:
     spec, state = spec_of("residual"), make("residual", 0).state_dict()
-    with pytest.raises(UsageError, match=f"alignment by {method} runs the models on images") as caught:
+    with pytest.raises(UsageError, match=f"alignment by {method}: runs the models on images") as caught:
         align(spec, state, [state], AlignConfig(method=method))  # type: ignore[arg-type]
     assert "name a data set" in caught.value.hint
 

@@ -83,7 +83,7 @@ def test_predict_with_what_is_not_there(run, star, images, tmp_path):
     elsewhere = shutil.copytree(star, tmp_path / "star", ignore=shutil.ignore_patterns("run-places.json"))
     assert run("predict", elsewhere, images[0]).code == 0  # the star itself needs no source
     ended = run("predict", elsewhere, images[0], "--samples", "2")
-    assert (ended.code, "seed-0 was a local folder of another machine" in ended.err) == (2, True)
+    assert (ended.code, "seed-0: was a local folder of another machine" in ended.err) == (2, True)
     ended = run("predict", star, images[0], "--samples", "2", "--dataset", tmp_path / "no-data")
     assert (ended.code, "no-data" in ended.err) == (2, True)
 
@@ -109,7 +109,7 @@ def test_join_measures_a_held_out_as_the_star_was_published_with(run, star, zoo)
 def test_join_refuses_what_does_not_belong(run, star, zoo, make_member):
     ended = run("join", star, make_member("stranger"), "--dataset", "digits")
     assert (ended.code, ended.out) == (5, "")
-    assert "the star and stranger cannot be combined" in ended.err
+    assert "the star and stranger: cannot be combined" in ended.err
     ended = run("join", star, zoo / "seed-0")
     assert (ended.code, "is its source seed-0" in ended.err) == (2, True)
 

@@ -29,7 +29,6 @@ FEW = {"statistics_augment": "none", "points": 3, "pairs": 0, "sources": 0, "sam
 
 @pytest.fixture
 def star(untrained: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "cache"))
     return make_star(tmp_path / "star", untrained[:2])
 

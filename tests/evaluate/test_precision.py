@@ -24,7 +24,6 @@ BF16 = {**MEASURE, "precision": "bf16"}
 
 @pytest.fixture
 def star(digits_zoo: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "cache"))
     return make_star(tmp_path / "star", digits_zoo[:2])
 

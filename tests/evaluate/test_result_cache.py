@@ -50,7 +50,6 @@ def a_star(untrained: list[Path], tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "starzoo" / "evaluations"
 

@@ -171,5 +171,5 @@ def test_results_of_this_version(models: list[Source], data: ImageTask) -> None:
 
 def test_a_baseline_that_diverges_is_named(models: list[Source], data: ImageTask) -> None:
     star = STAR.model_copy(update={"optimizer": "adamw", "lr": 1e30, "epochs": 1})
-    with pytest.raises(NumericalError, match="the baseline student are not finite"):
+    with pytest.raises(NumericalError, match="baseline student: its weights are not finite"):
         train_baseline("student", models[0].architecture, [models[0].state], data, star)

@@ -249,9 +249,9 @@ def test_a_source_does_not_take_a_name_of_the_evaluation(name: str, make_member:
 def test_the_same_weights_twice(make_member: MakeMember, tmp_path: Path) -> None:
     first = make_member("first")
     shutil.copytree(first, tmp_path / "second")
-    with pytest.raises(UsageError, match="first and second are the same weights"):
+    with pytest.raises(UsageError, match="first and second: expected different models"):
         check_compatible(load_sources([first, make_member("other", seed=1), tmp_path / "second"]))
-    with pytest.raises(UsageError, match="first and first-2 are the same weights"):
+    with pytest.raises(UsageError, match="first and first-2: expected different models"):
         check_compatible(load_sources([first, first]))
 
 
@@ -277,7 +277,7 @@ DIFFERENCES = {
 @pytest.mark.parametrize(("changes", "difference"), DIFFERENCES.values(), ids=DIFFERENCES.keys())
 def test_c03_models_that_cannot_be_combined(make_member: MakeMember, changes: dict, difference: str) -> None:
     sources = load_sources([make_member("ours"), make_member("theirs", seed=1, **changes)])
-    with pytest.raises(IncompatibleError, match=f"ours and theirs cannot be combined: {difference}"):
+    with pytest.raises(IncompatibleError, match=f"ours and theirs: cannot be combined: {difference}"):
         check_compatible(sources)
 
 
@@ -322,9 +322,9 @@ def test_t03_classes_are_brought_into_one_order(make_member: MakeMember, caplog:
 def test_t06_other_preprocessing_is_refused(make_member: MakeMember, what: str) -> None:
     values = {"input_size": (1, 24, 24), "mean": (0.5,), "std": (0.25,)}
     theirs = make_member("theirs", seed=1, preprocessing=GRAY.model_copy(update={what: values[what]}))
-    with pytest.raises(IncompatibleError, match=rf"ours and theirs cannot be combined: {what} of the prep") as caught:
+    with pytest.raises(IncompatibleError, match=rf"ours and theirs: cannot be combined: {what} of the prep") as caught:
         check_compatible(load_sources([make_member("ours"), theirs]))
-    assert (caught.value.exit_code, caught.value.subject) == (5, "theirs")
+    assert (caught.value.exit_code, caught.value.subject) == (5, "ours and theirs")
     assert str(values[what]) in caught.value.message
     assert caught.value.hint
 

@@ -15,7 +15,7 @@ SMALL = Architecture.from_registry("test_resnet")
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path))
     return tmp_path / "starzoo" / "specs"
 
 
@@ -90,7 +90,7 @@ def test_a_damaged_file_is_written_again(damage, traces, cache):
 
 def test_a_cache_that_cannot_be_written_costs_a_trace_and_nothing_else(tmp_path, traces, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "file"))
     assert cached_spec(SMALL).groups
     assert cached_spec(SMALL).groups
     assert len(traces) == 2

@@ -138,7 +138,7 @@ def test_h09_whatever_is_written_has_the_mode_of_the_umask(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "written" / "cache"))
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "written" / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "written" / "home"))
     request.addfinalizer(functools.partial(os.umask, os.umask(umask)))
     root = tmp_path / "written"

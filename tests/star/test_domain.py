@@ -94,7 +94,7 @@ def test_folders_of_another_machine_are_given(folder: Path, digits_zoo: list[Pat
     (there / "run-places.json").unlink()
     moved = [shutil.copytree(place, tmp_path / place.name) for place in digits_zoo[:3]]
     star = load_star(there)
-    with pytest.raises(UsageError, match="seed-0 was a local folder of another machine"):
+    with pytest.raises(UsageError, match="seed-0: was a local folder of another machine"):
         star.domain()
     found, expected = star.domain(moved), load_star(folder).domain()
     for name, state in expected.sources.items():
@@ -185,7 +185,7 @@ def test_places_that_are_not_in_the_domain(domain: StarDomain) -> None:
     with pytest.raises(UsageError, match=r"seed-9: no source of this star .*seed-0, seed-1, seed-2"):
         domain.interpolate("seed-9", 0.5)
     for t in (-0.1, 1.1, float("nan")):
-        with pytest.raises(UsageError, match="is not on the line"):
+        with pytest.raises(UsageError, match="expected a number from 0 to 1"):
             domain.interpolate("seed-1", t)
 
 
@@ -201,7 +201,7 @@ def test_points_are_drawn_near_the_star_from_all_sources_alike(domain: StarDomai
     counts = [sum(point.source == name for point in points) for name in domain.sources]
     assert min(counts) > 150
     assert {point.t for point in domain.sample(3, t=Uniform(low=0.9, high=0.9))} == {0.9}
-    with pytest.raises(UsageError, match="0 samples of the star domain"):
+    with pytest.raises(UsageError, match="samples: expected one or more, got 0"):
         domain.sample(0)
 
 
@@ -296,7 +296,7 @@ def test_what_proves_nothing_cannot_join(
 def test_another_architecture_cannot_join(domain: StarDomain, make_member: MakeMember, data: ImageTask) -> None:
     other = make_member("other")
     with pytest.raises(
-        IncompatibleError, match="the star and other cannot be combined: the architectures are"
+        IncompatibleError, match="the star and other: cannot be combined: the architectures are"
     ) as caught:
         domain.join(other, data)
     assert caught.value.exit_code == 5

@@ -301,7 +301,7 @@ def test_a_star_that_starts_from_a_source_and_takes_no_step_is_that_source(
 def test_one_image_for_a_draw_is_none_for_batch_norm(
     sources: list[Source], spec: PermutationSpec, data: ImageTask
 ) -> None:
-    with pytest.raises(UsageError, match="8 images for 8 draws per step: batch norm needs two for each"):
+    with pytest.raises(UsageError, match="expected two images for each of 8 draws"):
         run(sources, spec, data, batch_size=8, draws=8)
 
 

@@ -16,7 +16,6 @@ from starzoo.symmetry.spec import Concat, Leaf, PermutationGroup, Pinned, Produc
 from tests.symmetry.maximality import find_missed
 from tests.symmetry.maximality.networks import BLOCKWISE, NETWORKS, SLOW, TIED
 
-
 QUICK = list(NETWORKS)[::4]
 LATER = [name for name in NETWORKS | SLOW if name not in QUICK]
 

@@ -86,7 +86,7 @@ def test_the_steps_are_those_that_are_taken(digits_zoo: list[Path]) -> None:
 def test_what_cannot_be_combined_is_refused_without_a_weight(hub: FakeHub, make_member: MakeMember) -> None:
     other = Preprocessing(input_size=(1, 16, 16), mean=(0.5,), std=(0.5,))
     folder = make_member("other", preprocessing=other)
-    with pytest.raises(IncompatibleError, match="ann/zoo/a and other cannot be combined: mean of the prep"):
+    with pytest.raises(IncompatibleError, match="ann/zoo/a and other: cannot be combined: mean of the prep"):
         plan_star([REFS[0], str(folder)], [], CONFIG)
     assert not [
         request for request in sent(hub, 0) if ".safetensors" in request.path and "range" not in request.headers

@@ -265,6 +265,4 @@ def _read_report(folder: Path, identity: dict[str, Any]) -> MemberReport | None:
     try:
         return MemberReport(seed=identity["seed"], folder=folder, trained=False, **record["result"])
     except (KeyError, TypeError) as error:
-        raise UntrustedInputError(
-            str(folder), f"{folder / _RECORD_FILE}: was not written by starzoo", hint=hint
-        ) from error
+        raise UntrustedInputError(str(folder / _RECORD_FILE), "was not written by starzoo", hint=hint) from error
