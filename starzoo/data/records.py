@@ -268,7 +268,7 @@ def _check_classes(splits: Sequence[RawSplit], names: Sequence[str], sizes: Sequ
                 "parts; train_size or test_size takes a split as it is",
             )
         if missing:
-            say(what)
+            say(f"{split.dataset}: {what}")
     if absent := [name for name, lacks in zip(names, ~(seen[0] | seen[1]), strict=True) if lacks]:
         say(f"{splits[0].dataset}: no split has images of {len(absent)} of {len(names)} classes{list_names(absent)}")
 

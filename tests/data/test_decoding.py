@@ -56,9 +56,7 @@ def test_formats_that_run_programs_or_are_not_decoded_are_left_out(kind: str) ->
 
 def test_t07_a_file_of_no_format_is_refused() -> None:
     for content in (encode(paint(), "EPS"), b"no image", b"", bytes(1000)):
-        with pytest.raises(
-            UntrustedInputError, match="here: cannot be read: expected an image in a format that Pillow"
-        ):
+        with pytest.raises(UntrustedInputError, match="here: cannot be read: expected an image in a format"):
             read(content)
 
 
