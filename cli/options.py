@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 import typer
 
 from starzoo.choices import Method
+
+from .parsing import parse_method
 
 if TYPE_CHECKING:
     from starzoo.config import RunConfig, ZooConfig
@@ -90,7 +92,11 @@ class AlignOptions:
     title: ClassVar = "Alignment"
     method: Annotated[
         Method | None,
-        typer.Option(help="What is compared: weights, activations (with gradients by default), or what auto finds."),
+        typer.Option(
+            parser=parse_method,
+            metavar="METHOD",
+            help=f"What is compared: {', '.join(get_args(Method))}.",
+        ),
     ] = None
 
 
