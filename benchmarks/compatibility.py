@@ -149,8 +149,8 @@ def checkpoints_of_torchvision() -> Iterator[Row]:
     import torchvision
 
     from starzoo.errors import StarzooError
-    from starzoo.models.import_checkpoint import import_checkpoints
     from starzoo.models.sources import load_source
+    from starzoo.workflows.import_checkpoints import import_checkpoints
 
     for number, (theirs, name) in enumerate(TORCHVISION.items()):
         if name is None:

@@ -38,7 +38,7 @@ def import_(
         starzoo import runs/*/model_best.pth.tar --out zoo
     """
     arguments, names = parse_model_args(model_args), read_lines(labels)
-    from starzoo.models.import_checkpoint import import_checkpoints
+    from starzoo.workflows.import_checkpoints import import_checkpoints
 
     models = import_checkpoints(
         checkpoints,

@@ -14,7 +14,6 @@ import yaml
 
 from starzoo.errors import UntrustedInputError, exit_code_of
 from starzoo.files import read_file
-from starzoo.models.import_checkpoint import import_checkpoints
 from starzoo.models.safetensors_header import read_header
 from starzoo.models.sources import read_license
 from starzoo.models.timm_folder import sha256_file
@@ -23,6 +22,7 @@ from starzoo.star.run.local_paths import LocalPaths
 from starzoo.star.star import load_star
 from starzoo.strict_json import read_json
 from starzoo.strict_yaml import YAML_LIMIT, parse_yaml
+from starzoo.workflows.import_checkpoints import import_checkpoints
 from starzoo.workflows.refs import read_zoo_file
 from tests.conftest import MakeMember
 from tests.data.test_security import BOMBS
@@ -202,7 +202,7 @@ def test_h05_any_text_is_read_or_refused_in_time(text: str) -> None:
     "value", [None, True, 224, -3, 0.9, 1e-6, 1e22, "text", "123", "true", "", "null", "a: b", "- x", [1, "2"], {}]
 )
 def test_h05_the_arguments_that_timm_writes_keep_their_types(value: object) -> None:
-    from starzoo.models.import_checkpoint import _value
+    from starzoo.workflows.import_checkpoints import _value
 
     assert parse_yaml(yaml.safe_dump({"key": value}).encode(), "it", plain=_value) == {"key": value}
     assert parse_yaml(yaml.safe_dump({"key": "x"}).encode(), "it") == {"key": "x"}

@@ -35,5 +35,5 @@ def read_images(files: Sequence[str | Path], preprocessing: Preprocessing) -> Te
         if not Path(file).is_file():  # a device could be read for ever
             raise UsageError(str(file), "no such file", hint="name image files, not folders")
     read = image_loader(preprocessing, str(files[0]))
-    pixels = [read(ImageFile(str(file), str(file), Path(file).read_bytes())) for file in files]
+    pixels = [read(ImageFile(str(file), Path(file).read_bytes())) for file in files]
     return normalize(torch.stack(pixels), preprocessing)

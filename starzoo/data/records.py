@@ -38,12 +38,10 @@ class ImageFile:
 
     Attributes:
         where: Which image of which split it is, for messages.
-        dataset: The name of the data set.
         content: The file.
     """
 
     where: str
-    dataset: str
     content: bytes
 
 
@@ -93,7 +91,7 @@ class RawSplit:
                 raise UntrustedInputError(where, "is missing", hint="repair the data set")
             if content is None:
                 content = self._read(path or "", where)
-            yield ImageFile(where, self.dataset, content)
+            yield ImageFile(where, content)
 
     def update(self, digest: hashlib._Hash) -> list[int]:
         """Feed the content of the split, in its order, to a hash.

@@ -142,8 +142,9 @@ class TimmConfig:
                 model = build(self.name, self.model_args, pretrained_cfg=dict(self.pretrained_cfg))
         except UsageError as error:
             _refuse(subject, error.message)
-        for what, size in sizes_of(model).items():
-            if size > _MOST_BYTES and size > 4 * _own_sizes(self.name)[what]:
+        sizes = _sizes(self.name, json.dumps(self.model_args), json.dumps(self.pretrained_cfg, default=str))
+        for what, size in sizes.items():
+            if size > _MOST_BYTES and size > 4 * _sizes(self.name)[what]:
                 _refuse(subject, f"its {what} would take {size / 1e9:,.1f} GB", _LARGE_HINT)
         return model
 
@@ -270,12 +271,12 @@ def sizes_of(model: nn.Module) -> dict[str, int]:
 
 
 @cache
-def _own_sizes(name: str) -> dict[str, int]:
-    """`sizes_of` a network of timm as it is there."""
+def _sizes(name: str, arguments: str = "{}", pretrained_cfg: str = "null") -> dict[str, int]:
+    """`sizes_of` a network, measured once for all models that share it; timm's own without arguments."""
     import torch
 
     with torch.device("meta"):
-        return sizes_of(build(name, {}))
+        return sizes_of(build(name, json.loads(arguments), pretrained_cfg=json.loads(pretrained_cfg)))
 
 
 @contextmanager

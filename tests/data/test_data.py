@@ -377,7 +377,7 @@ def test_t08_an_image_that_resizing_would_blow_up(size: tuple[int, int], pixels:
     content = BytesIO()
     Image.new("1", size).save(content, format="PNG")
     read = image_loader(Preprocessing(input_size=(3, 224, 224), crop_pct=0.875), "data")
-    file = ImageFile("here", "data", content.getvalue())
+    file = ImageFile("here", content.getvalue())
     if pixels is None:
         assert read(file).shape == (224, 224, 3)
         return
@@ -401,7 +401,7 @@ def test_t07_a_mode_that_cannot_be_converted_is_refused_like_a_broken_image() ->
     content = BytesIO()
     Image.new("LAB", (8, 8)).save(content, format="TIFF")
     with pytest.raises(UntrustedInputError, match=r"here: cannot be read: conversion from LAB to .* not supported"):
-        image_loader(GRAY, "data")(ImageFile("here", "data", content.getvalue()))
+        image_loader(GRAY, "data")(ImageFile("here", content.getvalue()))
 
 
 def test_c17_loading_script_is_never_run(tmp_path: Path) -> None:
@@ -420,11 +420,11 @@ def test_only_plain_eight_bit_pictures_are_decoded() -> None:
     deep = BytesIO()
     Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16)).save(deep, format="PNG")
     with pytest.raises(UntrustedInputError, match=r"here: has more than 8 bits per channel \(mode I;16\)"):
-        decode(ImageFile("here", "data", deep.getvalue()))
+        decode(ImageFile("here", deep.getvalue()))
     postscript = BytesIO()
     paint(0).save(postscript, format="EPS")
     with pytest.raises(UntrustedInputError, match="expected an image in a format that Pillow decodes"):
-        decode(ImageFile("here", "data", postscript.getvalue()))
+        decode(ImageFile("here", postscript.getvalue()))
 
 
 def test_decoded_image_is_upright() -> None:
@@ -432,13 +432,13 @@ def test_decoded_image_is_upright() -> None:
     exif = Image.Exif()
     exif[Image.ExifTags.Base.Orientation] = 6
     lying.save(file, format="PNG", exif=exif)
-    assert decode(ImageFile("here", "data", file.getvalue())).size == (4, 6)
+    assert decode(ImageFile("here", file.getvalue())).size == (4, 6)
     for turn in range(1, 9):
         exif[Image.ExifTags.Base.Orientation] = turn
         file = BytesIO()
         lying.save(file, format="PNG", exif=exif)
         expected = ImageOps.exif_transpose(Image.open(file))
-        assert decode(ImageFile("here", "data", file.getvalue())).tobytes() == expected.tobytes()
+        assert decode(ImageFile("here", file.getvalue())).tobytes() == expected.tobytes()
 
 
 def test_what_else_a_camera_wrote_does_not_matter() -> None:
@@ -452,7 +452,7 @@ def test_what_else_a_camera_wrote_does_not_matter() -> None:
     odd = content.getvalue().replace(b"\x01\x1a\x00\x05", b"\x01\x0f\x00\x05", 1)
     with pytest.raises((AttributeError, TypeError)):
         ImageOps.exif_transpose(Image.open(BytesIO(odd)))
-    assert decode(ImageFile("here", "data", odd)).size == (4, 6)
+    assert decode(ImageFile("here", odd)).size == (4, 6)
 
 
 # What a model sees

@@ -23,7 +23,7 @@ SAVED_WITHOUT_LOSS = ["PNG", "TIFF", "BMP", "PPM", "ICO", "TGA", "PCX", "SGI", "
 
 
 def read(content: bytes) -> Image.Image:
-    return decode(ImageFile("here", "data", content))
+    return decode(ImageFile("here", content))
 
 
 @pytest.mark.parametrize("kind", SAVED_WITHOUT_LOSS)

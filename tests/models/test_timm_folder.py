@@ -16,7 +16,6 @@ from torch import Tensor
 from starzoo.errors import ResourceError, UsageError
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.models import timm_folder as folder_module
-from starzoo.models.import_checkpoint import import_checkpoints
 from starzoo.models.timm_folder import load_state, read_architecture, save_tensors, save_timm_folder, sha256_file
 from starzoo.progress import no_progress
 from starzoo.report.card import write_card
@@ -24,6 +23,7 @@ from starzoo.star.manifest import read_manifest
 from starzoo.star.run.checkpoint import Checkpoint, save_checkpoint
 from starzoo.star.run.log import TrainingLog
 from starzoo.star.run.status import Status
+from starzoo.workflows.import_checkpoints import import_checkpoints
 from tests.conftest import MakeMember
 from tests.hostile import full_manifest
 from tests.stars import make_star

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from starzoo.cli.main import main
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.models.import_checkpoint import import_checkpoints
 from starzoo.models.sources import load_source
 from starzoo.models.unpickle import main as unpickle
+from starzoo.workflows.import_checkpoints import import_checkpoints
 from tests.hub.test_faults_hub import Evil
 from tests.timm_oracle import assert_as_timm
 
@@ -33,7 +33,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         if problem := unpickle(pickle, weights, ema=ema):
             raise UntrustedInputError("", f"{subject}: {pickle.name} cannot be converted: {problem}")
 
-    monkeypatch.setattr("starzoo.models.import_checkpoint.convert", convert)
+    monkeypatch.setattr("starzoo.workflows.import_checkpoints.convert", convert)
 
 
 def network(seed: int = 0, name: str = "resnet18", **arguments: Any) -> nn.Module:
