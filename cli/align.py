@@ -24,7 +24,7 @@ def align(
     """Permute models so that their weights come close to those of another, without changing what they compute.
 
     With --dataset, models are matched by what they compute on its images (activations-gradients), and the loss half-way
-    between them is measured; without one, by their weights alone (balanced).
+    between them is measured; without one, by their weights alone (balanced-weights).
 
     Example:
         starzoo align zoo/seed-0 zoo/seed-1 --dataset digits --out aligned

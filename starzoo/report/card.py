@@ -35,12 +35,12 @@ _KIND_NAMES: dict[PathKind, str] = {
     "star-source": "star to source",
     "star-heldout": "star to held-out",
     "star-star": "star to another star",
-    "source-source": "two ordinary models, aligned",
-    "source-source-unaligned": "two ordinary models, not aligned",
+    "source-source": "source to source, aligned",
+    "source-source-unaligned": "source to source, not aligned",
 }
 _ROLE_NAMES: dict[Role, str] = {
-    "source": "single sources",
-    "held-out": "single held-outs",
+    "source": "sources",
+    "held-out": "held-outs",
     "aligned-mean": "the aligned mean",
     "star": "the star",
     "domain": "the average over the star domain",

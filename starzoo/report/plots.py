@@ -45,12 +45,12 @@ _PATHS: dict[PathKind, _Look] = {
     "star-source": _Look("star to source", "#0072B2", "-"),
     "star-heldout": _Look("star to held-out", "#D55E00", (0, (5, 1.5))),
     "star-star": _Look("star to another star", "#000000", (0, (3, 1, 1, 1, 1, 1))),
-    "source-source": _Look("two ordinary models, aligned", "#009E73", (0, (6, 1.5, 1, 1.5))),
-    "source-source-unaligned": _Look("two ordinary models, not aligned", "#777777", (0, (1, 1.2))),
+    "source-source": _Look("source to source, aligned", "#009E73", (0, (6, 1.5, 1, 1.5))),
+    "source-source-unaligned": _Look("source to source, not aligned", "#777777", (0, (1, 1.2))),
 }
 _ROLES: dict[Role, _Look] = {
-    "source": _Look("single models\n(sources)", "#0072B2"),
-    "held-out": _Look("single models\n(held-out)", "#D55E00"),
+    "source": _Look("sources", "#0072B2"),
+    "held-out": _Look("held-outs", "#D55E00"),
     "naive-mean": _Look("mean, not aligned", "#777777", marker="s"),
     "aligned-mean": _Look("aligned mean", "#009E73", marker="s"),
     "star": _Look("star", "#000000", marker="*"),

@@ -200,10 +200,10 @@ def bf16_note(evaluation: Evaluation) -> str | None:
 
 
 def _sum_up(group: Sequence[PredictionScores], label: str = "") -> PredictorSummary:
-    role, several = group[0].role, f"mean of {len(group)} single " if len(group) > 1 else ""
+    role, several = group[0].role, f"mean of {len(group)} " if len(group) > 1 else ""
     labels: dict[Role, str] = {
-        "source": f"{several}sources" if several else "single source",
-        "held-out": f"{several}held-outs" if several else "single held-out",
+        "source": f"{several}sources" if several else "source",
+        "held-out": f"{several}held-outs" if several else "held-out",
         "naive-mean": "mean of the sources' weights, not aligned",
         "aligned-mean": "aligned mean of the sources",
         "star": "star",
@@ -275,21 +275,21 @@ def _on_connections(evaluation: Evaluation, split: Split) -> Iterator[str]:
         )
     if held:
         yield f"On the {split} images the loss barrier from the star to a model it never saw is {_nats(held)}" + (
-            f", {_compare(held, pairs)}." if pairs else "; no pair of ordinary models was measured beside it."
+            f", {_compare(held, pairs)}." if pairs else "; no pair of sources was measured beside it."
         )
     else:
         yield "No held-out model was measured: whether the star is connected to models it never saw is not known."
         if pairs:
-            yield f"On the {split} images two ordinary models that are aligned have a loss barrier of {_nats(pairs)}."
+            yield f"On the {split} images two sources that are aligned have a loss barrier of {_nats(pairs)}."
     if own:
         yield f"From the star to its own sources the barrier is {_nats(own)}."
     if raw:
-        yield f"Two ordinary models that are not aligned have a barrier of {_nats(raw)}."
+        yield f"Two sources that are not aligned have a barrier of {_nats(raw)}."
 
 
 def _compare(held: Sequence[float], pairs: Sequence[float]) -> str:
     ours, theirs = (round(Summary.of(values).mean, 3) for values in (held, pairs))
-    between = f"{_nats(pairs)} between two ordinary models aligned in the same way"
+    between = f"{_nats(pairs)} between two sources aligned in the same way"
     if ours < theirs:
         overlap = max(held) >= min(pairs)
         return f"lower than {between}" + (", though the two ranges overlap" if overlap else "")

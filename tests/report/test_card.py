@@ -158,9 +158,9 @@ def test_training_steps_are_stated_where_they_are_known():
     header, found, card = steps(steps=2340)
     assert header[-1] == "further training steps"
     assert found == {
-        "mean of 3 single sources": "0",
+        "mean of 3 sources": "0",
         "most accurate source (m2)": "0",
-        "single held-out (m3)": "–",
+        "held-out (m3)": "–",
         "aligned mean of the sources": "0",
         "star (this model)": "2,340",
         "ensemble of 3 sources": "0",
@@ -233,8 +233,8 @@ def test_the_connectivity_table_holds_the_measured_values():
         "path",
         "star to source",
         "star to held-out",
-        "two ordinary models, aligned",
-        "two ordinary models, not aligned",
+        "source to source, aligned",
+        "source to source, not aligned",
     ]
     assert [cell for cell, _ in table[2][1:]] == [
         "3",
@@ -272,7 +272,7 @@ def test_bold_goes_by_the_value_and_not_by_its_rounding():
 
 def test_the_most_accurate_source_has_its_own_row():
     body = {row[0][0]: [cell for cell, _ in row[1:]] for row in tables(render(make_manifest()))[1]}
-    assert body["mean of 3 single sources"][0] == "95.00 ± 1.00"
+    assert body["mean of 3 sources"][0] == "95.00 ± 1.00"
     assert body["most accurate source (m2)"][0] == "96.00"
     assert body["ensemble of 3 sources"][-1] == "3"
 
@@ -339,11 +339,11 @@ def test_a_star_that_wins_is_not_warned_of():
         (None, "no commit recorded", "plots/"),
         (
             make_evaluation(bumps={"star-source": 0.1}),
-            "Not measured: star to held-out, two ordinary models, aligned",
+            "Not measured: star to held-out, source to source, aligned",
             "nan",
         ),
         (Evaluation(paths=(), qualities=(make_quality("star", 0.9),)), "Not measured: star to source", "paths-test"),
-        (Evaluation(paths=(make_path("star-source", 0.1),), qualities=()), "Not measured: single sources", "quality-"),
+        (Evaluation(paths=(make_path("star-source", 0.1),), qualities=()), "Not measured: sources", "quality-"),
         (make_evaluation(split="train"), "train images", "test images"),
     ],
 )
