@@ -148,9 +148,7 @@ class EvaluateOptions:
 
     title: ClassVar = "Evaluation"
     points: Annotated[int | None, typer.Option(help="Points of a path, both ends included; 11 by default.")] = None
-    pairs: Annotated[
-        int | None, typer.Option(help="Pairs of sources or held-outs to connect; 6 by default.")
-    ] = None
+    pairs: Annotated[int | None, typer.Option(help="Pairs of sources or held-outs to connect; 6 by default.")] = None
     splits: Annotated[
         list[str] | None, typer.Option("--split", metavar="train|test", help="Measure on this split; repeatable.")
     ] = None
