@@ -41,13 +41,6 @@ def command(function: Callable[..., None], *, reads_hub: bool = False) -> Callab
 
     A parameter annotated with a dataclass stands for one option per field. The parameter `out` is not an option but the
     `Output` of this call. Every command gets the options of `OutputOptions`.
-
-    Args:
-        function: The command.
-        reads_hub: Whether it gets the option `--offline`, and does as that says.
-
-    Returns:
-        A function with one parameter per option, for `typer.Typer.command`.
     """
     hints = get_type_hints(function, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}

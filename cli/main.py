@@ -77,14 +77,7 @@ def starzoo(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        arguments: The command line without the program's name; that of the process by default.
-
-    Returns:
-        The exit code: 0, or that of the failure (see `starzoo.errors`).
-    """
+    """Run one command."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     # Bars that other libraries draw would tear ours; both read this when they are imported.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -101,14 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def explain(error: BaseException) -> FailureInfo:
-    """Say in words why a command failed.
-
-    Args:
-        error: What it raised.
-
-    Returns:
-        The failure with its exit code.
-    """
+    """Say in words why a command failed."""
     kind, known = type(error).__name__, to_starzoo_error(error)
     if known:
         return FailureInfo(

@@ -195,15 +195,7 @@ def given(options: object) -> dict[str, Any]:
 
 
 def load_run(options: ConfigOptions, **sections: dict[str, Any]) -> RunConfig:
-    """The configuration of a run: its file, then the options that were given, then `--set`.
-
-    Args:
-        options: File, assignments and seed.
-        **sections: The given options by section of `starzoo.config.RunConfig`.
-
-    Returns:
-        The checked configuration.
-    """
+    """The configuration of a run: its file, then the options that were given, then `--set`."""
     from starzoo.config import load_config
 
     seeded = {section: {**sections.get(section, {}), "seed": options.seed} for section in ("align", "star", "evaluate")}
@@ -211,16 +203,7 @@ def load_run(options: ConfigOptions, **sections: dict[str, Any]) -> RunConfig:
 
 
 def load_zoo(options: FileOptions, data: DataOptions, recipe: TrainOptions) -> ZooConfig:
-    """How members are trained, and on which images: the file, then the options that were given, then `--set`.
-
-    Args:
-        options: File and assignments.
-        data: The options of the images.
-        recipe: The options of the training.
-
-    Returns:
-        The checked configuration.
-    """
+    """How members are trained, and on which images: the file, then the options that were given, then `--set`."""
     from starzoo.config import load_zoo_config
 
     return load_zoo_config(options.config, options.overrides or (), data=given(data), train=given(recipe))

@@ -76,14 +76,7 @@ class Output:
 
     @classmethod
     def from_arguments(cls, arguments: Sequence[str]) -> Output:
-        """Look for the three flags before the command line is parsed, so that a wrong option is shown as asked too.
-
-        Args:
-            arguments: The command line without the program's name.
-
-        Returns:
-            The output as these flags want it.
-        """
+        """Look for the three flags before the command line is parsed, so that a wrong option is shown as asked too."""
         options = arguments[: arguments.index("--")] if "--" in arguments else arguments
         return cls(as_json="--json" in options, quiet="--quiet" in options, debug="--debug" in options)
 
@@ -113,13 +106,7 @@ class Output:
     def result(
         self, document: Mapping[str, Any], *, brief: Iterable[object], human: Iterable[Table | RawText | str]
     ) -> None:
-        """Show what a command found: its one call of this kind, at its end.
-
-        Args:
-            document: What `--json` prints.
-            brief: What `--quiet` prints, one value per line.
-            human: What a person reads.
-        """
+        """Show what a command found: its one call of this kind, at its end."""
         self._stop_bars()
         if not self._first:
             return
@@ -132,14 +119,7 @@ class Output:
             self._print("\n".join(_render(part, self._stdout.isatty()) for part in human))
 
     def progress(self, stage: str, done: int, total: int, **figures: float) -> None:
-        """Show how far a stage is (`starzoo.progress.Progress`): a bar, or without a terminal a line at its end.
-
-        Args:
-            stage: What is being done.
-            done: Units finished so far.
-            total: Units in all.
-            **figures: Named numbers to show beside the bar.
-        """
+        """Show how far a stage is (`starzoo.progress.Progress`): a bar, or without a terminal a line at its end."""
         if self._quiet or not self._first:
             return
         numbers = "  ".join(f"{clean(name)} {value:.4g}" for name, value in figures.items())
@@ -149,24 +129,12 @@ class Output:
             self.note(f"{stage}: {done}/{total}  {numbers}")
 
     def note(self, text: str) -> None:
-        """Tell a person something that is no result.
-
-        Args:
-            text: One line.
-        """
+        """Tell a person something that is no result."""
         if self._first and not self._quiet:
             print(clean(text), file=sys.stderr, flush=True)  # noqa: T201
 
     def fail(self, failure: FailureInfo, error: BaseException) -> int:
-        """Show why the command ends: one line on stderr, and with `--json` a document on stdout where none is yet.
-
-        Args:
-            failure: What went wrong, in words.
-            error: The exception, whose traceback `--debug` shows.
-
-        Returns:
-            The exit code.
-        """
+        """Show why the command ends: one line on stderr, and with `--json` a document on stdout where none is yet."""
         self._stop_bars()
         if self.debug:
             for line in "".join(traceback.format_exception(error)).splitlines():
@@ -208,14 +176,7 @@ class Output:
 
 
 def clean(value: object) -> str:
-    """One printable line: what comes from outside shall not steer a terminal.
-
-    Args:
-        value: Anything.
-
-    Returns:
-        Its text without control bytes and passwords of addresses; line breaks and tabs are blanks.
-    """
+    """One printable line: what comes from outside shall not steer a terminal."""
     return _visible(str(value)).strip()
 
 

@@ -23,17 +23,7 @@ def parse_method(text: str) -> str:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Read seeds such as `0-9` or `0,3,5-7`.
-
-    Args:
-        text: What stands after `--seeds`.
-
-    Returns:
-        The seeds in the order given, each once.
-
-    Raises:
-        UsageError: The text is no such list.
-    """
+    """Read seeds such as `0-9` or `0,3,5-7`."""
     seeds: dict[int, None] = {}
     for part in text.split(","):
         bounds = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", part, re.ASCII)
@@ -49,17 +39,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def parse_model_args(text: str | None) -> dict[str, Any]:
-    """Read the JSON object of `--model-args`.
-
-    Args:
-        text: The option's text, or None when it was not given.
-
-    Returns:
-        Keyword arguments of `timm.create_model`.
-
-    Raises:
-        UsageError: The text is not a JSON object.
-    """
+    """Read the JSON object of `--model-args`."""
     try:
         value = json.loads(text or "{}")
     except (ValueError, RecursionError):
@@ -72,17 +52,7 @@ def parse_model_args(text: str | None) -> dict[str, Any]:
 
 
 def read_lines(file: Path | None) -> list[str] | None:
-    """Read the lines of a text file.
-
-    Args:
-        file: The file, or None when it was not given.
-
-    Returns:
-        Its lines without the empty ones; None without a file.
-
-    Raises:
-        UsageError: It cannot be read as UTF-8.
-    """
+    """Read the lines of a text file."""
     if file is None:
         return None
     try:
@@ -92,15 +62,7 @@ def read_lines(file: Path | None) -> list[str] | None:
 
 
 def resolve_zoo(sources: Sequence[str], holdouts: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """The models of a star: a zoo file among the sources also names held-outs.
-
-    Args:
-        sources: References of models, folders of members, or zoo files.
-        holdouts: The same for the held-outs.
-
-    Returns:
-        References of the sources, and of the held-outs.
-    """
+    """The models of a star: a zoo file among the sources also names held-outs."""
     from starzoo.workflows.refs import is_zoo_file, read_zoo_file
 
     files = [ref for ref in sources if is_zoo_file(ref) and not Path(ref).is_dir()]
@@ -109,18 +71,7 @@ def resolve_zoo(sources: Sequence[str], holdouts: Sequence[str] | None) -> tuple
 
 
 def expand_refs(refs: Sequence[str], *, of: Literal["sources", "holdouts", "all"] = "all") -> list[str]:
-    """Replace zoo files, and folders of members as `starzoo train` writes them, by their models; a star is none.
-
-    Args:
-        refs: References of models, folders that hold models in sub-folders, or zoo files (.yaml).
-        of: Which models of a zoo file.
-
-    Returns:
-        References of models; members in the order of the numbers in their names.
-
-    Raises:
-        UsageError: A zoo file names no held-outs where they are asked for, or another zoo file.
-    """
+    """Replace zoo files, and folders of members as `starzoo train` writes them, by their models; a star is none."""
     from starzoo.files import check_inside
     from starzoo.star.manifest import MANIFEST
     from starzoo.workflows.refs import is_zoo_file, read_zoo_file

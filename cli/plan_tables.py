@@ -15,12 +15,7 @@ __all__ = ["show_plan"]
 
 
 def show_plan(out: Output, plan: Plan) -> None:
-    """Show what a star will take.
-
-    Args:
-        out: The output.
-        plan: What was found.
-    """
+    """Show what a star will take."""
     rows = [
         [
             model.name,
@@ -54,14 +49,7 @@ def show_plan(out: Output, plan: Plan) -> None:
 
 
 def document(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON.
-
-    Args:
-        plan: What was found.
-
-    Returns:
-        A JSON value.
-    """
+    """The plan as JSON."""
     models = [
         {**vars(model), "architecture": model.architecture.model_dump(mode="json", exclude={"label_names"})}
         for model in plan.models

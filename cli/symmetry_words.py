@@ -18,13 +18,7 @@ _SHOWN = 6  # axes that are named one by one
 
 
 def show_inspection(out: Output, found: SymmetryReport, *, groups: bool) -> None:
-    """Show the symmetries of a network.
-
-    Args:
-        out: The output.
-        found: The symmetries.
-        groups: Whether a person wants to see every group.
-    """
+    """Show the symmetries of a network."""
     human: list[Table | str] = [f"{found.architecture}: {_diagnostics(found)}"]
     if groups:
         rows = [(group, str(size), outer or "", str(axes)) for group, size, outer, axes in found.table]
@@ -84,14 +78,7 @@ def _explanation(why: Explanation) -> list[Table | str]:
 
 
 def why_it_failed(check: dict[str, Any]) -> str:
-    """Why a check failed, the gravest reason first.
-
-    Args:
-        check: The fields of a verification.
-
-    Returns:
-        Some words.
-    """
+    """Why a check failed, the gravest reason first."""
     if check["failing_groups"]:
         groups = ", ".join(check["failing_groups"])
         return f"groups {groups} change the output ({check['relative_error']:.1e}, above {check['tolerance']:.0e})"

@@ -28,12 +28,7 @@ _LATER = ("brier", "auroc", "ood_auroc", "ood_auroc_entropy")  # which a star of
 
 
 def show_star(out: Output, report: StarResult) -> None:
-    """Show what was measured on a star, and where it is.
-
-    Args:
-        out: The output.
-        report: The star.
-    """
+    """Show what was measured on a star, and where it is."""
     from starzoo.report.summary import bf16_note
 
     manifest, evaluation = report.manifest, report.manifest.evaluation
@@ -57,15 +52,7 @@ def show_star(out: Output, report: StarResult) -> None:
 def show_alignment(
     out: Output, fixed: str, folder: Path, reports: list[AlignmentReport], *, images: int | None
 ) -> None:
-    """Show how close models were brought to another, and where they are.
-
-    Args:
-        out: The output.
-        fixed: The model that stayed.
-        folder: Where the permuted ones are.
-        reports: What was done to them.
-        images: On how many images, at most, the loss half-way was measured; None where it was not.
-    """
+    """Show how close models were brought to another, and where they are."""
     title = f"Euclidean distance to {fixed}, matched by {reports[0].method}"
     notes = [f"aligned models: {folder}"]
     columns = ["permutee", "before", "after", "left", "sweeps"]
@@ -93,12 +80,7 @@ def show_alignment(
 
 
 def show_joined(out: Output, joined: JoinResult) -> None:
-    """Show how a new model is connected to a star, beside the held-outs that the star was published with.
-
-    Args:
-        out: The output.
-        joined: The model.
-    """
+    """Show how a new model is connected to a star, beside the held-outs that the star was published with."""
     rows = []
     for path in joined.paths:
         rows.append((f"star to {joined.name}", path.split, *_measures([path])))
@@ -130,14 +112,7 @@ def _measures(paths: list[MeasuredPath]) -> list[str]:
 
 
 def summary_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Means over paths and models, by split.
-
-    Args:
-        evaluation: What was measured.
-
-    Returns:
-        A JSON value: by split, the measures of every kind of path and the scores of every role.
-    """
+    """Means over paths and models, by split."""
     return {
         split: {
             "connectivity": {

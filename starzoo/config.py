@@ -328,36 +328,12 @@ def load_config(file: Path | None = None, overrides: Sequence[str] = (), **secti
 def load_zoo_config(
     file: Path | None = None, overrides: Sequence[str] = (), **sections: Mapping[str, Any]
 ) -> ZooConfig:
-    """Read how a zoo is trained, from the same kind of file as `load_config`, so that one serves both.
-
-    Args:
-        file: A YAML file with any of the keys of `ZooConfig`, or None for the defaults; the other sections of
-            `RunConfig` are passed over.
-        overrides: Assignments such as `train.momentum=0.8`.
-        **sections: Values by section; None values leave the file's value.
-
-    Returns:
-        The checked configuration.
-
-    Raises:
-        UsageError: The file cannot be read, an assignment is none, or a key or value is not allowed.
-    """
+    """Read how a zoo is trained, from the same kind of file as `load_config`, so that one serves both."""
     return _load(ZooConfig, file, overrides, sections)
 
 
 def parse_section_overrides(overrides: Sequence[str], **sections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Put assignments into sections of changes to a configuration that is not known yet.
-
-    Args:
-        overrides: Assignments such as `data.revision=main`; each to one of the sections.
-        **sections: The changes so far.
-
-    Returns:
-        The sections with all changes, whose keys and values `validate` has still to check.
-
-    Raises:
-        UsageError: An assignment is none, or to another section.
-    """
+    """Put assignments into sections of changes to a configuration that is not known yet."""
     tree = {section: dict(values) for section, values in sections.items()}
     _assign(tree, overrides)
     for section, values in tree.items():
@@ -384,15 +360,7 @@ def _load(
 
 
 def with_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Some values with changes; where these name another data set, it has not the revision of the one before.
-
-    Args:
-        values: The values of a section.
-        changes: Those that differ.
-
-    Returns:
-        All of them.
-    """
+    """Some values with changes; where these name another data set, it has not the revision of the one before."""
     another = "dataset" in changes and changes["dataset"] != values.get("dataset")
     return {**{key: value for key, value in values.items() if not (another and key == "revision")}, **changes}
 
@@ -418,19 +386,7 @@ def _assign(tree: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def validate(kind: type[Value], values: Mapping[str, Any], *, origin: str = "the options") -> Value:
-    """Make a configuration of what a user gave.
-
-    Args:
-        kind: The class of the configuration.
-        values: Its fields.
-        origin: Where the user gave them, for the message.
-
-    Returns:
-        The checked configuration.
-
-    Raises:
-        UsageError: A key or value is not allowed.
-    """
+    """Make a configuration of what a user gave."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:

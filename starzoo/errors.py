@@ -32,14 +32,7 @@ _PASSWORD = re.compile(r"(?<=://)[^/\s@\"'<>]*@")
 
 
 def without_password(text: str) -> str:
-    """A text whose addresses name no user and no password, as that of a mirror (HF_ENDPOINT) may.
-
-    Args:
-        text: Anything.
-
-    Returns:
-        For instance `https://mirror.example/x` for `https://me:secret@mirror.example/x`.
-    """
+    """A text whose addresses name no user and no password, as that of a mirror (HF_ENDPOINT) may."""
     return _PASSWORD.sub("", text)
 
 
@@ -134,14 +127,7 @@ class InterruptedRunError(StarzooError):
 
 
 def to_starzoo_error(error: BaseException) -> StarzooError | None:
-    """Say in words what an error of the system or of a library means for a user.
-
-    Args:
-        error: Anything that was raised.
-
-    Returns:
-        The error as starzoo would raise it, or None where it can only be a fault in the program.
-    """
+    """Say in words what an error of the system or of a library means for a user."""
     if isinstance(error, StarzooError):
         return error
     if isinstance(error, KeyboardInterrupt):

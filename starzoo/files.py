@@ -47,20 +47,7 @@ _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a so
 
 
 def read_file(path: Path, limit: int, *, inside: Collection[Path] = (), subject: str = "") -> bytes:
-    """Read a file that may come from a stranger, as `open_file` opens it.
-
-    Args:
-        path: The file.
-        limit: The most bytes that it may have; no more than one more is read.
-        inside: The folders in one of which the file must lie, links followed. None for a file that the user names.
-        subject: What messages call the file; its path when empty.
-
-    Returns:
-        Its content.
-
-    Raises:
-        UntrustedInputError: The file is missing, not regular, too large, unreadable, or outside of the folder.
-    """
+    """Read a file that may come from a stranger, as `open_file` opens it."""
     subject = subject or str(path)
     with open_file(path, inside=inside, subject=subject) as file, _reading(subject):
         content = file.read(limit + 1) if os.fstat(file.fileno()).st_size <= limit else None
@@ -71,19 +58,7 @@ def read_file(path: Path, limit: int, *, inside: Collection[Path] = (), subject:
 
 @contextmanager
 def open_file(path: Path, *, inside: Collection[Path] = (), subject: str = "") -> Iterator[BufferedReader]:
-    """Open a file that may come from a stranger: only a regular one, and without waiting for a pipe or a device.
-
-    Args:
-        path: The file.
-        inside: The folders in one of which the file must lie, links followed. None for a file that the user names.
-        subject: What messages call the file; its path when empty.
-
-    Yields:
-        The file, opened to read bytes.
-
-    Raises:
-        UntrustedInputError: The file is missing, not regular, unreadable, or outside of the folder.
-    """
+    """Open a file that may come from a stranger: only a regular one, and without waiting for a pipe or a device."""
     subject = subject or str(path)
     with _reading(subject):
         target = os.path.realpath(path)
@@ -109,25 +84,13 @@ def open_file(path: Path, *, inside: Collection[Path] = (), subject: str = "") -
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all; a link is replaced, and what it leads to stays as it is.
-
-    Args:
-        path: The file; its folder is made when it does not exist.
-        text: The content, written as UTF-8.
-    """
+    """Write a text file as a whole or not at all; a link is replaced, and what it leads to stays as it is."""
     with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8", newline="\n")
 
 
 def open_append(path: Path) -> IO[bytes]:
-    """Open a file to which lines are added, never one to which a link leads.
-
-    Args:
-        path: The file; it and its folder are made when they do not exist.
-
-    Returns:
-        The file.
-    """
+    """Open a file to which lines are added, never one to which a link leads."""
     with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab")
@@ -138,12 +101,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Write a file as a whole or not at all; a link is replaced, and what it leads to stays as it is.
 
     Its mode is the one that the umask gives, whoever writes the draft: safetensors lets nobody else read its files.
-
-    Args:
-        path: The file; its folder is made when it does not exist.
-
-    Yields:
-        A draft beside `path` that takes its place when the block ends well, and disappears otherwise.
     """
     with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,15 +114,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Make a folder with the mode that the umask gives, which nobody else can enter before it is moved to its place.
-
-    Args:
-        parent: The folder that it will be in.
-        prefix: How the name of the hidden folder begins that it is made in.
-
-    Yields:
-        The folder; what is left of it is removed.
-    """
+    """Make a folder with the mode that the umask gives, which nobody else can enter before it is moved to its place."""
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as hidden:
         folder = Path(hidden) / "draft"
         folder.mkdir()
@@ -174,15 +123,7 @@ def new_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def translate_write_errors(path: Path) -> Iterator[None]:
-    """Say which file or folder cannot be written, and whether its path or the disk is at fault.
-
-    Args:
-        path: What the block writes.
-
-    Raises:
-        UsageError: There can be no such file: a folder of its path is a file, or may not be written.
-        ResourceError: The disk is full.
-    """
+    """Say which file or folder cannot be written, and whether its path or the disk is at fault."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -194,29 +135,13 @@ def translate_write_errors(path: Path) -> Iterator[None]:
 
 
 def check_inside(path: Path, folder: Path) -> None:
-    """Make sure that a file or folder in a folder is no link to something elsewhere, which is somebody else's.
-
-    Args:
-        path: Somewhere in the folder.
-        folder: The folder; one of the local cache of the Hub holds links to the blobs beside it.
-
-    Raises:
-        UsageError: It leads out of the folder.
-    """
+    """Make sure that a file or folder in a folder is no link to something elsewhere, which is somebody else's."""
     if not is_inside(path, folder):
         raise UsageError(str(path), f"is a link that leads out of {folder}", hint="put the file itself there")
 
 
 def is_inside(path: str | Path, folder: Path) -> bool:
-    """Tell whether a path leads into a folder, or from a snapshot of the Hub's cache to the blobs beside it.
-
-    Args:
-        path: The path, whose links are followed.
-        folder: The folder, whose links are followed too.
-
-    Returns:
-        Whether it does.
-    """
+    """Tell whether a path leads into a folder, or from a snapshot of the Hub's cache to the blobs beside it."""
     home, target = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
     blobs = [above.parent / "blobs" for above in home.parents if above.name == "snapshots"]
     return any(target.is_relative_to(place) for place in (home, *blobs))
@@ -242,14 +167,7 @@ def _flush(path: Path) -> None:
 
 
 def cache_folder(kind: str) -> Path:
-    """The folder for one kind of cached files, in the Hub client's folder of assets; it may be deleted at any time.
-
-    Args:
-        kind: The name of the folder, for example `specs`.
-
-    Returns:
-        The folder, which may not exist.
-    """
+    """The folder for one kind of cached files, in the Hub client's folder of assets; it may be deleted at any time."""
     from huggingface_hub import constants
 
     return Path(os.environ.get("HF_ASSETS_CACHE", constants.HF_ASSETS_CACHE)).expanduser() / "starzoo" / kind

@@ -88,9 +88,6 @@ def ignore_other_launchers() -> None:
     """Take out of this process's environment what other launchers left there, and warn where it says something else.
 
     Accelerate would wait for processes that nobody started, or shard and compile as no option of starzoo says.
-
-    Raises:
-        UsageError: The variables claim a rank among several processes, but are not those of torchrun.
     """
     environment, unlike = os.environ, _unlike_torchrun()
     if unlike and "RANK" in environment and environment.get("WORLD_SIZE", "1") != "1":
@@ -153,14 +150,7 @@ def rng_devices() -> list[int]:
 
 
 def join(config: RuntimeConfig) -> None:
-    """Meet the other processes of the run.
-
-    Args:
-        config: How long to wait for one that does not answer, and how many there must be.
-
-    Raises:
-        UsageError: There are more or fewer processes than asked for.
-    """
+    """Meet the other processes of the run."""
     count = _state(timeout=datetime.timedelta(minutes=config.timeout_minutes)).num_processes
     if config.num_processes not in {None, count}:
         raise UsageError(
@@ -179,13 +169,7 @@ def is_main_process() -> bool:
 
 @contextmanager
 def raise_everywhere() -> Iterator[None]:
-    """What goes wrong inside on one process goes wrong on all: the first one's error is raised everywhere.
-
-    Raises:
-        StarzooError: What another process raised on purpose, its rank in front of the message.
-        RuntimeError: Another process failed by a fault in the program.
-        Exception: What was raised here.
-    """
+    """What goes wrong inside on one process goes wrong on all: the first one's error is raised everywhere."""
     error: Exception | None = None
     try:
         yield
@@ -204,14 +188,7 @@ def raise_everywhere() -> Iterator[None]:
 
 
 def on_main_process(work: Callable[[], Found]) -> Found:
-    """Do something on the first process only.
-
-    Args:
-        work: What to do; its result is pickled for the others.
-
-    Returns:
-        What the first process found, on all of them.
-    """
+    """Do something on the first process only."""
     found = None
     with raise_everywhere():
         if is_main_process():
@@ -225,16 +202,7 @@ def split_across_processes(
     *,
     tell: Callable[[int, int], None] | None = None,
 ) -> list[Found]:
-    """Do something with every item, each on one process.
-
-    Args:
-        items: The same on all processes.
-        work: Finds one result for each item of a process's share, in their order; results are pickled for the others.
-        tell: Told after every item about how many of how many are done.
-
-    Returns:
-        All results in the order of the items, on all processes.
-    """
+    """Do something with every item, each on one process."""
     state = _state()
     mine = list[Found]()
     with raise_everywhere():
@@ -247,14 +215,7 @@ def split_across_processes(
 
 
 def gather(value: Found) -> list[Found]:
-    """What every process gives.
-
-    Args:
-        value: What this one gives; pickled for the others.
-
-    Returns:
-        All values in the order of ranks, on all processes.
-    """
+    """What every process gives."""
     from accelerate.utils import gather_object
 
     if _state().num_processes == 1:
@@ -290,25 +251,14 @@ def _state(**options: Any) -> PartialState:
 
 
 class DelayedMaxReduce:
-    """What all processes say at the end of a step, heard one step later, so that no step waits for it.
-
-    Args:
-        device: Where the steps are computed.
-    """
+    """What all processes say at the end of a step, heard one step later, so that no step waits for it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._alone = device, _state().num_processes == 1
         self._said: tuple[Tensor, Any] | None = None
 
     def share(self, values: Sequence[Tensor | float]) -> list[float] | None:
-        """Say something, and hear what was said one step ago.
-
-        Args:
-            values: Numbers or scalar tensors, as many at every step.
-
-        Returns:
-            The greatest of what any process said at each place; None where nothing was said, or it was heard already.
-        """
+        """Say something, and hear what was said one step ago."""
         import torch
 
         words = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=self._device) for value in values])
@@ -319,11 +269,7 @@ class DelayedMaxReduce:
         return heard
 
     def hear(self) -> list[float] | None:
-        """Hear what was said last, which has to be waited for.
-
-        Returns:
-            As `share`.
-        """
+        """Hear what was said last, which has to be waited for."""
         if self._said is None:
             return None
         words, said = self._said
@@ -335,16 +281,7 @@ class DelayedMaxReduce:
 
 
 def threaded_map(work: Callable[[Item], Found], items: Iterable[Item], threads: int) -> Iterator[Found]:
-    """Map a function over items that are taken one by one, as many at a time as there are threads.
-
-    Args:
-        work: The function; it may be called in several threads at once.
-        items: Taken as far ahead as there are threads, in the thread that iterates.
-        threads: How many; with one or none each item is worked on when its result is asked for.
-
-    Yields:
-        The results, in the order of the items.
-    """
+    """Map a function over items that are taken one by one, as many at a time as there are threads."""
     if threads < 2:
         yield from map(work, items)
         return

@@ -11,14 +11,7 @@ class Progress(Protocol):
     """Called by long-running functions after each finished unit of work."""
 
     def __call__(self, stage: str, done: int, total: int, **figures: float) -> None:
-        """Report that `done` of `total` units of `stage` are finished.
-
-        Args:
-            stage: What is being done, in a few words ("fitting the star").
-            done: Units finished so far.
-            total: Units in all.
-            **figures: Named numbers worth showing beside the bar (loss, accuracy).
-        """
+        """Report that `done` of `total` units of `stage` are finished."""
 
 
 def no_progress(stage: str, done: int, total: int, **figures: float) -> None:

@@ -21,32 +21,12 @@ JSON_LIMIT = 10_000_000
 
 
 def read_json(path: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
-    """Read a JSON object strictly: no NaN, no repeated keys, no excessive size or depth.
-
-    Args:
-        path: The file; no link may lead out of its folder.
-        limit: Largest size in bytes that is parsed at all.
-
-    Returns:
-        The object.
-
-    """
+    """Read a JSON object strictly: no NaN, no repeated keys, no excessive size or depth."""
     return parse_json(read_file(path, limit, inside=[path.parent]), str(path))
 
 
 def parse_json(data: bytes, subject: str) -> dict[str, Any]:
-    """Parse a JSON object as strictly as `read_json` does.
-
-    Args:
-        data: UTF-8 text.
-        subject: The file, for messages.
-
-    Returns:
-        The object.
-
-    Raises:
-        UntrustedInputError: The text is not a JSON object, or it repeats a key, or it holds NaN or Infinity.
-    """
+    """Parse a JSON object as strictly as `read_json` does."""
     try:
         value = json.loads(
             data.decode("utf-8"),

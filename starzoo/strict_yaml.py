@@ -18,19 +18,7 @@ _DEPTH = 32
 
 
 def parse_yaml(content: bytes, subject: str, *, plain: Callable[[str], Any] = str) -> Any:
-    """Parse one YAML document strictly: no aliases, anchors, merges, tags or repeated keys, no excessive size or depth.
-
-    Args:
-        content: The document in UTF-8.
-        subject: What messages call it.
-        plain: What becomes of a value without quotes; it stays text where this is not given.
-
-    Returns:
-        Text, lists, and mappings from text; None for an empty document.
-
-    Raises:
-        UntrustedInputError: It is not such a document.
-    """
+    """Parse one YAML document strictly: no aliases, anchors, merges, tags, repeated keys or excessive depth."""
     try:
         return _build(content, plain)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -43,14 +31,7 @@ def parse_yaml(content: bytes, subject: str, *, plain: Callable[[str], Any] = st
 
 
 def front_matter(card: bytes) -> bytes | None:
-    """The YAML block at the start of a card, as the Hub's own client finds it.
-
-    Args:
-        card: The beginning of a README.md.
-
-    Returns:
-        The block, or None where there is none.
-    """
+    """The YAML block at the start of a card, as the Hub's own client finds it."""
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     block = REGEX_YAML_BLOCK.search(card.decode("utf-8-sig", errors="replace"))

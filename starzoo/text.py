@@ -11,14 +11,7 @@ __all__ = ["clean", "first_json_difference", "json_differences", "pluralize", "p
 
 
 def clean(text: str) -> str:
-    """Take out what is not seen: control bytes, terminal escapes, direction marks; white space becomes one space.
-
-    Args:
-        text: Anything.
-
-    Returns:
-        One line of printable characters.
-    """
+    """Take out what is not seen: control bytes, terminal escapes, direction marks; white space becomes one space."""
     return " ".join(printable(" ".join(text.split())).split())
 
 
@@ -28,30 +21,12 @@ def printable(text: str) -> str:
 
 
 def pluralize(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun.
-
-    Args:
-        number: How many.
-        noun: What of, in the singular.
-        plural: The same in the plural, where an `s` does not make it.
-
-    Returns:
-        Such as `1 group` or `1,200 groups`.
-    """
+    """A number with its noun."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def first_json_difference(then: Any, now: Any, path: str = "") -> str:
-    """Say in words where two JSON values differ first.
-
-    Args:
-        then: What was written down; a key that one of two objects lacks counts as null.
-        now: What is asked for.
-        path: The keys that lead to both, joined by dots.
-
-    Returns:
-        For instance `train.epochs was 2, now 3`; empty where they are equal.
-    """
+    """Say in words where two JSON values differ first."""
     return next(_differences(then, now, path), "")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+import starzoo
 from starzoo.cli.main import main
 from starzoo.config import RunConfig, StarConfig, TrainConfig, Uniform, load_config
 from starzoo.workflows import quickstart as pipeline
@@ -111,3 +113,13 @@ def test_checkpoints_saved_as_the_page_says_keep_their_classes(tmp_path: Path, m
         torch.save(model.state_dict(), f"checkpoint-{seed}.pth")
     exec(snippet, names)
     assert read_architecture(tmp_path / "mine" / "seed-2").label_names == tuple("0123456789")
+
+
+@pytest.mark.parametrize("name", [name for name in starzoo.__all__ if inspect.isfunction(getattr(starzoo, name))])
+def test_what_starzoo_exports_documents_each_argument_and_what_it_returns(name: str) -> None:
+    function = getattr(starzoo, name)
+    documented = inspect.getdoc(function) or ""
+    assert re.findall(
+        r"^    \**(\w+): ", documented.partition("Args:")[2].partition("Returns:")[0], re.MULTILINE
+    ) == list(inspect.signature(function).parameters)
+    assert "Returns:" in documented

@@ -14,20 +14,7 @@ _SHOWN = 3
 
 
 def match_names(names: Sequence[str], others: Sequence[str], *, owner: str, subject: str) -> list[int]:
-    """Find the names of one list in another; names are compared in Unicode's composed form (NFC).
-
-    Args:
-        names: Class names in the wanted order.
-        others: The same names in any order.
-        owner: Whose names the first are, for messages.
-        subject: Whose names the others are.
-
-    Returns:
-        For each of `names` its index in `others`.
-
-    Raises:
-        IncompatibleError: The lists differ in more than their order, or in their order while one name is in them twice.
-    """
+    """Find the names of one list in another; names are compared in Unicode's composed form (NFC)."""
     ours, theirs = ([normalize("NFC", name) for name in each] for each in (names, others))
     if ours == theirs:
         return list(range(len(ours)))

@@ -22,15 +22,7 @@ Kind = Callable[[Any], bool]
 
 
 def find_image_column(opened: Splits, config: DataConfig) -> str:
-    """The column of images: the one that is named, or the only one of images, else of dicts with bytes, else of bytes.
-
-    Args:
-        opened: The splits.
-        config: May name it. A column of text is taken only so: it holds the paths of files in a local folder.
-
-    Returns:
-        Its name.
-    """
+    """Find the column of images: the named one, else the only one of images, of dicts with bytes, or of bytes."""
     kinds = [_is_image, _is_image_dict, _is_binary]
     if config.image_column and opened.folder:
         kinds.append(_is_text)
@@ -38,19 +30,7 @@ def find_image_column(opened: Splits, config: DataConfig) -> str:
 
 
 def read_labels(opened: Splits, config: DataConfig, image_column: str) -> tuple[tuple[str, ...], list[Integers], bool]:
-    """The class of every image: of a column of classes, or of text or numbers, whose sorted values are classes then.
-
-    Args:
-        opened: The splits.
-        config: May name the column; else it is the only one of classes, or else the only one of text or numbers.
-        image_column: The column of images, which is no label.
-
-    Returns:
-        The class names, the labels of each split, and whether the classes are whole numbers.
-
-    Raises:
-        UntrustedInputError: A label is beyond the class names.
-    """
+    """The class of every image: of a column of classes, or of text or numbers, whose sorted values are classes then."""
     column = _find_column(
         opened, config.dataset, "label", config.label_column, [_is_classes, _is_value], but=image_column
     )

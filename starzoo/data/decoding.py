@@ -51,10 +51,6 @@ class DecodedImages:
     """The images of a split after timm's evaluation resize and crop, as bytes.
 
     Decoded when first asked for and then kept, as long as the whole split takes less than 4 GiB.
-
-    Args:
-        records: The stored images.
-        preprocessing: The size and crop; mean and standard deviation are not applied.
     """
 
     def __init__(self, records: RawSplit, preprocessing: Preprocessing) -> None:
@@ -86,18 +82,7 @@ class DecodedImages:
 
 
 def image_loader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageFile], Tensor]:
-    """How an image becomes the pixels of a model: safe decoding, then timm's evaluation resize and crop.
-
-    Args:
-        preprocessing: The size and crop; mean and standard deviation are not applied.
-        subject: What messages call the images.
-
-    Returns:
-        A function from an encoded image to its pixels, uint8 of shape (height, width, channels).
-
-    Raises:
-        UsageError: The model takes neither gray nor RGB images.
-    """
+    """How an image becomes the pixels of a model: safe decoding, then timm's evaluation resize and crop."""
     from timm.data.transforms_factory import create_transform
 
     mode = _MODES.get(preprocessing.input_size[0])
@@ -133,31 +118,13 @@ def image_loader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageF
 
 
 def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Pixels as a model takes them: the arithmetic of timm, bit for bit.
-
-    Args:
-        pixels: uint8 of shape (batch, height, width, channels).
-        preprocessing: The mean and standard deviation of every channel.
-
-    Returns:
-        float32 of shape (batch, channels, height, width), channels last in memory.
-    """
+    """Pixels as a model takes them: the arithmetic of timm, bit for bit."""
     mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
     return pixels.to(torch.float32).div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
 
 
 def decode(file: ImageFile) -> Image.Image:
-    """Decode one image completely, or refuse it; a broken one is never replaced by anything else.
-
-    Args:
-        file: The encoded image.
-
-    Returns:
-        The image, upright, in its own mode.
-
-    Raises:
-        UntrustedInputError: The file is damaged, too large to be sane, or of more than 8 bits per channel.
-    """
+    """Decode one image completely, or refuse it; a broken one is never replaced by anything else."""
     with _refusing_damage(file), _open(file.content) as image:
         image.load()
         turn = _UPRIGHT.get(_orientation(image))

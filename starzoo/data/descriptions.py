@@ -30,17 +30,7 @@ _LONGEST_SEPARATOR = 3  # characters: pandas takes a longer one for a regular ex
 
 
 def check_folder(folder: Path) -> bool:
-    """Check what describes a folder, and that no link in it leads out.
-
-    Args:
-        folder: The folder, without links in its path.
-
-    Returns:
-        Whether a file at the top says what the folder holds: `datasets` knows what to do with it then.
-
-    Raises:
-        UntrustedInputError: A description cannot be read, or names something outside; or a link leads there.
-    """
+    """Check what describes a folder, and that no link in it leads out."""
 
     def read(name: str) -> bytes | None:
         file = folder / name
@@ -57,19 +47,7 @@ def check_folder(folder: Path) -> bool:
 
 
 def check_repository(dataset: str, revision: str | None) -> str:
-    """Check what describes a data set of the Hub.
-
-    Args:
-        dataset: Its id.
-        revision: The revision that is asked for.
-
-    Returns:
-        The commit that was checked, which is to be read.
-
-    Raises:
-        HubError: The Hub names no commit.
-        UntrustedInputError: A description cannot be read, or names something outside of the repository.
-    """
+    """Check what describes a data set of the Hub."""
     import datasets
     from huggingface_hub import HfApi, hf_hub_url
     from huggingface_hub.errors import RemoteEntryNotFoundError
@@ -100,16 +78,7 @@ def check_repository(dataset: str, revision: str | None) -> str:
 
 
 def check_builder(builder: Any, dataset: str, folder: Path | None) -> None:
-    """Make sure that `datasets` is about to read files of the data set alone, in no way that could take for ever.
-
-    Args:
-        builder: What makes the data set.
-        dataset: Its name.
-        folder: Its folder; None for one of the Hub.
-
-    Raises:
-        UntrustedInputError: It found another file, or the description sets an option that images need not.
-    """
+    """Make sure that `datasets` is about to read files of the data set alone, in no way that could take for ever."""
     for option in fields(builder.config):
         usual = option.default if option.default_factory is MISSING else option.default_factory()
         if option.name not in _OPTIONS and getattr(builder.config, option.name) != usual:

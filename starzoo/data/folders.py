@@ -25,15 +25,7 @@ _LISTS = {"csv", "tsv", "json", "jsonl"}  # name images, where they are called l
 
 
 def find_split(name: str, available: Collection[str]) -> str | None:
-    """The split that is meant by a name: `val` for `validation`, and a validation split where there is no test split.
-
-    Args:
-        name: A split's name, without a slice.
-        available: The names of all splits.
-
-    Returns:
-        One of these, or None.
-    """
+    """Find the split that a name means: `val` for `validation`, and validation where there is no test split."""
     if name in available:
         return name
     _, validation, test = _SPLITS
@@ -43,16 +35,7 @@ def find_split(name: str, available: Collection[str]) -> str | None:
 
 
 def scan_folder(folder: Path, asked: Sequence[str]) -> dict[str, list[str]] | None:
-    """Find the images of a folder `split/class/image` or `class/image`, whatever the classes are called.
-
-    Args:
-        folder: The folder.
-        asked: The names of the wanted splits, without slices; they tell splits from classes.
-
-    Returns:
-        For every split the paths of its images in the folder, sorted; the folder of an image is its class. None for a
-        folder that is not of this kind, or in which files describe the images: `datasets` knows what to do with it.
-    """
+    """Find the images of a folder `split/class/image` or `class/image`, whatever the classes are called."""
     images, has_list = [], False
     for path in _list_files(folder):
         name = path.rpartition("/")[2].lower()
@@ -77,14 +60,7 @@ def scan_folder(folder: Path, asked: Sequence[str]) -> dict[str, list[str]] | No
 
 
 def spread_classes(labels: Integers) -> Integers:
-    """Put rows into an order of which every part has all classes in proportion, as far as there are enough images.
-
-    Args:
-        labels: The class of every row.
-
-    Returns:
-        Row numbers. The order within a class is random, and always the same.
-    """
+    """Put rows into an order of which every part has all classes in proportion, as far as there are enough images."""
     order = np.random.default_rng(0).permutation(len(labels))
     place = np.empty(len(labels))  # of a row among those of its class, from 0 to 1
     for label in np.unique(labels):

@@ -65,21 +65,7 @@ class Splits:
 
 
 def load_splits(config: DataConfig, splits: Sequence[str]) -> Splits:
-    """Open some splits of a data set.
-
-    Args:
-        config: Names a local folder or a data set of the Hub.
-        splits: The names of the splits, or what `datasets` understands as such (`train[:80%]`).
-
-    Returns:
-        The splits, in this order.
-
-    Raises:
-        UsageError: There is no such folder, configuration or split.
-        HubError: There is no such data set or revision on the Hub, or it cannot be reached.
-        UntrustedInputError: It is damaged, or comes with a loading script.
-        ResourceError: The disk is full.
-    """
+    """Open some splits of a data set."""
     import datasets
 
     folder = Path(config.dataset).expanduser()

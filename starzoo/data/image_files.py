@@ -17,18 +17,7 @@ __all__ = ["read_images"]
 
 
 def read_images(files: Sequence[str | Path], preprocessing: Preprocessing) -> Tensor:
-    """Read image files with the preprocessing that belongs to the weights.
-
-    Args:
-        files: The files, at least one.
-        preprocessing: The image transform.
-
-    Returns:
-        float32 of shape (files, channels, height, width).
-
-    Raises:
-        UsageError: There is no file, or no such file.
-    """
+    """Read image files with the preprocessing that belongs to the weights."""
     if not files:
         raise UsageError("IMAGE", "no image is given", hint="name one image file or more")
     for file in files:

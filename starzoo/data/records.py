@@ -71,17 +71,7 @@ class RawSplit:
         return len(self.labels)
 
     def files(self, indices: Sequence[int]) -> Iterator[ImageFile]:
-        """Read the files of some rows.
-
-        Args:
-            indices: Row numbers.
-
-        Yields:
-            One image file per index.
-
-        Raises:
-            UntrustedInputError: A row has no image, or its file is gone, or lies outside the data set's folder.
-        """
+        """Read the files of some rows."""
         for index, cell in zip(indices, self.rows[indices][self.image_column], strict=True):
             where = f"{self.dataset}: image {self.numbers[index]} of split {self.name!r}"
             content, path = _content_and_path(cell)
@@ -94,14 +84,7 @@ class RawSplit:
             yield ImageFile(where, content)
 
     def update(self, digest: hashlib._Hash) -> list[int]:
-        """Feed the content of the split, in its order, to a hash.
-
-        Args:
-            digest: What is fed.
-
-        Returns:
-            For every image a number that tells its file from others, within this process.
-        """
+        """Feed the content of the split, in its order, to a hash."""
         digest.update(self.labels.astype("<i8").tobytes())
         found = []
         for start in range(0, len(self), _READ_AT_ONCE):
@@ -143,11 +126,7 @@ class RawTask:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over class names, labels and image files of both splits, in hexadecimal digits.
-
-        Raises:
-            UsageError: More than 1 % of the test images are training images too.
-        """
+        """SHA-256 over class names, labels and image files of both splits, in hexadecimal digits."""
         digest = hashlib.sha256("\0".join(self.class_names).encode())
         train, test = set(self.train.update(digest)), self.test.update(digest)
         shared, dataset = sum(image in train for image in test), self.test.dataset
@@ -160,19 +139,7 @@ class RawTask:
 
 
 def open_data(config: DataConfig, *, seed: int = 0) -> RawTask:
-    """Find a data set, its columns and its splits, without decoding an image.
-
-    Args:
-        config: Names all of them; columns that it does not name are found by their type.
-        seed: Draws the subsets of `train_size` and `test_size`.
-
-    Returns:
-        The task.
-
-    Raises:
-        UsageError: No such data set, configuration, split or column, fewer images than asked for, or a split without
-            images of a class that the other one has.
-    """
+    """Find a data set, its columns and its splits, without decoding an image."""
     opened, dataset = _read_splits(config, config.train_split, config.test_split), config.dataset
     train_name, test_name = opened.names
     if train_name == test_name:
@@ -207,18 +174,7 @@ def open_data(config: DataConfig, *, seed: int = 0) -> RawTask:
 
 
 def open_unlabeled(config: DataConfig, *, seed: int = 0) -> RawSplit:
-    """The images of the test split alone, whatever their labels and whether there are any: all of label 0.
-
-    Args:
-        config: Names the data set, its split and the column, which is found by its type if it is not named.
-        seed: Draws the subset of `test_size`.
-
-    Returns:
-        The images.
-
-    Raises:
-        UsageError: No such data set, configuration, split or column, or fewer images than asked for.
-    """
+    """The images of the test split alone, whatever their labels and whether there are any: all of label 0."""
     opened = _read_splits(config, config.test_split)
     [rows], [name] = opened.rows, opened.names
     where = f"{config.dataset}: split {name!r}"

@@ -33,10 +33,6 @@ class Split:
     Attributes:
         name: The name of the split in its data set.
         labels: The class of every image, int64 of shape (images,).
-
-    Args:
-        records: The stored images and labels.
-        preprocessing: The image transform that belongs to the weights.
     """
 
     def __init__(self, records: RawSplit, preprocessing: Preprocessing) -> None:
@@ -49,45 +45,20 @@ class Split:
         return len(self.labels)
 
     def tensors(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """The whole split at once: small data only.
-
-        Args:
-            dtype: The type of the images.
-
-        Returns:
-            Images of shape (images, channels, height, width) and labels of shape (images,).
-        """
+        """The whole split at once: small data only."""
         return self.normalize(self.pixels[torch.arange(len(self))]).to(dtype), self.labels
 
     def images(
         self, batch_size: int, *, limit: int | None = None, seed: int = 0, augment: Augmentation = "none"
     ) -> Iterator[Tensor]:
-        """Images in batches, in the order of `labels` unless `limit` cuts them.
-
-        Args:
-            batch_size: Images per batch at most; all have as many, or one fewer, so that no batch counts for less.
-            limit: How many images, drawn at random when the split has more.
-            seed: Draws them, and their augmentation.
-            augment: What is done to them, as to training images.
-
-        Yields:
-            Images of shape (batch, channels, height, width).
-        """
+        """Images in batches, in the order of `labels` unless `limit` cuts them."""
         drawn = self.draw(limit, seed)
         batches = list(torch.tensor_split(drawn, -(-len(drawn) // batch_size)))
         for images, _ in Loader(self, batches, augment, self._augmentation_draws(seed, epoch=0)):
             yield images
 
     def labeled_images(self, *, limit: int, seed: int = 0) -> tuple[list[Tensor], Tensor]:
-        """Some un-augmented images to look into models with, in batches that leave room for all activations.
-
-        Args:
-            limit: How many images, drawn at random when the split has more.
-            seed: Draws them.
-
-        Returns:
-            The batches, and the labels of all of them, shape (images,).
-        """
+        """Some un-augmented images to look into models with, in batches that leave room for all activations."""
         chosen = self.draw(limit, seed)
         height, width = self.pixels[chosen[:1]].shape[1:3]
         batch_size = max(4, min(100, _PIXELS_PER_BATCH // (height * width)))
@@ -112,25 +83,7 @@ class Split:
         shares: int = 1,
         workers: int = 0,
     ) -> Loader:
-        """The batches of one epoch. Order and augmentation are functions of the seed, the epoch and the image alone.
-
-        Args:
-            batch_size: Images per step, over all shares.
-            epoch: The epoch, from 0.
-            seed: Any non-negative number.
-            augment: What is done to every image anew in every epoch.
-            shuffle: Whether the order is a permutation of its own in every epoch.
-            drop_last: Whether an incomplete last batch is left out.
-            share: Which share of every batch is wanted: each `shares`-th image from this one on.
-            shares: In how many a batch is divided.
-            workers: Threads that prepare batches ahead; with 0 each one is made when it is asked for.
-
-        Returns:
-            This share of the batches, to be iterated as often as wanted.
-
-        Raises:
-            UsageError: The split has not even one batch, or a batch cannot be shared out evenly.
-        """
+        """The batches of one epoch. Order and augmentation are functions of the seed, the epoch and the image alone."""
         where = self.pixels.records.dataset
         if drop_last and batch_size > len(self):
             raise UsageError(

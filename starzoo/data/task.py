@@ -45,14 +45,7 @@ class ImageTask:
     stored: RawTask
 
     def statistics_images(self, how: EvalConfig) -> Iterator[Tensor]:
-        """The training images that batch-norm statistics are estimated on, the same each time.
-
-        Args:
-            how: How many, in which batches, and how they are augmented: as in training when that is not said.
-
-        Yields:
-            Images of shape (batch, channels, height, width).
-        """
+        """The training images that batch-norm statistics are estimated on, the same each time."""
         augment = how.statistics_augment or self.config.augment
         yield from self.train.images(how.batch_size, limit=how.statistics_images, seed=how.seed, augment=augment)
 
@@ -85,22 +78,7 @@ def load_data(
     num_classes: int | None = None,
     seed: int = 0,
 ) -> ImageTask:
-    """Open a data set for models of one preprocessing. Images are decoded when they are first used.
-
-    Args:
-        config: Which images, splits and columns.
-        preprocessing: The image transform that belongs to the weights.
-        class_names: The models' label names in the order of their outputs, into which the labels are brought by name.
-            Where the labels are the numbers of all classes, from 0, they are taken as such.
-        num_classes: How many outputs the models have; needed where their label names are not known.
-        seed: Draws the subsets of `train_size` and `test_size`.
-
-    Returns:
-        The task.
-
-    Raises:
-        IncompatibleError: The data set has other classes than the models.
-    """
+    """Open a data set for models of one preprocessing. Images are decoded when they are first used."""
     stored = open_data(config, seed=seed)
     found, names = stored.class_names, tuple(class_names or stored.class_names)
     if num_classes is not None and len(names) != num_classes:
@@ -140,14 +118,5 @@ def load_data(
 
 
 def load_unlabeled(config: DataConfig, preprocessing: Preprocessing, *, seed: int = 0) -> Split:
-    """Open the test images of a data set that need be no task: it may have this one split only, and no labels.
-
-    Args:
-        config: Which images and which split, by `test_split`.
-        preprocessing: The image transform that belongs to the weights.
-        seed: Draws the subset of `test_size`.
-
-    Returns:
-        The images, all of label 0.
-    """
+    """Open the test images of a data set that need be no task: it may have this one split only, and no labels."""
     return Split(open_unlabeled(config, seed=seed), preprocessing)

@@ -38,19 +38,7 @@ VALIDATION, OOD = "validation", "outside"  # beside the splits "train" and "test
 
 
 class CachedEvaluation:
-    """Everything that is measured on one zoo, item by item, each from the cache if it is there.
-
-    Args:
-        architecture: What all models have in common.
-        spec: Its symmetries.
-        zoo: The models.
-        data: The task's images.
-        config: What is measured, and on how much data.
-        align_config: How models are aligned before a path is drawn.
-        star_config: How the star was fitted, by which its baselines are trained.
-        outside: Images of another data set.
-        cache: Where results are kept; None to measure everything.
-    """
+    """Everything that is measured on one zoo, item by item, each from the cache if it is there."""
 
     def __init__(
         self,
@@ -254,14 +242,7 @@ def points(config: EvalConfig) -> tuple[float, ...]:
 
 @contextmanager
 def name_errors(what: str) -> Iterator[None]:
-    """Say which model or path a numerical error belongs to.
-
-    Args:
-        what: The model or path.
-
-    Raises:
-        NumericalError: What was raised inside, named.
-    """
+    """Say which model or path a numerical error belongs to."""
     try:
         yield
     except NumericalError as error:

@@ -39,18 +39,6 @@ def find_class_orders(
 
     An order is the one where a model is right most often. It must be better than chance there, so that outputs of
     another task or in any other order are found; not two classes of many that changed places.
-
-    Args:
-        architecture: What all models have in common.
-        models: Their state dicts by name.
-        data: The task's images, with the orders to try.
-        progress: Told after every model.
-
-    Returns:
-        The class names in the order of the outputs, by the name of the model.
-
-    Raises:
-        IncompatibleError: A model is not better than chance in any of the orders.
     """
     network = architecture.build().to(default_device())
     device = next(network.parameters()).device

@@ -43,15 +43,6 @@ def draw_points(names: Sequence[str], samples: int, seed: int | np.random.Genera
     """Draw points of the star domain: sources from a shuffled deck, each with a place on its line.
 
     No source comes again before all others have come: points on lines to different sources differ most.
-
-    Args:
-        names: The sources.
-        samples: How many points.
-        seed: Draws them; a seed's first points are the same for any number of samples.
-        t: Where on the line, uniformly.
-
-    Returns:
-        The points.
     """
     rng, drawn = np.random.default_rng(seed), list[Point]()
     while len(drawn) < samples:
@@ -72,17 +63,7 @@ def ensemble_sizes(most: int) -> list[int]:
 def running_average(
     star: StateDict, sources: Mapping[str, StateDict], points: Sequence[Point], predict: Predict
 ) -> Iterator[dict[str, Tensor]]:
-    """Average the predictions of more and more points of the star domain (Bayesian model averaging).
-
-    Args:
-        star: The star's state dict.
-        sources: Those of its sources, aligned.
-        points: The points.
-        predict: Log-probabilities of a state dict on every split, batch-norm statistics estimated anew.
-
-    Yields:
-        After each point the log of the mean probability of all so far, on every split.
-    """
+    """Average the predictions of more and more points of the star domain (Bayesian model averaging)."""
     total: dict[str, Tensor] = {}
     for count, (name, t) in enumerate(points, start=1):
         found = predict(interpolate(star, sources[name], t))
@@ -91,14 +72,7 @@ def running_average(
 
 
 def choose(losses: Mapping[Uniform, Sequence[float]]) -> DomainSampling:
-    """The range of t and the number of points with the least loss; of equal ones, the nearest and fewest.
-
-    Args:
-        losses: For every range the negative log-likelihood on validation images with 1, 2, 3 … points.
-
-    Returns:
-        The choice.
-    """
+    """The range of t and the number of points with the least loss; of equal ones, the nearest and fewest."""
     found = [(loss, samples, t) for t, row in losses.items() for samples, loss in enumerate(row, start=1)]
     loss, samples, t = min(found, key=lambda each: (each[0], each[2].low + each[2].high, each[1]))
     return DomainSampling(t=t, samples=samples, nll=loss)

@@ -57,17 +57,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a share such as `2/8`.
-
-        Args:
-            text: Its number, from 1, and how many there are.
-
-        Returns:
-            The share.
-
-        Raises:
-            UsageError: The text is no share.
-        """
+        """Read a share such as `2/8`."""
         parts = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
         number, of = (int(parts[1]), int(parts[2])) if parts else (0, 0)
         if not 1 <= number <= of:
@@ -93,21 +83,6 @@ def evaluate(
     Star–source, star–held-out, star–star and regular–regular paths are aligned by the same method, the star (or the
     first model) staying fixed; regular–regular pairs are measured raw as well. Temperatures, and which points of the
     star domain are averaged, are chosen on validation images: those of the training split that nothing was fitted on.
-
-    Args:
-        architecture: What all models have in common.
-        spec: Its symmetries.
-        zoo: The models.
-        data: The task's images.
-        config: What is measured, and on how much data.
-        align_config: How models are aligned before a path is drawn.
-        star_config: How the star was fitted, by which its baselines are trained; the defaults when not given.
-        outside: Images of another data set, which uncertainty should tell from those of the task.
-        cache: Where results are kept, and looked up first; None to measure everything.
-        progress: Told after every item.
-
-    Returns:
-        The evaluation.
     """
     measurement = CachedEvaluation(
         architecture, spec, zoo, data, config, align_config, star_config=star_config, outside=outside, cache=cache
@@ -159,22 +134,6 @@ def evaluate_shard(
     """Measure the share of one job and keep it in the cache, where `evaluate` finds it.
 
     What depends on the results of other jobs, the average over the star domain, is left to `evaluate`.
-
-    Args:
-        architecture: As for `evaluate`.
-        spec: As for `evaluate`.
-        zoo: As for `evaluate`.
-        data: As for `evaluate`.
-        config: As for `evaluate`.
-        align_config: As for `evaluate`.
-        shard: Which job this is.
-        star_config: As for `evaluate`.
-        outside: As for `evaluate`.
-        cache: The same for all jobs.
-        progress: Told after every item.
-
-    Returns:
-        How many items it measured, or found measured.
     """
     measurement = CachedEvaluation(
         architecture, spec, zoo, data, config, align_config, star_config=star_config, outside=outside, cache=cache
@@ -199,18 +158,7 @@ def measure_path(
     data: ImageTask,
     config: EvalConfig,
 ) -> tuple[Path, ...]:
-    """Measure one path, on every split.
-
-    Args:
-        architecture: What both models have in common.
-        kind: Which kinds of models they are.
-        ends: The model at t = 0 and the one at t = 1, by name; already aligned where that is wanted.
-        data: The task's images.
-        config: What is measured, and on how much data.
-
-    Returns:
-        One path per split.
-    """
+    """Measure one path, on every split."""
     (a, start), (b, end) = ends.items()
     evaluator, t = _make_evaluator(architecture, data, config), points(config)
     with name_errors(f"the path from {a} to {b}"):

@@ -38,16 +38,7 @@ class Curve:
     def of(
         cls, predicted: Iterable[Mapping[str, Tensor]], labels: Mapping[str, Tensor], calibration: str | None = None
     ) -> Self:
-        """Score what the points of a path predict.
-
-        Args:
-            predicted: For every point log-probabilities on every split, shape (images, classes).
-            labels: The labels of every split, shape (images,).
-            calibration: The split that fits temperatures; it is not scored itself.
-
-        Returns:
-            The curve on all other splits.
-        """
+        """Score what the points of a path predict."""
         loss, right, cooled = (defaultdict[str, list[float]](list) for _ in range(3))
         for point in predicted:
             temperature = fit_temperature(point[calibration], labels[calibration]) if calibration else None
@@ -62,15 +53,7 @@ class Curve:
 
 
 class Evaluator:
-    """Predicts with any weights of one architecture, on the same images each time.
-
-    Args:
-        network: The architecture; its weights are overwritten.
-        splits: For each split a function that yields batches of evaluation images, and the labels of all of them.
-        statistics: Yields the training images that re-estimate batch-norm statistics, the same each time.
-        repairs: Whether points between the ends of a curve get the channel statistics of the ends.
-        precision: In which the network is evaluated; log-probabilities and all that follows are in float32 or more.
-    """
+    """Predicts with any weights of one architecture, on the same images each time."""
 
     def __init__(
         self,
@@ -89,18 +72,7 @@ class Evaluator:
         self.precision = precision
 
     def log_probabilities(self, state: StateDict, *, estimate: bool = True) -> dict[str, Tensor]:
-        """Predict every split with one set of weights.
-
-        Args:
-            state: The weights.
-            estimate: Whether batch-norm statistics are estimated anew; the model's own otherwise.
-
-        Returns:
-            For every split log-probabilities, shape (images, classes), on the CPU.
-
-        Raises:
-            NumericalError: The model predicts values that are not finite.
-        """
+        """Predict every split with one set of weights."""
         self.network.load_state_dict(dict(state))
         self.network.eval()
         if self.estimates and estimate:
@@ -123,15 +95,6 @@ class Evaluator:
         """Loss and accuracy at some points of the line from `a` to `b`; between the ends repaired if that is wanted.
 
         Batch-norm statistics are estimated in one way at all points, the ends included: like is compared with like.
-
-        Args:
-            a: Weights at t = 0.
-            b: Weights at t = 1, already aligned to `a` where that is wanted.
-            t: The points.
-            calibration: The split that fits one temperature per point, or None.
-
-        Returns:
-            The curve on every other split.
         """
         with self._autocast():
             ends = [measure_channels(self.network, end, self._statistics()) for end in (a, b)] if self.repairs else []

@@ -18,12 +18,7 @@ _MARGIN = 0.25  # of a plane around its triangle, as a share of its width
 
 
 class LossPlaneSampler:
-    """A star and two models that are aligned to it; the star lies at (0, 0), the first model on the first axis.
-
-    Args:
-        measurement: Knows the models, the images and what was measured before.
-        names: The two models.
-    """
+    """A star and two models that are aligned to it; the star lies at (0, 0), the first model on the first axis."""
 
     def __init__(self, measurement: CachedEvaluation, names: tuple[str, str]) -> None:
         self.measurement, self.names = measurement, names

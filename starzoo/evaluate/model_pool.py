@@ -54,15 +54,7 @@ class Line:
 
 
 class ModelPool:
-    """The models of a zoo, each one aligned when that is asked for first.
-
-    Args:
-        architecture: What all models have in common.
-        spec: Its symmetries.
-        zoo: The models.
-        data: The images that alignment looks at.
-        config: How models are aligned.
-    """
+    """The models of a zoo, each one aligned when that is asked for first."""
 
     def __init__(
         self, architecture: Architecture, spec: PermutationSpec, zoo: Zoo, data: ImageTask, config: AlignConfig

@@ -57,14 +57,6 @@ def measure_channels(network: nn.Module, state: StateDict, images: Iterable[Tens
 
     These are convolutions and linear layers with a bias of their own that run exactly once, share no tensor and are not
     the classifier of a timm model. What a batch norm follows has mostly no bias, and needs no repair.
-
-    Args:
-        network: The architecture; its weights are overwritten.
-        state: The weights of the end; a batch norm takes the statistics of each batch.
-        images: Un-augmented training images, each batch of shape (batch, channels, height, width).
-
-    Returns:
-        The moments of every layer in every batch.
     """
     found = defaultdict[str, list[Moments]](list)
     batches = _run(
@@ -76,19 +68,7 @@ def measure_channels(network: nn.Module, state: StateDict, images: Iterable[Tens
 def repair(
     network: nn.Module, a: StateDict, b: StateDict, t: float, ends: Sequence[Channels], images: Iterable[Tensor]
 ) -> dict[str, Tensor]:
-    """The state dict at t on the line from `a` to `b`, its channel statistics repaired.
-
-    Args:
-        network: The architecture; its weights are overwritten.
-        a: The end at t = 0.
-        b: The end at t = 1, already aligned to `a` where that is wanted.
-        t: Place on the line; there is nothing to repair at 0 and at 1.
-        ends: What `measure_channels` found for `a` and for `b`.
-        images: The images that it found it on, in the same batches.
-
-    Returns:
-        Weights of the same architecture. Batch-norm statistics have still to be re-estimated.
-    """
+    """The state dict at t on the line from `a` to `b`, its channel statistics repaired."""
     state = interpolate(a, b, t)
     if t in {0, 1}:
         return state

@@ -29,11 +29,7 @@ RESULTS_VERSION = 1
 
 
 class ResultCache:
-    """Results in a folder, one file each.
-
-    Args:
-        folder: Where they are kept; None for a cache that keeps nothing.
-    """
+    """Results in a folder, one file each."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -44,15 +40,7 @@ class ResultCache:
         return cls(cache_folder("evaluations"))
 
     def get_or_compute(self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """A result, measured only if it is not there yet.
-
-        Args:
-            key: All that decides the result, as a JSON value.
-            measure: Measures it.
-
-        Returns:
-            The result.
-        """
+        """A result, measured only if it is not there yet."""
         if self.folder is None:
             return dict(measure())
         versions = [RESULTS_VERSION, version("timm"), version("torch")]

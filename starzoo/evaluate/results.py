@@ -257,18 +257,7 @@ class Summary(FrozenModel):
 
     @classmethod
     def of(cls, values: Sequence[float], *, more_is_better: bool = False) -> Summary:
-        """Summarize some values.
-
-        Args:
-            values: At least one value.
-            more_is_better: Whether the worst value is the least.
-
-        Returns:
-            Their spread.
-
-        Raises:
-            UsageError: There is no value.
-        """
+        """Summarize some values."""
         if not values:
             raise UsageError("", "nothing to summarize: no such path or model was evaluated", hint="see evaluate.pairs")
         return cls(

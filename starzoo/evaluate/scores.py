@@ -36,17 +36,7 @@ def measure_qualities(
     averages: Sequence[tuple[Role, DomainSampling, Predictions]],
     baselines: Mapping[Baseline, Predictions],
 ) -> Iterator[PredictionScores]:
-    """How well single models, means of weights, ensembles and averages over the star domain predict.
-
-    Args:
-        measurement: Knows the models and the labels.
-        predicted: What each of its models predicts, by name.
-        averages: What averages of points of the star domain predict.
-        baselines: What models predict that were trained to be compared with the star.
-
-    Yields:
-        For each split the quality of every way to predict.
-    """
+    """How well single models, means of weights, ensembles and averages over the star domain predict."""
     zoo = measurement.zoo
     size = sum(tensor.numel() * tensor.element_size() for tensor in zoo.star.values())
     roles: dict[str, Role] = dict.fromkeys(zoo.sources, "source")
@@ -92,17 +82,7 @@ def _temperature(measurement: CachedEvaluation, found: Predictions) -> float | N
 
 
 def scores(found: Predictions, split: str, labels: Tensor, temperature: float = 1.0) -> dict[str, float | None]:
-    """All scores of one way to predict but its accuracy.
-
-    Args:
-        found: What it predicts.
-        split: The images that count; those of another data set are `outside`, where there are any.
-        labels: Their classes, shape (images,).
-        temperature: What logits are divided by.
-
-    Returns:
-        The values of `starzoo.evaluate.results.Scores`.
-    """
+    """All scores of one way to predict but its accuracy."""
     scaled = {key: tempered(each, temperature) if temperature != 1 else each for key, each in found.items()}
     inside, outside = scaled[split], scaled.get(OOD)
     return {

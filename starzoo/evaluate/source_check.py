@@ -96,25 +96,7 @@ def check_sources(
     cache: ResultCache | None = None,
     progress: Progress = no_progress,
 ) -> SourceCheck:
-    """Look at the models of a star, and say what is unusual.
-
-    Args:
-        architecture: What all models have in common.
-        sources: State dicts of the sources, by name.
-        holdouts: Those of the held-outs.
-        data: The task's images.
-        config: How statistics are estimated; an augmentation that it names is kept.
-        trained_with: How the images of each source were augmented, where it is recorded.
-        keep_weak: Whether sources that are far worse than the others are used.
-        cache: What was seen before.
-        progress: Told after every model.
-
-    Returns:
-        What was found.
-
-    Raises:
-        IncompatibleError: A source is far worse than the others.
-    """
+    """Look at the models of a star, and say what is unusual."""
     models, measure = {**sources, **holdouts}, _Looker(architecture, data, config, cache or ResultCache(None))
 
     def look(names: Sequence[str]) -> Iterator[Look]:
@@ -163,17 +145,7 @@ def check_sources(
 def estimate_statistics(
     architecture: Architecture, state: StateDict, data: ImageTask, config: EvalConfig
 ) -> dict[str, Tensor]:
-    """Give a model batch-norm statistics that are estimated anew.
-
-    Args:
-        architecture: Its architecture.
-        state: Its state dict.
-        data: The task's images.
-        config: On which images, and how they are augmented.
-
-    Returns:
-        The state dict with other statistics, on the CPU.
-    """
+    """Give a model batch-norm statistics that are estimated anew."""
     network = _network(architecture)
     network.load_state_dict(dict(state))
     device = next(network.parameters()).device

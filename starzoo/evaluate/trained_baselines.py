@@ -33,28 +33,12 @@ def baseline_steps(kind: Baseline, data: ImageTask, star: StarConfig) -> int:
 
     As many as cost what the star's cost: forward and backward pass count as three, the forward pass of a teacher, which
     a student has and a star with κ, as one.
-
-    Args:
-        kind: Which baseline.
-        data: The task's images.
-        star: The star's settings.
-
-    Returns:
-        The steps.
     """
     return baseline_recipe(kind, star).epochs * len(data.train.loader(star.batch_size, epoch=0, seed=0))
 
 
 def baseline_recipe(kind: Baseline, star: StarConfig) -> TrainConfig:
-    """How a baseline is trained: as the star, but with SGD at the rate of `starzoo train`, for steps of the same cost.
-
-    Args:
-        kind: Which baseline.
-        star: The star's settings.
-
-    Returns:
-        The settings. SWA trains at half of their rate, which stays.
-    """
+    """Configure a baseline as the star, but with SGD at the rate of `starzoo train` and steps of the same cost."""
     cost, own = 4 if star.kappa else 3, 3 if kind == "swa" else 4
     shared = star.model_dump(include={"optimizer", "momentum", "nesterov", "weight_decay", "warmup"})
     rate = TrainConfig().lr if star.optimizer == "sgd" else star.lr
@@ -76,20 +60,6 @@ def train_baseline(
     `swa` goes on from the first source at a constant rate, half that of training, and averages the ends of the epochs
     (Izmailov et al. 2018). `student` starts at random and learns, as a star with κ does, labels that are mixed with the
     prediction of one source after the other (Hinton et al. 2015); its κ is 1 where the star has none.
-
-    Args:
-        kind: Which baseline.
-        architecture: What all models have in common.
-        sources: The sources' state dicts.
-        data: The task's images, augmented as for the star.
-        star: The star's settings.
-        progress: Told after every epoch.
-
-    Returns:
-        The state dict, whose batch-norm statistics are to be estimated anew.
-
-    Raises:
-        NumericalError: The weights are no longer finite.
     """
     with torch.random.fork_rng(devices=rng_devices()):
         torch.manual_seed(star.seed)

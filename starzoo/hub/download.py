@@ -16,18 +16,7 @@ __all__ = ["fetch", "fetch_range"]
 
 
 def fetch(listing: Listing, file: HubFile) -> tuple[Path, str]:
-    """Download a file unless it is cached, and compare it with its hash; a wrong one is downloaded once more.
-
-    Args:
-        listing: The model.
-        file: One of its files.
-
-    Returns:
-        Where it is, and its SHA-256.
-
-    Raises:
-        UntrustedInputError: Its hash is not the one that the Hub states.
-    """
+    """Download a file unless it is cached, and compare it with its hash; a wrong one is downloaded once more."""
     from huggingface_hub import hf_hub_download
 
     def download(force: bool) -> str:

@@ -42,20 +42,7 @@ class HubUnavailableError(HubError):
 
 @contextmanager
 def translate_hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
-    """Turn whatever huggingface_hub raises inside the block into a `HubError` about `repo`.
-
-    Args:
-        repo: The repository that the block talks about.
-        revision: The revision asked for, where there is one.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        HubError: The Hub refused or failed.
-        HubUnavailableError: The Hub could not be reached.
-        ResourceError: The disk is full.
-    """
+    """Turn whatever huggingface_hub raises inside the block into a `HubError` about `repo`."""
     try:
         yield
     except Exception as error:
@@ -66,16 +53,7 @@ def translate_hub_errors(repo: str, revision: str | None = None) -> Iterator[Non
 
 
 def as_hub_error(error: BaseException, repo: str, revision: str | None = None) -> StarzooError | None:
-    """What an exception of huggingface_hub, of the network or of a full disk says about `repo`.
-
-    Args:
-        error: The exception.
-        repo: The repository that it is about.
-        revision: The revision asked for, where there is one.
-
-    Returns:
-        The same as an error of ours; None where it already is one, or comes from elsewhere.
-    """
+    """What an exception of huggingface_hub, of the network or of a full disk says about `repo`."""
     if is_disk_full(error):
         return ResourceError(repo, "the disk is full", hint=_MAKE_SPACE)
     of_the_network = isinstance(error, OSError) and not error.filename
@@ -87,19 +65,7 @@ def as_hub_error(error: BaseException, repo: str, revision: str | None = None) -
 
 @contextmanager
 def translate_xet_errors(repo: str) -> Iterator[None]:
-    """Turn what the Xet client below huggingface_hub raises, which has hardly a class of its own, into our errors.
-
-    Args:
-        repo: The repository that files go to or come from.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        HubError: The storage refused, or has no such file.
-        HubUnavailableError: The transfer broke off.
-        ResourceError: The disk is full.
-    """
+    """Turn what the Xet client below huggingface_hub raises, which has hardly a class of its own, into our errors."""
     try:
         yield
     except Exception as error:

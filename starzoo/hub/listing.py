@@ -86,18 +86,7 @@ class Listing:
 
 
 def list_files(ref: ModelRef | str) -> Listing:
-    """Resolve a reference to a commit, once, and list the files of the model.
-
-    Args:
-        ref: A repository, or a folder in one.
-
-    Returns:
-        The model's files.
-
-    Raises:
-        UsageError: `ref` is a local folder.
-        UntrustedInputError: It has no model, or a file of it is larger than such a file ever is.
-    """
+    """Resolve a reference to a commit, once, and list the files of the model."""
     where = ModelRef.parse(ref) if isinstance(ref, str) else ref
     if where.repo is None:
         raise UsageError(str(where), "is a local folder already", hint="give a repository")
@@ -116,15 +105,7 @@ def list_files(ref: ModelRef | str) -> Listing:
 
 
 def cached(listing: Listing, file: HubFile) -> Path | None:
-    """Where a file lies in the local cache.
-
-    Args:
-        listing: The model.
-        file: One of its files.
-
-    Returns:
-        Its path in the snapshot of the commit; None where it would have to be downloaded.
-    """
+    """Where a file lies in the local cache."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     found = try_to_load_from_cache(listing.repo, file.path, revision=listing.sha)
@@ -135,16 +116,7 @@ def cached(listing: Listing, file: HubFile) -> Path | None:
 
 
 def check_size(where: ModelRef, file: HubFile, limit: int) -> None:
-    """Refuse a file by its size, before it is downloaded.
-
-    Args:
-        where: The model.
-        file: One of its files.
-        limit: The most bytes that it may have.
-
-    Raises:
-        UntrustedInputError: It has more.
-    """
+    """Refuse a file by its size, before it is downloaded."""
     if file.size > limit:
         raise UntrustedInputError(
             str(where),
@@ -159,14 +131,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def hashes(path: Path) -> tuple[str, str]:
-    """The SHA-256 of a file and its git object id: the Hub knows large files by the one and small ones by the other.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Both, in hexadecimal digits.
-    """
+    """The SHA-256 of a file and its git object id: the Hub knows large files by the one and small ones by the other."""
     sha256 = hashlib.sha256()
     git = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
@@ -183,14 +148,7 @@ def bytes_to_download(listings: Iterable[Listing]) -> int:
 
 
 def check_space(listings: Iterable[Listing]) -> None:
-    """Make sure that what is to be downloaded fits on the disk.
-
-    Args:
-        listings: The models.
-
-    Raises:
-        ResourceError: It does not.
-    """
+    """Make sure that what is to be downloaded fits on the disk."""
     from huggingface_hub import constants
 
     needed = bytes_to_download(listings)
@@ -204,15 +162,7 @@ def check_space(listings: Iterable[Listing]) -> None:
 
 
 def without(name: str, sizes: Mapping[str, int]) -> tuple[str, str]:
-    """Say of a model without one of its two files what it has instead.
-
-    Args:
-        name: The file.
-        sizes: Bytes of the files that it has, by name; the largest are named.
-
-    Returns:
-        What is wrong, and what to do.
-    """
+    """Say of a model without one of its two files what it has instead."""
     what = f"has no {name}"
     hint = f"a model in timm format holds {CONFIG} and {WEIGHTS}"
     if shown := sorted((other for other in sizes if other[0] != "."), key=lambda other: (-sizes[other], other)):

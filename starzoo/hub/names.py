@@ -44,14 +44,7 @@ def is_revision(text: str) -> bool:
 
 
 def split_repo(name: str) -> tuple[str, str] | None:
-    """Tell a repository from the folder in it.
-
-    Args:
-        name: `user/name`, or `user/name/sub/folder` for one of several models in a repository.
-
-    Returns:
-        The repository and the folder, which is empty for the root; None where `name` has neither form.
-    """
+    """Tell a repository from the folder in it."""
     user, _, rest = name.partition("/")
     short, _, folder = rest.partition("/")
     repo, parts = f"{user}/{short}", folder.split("/") if folder else []
@@ -61,13 +54,6 @@ def split_repo(name: str) -> tuple[str, str] | None:
 
 
 def check_repo(name: str) -> None:
-    """Make sure that a name has the form of a repository.
-
-    Args:
-        name: What the user wrote.
-
-    Raises:
-        UsageError: It has not.
-    """
+    """Make sure that a name has the form of a repository."""
     if not is_repo(name):
         raise UsageError(name, "is no repository name", hint="write user/name")

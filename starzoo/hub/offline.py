@@ -26,14 +26,7 @@ def is_offline() -> bool:
 
 @contextmanager
 def offline_mode(wanted: bool = True) -> Iterator[None]:
-    """Send no request to the Hub inside the block: neither this process nor one that it starts.
-
-    Args:
-        wanted: False leaves everything as the environment says.
-
-    Yields:
-        Nothing.
-    """
+    """Send no request to the Hub inside the block: neither this process nor one that it starts."""
     if not wanted:
         yield
         return
@@ -57,13 +50,7 @@ def offline_mode(wanted: bool = True) -> Iterator[None]:
 
 
 def remember(repo: str, revision: str | None, sha: str) -> None:
-    """Note in the client's cache, where it looks when it is offline, at which commit a branch or tag is.
-
-    Args:
-        repo: The repository after its kind: `models/user/repo`.
-        revision: The branch or tag; that of the Hub when not given.
-        sha: The commit.
-    """
+    """Note in the client's cache, where it looks when it is offline, at which commit a branch or tag is."""
     from huggingface_hub import constants
 
     note = Path(constants.HF_HUB_CACHE) / repo.replace("/", "--") / "refs" / (revision or "main")

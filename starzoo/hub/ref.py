@@ -47,15 +47,6 @@ class ModelRef:
         """Read `user/repo[/folder][@revision]`, the same after `hf-hub:`, or the path of a folder.
 
         An existing folder wins over a repository of the same name.
-
-        Args:
-            text: What the user wrote.
-
-        Returns:
-            The reference; a folder exists, a repository may not.
-
-        Raises:
-            UsageError: The text is neither an existing folder nor the name of a repository.
         """
         name = str(text)
         prefix, colon, rest = name.partition(":")
@@ -87,15 +78,7 @@ class ModelRef:
         return f"{self.repo}/{self.inside}" if self.inside else self.repo
 
     def resolve(self) -> str:
-        """Ask the Hub, once, which commit the revision is at; offline, what the cache remembers.
-
-        Returns:
-            The commit's 40 hexadecimal digits.
-
-        Raises:
-            UsageError: This is a local folder.
-            HubError: The Hub does not say.
-        """
+        """Ask the Hub, once, which commit the revision is at; offline, what the cache remembers."""
         if self.repo is None:
             raise UsageError(str(self), "a local folder has no commit", hint="give a repository")
         from huggingface_hub import HfApi, hf_hub_url
@@ -124,16 +107,7 @@ class ModelRef:
 
 
 def model_info(repo: str, revision: str | None, *, files: bool = False) -> ModelInfo:
-    """Ask the Hub what it knows about a repository.
-
-    Args:
-        repo: The repository.
-        revision: A branch, tag or commit; None for the main branch.
-        files: Ask for the sizes and hashes of its files, too.
-
-    Returns:
-        What it says.
-    """
+    """Ask the Hub what it knows about a repository."""
     from huggingface_hub import HfApi
 
     def ask() -> ModelInfo:

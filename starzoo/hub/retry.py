@@ -29,18 +29,6 @@ def with_retries(
     """Do something on the Hub, and again where it fails in a way that may pass: at most five times, and not for long.
 
     The client's own waiting, which has no bound, is switched off: an answer that asks to wait ends the attempt.
-
-    Args:
-        action: Calls huggingface_hub; it may run several times.
-        repo: The repository that it talks about.
-        revision: The revision asked for, where there is one.
-        patience: Seconds after which it is not tried again; more than `MAX_WAIT` for what goes on where it broke off.
-
-    Returns:
-        What `action` returned.
-
-    Raises:
-        HubUnavailableError: It failed too often or for too long, or the Hub asks to wait longer than `MAX_WAIT`.
     """
     began, pauses = time.monotonic(), iter(_PAUSES)
     while True:
@@ -78,11 +66,7 @@ def _attempt(action: Callable[[], Answer], repo: str, revision: str | None) -> A
 
 
 def _on_response(response: Any) -> None:
-    """Called by the HTTP client for every answer: one that asks to come back later is an error, or only much later.
-
-    Raises:
-        HubUnavailableError: This is such an answer. Outside of `with_retries`: and it asks for more than `MAX_WAIT`.
-    """
+    """Called by the HTTP client for every answer: one that asks to come back later is an error, or only much later."""
     repo, wait = _asked.get(), _asked_wait(response.headers)
     if response.status_code not in RETRYABLE_STATUS or (repo is None and (wait or 0.0) <= MAX_WAIT):
         return

@@ -20,15 +20,7 @@ Found = TypeVar("Found")
 
 
 def thread_map(function: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
-    """Call a function for several items, up to eight at a time.
-
-    Args:
-        function: What to do with each; downloads in it draw a `cancellable_tqdm`.
-        items: The items.
-
-    Returns:
-        What the function returned for each, in their order.
-    """
+    """Call a function for several items, up to eight at a time."""
     if len(items) < 2:
         return [function(item) for item in items]
     stop = Event()

@@ -58,18 +58,7 @@ class PublishedStar:
 
 
 def published_files(folder: Path) -> tuple[str, ...]:
-    """The files of a folder that a push publishes: those of the star format, and no others.
-
-    Args:
-        folder: A folder in timm format, or one that a star was saved in.
-
-    Returns:
-        Paths relative to the folder, with `/`, in sorted order.
-
-    Raises:
-        UsageError: config.json or model.safetensors is missing, or a file is a link that leads out of the folder, or
-            has another name elsewhere.
-    """
+    """The files of a folder that a push publishes: those of the star format, and no others."""
     for name in _REQUIRED:
         if not (folder / name).is_file():
             raise UsageError(str(folder), f"has no {name}", hint="give a folder that starzoo wrote")
@@ -95,22 +84,7 @@ def push(
     tag: str | None = None,
     create_pr: bool = False,
 ) -> PushResult:
-    """Publish a folder in one commit, on top of the head that was seen; the same content again changes nothing.
-
-    Args:
-        folder: A folder in timm format, or one that a star was saved in.
-        repo_id: `user/name`; made when it does not exist.
-        private: Whether a new repository is private.
-        message: The commit's message.
-        tag: A git tag to put on the commit.
-        create_pr: Open a pull request instead of changing the main branch.
-
-    Returns:
-        The commit.
-
-    Raises:
-        UsageError: The folder or the name is wrong, or the tag stands on another commit already.
-    """
+    """Publish a folder in one commit, on top of the head that was seen; the same content again changes nothing."""
     check_repo(repo_id)
     if tag and create_pr:
         raise UsageError("--tag", "and --create-pr exclude each other", hint="tag it after the merge")
@@ -145,16 +119,7 @@ def push(
 
 
 def add_to_collection(title: str, repos: Sequence[str], *, private: bool = False) -> str:
-    """Put repositories into a collection of the user's; the same call again changes nothing.
-
-    Args:
-        title: The collection's title; it is made when there is none of that name.
-        repos: The repositories.
-        private: Whether a new collection is private.
-
-    Returns:
-        The collection's page.
-    """
+    """Put repositories into a collection of the user's; the same call again changes nothing."""
     from huggingface_hub import HfApi
 
     api = HfApi(library_name="starzoo")

@@ -231,19 +231,7 @@ class Architecture(FrozenModel):
 
 
 def number_among(name: str, arguments: Mapping[str, Any], argument: Literal["in_chans", "num_classes"]) -> int | None:
-    """How many input channels or classes arguments of `timm.create_model` ask for.
-
-    Args:
-        name: The network, for the message.
-        arguments: The arguments.
-        argument: Which of them.
-
-    Returns:
-        The number, or None where it is not among them.
-
-    Raises:
-        UsageError: It is no such number.
-    """
+    """How many input channels or classes arguments of `timm.create_model` ask for."""
     number, least = arguments.get(argument), 1 if argument == "in_chans" else 0  # without classes there is no head
     if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < least):
         what = "channels" if argument == "in_chans" else "classes"
@@ -252,17 +240,7 @@ def number_among(name: str, arguments: Mapping[str, Any], argument: Literal["in_
 
 
 def registry_entry(name: str) -> Any:
-    """What timm's registry knows about an architecture.
-
-    Args:
-        name: A name of timm: current, deprecated, or with a tag.
-
-    Returns:
-        timm's pretrained configuration: classes, input size, whether the input size is fixed.
-
-    Raises:
-        UsageError: timm has no such architecture or tag.
-    """
+    """What timm's registry knows about an architecture."""
     import timm
 
     architecture, tag = resolve_name(name)

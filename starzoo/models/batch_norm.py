@@ -18,14 +18,7 @@ __all__ = ["has_batch_norm", "reestimate_batch_norm"]
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Whether a network has running statistics that interpolation makes stale.
-
-    Args:
-        model: The network.
-
-    Returns:
-        True if any batch normalization of it tracks running statistics.
-    """
+    """Whether a network has running statistics that interpolation makes stale."""
     return any(True for _ in _tracking(model))
 
 
@@ -33,10 +26,6 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics of every batch normalization by the mean over `batches`.
 
     All else stays in evaluation mode, so dropout and stochastic depth do not disturb the estimate.
-
-    Args:
-        model: The network; its mode is evaluation mode afterwards.
-        batches: Training images, each of shape (batch, channels, height, width).
     """
     model.eval()
     with _estimating(model), torch.no_grad():

@@ -17,19 +17,7 @@ __all__ = ["permute_outputs"]
 
 
 def permute_outputs(architecture: Architecture, state: Mapping[str, Tensor], order: Sequence[int]) -> dict[str, Tensor]:
-    """Permute a model's outputs; how they stand in its weights is found by tracing, as every symmetry is.
-
-    Args:
-        architecture: The model.
-        state: Its state dict.
-        order: For each new output the index of the old one.
-
-    Returns:
-        The state dict of a model with ``new_output[i] = output[order[i]]``.
-
-    Raises:
-        IncompatibleError: The outputs of this architecture cannot be permuted.
-    """
+    """Permute a model's outputs; how they stand in its weights is found by tracing, as every symmetry is."""
     spec = cached_spec(architecture, pin_output=False)
     match spec.outputs:
         case ((_, Leaf(group)),):

@@ -26,30 +26,12 @@ Digests = tuple[str, str]
 
 
 def is_converted(pickle: str, config: str) -> bool:
-    """Whether weights were converted before.
-
-    Args:
-        pickle: The hash of the pickle.
-        config: The hash of the config.json beside it.
-
-    Returns:
-        Whether a folder in timm format is there.
-    """
+    """Whether weights were converted before."""
     return (_folder((pickle, config)) / _CONFIG).is_file()
 
 
 def converted(config: Path, fetch_pickle: Callable[[], Path], digests: Digests, subject: str) -> Path:
-    """A folder in timm format with the weights of a pickle, made when it is first asked for.
-
-    Args:
-        config: The config.json beside the pickle.
-        fetch_pickle: Brings the pickle.
-        digests: The hashes of both, which name the folder.
-        subject: The repository, for messages.
-
-    Returns:
-        The folder.
-    """
+    """A folder in timm format with the weights of a pickle, made when it is first asked for."""
     folder = _folder(digests)
     if not is_converted(*digests):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -68,17 +50,7 @@ def _folder(digests: Digests) -> Path:
 
 
 def convert(pickle: Path, weights: Path, subject: str, *, ema: bool = True) -> None:
-    """Let `starzoo.models.unpickle` copy the tensors of a checkpoint to a safetensors file.
-
-    Args:
-        pickle: What `torch.save` wrote.
-        weights: The safetensors file to write.
-        subject: The repository or file, for messages.
-        ema: Whether averaged weights are taken where there are any.
-
-    Raises:
-        UntrustedInputError: The checkpoint holds something else than tensors, or cannot be read.
-    """
+    """Let `starzoo.models.unpickle` copy the tensors of a checkpoint to a safetensors file."""
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-P", "-m", "starzoo.models.unpickle", str(pickle.resolve()), str(weights.resolve())]
     command += [] if ema else ["--no-ema"]

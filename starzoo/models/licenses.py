@@ -44,14 +44,7 @@ class Licensing:
     floor: str | None = None
 
     def allows(self, chosen: str) -> bool:
-        """Whether a person may decide for a license.
-
-        Args:
-            chosen: Its identifier; one that is not known here may be more than a permissive license demands.
-
-        Returns:
-            Whether it is as restrictive as the floor, or the floor itself where that demands its own terms.
-        """
+        """Whether a person may decide for a license."""
         floor = _RANKS.get(self.floor or "", -1)
         if floor in {_COPYLEFT, _BOTH}:
             return chosen == self.floor
@@ -76,28 +69,12 @@ class Licensed(Protocol):
 
 
 def license_of_sources(sources: Iterable[Licensed]) -> Licensing:
-    """Find the license of a star.
-
-    Args:
-        sources: Its sources. A local one that states no license is its owner's, who decides; one of the Hub is
-            somebody else's.
-
-    Returns:
-        The license, or why there is none.
-    """
+    """Find the license of a star."""
     return combine([source.license for source in sources if source.repo or source.license])
 
 
 def combine(licenses: Sequence[str | None]) -> Licensing:
-    """Find the license of something that is made of several others.
-
-    Args:
-        licenses: Identifiers as the Hub writes them; None for a source that states none. One that states several
-            has the strictest; where they exclude each other, they may be a choice, which is a person's.
-
-    Returns:
-        The license, or why there is none.
-    """
+    """Find the license of something that is made of several others."""
     known = {_strictest(license) for license in licenses if license}
     if forbidding := sorted(license for license in known if "-nd" in license and AND not in license):
         return Licensing(None, conflict=f"{forbidding[0]} allows no changed versions, and a star is one")

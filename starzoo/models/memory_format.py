@@ -12,12 +12,6 @@ def channels_last(network: nn.Module) -> nn.Module:
     """Lay out the weights of two-dimensional convolutions with their channels last.
 
     `Module.to` would do the same, but fails on a network that has a weight of five axes.
-
-    Args:
-        network: The network; changed in place.
-
-    Returns:
-        The same network.
     """
     for tensor in (*network.parameters(), *network.buffers()):
         tensor.data = as_channels_last(tensor.data)

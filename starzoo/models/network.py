@@ -42,14 +42,7 @@ class Network:
 
     @classmethod
     def describe(cls, model: nn.Module) -> Self:
-        """Look at all layers of a module.
-
-        Args:
-            model: The module, on any device.
-
-        Returns:
-            The network.
-        """
+        """Look at all layers of a module."""
         layers = {name: (type(layer).__name__, _settings(layer)) for name, layer in model.named_modules()}
         state = model.state_dict()
         return cls(

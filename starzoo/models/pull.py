@@ -83,16 +83,7 @@ def pull(ref: ModelRef | str, *, allow_pickle: bool = False, progress: Progress 
 def pull_all(
     refs: Sequence[ModelRef | str], *, allow_pickle: bool = False, progress: Progress = no_progress
 ) -> list[Snapshot]:
-    """Download several models at the same time, as `pull` does; none unless all of them fit on the disk.
-
-    Args:
-        refs: Repositories, or folders in them.
-        allow_pickle: Convert weights that are there only as a pickle, once, in a process of its own.
-        progress: Told after every file.
-
-    Returns:
-        Where the files of each are, in the order of `refs`.
-    """
+    """Download several models at the same time, as `pull` does; none unless all of them fit on the disk."""
     wheres = [ModelRef.parse(ref) if isinstance(ref, str) else ref for ref in refs]
     different = list(dict.fromkeys(wheres))
     listings = thread_map(list_files, different)
@@ -113,26 +104,12 @@ def pull_all(
 
 
 def architecture_of(listing: Listing) -> Architecture:
-    """Read a model's config.json, which is downloaded where that is needed.
-
-    Args:
-        listing: The model.
-
-    Returns:
-        The architecture.
-    """
+    """Read a model's config.json, which is downloaded where that is needed."""
     return Architecture.from_config(read_json(fetch(listing, listing.files[CONFIG])[0]), str(listing.ref))
 
 
 def read_weights_header(listing: Listing) -> dict[str, TensorInfo]:
-    """Check config.json and the header of the weights, in the cache or by requests for its bytes only.
-
-    Args:
-        listing: The model.
-
-    Returns:
-        Every tensor by name.
-    """
+    """Check config.json and the header of the weights, in the cache or by requests for its bytes only."""
     config = read_json(fetch(listing, listing.files[CONFIG])[0])
     architecture = Architecture.from_config(config, str(listing.ref))
     file, subject = listing.files[WEIGHTS], f"{listing.ref}: {WEIGHTS}"
@@ -147,15 +124,7 @@ def read_weights_header(listing: Listing) -> dict[str, TensorInfo]:
 
 
 def check_pickle(listing: Listing, allowed: bool = False) -> None:
-    """Refuse weights that are there only as a pickle, unless they are converted already, or may be.
-
-    Args:
-        listing: The model.
-        allowed: Whether they may be.
-
-    Raises:
-        UntrustedInputError: They are such a pickle.
-    """
+    """Refuse weights that are there only as a pickle, unless they are converted already, or may be."""
     pickle = listing.pickle
     if pickle is None or allowed or is_converted(pickle.digest, listing.files[CONFIG].digest):
         return

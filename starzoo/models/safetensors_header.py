@@ -75,17 +75,7 @@ class HasTensors(Protocol):
 
 
 def read_header(path: Path, subject: str = "", limit: int = TENSOR_LIMIT) -> dict[str, TensorInfo]:
-    """Read the header of a safetensors file without touching its weights.
-
-    Args:
-        path: The file; no link may lead out of its folder.
-        subject: What messages call it; its path when empty.
-        limit: The most tensors that it may name.
-
-    Returns:
-        Every tensor by name, in the order of the header.
-
-    """
+    """Read the header of a safetensors file without touching its weights."""
     subject = subject or str(path)
     with open_file(path, inside=[path.parent], subject=subject) as file:
         size = os.fstat(file.fileno()).st_size
@@ -95,19 +85,7 @@ def read_header(path: Path, subject: str = "", limit: int = TENSOR_LIMIT) -> dic
 
 
 def header_length(start: bytes, size: int, subject: str) -> int:
-    """The length of a safetensors header, checked before it is read.
-
-    Args:
-        start: The first bytes of the file, at least 8 where it has them.
-        size: Bytes of the whole file.
-        subject: The file, for messages.
-
-    Returns:
-        Bytes of the header after the 8 that hold its length.
-
-    Raises:
-        UntrustedInputError: This is a Git LFS pointer, or the length is impossible.
-    """
+    """The length of a safetensors header, checked before it is read."""
     if start.startswith(_LFS_POINTER):
         raise UntrustedInputError(
             subject, "is a Git LFS pointer, not the weights", hint="run `git lfs pull`, or pull it from the Hub"
@@ -129,20 +107,7 @@ def header_length(start: bytes, size: int, subject: str) -> int:
 
 
 def parse_header(header: bytes, data_size: int, subject: str, limit: int = TENSOR_LIMIT) -> dict[str, TensorInfo]:
-    """Check a safetensors header entry by entry.
-
-    Args:
-        header: The JSON text.
-        data_size: Bytes of the file after the header.
-        subject: The file, for messages.
-        limit: The most tensors that it may name.
-
-    Returns:
-        Every tensor by name, in the order of the header.
-
-    Raises:
-        UntrustedInputError: An entry is malformed, or the tensors do not fill the file without hole or overlap.
-    """
+    """Check a safetensors header entry by entry."""
     entries = parse_json(header, f"{subject}: the header")
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -175,16 +140,7 @@ def parse_header(header: bytes, data_size: int, subject: str, limit: int = TENSO
 
 
 def check_tensors(header: Mapping[str, TensorInfo], network: HasTensors, subject: str) -> None:
-    """Compare a header with the tensors that a network has. Counters of batch norm decide nothing.
-
-    Args:
-        header: What `read_header` returned.
-        network: The shape of each of its tensors, and which of them hold integers.
-        subject: The file, for messages.
-
-    Raises:
-        UntrustedInputError: A tensor is missing, unknown or of another shape.
-    """
+    """Compare a header with the tensors that a network has. Counters of batch norm decide nothing."""
     differences = {
         "missing tensors": [name for name in network.shapes if name not in header and not name.endswith(_COUNTER)],
         "tensors that the architecture does not have": [name for name in header if name not in network.shapes],
@@ -201,16 +157,7 @@ def check_tensors(header: Mapping[str, TensorInfo], network: HasTensors, subject
 
 
 def check_types(header: Mapping[str, TensorInfo], network: HasTensors, subject: str) -> None:
-    """Make sure that no weight is stored in a type that does not hold weights.
-
-    Args:
-        header: What `read_header` returned.
-        network: The shape of each of its tensors, and which of them hold integers.
-        subject: The file, for messages.
-
-    Raises:
-        UntrustedInputError: A tensor is of such a type.
-    """
+    """Make sure that no weight is stored in a type that does not hold weights."""
     decisive = [name for name in header if name in network.shapes and not name.endswith(_COUNTER)]
     wrong = [name for name in decisive if (header[name].dtype in _FLOATS) == (name in network.integers)]
     names = [f"{name} {header[name].dtype}" for name in wrong]

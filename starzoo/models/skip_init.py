@@ -23,11 +23,7 @@ __all__ = ["SkipInit"]
 
 
 class SkipInit(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within this context, modules are built with parameters that hold whatever lay in their memory.
-
-    Args:
-        loading: Whether weights are loaded as well: copies into parameters pass, and a parameter without one holds NaN.
-    """
+    """Within this context, modules are built with parameters that hold whatever lay in their memory."""
 
     def __init__(self, *, loading: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -182,14 +182,6 @@ def load_sources(
     models in which they differ are not compatible. How a picture is brought to that size (`interpolation`, `crop_pct`,
     `crop_mode`) changes the picture a little, not its meaning to the network: there the models take what most of them
     state, or else the first of them, and a warning says so.
-
-    Args:
-        refs: References as `load_source` takes them.
-        taken: Names that other models have already.
-        progress: Told after every model.
-
-    Returns:
-        The models in the order of `refs`.
     """
     sources: list[Source] = []
     used = {*RESERVED_NAMES, *taken}
@@ -261,14 +253,7 @@ def _read_snapshot(where: ModelRef, snapshot: Snapshot) -> Source:
 
 
 def check_compatible(sources: Sequence[Source]) -> None:
-    """Make sure that models differ in nothing but their weights.
-
-    Args:
-        sources: The models.
-
-    Raises:
-        UsageError: Two of them are the same weights.
-    """
+    """Make sure that models differ in nothing but their weights."""
     check_architectures(sources)
     seen: dict[str, Source] = {}
     for source in sources:
@@ -283,14 +268,7 @@ def check_compatible(sources: Sequence[Source]) -> None:
 
 
 def check_architectures(models: Sequence[HasArchitecture]) -> None:
-    """Make sure that models are of one architecture, for the same classes and preprocessing.
-
-    Args:
-        models: The models, whose weights are not needed. The order of their classes does not matter.
-
-    Raises:
-        IncompatibleError: They are not.
-    """
+    """Make sure that models are of one architecture, for the same classes and preprocessing."""
     for model in models[1:]:
         for what, ours, theirs in _differences(models[0].architecture, model.architecture):
             raise IncompatibleError(
@@ -304,14 +282,7 @@ def check_architectures(models: Sequence[HasArchitecture]) -> None:
 
 
 def check_have_classes(models: Sequence[HasArchitecture]) -> None:
-    """Make sure that models classify: images say nothing of one without a classifier.
-
-    Args:
-        models: The models, whose weights are not needed.
-
-    Raises:
-        IncompatibleError: One has no classifier.
-    """
+    """Make sure that models classify: images say nothing of one without a classifier."""
     for model in models:
         if not model.architecture.num_classes:
             raise IncompatibleError(
@@ -322,27 +293,12 @@ def check_have_classes(models: Sequence[HasArchitecture]) -> None:
 
 
 def common_label_names(models: Sequence[HasArchitecture]) -> tuple[str, ...] | None:
-    """The class names of models that belong together.
-
-    Args:
-        models: The models; those whose label names are not known fit any.
-
-    Returns:
-        The names of the first model that has any, in the order of the outputs, or None.
-    """
+    """The class names of models that belong together."""
     return next(filter(None, (model.architecture.label_names for model in models)), None)
 
 
 def reorder_classes(sources: Sequence[Source], names: Sequence[str] | None) -> list[Source]:
-    """Bring the outputs of models into one order, by the names of their classes.
-
-    Args:
-        sources: The models; those whose label names are not known stay as they are.
-        names: The class names in the wanted order; None leaves all models as they are.
-
-    Returns:
-        The models in their order. A permuted one has the provenance of the files that it comes from.
-    """
+    """Bring the outputs of models into one order, by the names of their classes."""
     ordered, permuted = [], []
     for source in sources:
         order = _class_order(source, names or (), "the other models")
@@ -363,15 +319,7 @@ def reorder_classes(sources: Sequence[Source], names: Sequence[str] | None) -> l
 
 
 def named_classes(source: Source, names: Sequence[str] | None) -> Source:
-    """A model whose outputs have these names.
-
-    Args:
-        source: The model.
-        names: One name per output, or None.
-
-    Returns:
-        The same weights.
-    """
+    """A model whose outputs have these names."""
     label_names = tuple(names) if names else None
     return replace(source, architecture=source.architecture.model_copy(update={"label_names": label_names}))
 
@@ -412,15 +360,7 @@ def _read_source(folder: Path, name: str, provenance: Provenance, subject: str, 
 
 
 def check_files(folder: Path, subject: str) -> None:
-    """Make sure that a folder has the two files of a model.
-
-    Args:
-        folder: The folder.
-        subject: What messages call it.
-
-    Raises:
-        UntrustedInputError: One is missing; the message names those that are there.
-    """
+    """Make sure that a folder has the two files of a model."""
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         if (find_weights(folder) if file == WEIGHTS_FILE else folder / file).is_file():
             continue
@@ -434,14 +374,7 @@ def check_files(folder: Path, subject: str) -> None:
 
 
 def read_license(card: Path | None) -> str | None:
-    """Read the license in the front matter of a model's card, as the Hub finds it.
-
-    Args:
-        card: The README.md, or None.
-
-    Returns:
-        The identifier; several are joined by `AND`. None where the card states none, or text that can be none.
-    """
+    """Read the license in the front matter of a model's card, as the Hub finds it."""
     if card is None or not card.is_file():
         return None
     try:

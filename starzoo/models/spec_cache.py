@@ -25,15 +25,7 @@ __all__ = ["cached_spec", "spec_cache_version"]
 
 
 def cached_spec(architecture: Architecture, *, pin_output: bool = True) -> PermutationSpec:
-    """The permutation symmetries of an architecture, from the cache if it was traced before.
-
-    Args:
-        architecture: The architecture.
-        pin_output: Whether the output must stay as it is.
-
-    Returns:
-        Its specification.
-    """
+    """The permutation symmetries of an architecture, from the cache if it was traced before."""
     path = cache_folder("specs") / f"{architecture.name}-{_key(architecture, pin_output)}.json"
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, StarzooError):
         return _read(path)  # unless it is not there, or damaged

@@ -79,18 +79,7 @@ class TimmConfig:
 
     @classmethod
     def parse(cls, config: Mapping[str, Any], subject: str) -> Self:
-        """Let timm read a config.json, of any version of timm, and check what it has read.
-
-        Args:
-            config: The parsed file, which may come from a stranger.
-            subject: The folder or repository, for messages.
-
-        Returns:
-            What timm has read.
-
-        Raises:
-            UntrustedInputError: timm cannot read it, or it asks for more than building a network.
-        """
+        """Let timm read a config.json, of any version of timm, and check what it has read."""
         from timm.models._hub import load_model_config_from_path  # the parser of `local-dir:`; it reads this file only
 
         name = config.get("architecture")
@@ -123,18 +112,7 @@ class TimmConfig:
         return cls(current, followed, {**_WITH_WEIGHTS.get(current, {}), **arguments})
 
     def build(self, subject: str) -> nn.Module:
-        """Build the network on the meta device: shapes without memory.
-
-        Args:
-            subject: The folder or repository, for messages.
-
-        Returns:
-            The network.
-
-        Raises:
-            UntrustedInputError: timm cannot build it, or no network has as many layers, or as large buffers or
-                activations.
-        """
+        """Build the network on the meta device: shapes without memory."""
         import torch
 
         try:
@@ -149,19 +127,7 @@ class TimmConfig:
         return model
 
     def load(self, tensors: Mapping[str, Tensor], subject: str, *, meta: bool = False) -> dict[str, Tensor]:
-        """Let timm load tensors as it loads a pretrained file: filter, rename, resample, cut, and compare strictly.
-
-        Args:
-            tensors: The tensors of the file, by name.
-            subject: The file, for messages.
-            meta: Whether they are shapes without values, on the meta device.
-
-        Returns:
-            The state dict of the network. A parameter that is not in the file holds NaN.
-
-        Raises:
-            UntrustedInputError: timm cannot load them.
-        """
+        """Let timm load tensors as it loads a pretrained file: filter, rename, resample, cut, and compare strictly."""
         import torch
 
         from starzoo.models.skip_init import SkipInit
@@ -182,17 +148,7 @@ class TimmConfig:
 
 
 def resolve_name(name: str) -> tuple[str, str]:
-    """The architecture that timm takes a name for.
-
-    Args:
-        name: A name of timm: current, deprecated, or with a tag of pretrained weights.
-
-    Returns:
-        The current name, and the tag; empty where it has none.
-
-    Raises:
-        UsageError: timm does not know it, or has removed it.
-    """
+    """The architecture that timm takes a name for."""
     import timm
 
     listing = "see timm.list_models() for the names"
@@ -211,19 +167,7 @@ def resolve_name(name: str) -> tuple[str, str]:
 
 
 def build(name: str, arguments: Mapping[str, Any], **more: Any) -> nn.Module:
-    """Build a network as `timm.create_model` does, in evaluation mode.
-
-    Args:
-        name: A current name, without a tag.
-        arguments: Arguments of its constructor; a None among them is passed on, as timm does for a config.json.
-        **more: Further arguments of timm's entry point.
-
-    Returns:
-        The network.
-
-    Raises:
-        UsageError: timm does not take the arguments.
-    """
+    """Build a network as `timm.create_model` does, in evaluation mode."""
     import timm
 
     try:
@@ -239,14 +183,7 @@ def build(name: str, arguments: Mapping[str, Any], **more: Any) -> nn.Module:
 
 
 def sizes_of(model: nn.Module) -> dict[str, int]:
-    """What a network takes beside its weights, judged on the meta device.
-
-    Args:
-        model: The network, on the meta device.
-
-    Returns:
-        Bytes of all buffers, and of the largest tensor that the prediction of one image makes.
-    """
+    """What a network takes beside its weights, judged on the meta device."""
     import torch
     from timm.data import resolve_input_data_config  # type: ignore[attr-defined]  # lacks a re-export
     from torch.utils._python_dispatch import TorchDispatchMode

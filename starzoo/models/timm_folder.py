@@ -42,12 +42,6 @@ def save_timm_folder(
 
     Other files of an existing folder stay. The weights appear before config.json, each by one rename, so that an
     interrupted call never leaves a file that is half written, nor a new folder that looks complete.
-
-    Args:
-        folder: Made when it does not exist.
-        architecture: The architecture that `state` belongs to.
-        state: The full state dict; tensors may share memory or be views.
-        extra_config: Further keys of config.json's root.
     """
     config = architecture.config(**(extra_config or {}))
     tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
@@ -56,60 +50,26 @@ def save_timm_folder(
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file as a whole or not at all.
-
-    Args:
-        path: The file; its folder is made when it does not exist.
-        tensors: The tensors, by name; none may share memory with another.
-        metadata: Strings to keep in the file's header.
-
-    Raises:
-        UsageError: There can be no such file: a folder of its path is a file, or may not be written.
-        ResourceError: The disk is full.
-    """
+    """Write a safetensors file as a whole or not at all."""
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as draft:
         save_file(content, draft, metadata=dict(metadata) if metadata else None)
 
 
 def read_architecture(folder: Path, subject: str = "") -> Architecture:
-    """Read a folder's config.json.
-
-    Args:
-        folder: A folder in timm format.
-        subject: What messages call it; its path when empty.
-
-    Returns:
-        The architecture with its preprocessing and label names.
-    """
+    """Read a folder's config.json."""
     return Architecture.from_config(read_json(folder / CONFIG_FILE), subject or str(folder))
 
 
 def load_state(folder: Path, architecture: Architecture, subject: str = "") -> dict[str, Tensor]:
-    """Load a folder's weights as plain timm loads them, after a strict pass over their header.
-
-    Args:
-        folder: A folder in timm format.
-        architecture: What config.json says, from `read_architecture`.
-        subject: What messages call the folder; its path when empty.
-
-    Returns:
-        The full state dict on the CPU; floating-point tensors as float32.
-    """
+    """Load a folder's weights as plain timm loads them, after a strict pass over their header."""
     subject, path = subject or str(folder), find_weights(folder)
     stated = TimmConfig.parse(read_json(folder / CONFIG_FILE), subject)
     return load_weights(path, stated, architecture, f"{subject}: {path.name}")
 
 
 def find_weights(folder: Path) -> Path:
-    """The file of weights that timm takes from a folder, among those that run no code.
-
-    Args:
-        folder: A folder in timm format.
-
-    Returns:
-        `model.safetensors`, or where that is missing what timm takes instead; it may not exist.
-    """
+    """The file of weights that timm takes from a folder, among those that run no code."""
     others = (file for file in sorted(folder.glob("*.safetensors")) if file.name != "permutations.safetensors")
     known = (folder / name for name in (WEIGHTS_FILE, "open_clip_model.safetensors"))
     return next((file for file in (*known, *others) if file.is_file()), folder / WEIGHTS_FILE)

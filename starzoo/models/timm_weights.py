@@ -30,17 +30,7 @@ Value = TypeVar("Value")
 def check_header(
     header: Mapping[str, TensorInfo], stated: TimmConfig, architecture: Architecture, subject: str
 ) -> None:
-    """Make sure, before a weight is read, that timm can load the tensors of a file into an architecture.
-
-    Args:
-        header: What `read_header` returned.
-        stated: The config.json beside the file.
-        architecture: What it describes.
-        subject: The file, for messages.
-
-    Raises:
-        UntrustedInputError: A tensor is missing, unknown, of another shape or of a type that cannot hold weights.
-    """
+    """Make sure, before a weight is read, that timm can load the tensors of a file into an architecture."""
     import torch
 
     tensors = _unwrap(header, architecture)
@@ -63,20 +53,7 @@ def check_header(
 
 
 def load_weights(path: Path, stated: TimmConfig, architecture: Architecture, subject: str) -> dict[str, Tensor]:
-    """Load a safetensors file as timm loads it for `pretrained=True`, after a strict pass over its header.
-
-    Args:
-        path: The file.
-        stated: The config.json beside it.
-        architecture: What that describes.
-        subject: The file, for messages.
-
-    Returns:
-        The full state dict on the CPU; floating-point tensors as float32.
-
-    Raises:
-        UntrustedInputError: The file does not fit the architecture, or holds NaN, infinities or negative variances.
-    """
+    """Load a safetensors file as timm loads it for `pretrained=True`, after a strict pass over its header."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

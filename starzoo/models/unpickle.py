@@ -25,16 +25,7 @@ _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
 def main(source: Path, target: Path, *, ema: bool = True) -> str | None:
-    """Convert one file.
-
-    Args:
-        source: What `torch.save` wrote.
-        target: The safetensors file to write.
-        ema: Whether averaged weights are taken where there are any, as timm does.
-
-    Returns:
-        Why that cannot be done, or None where it is done.
-    """
+    """Convert one file."""
     import torch
     from safetensors.torch import save_file
 
@@ -66,15 +57,7 @@ def main(source: Path, target: Path, *, ema: bool = True) -> str | None:
 
 
 def state_dict_of(loaded: Any, *, ema: bool = True) -> tuple[dict[str, Any], bool]:
-    """The table of tensors in what was saved, which may be wrapped with other things of a training run.
-
-    Args:
-        loaded: What `torch.load` returned.
-        ema: Whether averaged weights are preferred.
-
-    Returns:
-        The table, or an empty one; and whether it holds averaged weights.
-    """
+    """The table of tensors in what was saved, which may be wrapped with other things of a training run."""
     averaged = False
     for key in (*(_AVERAGED if ema else ()), *_WRAPPERS):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):

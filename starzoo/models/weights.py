@@ -15,30 +15,14 @@ StateDict = Mapping[str, Tensor]
 
 
 def interpolate(a: StateDict, b: StateDict, t: float) -> dict[str, Tensor]:
-    """The state dict at t on the straight line from `a` to `b`.
-
-    Args:
-        a: The end at t = 0.
-        b: The end at t = 1.
-        t: Place on the line.
-
-    Returns:
-        (1 − t)·a + t·b for floating-point tensors; integer tensors (counters) are those of `a`.
-    """
+    """The state dict at t on the straight line from `a` to `b`."""
     return {
         name: torch.lerp(tensor, b[name], t) if tensor.is_floating_point() else tensor for name, tensor in a.items()
     }
 
 
 def average(states: Sequence[StateDict]) -> dict[str, Tensor]:
-    """The mean of state dicts; integer tensors (counters) are taken from the first.
-
-    Args:
-        states: State dicts with equal names and shapes, at least one.
-
-    Returns:
-        A new state dict.
-    """
+    """The mean of state dicts; integer tensors (counters) are taken from the first."""
     return {
         name: torch.stack([state[name] for state in states]).mean(dim=0)
         if tensor.is_floating_point()
@@ -48,16 +32,7 @@ def average(states: Sequence[StateDict]) -> dict[str, Tensor]:
 
 
 def distance(a: StateDict, b: StateDict, names: Sequence[str]) -> float:
-    """The Euclidean distance of two state dicts over the named tensors.
-
-    Args:
-        a: A state dict.
-        b: Another one with equal shapes.
-        names: The tensors that count.
-
-    Returns:
-        ‖a − b‖.
-    """
+    """The Euclidean distance of two state dicts over the named tensors."""
     return math.sqrt(sum(float((a[name].double() - b[name].double()).square().sum()) for name in names))
 
 

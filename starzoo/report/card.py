@@ -62,19 +62,7 @@ _MEASURES = ("barrier", "tempered_barrier", "accuracy_barrier", "highest_loss", 
 
 
 def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = True) -> str:
-    """Write the card of a star.
-
-    Args:
-        manifest: The star's manifest; everything that the card says stands in it.
-        repo: The repository `user/name` where the star is published, or None for a star in a folder.
-        complete: Whether the weights lie beside it.
-
-    Returns:
-        The README.md: YAML front matter as the Hub reads it, and Markdown.
-
-    Raises:
-        UsageError: `repo` is not the name of a repository.
-    """
+    """Write the card of a star."""
     if repo is not None and not is_repo(repo):
         raise UsageError(repo, "not the name of a repository", hint="write user/name")
     evaluation = manifest.evaluation or Evaluation(paths=(), qualities=())
@@ -120,16 +108,7 @@ def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = 
 
 
 def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) -> Path:
-    """Write README.md, plots/ and metrics/ into the folder of a star; the same manifest gives the same bytes.
-
-    Args:
-        folder: The star's folder.
-        manifest: The star's manifest.
-        repo: The repository `user/name` where the star is published, or None.
-
-    Returns:
-        The path of README.md.
-    """
+    """Write README.md, plots/ and metrics/ into the folder of a star; the same manifest gives the same bytes."""
     refuse_other_card(folder)
     readme = folder / "README.md"
     text = render(manifest, repo, complete=is_complete(folder, manifest))
@@ -145,14 +124,7 @@ def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) ->
 
 
 def refuse_other_card(folder: Path) -> None:
-    """Make sure that the README.md of a star's folder is a card that starzoo wrote, or is not there.
-
-    Args:
-        folder: The folder.
-
-    Raises:
-        UsageError: A person wrote it.
-    """
+    """Make sure that the README.md of a star's folder is a card that starzoo wrote, or is not there."""
     readme = folder / "README.md"
     if readme.is_symlink() or not readme.is_file():  # a link is replaced, and what it leads to stays
         return

@@ -20,17 +20,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def list_star_folders(folder: Path) -> list[Path]:
-    """The stars in a folder, each in a folder of its own.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        Their folders by name.
-
-    Raises:
-        UsageError: There is none, or one lies elsewhere.
-    """
+    """The stars in a folder, each in a folder of its own."""
     found = sorted(file.parent for file in folder.glob(f"*/{MANIFEST}"))
     if not found:
         raise UsageError(str(folder), f"no folder in it holds a {MANIFEST}", hint="put stars into it")
@@ -40,17 +30,7 @@ def list_star_folders(folder: Path) -> list[Path]:
 
 
 def write_gallery(folder: Path) -> Path:
-    """Write README.md into a folder of stars; every number comes from their star.json.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        The page's path.
-
-    Raises:
-        UsageError: It holds no star, or a README.md of somebody else in any of the folders.
-    """
+    """Write README.md into a folder of stars; every number comes from their star.json."""
     found, page = list_star_folders(folder), folder / "README.md"
     for star in found:
         refuse_other_card(star)

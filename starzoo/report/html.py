@@ -35,16 +35,7 @@ _FIGURE = re.compile(r"plots/([a-z]+-[a-z]+)\.png")
 
 
 def render_report(manifest: StarManifest, repo: str | None = None, *, complete: bool = True) -> str:
-    """Write the card of a star as an HTML page that holds its own figures.
-
-    Args:
-        manifest: The star's manifest; everything that the page says stands in it.
-        repo: The repository `user/name` where the star is published, or None for a star in a folder.
-        complete: Whether the weights lie beside it.
-
-    Returns:
-        The page, the same for the same manifest.
-    """
+    """Write the card of a star as an HTML page that holds its own figures."""
     figures = _draw(manifest.evaluation) if manifest.evaluation else {}
     markdown = MarkdownIt("commonmark", renderer_cls=_Renderer).enable("table")
     text = _FRONT_MATTER.sub("", render(manifest, repo, complete=complete))
@@ -53,19 +44,7 @@ def render_report(manifest: StarManifest, repo: str | None = None, *, complete: 
 
 
 def write_report(folder: Path, manifest: StarManifest, repo: str | None = None) -> Path:
-    """Write report.html into the folder of a star.
-
-    Args:
-        folder: The star's folder.
-        manifest: The star's manifest.
-        repo: The repository `user/name` where the star is published, or None.
-
-    Returns:
-        The page's path.
-
-    Raises:
-        UsageError: A person wrote the page that is there.
-    """
+    """Write report.html into the folder of a star."""
     page = folder / "report.html"
     if page.is_file() and not page.is_symlink() and _OUR_POLICY not in page.read_bytes()[:1000]:
         raise UsageError(str(page), "is no page that starzoo wrote, and would be overwritten", hint="move it away")

@@ -21,26 +21,12 @@ _SPECIAL = re.compile(r"([\\`*_\[\]|~$@]|:(?!\s)|(?<=www)\.)", re.IGNORECASE)
 
 
 def escape(text: str) -> Markup:
-    """Write text so that Markdown and HTML show it as it is: in a paragraph, a heading or a cell, not in an attribute.
-
-    Args:
-        text: Anything.
-
-    Returns:
-        The escaped text, marked as safe.
-    """
+    """Escape text for Markdown and HTML, in a paragraph, a heading or a cell; not for an attribute."""
     return Markup(_SPECIAL.sub(r"\\\1", escape_html(clean(text), quote=False)))
 
 
 def load_template(name: str) -> Template:
-    """Read a template of `starzoo.model_cards`: whatever it puts out is escaped, but for what a filter here made.
-
-    Args:
-        name: The file's name; `.html.jinja` is escaped for HTML, all else for Markdown.
-
-    Returns:
-        The template; a variable that is not given is an error.
-    """
+    """Read a template of `starzoo.model_cards`: whatever it puts out is escaped, but for what a filter here made."""
     escaped = _escape_html if name.endswith(".html.jinja") else escape
     environment = Environment(
         undefined=StrictUndefined,

@@ -66,15 +66,7 @@ _SPREAD = 4.0  # a range of values wider than this factor is drawn on a logarith
 
 
 def all_figures(evaluation: Evaluation, *, narrow: bool = False) -> Iterator[tuple[str, Figure]]:
-    """Every figure that can be drawn of an evaluation.
-
-    Args:
-        evaluation: What was measured.
-        narrow: Whether a telephone shows them: panels stand one below the other.
-
-    Yields:
-        The figure's name and the figure.
-    """
+    """Every figure that can be drawn of an evaluation."""
     for split in evaluation.splits:
         if any(path.split == split for path in evaluation.paths):
             yield f"paths-{split}", plot_paths(evaluation, split, narrow=narrow)
@@ -87,19 +79,7 @@ def all_figures(evaluation: Evaluation, *, narrow: bool = False) -> Iterator[tup
 
 
 def plot_paths(evaluation: Evaluation, split: Split = "test", *, narrow: bool = False) -> Figure:
-    """Loss and accuracy along the paths: for each kind the mean over its paths, in a band from least to greatest.
-
-    Args:
-        evaluation: What was measured.
-        split: The data.
-        narrow: Whether a telephone shows it.
-
-    Returns:
-        A figure of two panels.
-
-    Raises:
-        UsageError: No path was measured on this split.
-    """
+    """Loss and accuracy along the paths: for each kind the mean over its paths, in a band from least to greatest."""
     kinds = [kind for kind in _PATHS if evaluation.paths_of(kind, split)]
     if not kinds:
         raise UsageError("", f"no path was measured on the {split} split", hint="evaluate the star first")
@@ -127,19 +107,7 @@ def plot_paths(evaluation: Evaluation, split: Split = "test", *, narrow: bool = 
 
 
 def plot_quality(evaluation: Evaluation, split: Split = "test", *, narrow: bool = False) -> Figure:
-    """Accuracy and negative log-likelihood of single models, means of weights, the star, its domain and the ensemble.
-
-    Args:
-        evaluation: What was measured.
-        split: The data.
-        narrow: Whether a telephone shows it.
-
-    Returns:
-        A figure of two panels with one row per role; numbers at the right of a row are its mean.
-
-    Raises:
-        UsageError: No model was measured on this split.
-    """
+    """Plot accuracy and negative log-likelihood of sources, averages, the star, its domain and the ensemble."""
     roles = [role for role in _ROLES if evaluation.qualities_of(role, split)]
     if not roles:
         raise UsageError("", f"no model was measured on the {split} split", hint="evaluate the star first")
@@ -156,19 +124,7 @@ def plot_quality(evaluation: Evaluation, split: Split = "test", *, narrow: bool 
 
 
 def plot_cost(evaluation: Evaluation, split: Split = "test", *, narrow: bool = False) -> Figure:
-    """Accuracy and negative log-likelihood against the forward passes that a prediction takes.
-
-    Args:
-        evaluation: What was measured.
-        split: The data.
-        narrow: Whether a telephone shows it.
-
-    Returns:
-        A figure of two panels: ensembles of the first 1, 2, 4, … sources as a line, the star and its domain as marks.
-
-    Raises:
-        UsageError: No ensemble was measured on this split.
-    """
+    """Accuracy and negative log-likelihood against the forward passes that a prediction takes."""
     ensembles = [*evaluation.qualities_of("sub-ensemble", split), *evaluation.qualities_of("ensemble", split)]
     first = evaluation.qualities_of("source", split)[:1]
     if not ensembles or not first:
@@ -206,18 +162,7 @@ def plot_cost(evaluation: Evaluation, split: Split = "test", *, narrow: bool = F
 
 
 def plot_plane(plane: Plane, *, narrow: bool = False) -> Figure:
-    """The loss in the plane through a star, a source and a held-out.
-
-    Args:
-        plane: What was measured.
-        narrow: Whether a telephone shows it.
-
-    Returns:
-        A figure with filled contours of equal loss, and the three models.
-
-    Raises:
-        UntrustedInputError: The plane is a line or a point.
-    """
+    """The loss in the plane through a star, a source and a held-out."""
     if min(len(set(plane.x)), len(set(plane.y))) < 2:
         raise UntrustedInputError(
             "plane",
@@ -257,14 +202,7 @@ def plot_plane(plane: Plane, *, narrow: bool = False) -> Figure:
 
 
 def to_png(figure: Figure) -> bytes:
-    """A figure as a PNG, byte for byte the same each time.
-
-    Args:
-        figure: The figure.
-
-    Returns:
-        The file's content.
-    """
+    """A figure as a PNG, byte for byte the same each time."""
     content = io.BytesIO()
     with plot_style():
         figure.savefig(content, format="png", dpi=200, metadata={"Software": None})
@@ -272,15 +210,7 @@ def to_png(figure: Figure) -> bytes:
 
 
 def save(figure: Figure, stem: FilePath) -> tuple[FilePath, FilePath]:
-    """Write a figure as PNG and SVG, byte for byte the same each time.
-
-    Args:
-        figure: The figure.
-        stem: The files' path without its ending; its folder is made if missing.
-
-    Returns:
-        The paths of the PNG and of the SVG.
-    """
+    """Write a figure as PNG and SVG, byte for byte the same each time."""
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
     with atomic_write(png) as draft:
         draft.write_bytes(to_png(figure))

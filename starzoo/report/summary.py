@@ -109,15 +109,7 @@ class ScaledSummary:
 
 
 def summarize_paths(evaluation: Evaluation, split: Split) -> list[PathSummary]:
-    """Sum up the paths by kind.
-
-    Args:
-        evaluation: What was measured.
-        split: The data.
-
-    Returns:
-        One row for every kind that was measured on this split.
-    """
+    """Sum up the paths by kind."""
     return [
         PathSummary(
             kind=kind,
@@ -137,15 +129,7 @@ def summarize_paths(evaluation: Evaluation, split: Split) -> list[PathSummary]:
 
 
 def summarize_predictors(evaluation: Evaluation, split: Split) -> list[PredictorSummary]:
-    """Sum up the qualities by role, with the most accurate source in a row of its own.
-
-    Args:
-        evaluation: What was measured.
-        split: The data.
-
-    Returns:
-        One row for every way to predict that was measured on this split, the best of each score marked.
-    """
+    """Sum up the qualities by role, with the most accurate source in a row of its own."""
     rows: list[PredictorSummary] = []
     for role in get_args(Role):
         group = evaluation.qualities_of(role, split)
@@ -169,15 +153,7 @@ def has_costs(evaluation: Evaluation, split: Split) -> bool:
 
 
 def summary(evaluation: Evaluation, split: Split) -> dict[str, str]:
-    """Say in words what the two tables show, whoever wins.
-
-    Args:
-        evaluation: What was measured.
-        split: The data.
-
-    Returns:
-        For each question its answer, in sentences of fixed words and measured numbers; no model's name occurs in them.
-    """
+    """Say in words what the two tables show, whoever wins."""
     parts = {
         "Connected": _on_connections(evaluation, split),
         "By itself": _on_predictions(evaluation, split),

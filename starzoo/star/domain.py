@@ -240,18 +240,7 @@ class StarDomain:
 
 
 def probabilities(network: nn.Module, images: Tensor) -> Tensor:
-    """What a network says about some images.
-
-    Args:
-        network: The network; put into evaluation mode.
-        images: As it takes them, shape (batch, channels, height, width).
-
-    Returns:
-        Shape (batch, classes), on the CPU; each row sums to 1.
-
-    Raises:
-        NumericalError: A prediction is not finite.
-    """
+    """What a network says about some images."""
     device = next(network.parameters()).device
     network.eval()  # which drops what some networks cache of the weights before
     parts = (as_channels_last(part.to(device)) for part in torch.split(images, _BATCH))

@@ -37,12 +37,6 @@ class Endpoints:
 
     Either all of them are ready on the device, or they stay as they are in the computer's memory, and the one that a
     step needs is brought over and permuted while the step before is still being computed.
-
-    Args:
-        sources: State dicts of the sources.
-        star: The star's parameters, by name.
-        ready: Whether all are kept on the star's device; where None, they are if they take at most half of its free
-            memory.
     """
 
     def __init__(
@@ -62,11 +56,7 @@ class Endpoints:
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def align(self, permutations: Sequence[Permutation]) -> None:
-        """Permute the sources anew.
-
-        Args:
-            permutations: One for every source.
-        """
+        """Permute the sources anew."""
         if permutations is self._permutations:
             return
         self._permutations, self._ahead = permutations, None
@@ -75,23 +65,12 @@ class Endpoints:
             self._made = {number: self._make(number) for number in range(len(self.sources))}
 
     def prefetch(self, number: int) -> None:
-        """Begin to make a source available: the next call of `get` asks for it.
-
-        Args:
-            number: The source.
-        """
+        """Begin to make a source available: the next call of `get` asks for it."""
         if not self.ready:
             self._ahead = number, self._thread.submit(self._make, number)
 
     def get(self, number: int) -> End:
-        """An aligned source.
-
-        Args:
-            number: The source.
-
-        Returns:
-            Its tensors.
-        """
+        """An aligned source."""
         if self.ready:
             return self._made[number]
         end = self._ahead[1].result() if self._ahead and self._ahead[0] == number else self._make(number)

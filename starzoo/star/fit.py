@@ -101,28 +101,6 @@ def fit(
     """Find the star of some sources; a run that was stopped goes on from its newest checkpoint.
 
     SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C end it at the next step, on all processes at the same one, after a checkpoint.
-
-    Args:
-        architecture: What star and sources have in common.
-        spec: Its symmetries.
-        sources: State dicts of the sources θ_1 … θ_N.
-        data: The task's images.
-        config: The run's configuration.
-        folder: The run's folder, for checkpoints and the training log; nothing is kept when not given.
-        names: The sources' names in the training log.
-        identity: JSON value that tells this run from others: a checkpoint with another one is refused.
-        override: Go on from a checkpoint that was made with another configuration.
-        allow_world_size_change: Go on from a checkpoint that was made by another number of processes.
-        progress: Told about steps, twice a second.
-
-    Returns:
-        The star, the permutations of the sources and the history.
-
-    Raises:
-        InterruptedRunError: There was a Ctrl-C.
-        NumericalError: The losses or the star are not finite, or are far too high for long.
-        PreemptedError: There was another signal.
-        UsageError: The checkpoint is that of another run, or the settings do not go together.
     """
     join(config.runtime)
     warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)  # of 1 × 1 weights, which have no order
@@ -201,14 +179,7 @@ class _Run:
         self.loss_monitor, self.agreement = LossMonitor(architecture.num_classes), DelayedMaxReduce(self.device)
 
     def train(self, request: StopRequest) -> None:
-        """Take the steps that are left.
-
-        Args:
-            request: Whether a signal has come.
-
-        Raises:
-            BaseException: What ends the run before its last step.
-        """
+        """Take the steps that are left."""
         settings = self.config.star
         self.log = TrainingLog(
             self.folder / LOG if self.folder and self.accelerator.is_main_process else None,

@@ -36,19 +36,7 @@ _MOST = 16_000_000_000  # bytes of images that a stranger's star may have in mem
 def load_models(
     records: Sequence[ModelRecord], refs: Sequence[str | Path], *, progress: Progress = no_progress
 ) -> list[Source]:
-    """Load a star's own models under their own names, and make sure that they are still the same files.
-
-    Args:
-        records: The models as the star's manifest names them.
-        refs: Where they are, one reference per model: `starzoo.star.run.local_paths.resolve_records` knows.
-        progress: Told after every model.
-
-    Returns:
-        The models in the order of `records`, each in its own class order.
-
-    Raises:
-        UntrustedInputError: The files of a model are others than those that the manifest names.
-    """
+    """Load a star's own models under their own names, and make sure that they are still the same files."""
     models = load_sources(refs, progress=progress)
     for model, record in zip(models, records, strict=True):
         if dict(model.provenance.files) != record.files:
@@ -64,16 +52,7 @@ def load_models(
 
 
 def load_images(manifest: StarManifest, places: LocalPaths, changes: Mapping[str, Any] | None = None) -> ImageTask:
-    """Open the data set of a star, or another one for the same classes.
-
-    Args:
-        manifest: What stands in its star.json.
-        places: Where its files lie on this machine, as far as that is known.
-        changes: Values of `DataConfig` that differ from those that it was fitted with.
-
-    Returns:
-        The task.
-    """
+    """Open the data set of a star, or another one for the same classes."""
     if not places.dataset:
         _refuse_greed(manifest)
         if "dataset" not in (changes or {}):
@@ -84,33 +63,14 @@ def load_images(manifest: StarManifest, places: LocalPaths, changes: Mapping[str
 
 
 def load_data_for(architecture: Architecture, config: DataConfig, names: Sequence[str] | None) -> ImageTask:
-    """Open a data set for models of one architecture.
-
-    Args:
-        architecture: Their architecture.
-        config: The data set.
-        names: The class names into whose order the labels are brought; None where none are known.
-
-    Returns:
-        The task.
-    """
+    """Open a data set for models of one architecture."""
     return load_data(config, architecture.preprocessing, class_names=names, num_classes=architecture.num_classes)
 
 
 def load_named_images(
     manifest: StarManifest, places: LocalPaths, config: DataConfig | None, given: object
 ) -> Split | None:
-    """Open the test images of the other data set of a star.
-
-    Args:
-        manifest: What stands in its star.json.
-        places: Where its files lie on this machine, as far as that is known.
-        config: The data set, or None.
-        given: What the user says of it: its name, some values, or nothing.
-
-    Returns:
-        Its test split, or None.
-    """
+    """Open the test images of the other data set of a star."""
     by_user = isinstance(given, str) or (isinstance(given, Mapping) and "dataset" in given)
     if config and not by_user and not places.ood:
         _check_named(manifest, config, option="--ood")
@@ -118,15 +78,7 @@ def load_named_images(
 
 
 def load_ood_data(config: DataConfig | None, architecture: Architecture) -> Split | None:
-    """Open the test images of another data set, which needs no labels, through the preprocessing of a star.
-
-    Args:
-        config: The data set, or None.
-        architecture: The star's architecture.
-
-    Returns:
-        Its test split, or None.
-    """
+    """Open the test images of another data set, which needs no labels, through the preprocessing of a star."""
     return load_unlabeled(config, architecture.preprocessing) if config else None
 
 

@@ -63,21 +63,7 @@ def join(
     *,
     progress: Progress = no_progress,
 ) -> JoinResult:
-    """Align a new model to a star as its own held-outs were, and measure the path between the two.
-
-    Args:
-        manifest: What stands in the star's star.json.
-        star: The star's state dict.
-        ref: The model: `user/repo[@revision]`, or a folder.
-        data: The task's images.
-        progress: Told about every stage.
-
-    Returns:
-        The aligned model with its paths.
-
-    Raises:
-        UsageError: The model is the star, or one of its sources.
-    """
+    """Align a new model to a star as its own held-outs were, and measure the path between the two."""
     architecture = manifest.architecture
     [model] = load_sources([ref], taken=[source.name for source in manifest.sources], progress=progress)
     known = {f"its source {source.name}": source.files for source in manifest.sources}
@@ -119,14 +105,6 @@ def join(
 
 
 def star_as_source(manifest: StarManifest, star: Mapping[str, Tensor]) -> Source:
-    """The star as one more model, whose architecture is compared with that of others.
-
-    Args:
-        manifest: What stands in its star.json.
-        star: Its state dict.
-
-    Returns:
-        The model.
-    """
+    """The star as one more model, whose architecture is compared with that of others."""
     unlike_any = Provenance(manifest.name, None, None, {WEIGHTS_FILE: ""})  # it may equal the source it started from
     return Source("the star", manifest.architecture, star, unlike_any)

@@ -61,16 +61,7 @@ class Epoch:
 
     @classmethod
     def shared_out(cls, parts: Sequence[Sequence[float]], rank: int, ranks: int) -> Epoch:
-        """What a process goes on with, where perhaps another number of them has begun an epoch.
-
-        Args:
-            parts: The sums of every process that did.
-            rank: Which process goes on.
-            ranks: How many do.
-
-        Returns:
-            Its share.
-        """
+        """What a process goes on with, where perhaps another number of them has begun an epoch."""
         if len(parts) == ranks:
             sums = parts[rank]
         else:
@@ -82,14 +73,7 @@ class Epoch:
 
     @staticmethod
     def record(parts: Sequence[Sequence[float]]) -> dict[str, float]:
-        """What an epoch's history tells.
-
-        Args:
-            parts: The sums of every process.
-
-        Returns:
-            The mean losses, and what went wrong, where anything did.
-        """
+        """What an epoch's history tells."""
         paths, path, owns, own, skipped, spikes = (sum(column) for column in zip(*parts, strict=True))
         record = {"path_loss": path / paths} if paths else {}
         if owns:
@@ -99,11 +83,7 @@ class Epoch:
 
 
 class LossMonitor:
-    """Watches the losses of a fit as all processes hear them, and ends it when they are no losses any more.
-
-    Args:
-        classes: Number of classes: a loss below that of guessing is no spike.
-    """
+    """Watches the losses of a fit as all processes hear them, and ends it when they are no losses any more."""
 
     def __init__(self, classes: int) -> None:
         self._guessing = math.log(classes)
@@ -116,26 +96,12 @@ class LossMonitor:
         return {"usual": list(self._usual), "spikes": self._spikes, "skipped": self._skipped}
 
     def remember(self, memory: Mapping[str, Any]) -> None:
-        """Go on from what another one went by.
-
-        Args:
-            memory: Its `memory`.
-        """
+        """Go on from what another one went by."""
         self._usual.extend(memory["usual"])
         self._spikes, self._skipped = memory["spikes"], memory["skipped"]
 
     def is_spike(self, loss: float) -> bool:
-        """Whether a loss is far above the usual one.
-
-        Args:
-            loss: The greatest of any process.
-
-        Returns:
-            True if it is more than four times the mean of the last hundred, and more than guessing costs.
-
-        Raises:
-            NumericalError: This is the 21st in a row.
-        """
+        """Whether a loss is far above the usual one."""
         usual = sum(self._usual) / len(self._usual) if self._usual else math.inf
         spike = loss > max(_SPIKE * usual, self._guessing)
         self._spikes = self._spikes + 1 if spike else 0
@@ -148,14 +114,7 @@ class LossMonitor:
         return spike
 
     def skipped(self, now: bool) -> None:
-        """Hear whether a step overflowed in half precision.
-
-        Args:
-            now: Whether it did.
-
-        Raises:
-            NumericalError: This is the 21st in a row.
-        """
+        """Hear whether a step overflowed in half precision."""
         self._skipped = self._skipped + 1 if now else 0
         if self._skipped > _IN_A_ROW:
             raise NumericalError(
@@ -166,12 +125,5 @@ class LossMonitor:
 
     @staticmethod
     def broken(where: str) -> NumericalError:
-        """The error of a loss that is not finite.
-
-        Args:
-            where: Step, source, t and images, in words.
-
-        Returns:
-            The error.
-        """
+        """The error of a loss that is not finite."""
         return NumericalError("", f"the loss of the star is not finite {where}", hint=_CURE)

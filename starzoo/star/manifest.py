@@ -114,17 +114,7 @@ class StarManifest(FrozenModel):
 
 
 def read_manifest(file: Path) -> StarManifest:
-    """Read a star.json.
-
-    Args:
-        file: The file.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        UntrustedInputError: The file is missing, too large, no JSON, or not what this version of starzoo writes.
-    """
+    """Read a star.json."""
     hint = "is this the folder of a star?"
     if not os.path.lexists(file):
         raise UntrustedInputError(str(file), "no manifest of a star: no such file", hint=hint)

@@ -27,13 +27,6 @@ _logger = logging.getLogger(__name__)
 class SourceAlignment:
     """Aligns the sources of a fit; several processes share them out, and each permutation comes from one of them.
 
-    Args:
-        architecture: What star and sources have in common.
-        spec: Its symmetries.
-        sources: State dicts of the sources.
-        data: The task's images.
-        config: The run's configuration.
-
     Attributes:
         config: How the sources are aligned.
         permutations: One for every source, as they were last aligned.
@@ -61,15 +54,7 @@ class SourceAlignment:
         self._moving = list(range(len(sources)))
 
     def start(self, random: StateDict, known: Sequence[Permutation] | None = None) -> StateDict:
-        """Where the star starts from, and the sources aligned to that.
-
-        Args:
-            random: Weights that no training has seen, for a random start.
-            known: How the sources are aligned in a run that goes on; nothing is matched then.
-
-        Returns:
-            The average of the sources, aligned to each other; one of them; or the random weights.
-        """
+        """Where the star starts from, and the sources aligned to that."""
         others = range(1, len(self._sources))
         first, of_one = self._sources[0], random if self._start == "random" else self._sources[0]
         related = split_across_processes(
@@ -91,14 +76,7 @@ class SourceAlignment:
         return average([found.apply(source) for found, source in zip(self.permutations, self._sources, strict=True)])
 
     def align_to(self, star: StateDict) -> int:
-        """Align the sources to the star, each from where it is; those that share an ancestor stay as they are.
-
-        Args:
-            star: Its state dict.
-
-        Returns:
-            How many positions that moved.
-        """
+        """Align the sources to the star, each from where it is; those that share an ancestor stay as they are."""
         # Not only where it lowers the loss half-way, which is too noisy to judge a small move by: on the digits a star
         # so held back has a barrier of 0.018 to held-outs, and one that follows its sources 0.012 (three seeds).
         fixed, before = self._aligner.evidence.of(star), self.permutations
@@ -124,14 +102,7 @@ class SourceAlignment:
             yield {name: tensor.to(device) for name, tensor in self._kept[number].items()}
 
     def midpoint_losses(self, star: StateDict) -> list[float]:
-        """The losses half-way between the star and every source, on some training images, in nats.
-
-        Args:
-            star: Its state dict.
-
-        Returns:
-            One loss per source.
-        """
+        """The losses half-way between the star and every source, on some training images, in nats."""
 
         def measure(number: int) -> float:
             return self._halfway.midpoint_loss(star, self.permutations[number].apply(self._sources[number]))

@@ -112,12 +112,7 @@ class Star:
 
 
 def write_manifest(folder: Path, manifest: StarManifest) -> None:
-    """Write star.json alone, whole or not at all.
-
-    Args:
-        folder: The star's folder.
-        manifest: The manifest; where it names no file of the star yet, those that lie in the folder are hashed.
-    """
+    """Write star.json alone, whole or not at all."""
     if not manifest.files:
         files = {name: sha256_file(folder / name) for name in HASHED_FILES if (folder / name).is_file()}
         manifest = manifest.model_copy(update={"files": files})
@@ -137,30 +132,13 @@ def load_star(ref: str | Path) -> Star:
 
 
 def download_star(ref: str | Path) -> Path:
-    """The folder of a star: its own, or that of the local cache, to which it is brought from the Hub.
-
-    Args:
-        ref: The folder that `fit-star` wrote, or `user/repo[@revision]`.
-
-    Returns:
-        The folder.
-    """
+    """The folder of a star: its own, or that of the local cache, to which it is brought from the Hub."""
     where = ModelRef.parse(ref)
     return where.folder if where.folder is not None else pull(where).folder
 
 
 def load_star_folder(folder: Path) -> Star:
-    """Read a star from the folder that `Star.save_timm_folder` wrote.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        The star.
-
-    Raises:
-        UntrustedInputError: A file is missing, damaged, or does not belong to the others.
-    """
+    """Read a star from the folder that `Star.save_timm_folder` wrote."""
     manifest = read_manifest(folder / MANIFEST)
     architecture = read_architecture(folder)  # nothing but what this lets through is given to timm
     if architecture != manifest.architecture:

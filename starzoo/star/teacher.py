@@ -15,13 +15,7 @@ __all__ = ["Teacher"]
 
 
 class Teacher:
-    """Computes the predictions of sources.
-
-    Args:
-        network: A network of their architecture; its parameters are given up.
-        star: The star's parameters, by name, on the device where all is computed.
-        precision: The context in which the star is computed.
-    """
+    """Computes the predictions of sources."""
 
     def __init__(
         self,
@@ -37,15 +31,7 @@ class Teacher:
 
     @torch.no_grad()
     def predict(self, end: End, images: Tensor) -> Tensor:
-        """What an aligned source predicts: the same as the source itself.
-
-        Args:
-            end: The source; of tied weights, which have several names, it is enough to lend one.
-            images: A batch.
-
-        Returns:
-            Probabilities, shape (batch, classes).
-        """
+        """What an aligned source predicts: the same as the source itself."""
         self._network.eval()  # each time: some networks keep what they make of their weights until this is called
         buffers = {name: end.buffers[name] for name in self._buffers if name in end.buffers}
         tensors = {**dict(zip(self._names, end.parameters, strict=True)), **buffers}

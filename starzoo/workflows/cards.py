@@ -26,26 +26,12 @@ def render_card(folder: Path) -> Path:
 
 
 def render_html(folder: Path) -> Path:
-    """Write a star's card as one HTML page that needs nothing else, from its star.json.
-
-    Args:
-        folder: The star's folder.
-
-    Returns:
-        The page.
-    """
+    """Write a star's card as one HTML page that needs nothing else, from its star.json."""
     manifest = read_manifest(folder / MANIFEST)
     return write_report(folder, manifest, manifest.repo)
 
 
 def render_gallery(folder: Path) -> list[Path]:
-    """Write the cards of all stars in a folder again, and one page for all of them.
-
-    Args:
-        folder: The folder; each star lies in a folder of its own in it.
-
-    Returns:
-        The page, and the cards.
-    """
+    """Write the cards of all stars in a folder again, and one page for all of them."""
     page = write_gallery(folder)
     return [page, *map(render_card, list_star_folders(folder))]

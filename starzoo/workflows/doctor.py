@@ -39,23 +39,12 @@ class Check:
 
 
 def run_checks(*, clean: bool = False) -> list[Check]:
-    """Look at everything that a run needs.
-
-    Args:
-        clean: Remove what killed downloads left in the cache.
-
-    Returns:
-        What was found.
-    """
+    """Look at everything that a run needs."""
     return [*_versions(), *_devices(), *_cache(clean), _token()]
 
 
 def clean_cache() -> tuple[int, int]:
-    """Remove what downloads that were killed left in the Hub's cache; those that may be going on are left alone.
-
-    Returns:
-        How many files were removed, and their bytes.
-    """
+    """Remove what downloads that were killed left in the Hub's cache; those that may be going on are left alone."""
     removed = size = 0
     for file in _orphans():
         size += file.stat().st_size

@@ -72,22 +72,6 @@ def import_checkpoints(
 
     A checkpoint of timm's train.py says what it is, itself or in the args.yaml beside it. Of one of torchvision,
     Lightning or a plain state dict the architecture must be given. Pickles are opened by a process of their own.
-
-    Args:
-        checkpoints: The files.
-        out: Gets one folder per checkpoint.
-        arch: The timm architecture; what the checkpoint says when not given.
-        model_args: Further arguments of `timm.create_model`, before those that the checkpoint names.
-        num_classes: The number of classes; what the checkpoint says, or has weights for, when not given.
-        label_names: The classes in the order of the outputs.
-        ema: Whether averaged weights are taken where a checkpoint has them.
-        progress: Told after every checkpoint.
-
-    Returns:
-        One report per checkpoint, in their order.
-
-    Raises:
-        UsageError: A file is missing, its architecture is not known, or its folder holds something else.
     """
     for checkpoint in checkpoints:
         if not checkpoint.is_file():

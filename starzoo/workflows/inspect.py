@@ -157,19 +157,7 @@ def inspect_model(
 
 
 def explain_axis(spec: PermutationSpec, place: str, *, subject: str = "the network") -> Explanation:
-    """Say how one axis may be permuted, and why not more.
-
-    Args:
-        spec: The symmetries of a network.
-        place: A tensor of the state dict and one of its axes, such as ``"conv1.weight:0"``.
-        subject: Whose symmetries they are, for the error message.
-
-    Returns:
-        The explanation.
-
-    Raises:
-        UsageError: There is no such tensor or axis.
-    """
+    """Say how one axis may be permuted, and why not more."""
     tensor, _, axis = place.rpartition(":")
     if not axis.isdecimal() or tensor not in spec.axes or int(axis) >= len(spec.axes[tensor]):
         raise UsageError(

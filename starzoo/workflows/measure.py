@@ -35,19 +35,7 @@ __all__ = [
 def match_to_data(
     models: Sequence[Source], load: Callable[[Sequence[str] | None], ImageTask], progress: Progress = no_progress
 ) -> tuple[list[Source], ImageTask]:
-    """Bring models and images into one class order: that of the first model with label names, else of the first model.
-
-    Args:
-        models: The models. What order one without label names has, only its accuracy shows.
-        load: Opens the data set with its labels in the order of some class names, or in its own.
-        progress: Told about every model that has to be looked at.
-
-    Returns:
-        The models with label names, and the data set.
-
-    Raises:
-        IncompatibleError: The models have no classes.
-    """
+    """Bring models and images into one class order: the first one that has label names."""
     check_have_classes(models)
     data = load(common_label_names(models))
     named = name_classes(models, data, progress)
@@ -56,16 +44,7 @@ def match_to_data(
 
 
 def name_classes(models: Sequence[Source], data: ImageTask, progress: Progress = no_progress) -> list[Source]:
-    """Give models without label names those of the data, in the order in which they are better than chance.
-
-    Args:
-        models: The models.
-        data: The images.
-        progress: Told about every one that has to be looked at.
-
-    Returns:
-        The models in their order, all with label names.
-    """
+    """Give models without label names those of the data, in the order in which they are better than chance."""
     unnamed = {model.name: model.state for model in models if not model.architecture.label_names}
     if not unnamed:
         return list(models)
@@ -82,21 +61,7 @@ def look_at(
     keep_weak: bool,
     progress: Progress,
 ) -> tuple[list[Source], EvalConfig]:
-    """Look at the models of a star before it is fitted or measured (`starzoo.evaluate.source_check`).
-
-    Args:
-        models: The models, sources first.
-        count: How many of them are sources.
-        data: The images.
-        config: How statistics are estimated.
-        cache: What was seen before.
-        keep_weak: Whether sources that are far worse than the others are used.
-        progress: Told about every model.
-
-    Returns:
-        The models, those of broken statistics with estimated ones; and the configuration, which says how the images for
-        statistics are augmented.
-    """
+    """Look at the models of a star before it is fitted or measured (`starzoo.evaluate.source_check`)."""
     architecture, states = models[0].architecture, [(model.name, model.state) for model in models]
     found = check_sources(
         architecture,
@@ -125,33 +90,14 @@ def make_zoo(
     unseen: Sequence[Source],
     stars: Sequence[Source] = (),
 ) -> Zoo:
-    """The models of an evaluation.
-
-    Args:
-        state: The star's weights.
-        members: Its sources.
-        permutations: What brings each of them to the star.
-        unseen: The held-outs.
-        stars: Other stars of the same models.
-
-    Returns:
-        The zoo.
-    """
+    """The models of an evaluation."""
     sources, holdouts, others = ({model.name: model.state for model in models} for models in (members, unseen, stars))
     known = dict(zip(sources, permutations, strict=True))
     return Zoo(star=state, sources=sources, holdouts=holdouts, others=others, permutations=known)
 
 
 def override_eval_config(known: EvalConfig, changes: Mapping[str, Any]) -> EvalConfig:
-    """How a star is measured again: single values of its other data set change that one.
-
-    Args:
-        known: How it was measured before.
-        changes: The values that differ.
-
-    Returns:
-        The checked configuration.
-    """
+    """How a star is measured again: single values of its other data set change that one."""
     ood, other = known.ood, changes.get("ood")
     if ood and isinstance(other, Mapping) and "dataset" not in other:
         changes = {**changes, "ood": {**ood.model_dump(), **other}}
@@ -159,15 +105,7 @@ def override_eval_config(known: EvalConfig, changes: Mapping[str, Any]) -> EvalC
 
 
 def leaves_the_same(data: DataConfig, of: DataConfig) -> bool:
-    """Whether the images that `train_size` leaves out are certain to be new to a star.
-
-    Args:
-        data: The images that are measured on.
-        of: Those that the star was fitted on.
-
-    Returns:
-        True for what the fit has left out too, and for another data set of the Hub: what a folder holds is not known.
-    """
+    """Whether the images that `train_size` leaves out are certain to be new to a star."""
     of_test = {"test_split", "test_size", "augment"}
     if data.model_dump(exclude=of_test) == of.model_dump(exclude=of_test):
         return True
@@ -183,20 +121,7 @@ def measure(
     cache: ResultCache,
     progress: Progress,
 ) -> StarManifest:
-    """Measure a star as its manifest says.
-
-    Args:
-        manifest: The manifest of a star that is fitted.
-        spec: The symmetries of its architecture.
-        zoo: The models.
-        data: The images; where they are others than those of the fit, the evaluation says so.
-        outside: Images of another task, or None.
-        cache: What was measured before.
-        progress: Told about every stage.
-
-    Returns:
-        The manifest with the evaluation.
-    """
+    """Measure a star as its manifest says."""
     measured = evaluate(
         manifest.architecture,
         spec,

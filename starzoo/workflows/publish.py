@@ -63,19 +63,7 @@ def publish_star(
 
 
 def check_license(manifest: StarManifest, accepted: str | None) -> Licensing:
-    """Make sure that the star's sources allow to publish it, and that a person decided what is not clear.
-
-    Args:
-        manifest: The star.
-        accepted: The license that a person chose, or None.
-
-    Returns:
-        What the licenses of the sources come to.
-
-    Raises:
-        IncompatibleError: The licenses exclude each other.
-        UsageError: A person must decide, or decided for less than the sources demand.
-    """
+    """Make sure that the star's sources allow to publish it, and that a person decided what is not clear."""
     found = license_of_sources(manifest.sources)
     if found.conflict:
         raise IncompatibleError(

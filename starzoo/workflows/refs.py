@@ -36,17 +36,7 @@ def is_zoo_file(ref: str) -> bool:
 
 
 def read_zoo_file(file: Path) -> ZooFile:
-    """Read a YAML file with the lists `sources` and `holdouts`.
-
-    Args:
-        file: The file; folders that it names with `./` or `../` are looked for from where it lies.
-
-    Returns:
-        The references.
-
-    Raises:
-        UsageError: There is no such file, or it holds something else.
-    """
+    """Read a YAML file with the lists `sources` and `holdouts`."""
     hint = "write `sources:` and `holdouts:`, each a list of user/repo@revision or ./folder"
     if not os.path.lexists(file):
         raise UsageError(str(file), "is no zoo file: No such file or directory", hint=hint)

@@ -35,22 +35,7 @@ def train_member(
     device: str | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Tensor]:
-    """Train one network from scratch; initialization, order and augmentation all come from the seed.
-
-    Args:
-        architecture: What is trained.
-        data: The task.
-        config: The recipe.
-        seed: Any non-negative number.
-        device: Where; the first GPU, else the CPU, when not given.
-        progress: Told after every epoch, with the mean training loss.
-
-    Returns:
-        The state dict, on the CPU.
-
-    Raises:
-        NumericalError: The loss or the weights are not finite; the message names the seed.
-    """
+    """Train one network from scratch; initialization, order and augmentation all come from the seed."""
     place = torch.device(device or default_device())
     start, order = (int(number) for number in np.random.SeedSequence(seed).generate_state(2))
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
@@ -79,15 +64,7 @@ def train_member(
 
 
 def measure(model: nn.Module, split: Split) -> tuple[float, float]:
-    """Predict a split without augmentation.
-
-    Args:
-        model: The network, on any device.
-        split: The images.
-
-    Returns:
-        The cross-entropy in nats, and the share of right answers.
-    """
+    """Predict a split without augmentation."""
     device = next(model.parameters()).device
     model.eval()
     with torch.inference_mode():

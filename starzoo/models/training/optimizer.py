@@ -25,15 +25,7 @@ class Batches(Protocol):
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig | StarConfig) -> torch.optim.Optimizer:
-    """The optimizer that a configuration names.
-
-    Args:
-        parameters: What it updates.
-        config: Names the optimizer and its constants.
-
-    Returns:
-        SGD with (Nesterov) momentum, or AdamW.
-    """
+    """The optimizer that a configuration names."""
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(
@@ -51,12 +43,6 @@ def set_learning_rate(
     """Set the rate of one step: a linear warm-up, then half a cosine down to zero.
 
     The rate is a function of the step alone, so that a resumed run needs no scheduler state.
-
-    Args:
-        optimizer: Its rate is set in every parameter group.
-        config: Holds the peak rate and the warm-up's share of all steps.
-        step: The step about to be taken, from 0.
-        total: Steps in all.
     """
     warmup = config.warmup * total
     if step < warmup:
@@ -77,20 +63,7 @@ def train_epoch(
     epoch: int = 0,
     clip_grad_norm: float | None = None,
 ) -> float:
-    """Train a model on every batch once.
-
-    Args:
-        model: It is put into training mode.
-        optimizer: Over its parameters.
-        batches: Images and labels, on any device.
-        loss: Of images of shape (batch, channels, height, width) and labels of shape (batch,), on the model's device.
-        schedule: Varies the rate over its epochs; the rate stays as it is when not given.
-        epoch: Which of them this is, from 0.
-        clip_grad_norm: The greatest norm of a step's gradient; None for no bound.
-
-    Returns:
-        The mean loss.
-    """
+    """Train a model on every batch once."""
     device, losses = next(model.parameters()).device, []
     model.train()
     for number, (images, labels) in enumerate(batches):

@@ -49,18 +49,6 @@ def run_in_processes(
     """Do all tasks, `jobs` at a time; each process gets its share of the cores.
 
     The first failure stops everything. Ctrl-C is left to this process alone, which then ends the others.
-
-    Args:
-        work: What is done with every task; picklable. What it caches in itself stays in its process.
-        tasks: The tasks; they and their results must be picklable.
-        jobs: Number of processes; with 1 everything happens in this one.
-        report: Called in this process with the figures of any task.
-        finish: Called in this process with every result, in the order in which they come.
-
-    Raises:
-        ResourceError: A process was killed.
-        RuntimeError: A task failed by a fault in the program.
-        StarzooError: What a task raised on purpose.
     """
     jobs = min(jobs, len(tasks))
     if jobs <= 1:

@@ -64,20 +64,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> Path:
-    """Publish a checkpoint, then remove all but it and the one before: those of later steps are what was given up.
-
-    Args:
-        folder: Where the run keeps its checkpoints.
-        checkpoint: What to keep.
-        identity: JSON value that a resuming run must share: configuration, data and sources.
-
-    Returns:
-        The checkpoint's own folder.
-
-    Raises:
-        UsageError: There can be no such folder.
-        ResourceError: The disk is full; older checkpoints are untouched.
-    """
+    """Publish a checkpoint, then remove all but it and the one before: those of later steps are what was given up."""
     target = folder / f"step-{checkpoint.step:09d}"
     with translate_write_errors(target):
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,22 +90,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str,
 
 
 def load_newest(folder: Path, identity: Mapping[str, Any], *, override: bool = False) -> Checkpoint | None:
-    """Find the newest checkpoint whose files are whole; a damaged one is passed over with a warning.
-
-    Args:
-        folder: Where the run keeps its checkpoints.
-        identity: What this run is; a checkpoint of another run is refused.
-        override: Go on with another configuration, and note that in the checkpoint's `changes`.
-
-    Returns:
-        The checkpoint, or None where there is none yet.
-
-    Raises:
-        CheckpointError: There are checkpoints, and all are damaged.
-        UntrustedInputError: A checkpoint holds a file that starzoo does not write there.
-        UsageError: The newest whole one belongs to a run with another configuration, other data or other sources, or
-            another version of starzoo wrote it.
-    """
+    """Find the newest checkpoint whose files are whole; a damaged one is passed over with a warning."""
     candidates = _published(folder)
     for candidate in reversed(candidates):
         if _is_whole(candidate):
@@ -132,14 +104,7 @@ def load_newest(folder: Path, identity: Mapping[str, Any], *, override: bool = F
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors, `position.key`; the learning rate is a function of the step.
-
-    Args:
-        optimizer: Its per-parameter state holds tensors only, as SGD's and AdamW's does.
-
-    Returns:
-        The tensors.
-    """
+    """An optimizer's state as named tensors, `position.key`; the learning rate is a function of the step."""
     state = optimizer.state_dict()["state"]
     return {
         f"{position}.{key}": value
@@ -150,15 +115,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> bool:
-    """Give an optimizer the state that `optimizer_tensors` took from one of its kind.
-
-    Args:
-        optimizer: A fresh optimizer over the same parameters.
-        tensors: The named tensors.
-
-    Returns:
-        Whether it has that state; False where one of another kind left it, which this one cannot go on from.
-    """
+    """Give an optimizer the state that `optimizer_tensors` took from one of its kind."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         position, _, key = name.partition(".")

@@ -75,18 +75,7 @@ class LocalPaths(FrozenModel):
         ood: DataConfig | None = None,
         weights: Sequence[str] = (),
     ) -> LocalPaths:
-        """Note where a run finds its files.
-
-        Args:
-            sources: References of the sources.
-            holdouts: References of the held-outs.
-            data: The data set.
-            ood: The other data set that it is evaluated on, if any.
-            weights: SHA-256 of the sources' weights.
-
-        Returns:
-            The places.
-        """
+        """Note where a run finds its files."""
         return cls(
             sources=tuple(map(_absolute, sources)),
             holdouts=tuple(map(_absolute, holdouts)),
@@ -98,17 +87,7 @@ class LocalPaths(FrozenModel):
 
     @classmethod
     def read(cls, folder: Path | None) -> LocalPaths:
-        """Read the places of a star that was fitted on this machine.
-
-        Args:
-            folder: The star's folder, or None for a star of the Hub.
-
-        Returns:
-            The places; empty where none were kept, or not by this machine.
-
-        Raises:
-            UntrustedInputError: The file is damaged.
-        """
+        """Read the places of a star that was fitted on this machine."""
         file = folder / _FILE if folder is not None else None
         if file is None or not os.path.lexists(file):
             return cls()
@@ -122,15 +101,7 @@ class LocalPaths(FrozenModel):
             raise UntrustedInputError(str(file), "is damaged", hint="remove it") from error
 
     def check_unchanged(self, now: LocalPaths) -> None:
-        """Make sure that no local source has other weights than when the run began.
-
-        Args:
-            now: The places of the same run, going on.
-
-        Raises:
-            UntrustedInputError: One has; a Hub's commit never does, and what it holds is checked when it is loaded.
-            UsageError: A branch of the Hub is at another commit now.
-        """
+        """Make sure that no local source has other weights than when the run began."""
         for place, before, here, found in zip(self.sources, self.weights, now.sources, now.weights, strict=False):
             (repo, _, commit), (same, _, _) = place.partition("@"), here.partition("@")
             if before != found and commit and repo == same and place.startswith("hf-hub:"):
@@ -149,63 +120,30 @@ class LocalPaths(FrozenModel):
                 )
 
     def with_changes(self, holdouts: Sequence[str], ood: DataConfig | None) -> LocalPaths:
-        """The same run, evaluated again.
-
-        Args:
-            holdouts: References of other held-outs, if there are any.
-            ood: The other data set that it was evaluated on; the one before where its folder is not known any more.
-
-        Returns:
-            New places.
-        """
+        """The same run, evaluated again."""
         changes: dict[str, object] = {"holdouts": tuple(map(_absolute, holdouts))} if holdouts else {}
         if ood:
             changes["ood"] = _place(ood)
         return self.model_copy(update=changes)
 
     def at_its_commit(self, data: DataConfig) -> DataConfig:
-        """The data set of a run that goes on: of the commit that it began with, unless another one is asked for.
-
-        Args:
-            data: As the run was given it.
-
-        Returns:
-            The data set.
-        """
+        """The data set of a run that goes on: of the commit that it began with, unless another one is asked for."""
         known = data.revision is None and _place(data) == self.dataset
         return data.model_copy(update={"revision": self.revision}) if known else data
 
     def other_images(self, ood: DataConfig | None) -> DataConfig | None:
-        """The other data set of an evaluation, by where it lies on this machine.
-
-        Args:
-            ood: As a user names it, or as a star's manifest does, which knows no paths.
-
-        Returns:
-            The data set.
-        """
+        """The other data set of an evaluation, by where it lies on this machine."""
         known = ood and self.ood and ood.dataset == f"./{Path(self.ood).name}"
         return ood.model_copy(update={"dataset": self.ood}) if ood and known else ood
 
     def found(self, config: RunConfig) -> RunConfig:
-        """A run's configuration as it may be published, with its data sets where they lie on this machine.
-
-        Args:
-            config: The configuration, `redact_paths`.
-
-        Returns:
-            The configuration that the run was given.
-        """
+        """A run's configuration as it may be published, with its data sets where they lie on this machine."""
         data = config.data.model_copy(update={"dataset": self.dataset}) if self.dataset else config.data
         evaluate = config.evaluate.model_copy(update={"ood": self.other_images(config.evaluate.ood)})
         return config.model_copy(update={"data": data, "evaluate": evaluate})
 
     def write(self, folder: Path) -> None:
-        """Keep the places beside a star.
-
-        Args:
-            folder: The star's folder.
-        """
+        """Keep the places beside a star."""
         key = _key(make=True)
         sealed = self.model_copy(update={"seal": self._sealed(key) if key else ""})
         write_text(folder / _FILE, sealed.model_dump_json(indent=1) + "\n")
@@ -231,14 +169,7 @@ def _key(*, make: bool = False) -> bytes:
 
 
 def check_folder_unused(target: Path) -> None:
-    """Make sure that a folder in which a run is about to begin holds no files of somebody that it would replace.
-
-    Args:
-        target: The folder.
-
-    Raises:
-        UsageError: It holds such files, and no run has begun in it.
-    """
+    """Make sure that a folder in which a run is about to begin holds no files of somebody that it would replace."""
     if _holds_any(target, [*OF_A_RUN, "checkpoints/*/manifest.json"]):
         return
     found = [name for name in _REPLACED if os.path.lexists(target / name)]
@@ -251,18 +182,7 @@ def check_folder_unused(target: Path) -> None:
 
 
 def resolve_records(records: Sequence[ModelRecord], places: Sequence[str]) -> list[str]:
-    """References under which a star's models can be loaded again.
-
-    Args:
-        records: The models as the star's manifest names them.
-        places: Where they lay when the star was fitted, where that is known.
-
-    Returns:
-        One reference per model, pinned to a commit where the model is on the Hub.
-
-    Raises:
-        UsageError: A model was a local folder of another machine.
-    """
+    """References under which a star's models can be loaded again."""
     refs = []
     for number, record in enumerate(records):
         if record.pinned:
@@ -279,56 +199,26 @@ def resolve_records(records: Sequence[ModelRecord], places: Sequence[str]) -> li
 
 
 def check_not_overwriting(target: Path, inputs: Sequence[str], *, unless: Sequence[str]) -> None:
-    """Make sure that a folder which is about to be written holds no model of somebody.
-
-    Args:
-        target: The folder.
-        inputs: References of the models that are read.
-        unless: Files of which each tells a folder of our own, which may be written again.
-
-    Raises:
-        UsageError: The folder is one of the inputs, or holds another model.
-    """
+    """Make sure that a folder which is about to be written holds no model of somebody."""
     mine = {Path(_absolute(ref)) for ref in inputs if ModelRef.parse(ref).folder is not None}
     if target.resolve() in mine or ((target / "config.json").exists() and not _holds_any(target, unless)):
         raise UsageError(str(target), "holds another model, which would be overwritten", hint="choose another --out")
 
 
 def is_folder(data: DataConfig) -> bool:
-    """Whether a data set is a local folder; `digits` never is, whatever lies in the current one.
-
-    Args:
-        data: The data set.
-
-    Returns:
-        False for one of the Hub.
-    """
+    """Whether a data set is a local folder; `digits` never is, whatever lies in the current one."""
     return data.dataset != "digits" and Path(data.dataset).expanduser().is_dir()
 
 
 def redact_path(data: DataConfig) -> DataConfig:
-    """A local data set by its folder's name alone: where it lies tells about a machine and its user.
-
-    Args:
-        data: The data set as the run was given it.
-
-    Returns:
-        The data set as it may be published: a folder as `./NAME`, which neither `digits` nor a Hub id can be.
-    """
+    """A local data set by its folder's name alone: where it lies tells about a machine and its user."""
     if not is_folder(data):
         return data
     return data.model_copy(update={"dataset": f"./{Path(data.dataset).expanduser().resolve().name}"})
 
 
 def redact_paths(config: RunConfig) -> RunConfig:
-    """A run's configuration as it may be published.
-
-    Args:
-        config: The configuration as the run was given it.
-
-    Returns:
-        The same, its data sets `redact_path`.
-    """
+    """A run's configuration as it may be published."""
     ood = config.evaluate.ood and redact_path(config.evaluate.ood)
     changes = {"data": redact_path(config.data), "evaluate": config.evaluate.model_copy(update={"ood": ood})}
     return config.model_copy(update=changes)

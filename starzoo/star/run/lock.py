@@ -19,9 +19,6 @@ class RunLock:
     """Keeps other runs out of a folder, as a context; on several processes the first one does so for all.
 
     The system releases the lock when the process ends, however that happens.
-
-    Args:
-        folder: The run's folder; it may not exist yet, and is not made before `take`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,11 +36,7 @@ class RunLock:
         self._lock.release()
 
     def take(self) -> None:
-        """Take it, if that is not done yet.
-
-        Raises:
-            RunLockedError: Another run has it.
-        """
+        """Take it, if that is not done yet."""
         if self._lock.is_locked:
             return
         with translate_write_errors(self._folder / _FILE):

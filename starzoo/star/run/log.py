@@ -18,37 +18,20 @@ LOG = "training.log"
 
 
 class TrainingLog:
-    """Writes an epoch's figures as a line.
-
-    Args:
-        path: The file, to whose end lines are added; nothing is written where it is not given.
-        names: The sources' names.
-        epochs: How many epochs the run has.
-        images: Images of an epoch.
-    """
+    """Writes an epoch's figures as a line."""
 
     def __init__(self, path: Path | None, names: Sequence[str], *, epochs: int, images: int) -> None:
         self._path, self._names, self._epochs, self._images = path, names, epochs, images
         self._began = time.monotonic()
 
     def note(self, text: str) -> None:
-        """Write a line, without control bytes.
-
-        Args:
-            text: The line.
-        """
+        """Write a line, without control bytes."""
         if self._path:
             with open_append(self._path) as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}  {printable(text)}\n".encode())
 
     def epoch(self, number: int, record: Mapping[str, float], share: float = 1.0) -> None:
-        """Write what an epoch came to.
-
-        Args:
-            number: The epoch, from 1.
-            record: Its figures; `midpoint_loss.3` is the loss half-way to the fourth source.
-            share: The part of the epoch that this process has seen: less than 1 where it was resumed within.
-        """
+        """Write what an epoch came to."""
         now = time.monotonic()
         seconds = (now - self._began) / max(share, 1e-9)
         self._began = now
@@ -76,17 +59,7 @@ def _duration(seconds: float) -> str:
 
 
 def check_trackers(names: Sequence[str]) -> list[Any]:
-    """Make sure that trackers are there, and that none calls home unless it was told to.
-
-    Args:
-        names: What Accelerate calls them: `tensorboard`, `wandb`, `trackio` and others.
-
-    Returns:
-        The names, for `Accelerator(log_with=…)`.
-
-    Raises:
-        UsageError: There is no such tracker, or its package is not installed.
-    """
+    """Make sure that trackers are there, and that none calls home unless it was told to."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     there = {str(tracker) for tracker in get_available_trackers()}

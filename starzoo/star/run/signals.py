@@ -51,16 +51,7 @@ class StopRequest:
 
 
 def stop(number: int, state: str) -> NoReturn:
-    """End the run as its signal wants it.
-
-    Args:
-        number: The signal.
-        state: What is kept, in words.
-
-    Raises:
-        InterruptedRunError: It was Ctrl-C.
-        PreemptedError: It was any other one.
-    """
+    """End the run as its signal wants it."""
     name = signal.Signals(number).name
     if number == signal.SIGINT:
         raise InterruptedRunError("", f"interrupted; {state}", hint="the same command goes on from there")
@@ -69,11 +60,7 @@ def stop(number: int, state: str) -> NoReturn:
 
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """End in an orderly way where a scheduler's signal would end the process as it stands; Ctrl-C does so by itself.
-
-    Raises:
-        PreemptedError: There was such a signal.
-    """
+    """End in an orderly way where a scheduler's signal would end the process as it stands; Ctrl-C does so by itself."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         raise _SignalledError(number)

@@ -79,13 +79,7 @@ class Status:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record how the block ends.
-
-        Raises:
-            RunLockedError: Another run is at work in the folder; nothing is recorded over its status.
-            PreemptedError: Another process was lost; the same command goes on from the last checkpoint.
-            BaseException: What was raised in the block.
-        """
+        """Record how the block ends."""
         finished = self._finished()
         self._write("running")
         try:
