@@ -23,9 +23,6 @@ def show_inspection(out: Output, found: SymmetryReport, *, groups: bool) -> None
     if groups:
         rows = [(group, str(size), outer or "", str(axes)) for group, size, outer, axes in found.table]
         human.append(Table("Groups", ("group", "size", "within", "axes"), rows))
-    if groups and found.exchanges:
-        exchanges = [(name, str(branches), str(tensors)) for name, branches, tensors in found.exchanges]
-        human.append(Table("Exchanges of parallel branches", ("exchange", "branches", "tensors in each"), exchanges))
     if found.why:
         human += _explanation(found.why)
     out.result(_document(found), brief=[found.groups], human=human)
@@ -33,14 +30,13 @@ def show_inspection(out: Output, found: SymmetryReport, *, groups: bool) -> None
 
 def _document(found: SymmetryReport) -> dict[str, Any]:
     """The symmetries as a JSON value, whose rows have names."""
-    columns = {"table": ("group", "size", "within", "axes"), "exchanges": ("exchange", "branches", "tensors")}
-    rows = {key: [dict(zip(names, row, strict=True)) for row in vars(found)[key]] for key, names in columns.items()}
+    table = [dict(zip(("group", "size", "within", "axes"), row, strict=True)) for row in found.table]
     why = found.why and {
         **vars(found.why),
         "groups": [dict(zip(("group", "size", "within", "others"), row, strict=True)) for row in found.why.groups],
         "pinned": [dict(zip(("size", "reason", "meaning"), row, strict=True)) for row in found.why.pinned],
     }
-    return {**vars(found), **rows, "why": why}
+    return {**vars(found), "table": table, "why": why}
 
 
 def _diagnostics(found: SymmetryReport) -> str:
@@ -51,7 +47,6 @@ def _diagnostics(found: SymmetryReport) -> str:
         f"{found.coverage:.2%} of {found.parameters:,} parameters",
         f"pinned: {pinned or 'nothing'}",
         f"operators without a rule: {', '.join(found.unsupported_operators) or 'none'}",
-        *([f"{pluralize(len(found.exchanges), 'exchange')} of parallel branches"] if found.exchanges else []),
         f"traced in {found.trace_seconds:.2f} s",
     ]
     if check := found.verify:

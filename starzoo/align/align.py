@@ -88,7 +88,7 @@ class Aligner:
         def match(pair: tuple[StateDict, Permutation]) -> MatchResult:
             permutee, start = pair
             rng = np.random.default_rng(self.config.seed)  # the same for all: it must not matter which come together
-            tried = [start, *(self._random_start(start, rng) for _ in range(self.config.restarts - 1))]
+            tried = [start, *(Permutation.random(self.spec, rng) for _ in range(self.config.restarts - 1))]
             found = [matcher.match(permutee, replace(each, spec=self.evidence.spec)) for each in tried]
             best = max(found, key=lambda matching: matching.objective[-1])
             permutation, sweeps = replace(best.permutation, spec=self.spec), sum(each.sweeps for each in found)
@@ -97,11 +97,6 @@ class Aligner:
         # While one permutee's products use all cores, others are at their assignments, of which each uses one.
         pairs = zip(permutees, starts, strict=initial is not None)
         return threaded_map(match, pairs, min(torch.get_num_threads(), _AHEAD))
-
-    def _random_start(self, start: Permutation, rng: np.random.Generator) -> Permutation:
-        """All groups at random; branches stay where they are, since responses do not change places with them."""
-        branches = {exchange.name: start.indices[exchange.name] for exchange in self.spec.exchanges}
-        return replace(start, indices={**Permutation.random(self.spec, rng).indices, **branches})
 
     def match_all(self, models: Sequence[StateDict]) -> list[Permutation]:
         """Match all models to each other (`cycle_consistent`), seen from where the first one stands.

@@ -147,10 +147,7 @@ class _Ascent:
         self.permutation = initial
         self._matcher, self._spec = matcher, matcher.spec
         self._identity = Permutation.identity(self._spec)
-        # Branches change places before anything else, and the ascent moves none.
-        exchanged = {exchange.name: initial.indices[exchange.name] for exchange in self._spec.exchanges}
-        branches = replace(self._identity, indices={**self._identity.indices, **exchanged})
-        self._permutee = _floats(branches.apply(permutee, only=matcher.moving), matcher.moving)
+        self._permutee = _floats(permutee, matcher.moving)
         self._device = next((tensor.device for tensor in self._permutee.values()), None)
         self._gains: dict[tuple[JointStep, str], Tensor] = {}
         self._seen: dict[GroupOccurrence, list[Index]] = {}
@@ -203,7 +200,7 @@ class _Ascent:
 
         Args:
             tensors: The names over which it is taken.
-            permutation: π; its exchanges are those of the start.
+            permutation: π.
 
         Returns:
             The sum over all of them.

@@ -9,7 +9,6 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from starzoo.symmetry import spec
-from starzoo.symmetry.branch_swaps import find_branch_swaps
 from starzoo.symmetry.spec import PermutationGroup, PermutationSpec
 from starzoo.symmetry.spec import Term as Axis
 from starzoo.symmetry.terms import Free, Pin, Prod, Sum, Term, Wild, resolve
@@ -83,7 +82,6 @@ def _infer(
     found = PermutationSpec(
         groups=groups,
         axes=axes,
-        exchanges=find_branch_swaps(trace.graph.nodes, axes),
         outputs=tuple(tuple(_written(term, names) for term in each) for each in outputs),
         unsupported_operators=tuple(trace.unsupported),
         trace_seconds=time.perf_counter() - started,

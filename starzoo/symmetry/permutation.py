@@ -1,8 +1,7 @@
 """A permutation of a whole network: one index vector per group.
 
 Indices gather: ``new[i] = old[index[i]]``. A wreath group within an outer group of h blocks carries an (h, n) array
-whose row i is the permutation inside the block that stands at place i *after* the outer permutation. An exchange of
-parallel branches has an index vector too; branches change places first, and the groups then act where they have gone.
+whose row i is the permutation inside the block that stands at place i *after* the outer permutation.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,8 +30,7 @@ class Permutation:
 
     Attributes:
         spec: The symmetries of the network.
-        indices: For every group its index vector, shape (n,), or (h, n) for a group within one of h blocks; for every
-            exchange its index vector, shape (number of branches,).
+        indices: For every group its index vector, shape (n,), or (h, n) for a group within one of h blocks.
     """
 
     spec: PermutationSpec
@@ -164,7 +161,7 @@ class Permutation:
             IncompatibleError: A tensor has other axes than the specification says.
         """
         names = state.keys() if only is None else only
-        return {name: self._apply_to(name, state[self._origins.get(name, name)]) for name in names}
+        return {name: self._apply_to(name, state[name]) for name in names}
 
     def apply_to_outputs(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         """Move what the network returned as it moves when its weights are permuted.
@@ -193,16 +190,6 @@ class Permutation:
             moved.append(tensor)
         return moved
 
-    @cached_property
-    def _origins(self) -> Mapping[str, str]:
-        """From which tensor, and which group, of another branch each one of an exchanged branch is taken."""
-        origins: dict[str, str] = {}
-        for exchange in self.spec.exchanges:
-            for place, origin in enumerate(self.indices[exchange.name]):
-                for names in (exchange.members, exchange.groups):
-                    origins |= zip(names[place], names[origin], strict=True)
-        return origins
-
     def _apply_to(self, name: str, tensor: Tensor) -> Tensor:
         for axis, term in enumerate(self.spec.axes.get(name, ())):
             if axis >= tensor.ndim or tensor.shape[axis] != self.spec.term_size(term):
@@ -227,8 +214,7 @@ class Permutation:
         """
         composed = {}
         for name, index in self.indices.items():
-            rows = first.indices[self._origins.get(name, name)]
-            within = self._within(name)
+            rows, within = first.indices[name], self.spec.groups[name].within
             composed[name] = (
                 rows[index] if within is None else np.take_along_axis(rows[self.indices[within]], index, axis=1)
             )
@@ -238,14 +224,9 @@ class Permutation:
         """The permutation that undoes this one."""
         inverted = {}
         for name, index in self.indices.items():
-            target = self._origins.get(name, name)  # where a group came from is where its inverse acts
-            within = self._within(name)
-            rows = np.argsort(index, axis=-1)
-            inverted[target] = rows if within is None else rows[np.argsort(self.indices[within])]
-        return Permutation(self.spec, {name: inverted[name] for name in self.indices})
-
-    def _within(self, name: str) -> str | None:
-        return self.spec.groups[name].within if name in self.spec.groups else None
+            rows, within = np.argsort(index, axis=-1), self.spec.groups[name].within
+            inverted[name] = rows if within is None else rows[np.argsort(self.indices[within])]
+        return Permutation(self.spec, inverted)
 
     def moved(self, other: Permutation) -> int:
         """How many positions the two permutations send elsewhere."""
@@ -255,5 +236,3 @@ class Permutation:
 def _shapes(spec: PermutationSpec) -> Iterable[tuple[str, tuple[int, ...]]]:
     for name, group in spec.groups.items():
         yield name, (group.size,) if group.within is None else (spec.groups[group.within].size, group.size)
-    for exchange in spec.exchanges:
-        yield exchange.name, (exchange.size,)

@@ -23,7 +23,6 @@ from typing import Any
 from starzoo.errors import UsageError
 
 __all__ = [
-    "BranchSwap",
     "Concat",
     "Leaf",
     "PermutationGroup",
@@ -85,26 +84,6 @@ class PermutationGroup:
 
 
 @dataclass(frozen=True)
-class BranchSwap:
-    """Identical parallel branches that may change places, each with all of its tensors.
-
-    Attributes:
-        name: The exchange's name, unique among groups and exchanges.
-        members: For every branch the names of its tensors; those at one place of these tuples correspond.
-        groups: For every branch the groups that act inside of it alone; they correspond likewise.
-    """
-
-    name: str
-    members: tuple[tuple[str, ...], ...]
-    groups: tuple[tuple[str, ...], ...]
-
-    @property
-    def size(self) -> int:
-        """The number of branches."""
-        return len(self.members)
-
-
-@dataclass(frozen=True)
 class PermutationSpec:
     """All permutation symmetries of one network.
 
@@ -113,7 +92,6 @@ class PermutationSpec:
         axes: For every tensor of the state dict, one term per axis.
         outputs: For every tensor that the network returns, one term per axis; all pinned unless the output was left
             free to be permuted, as an embedding's may be.
-        exchanges: The parallel branches that may change places.
         unsupported_operators: Operators without a rule: every axis that they touch is pinned.
         trace_seconds: Wall-clock seconds that finding the symmetries took.
     """
@@ -121,7 +99,6 @@ class PermutationSpec:
     groups: Mapping[str, PermutationGroup]
     axes: Mapping[str, tuple[Term, ...]]
     outputs: tuple[tuple[Term, ...], ...] = ()
-    exchanges: tuple[BranchSwap, ...] = ()
     unsupported_operators: tuple[str, ...] = ()
     trace_seconds: float = 0.0
 
@@ -181,7 +158,6 @@ class PermutationSpec:
             "groups": [[g.name, g.size, g.within] for g in self.groups.values()],
             "axes": {name: [_term_to_json(term) for term in terms] for name, terms in self.axes.items()},
             "outputs": [[_term_to_json(term) for term in terms] for terms in self.outputs],
-            "exchanges": [[each.name, each.members, each.groups] for each in self.exchanges],
             "unsupported_operators": list(self.unsupported_operators),
             "trace_seconds": self.trace_seconds,
         }
@@ -200,10 +176,6 @@ class PermutationSpec:
             groups={name: PermutationGroup(name, size, within) for name, size, within in value["groups"]},
             axes={name: tuple(_term_from_json(term) for term in terms) for name, terms in value["axes"].items()},
             outputs=tuple(tuple(_term_from_json(term) for term in terms) for terms in value["outputs"]),
-            exchanges=tuple(
-                BranchSwap(name, tuple(map(tuple, members)), tuple(map(tuple, groups)))
-                for name, members, groups in value["exchanges"]
-            ),
             unsupported_operators=tuple(value["unsupported_operators"]),
             trace_seconds=float(value["trace_seconds"]),
         )

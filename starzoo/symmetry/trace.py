@@ -18,7 +18,6 @@ from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from starzoo.errors import IncompatibleError
 from starzoo.symmetry.axes import Axes
-from starzoo.symmetry.call_graph import Graph
 from starzoo.symmetry.rules import apply_rule, find_rule
 from starzoo.symmetry.terms import Pin, Term, Wild, has_wild
 
@@ -38,13 +37,12 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         read: The ids of the tensors that some operator read.
         unsupported: Operators without a rule, in the order met.
         observed: The axes of what each module returned at its first call, by the module's name.
-        graph: The calls of operators, and how they feed each other.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.graph = Graph()
         self._weights = WeakTensorKeyDictionary()
+        self._zeros = WeakTensorKeyDictionary()  # results of aten::zeros that nothing was written to
         self._sharing: dict[int, list[TensorWeakRef]] = {}  # tensors by the memory that they would share
         self.axes = WeakTensorKeyDictionary()
         self._lazy = WeakTensorKeyDictionary()  # results of which nothing is decided before they are read
@@ -119,10 +117,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         x, hx = arguments["input"], arguments["hx"]
         known = {name: _with_axes(argument, self.axes_of) for name, argument in arguments.items()}
         # States that begin as zeros, and were not written to, agree with whatever the hidden units do.
-        zeros = [self.graph.made_by(state) == "aten::zeros" for state in hx]
-        known["hx"] = [
-            Axes.of(map(Wild, each.shape)) if zero else each for each, zero in zip(known["hx"], zeros, strict=True)
-        ]
+        known["hx"] = [Axes.of(map(Wild, state.shape)) if state in self._zeros else self.axes_of(state) for state in hx]
         directions = 2 if arguments["bidirectional"] else 1
         result = (x.new_empty((*x.shape[:2], directions * hx[0].shape[2])), *(torch.empty_like(state) for state in hx))
         self._follow(func, arguments, known, result, None)
@@ -150,7 +145,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.label(tensor, each, weight=weight)
             else:
                 self._lazy[tensor] = each
-        self.graph.record(func._schema.name, arguments, returned)
+            if func._schema.name == "aten::zeros":
+                self._zeros[tensor] = True
         return returned
 
     def _pin_all(self, func: OpOverload, known: Any, shapes: Sequence[tuple[int, ...]]) -> list[Axes]:
@@ -167,13 +163,13 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note_write(self, tensor: Tensor, before: Axes, *, relabelled: bool) -> None:
         """After writing into a tensor, its other views have changed too.
 
-        No view of one that was constant along an axis may count on that any more. How the views come about is not
-        known any more either.
+        No view of one that was constant along an axis may count on that any more.
         """
         found = (reference() for reference in self._sharing.get(_storage(tensor), ()))
         views = list({id(view): view for view in found if view is not None}.values())
         self._sharing[_storage(tensor)] = [TensorWeakRef(view) for view in views]  # without those that are gone
-        self.graph.forget(view for view in views if not (relabelled and view is tensor))
+        for zeros in [view for view in views if view in self._zeros]:
+            del self._zeros[zeros]
         others = [self.axes[view] for view in views if view is not tensor]  # a view may have lost the constant axis
         constant = any(has_wild(term) for axes in (before, *others) for term in axes.joint_terms())
         if constant and (len(views) > 1 or not relabelled):
@@ -222,8 +218,7 @@ def trace_module(
     trace = Trace()
     trace.observe(twin)
     state = {name: value for name, value in twin.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
-    for name, tensor in state.items():
-        trace.graph.name_leaf(tensor, name)
+    for tensor in state.values():
         if tensor not in trace.axes:
             trace.label(tensor, Axes.fresh(tensor.shape), weight=True)
     for tensor, original in originals:
@@ -245,7 +240,6 @@ def trace_module(
                 else "check that the input suits the network",
             ) from error
     returned = [trace.axes_of(output) for output in _tensors(outputs)]
-    trace.graph.record("output", {"tensors": _tensors(outputs)}, [])
     if pin_output:
         for axes in returned:
             axes.pin("output")

@@ -39,7 +39,7 @@ class Verification:
         negative_control_tried: How many such axes were tried.
         tolerance: The largest relative error that counts as equal.
         rounded_in: The modules that round to float32 whatever they are given, by name.
-        failing_groups: Groups and exchanges that change the output; empty where all is well.
+        failing_groups: Groups that change the output; empty where all is well.
     """
 
     relative_error: float

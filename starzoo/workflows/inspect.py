@@ -86,7 +86,6 @@ class SymmetryReport:
         unsupported_operators: Operators without a rule.
         trace_seconds: Seconds that finding the symmetries took, when they were found.
         pinned: Reasons, with the number of axis positions that each keeps in place.
-        exchanges: (name, number of branches, number of tensors in each) for parallel branches that may change places.
         table: (group, size, outer group or None, number of tensor axes) for every group.
         verify: The fields of `symmetry.Verification`, and `passed`; None unless asked for.
         why: How the axis that was asked about may be permuted; None unless asked for.
@@ -100,7 +99,6 @@ class SymmetryReport:
     unsupported_operators: tuple[str, ...]
     trace_seconds: float
     pinned: dict[str, int]
-    exchanges: tuple[tuple[str, int, int], ...]
     table: tuple[tuple[str, int, str | None, int], ...]
     verify: dict[str, Any] | None = None
     why: Explanation | None = None
@@ -149,7 +147,6 @@ def inspect_model(
         unsupported_operators=spec.unsupported_operators,
         trace_seconds=spec.trace_seconds,
         pinned=dict(pinned),
-        exchanges=tuple((each.name, each.size, len(each.members[0])) for each in spec.exchanges),
         table=tuple((g.name, g.size, g.within, len(spec.occurrences[g.name])) for g in spec.groups.values()),
         verify={**asdict(proof), "passed": proof.passed} if proof else None,
         why=explanation,

@@ -113,7 +113,7 @@ def match_slowly(spec: PermutationSpec, fixed: Mapping[str, Tensor], permutee: M
 
 
 class Loop(nn.Module):
-    """A group that meets itself, on both axes of a residual layer; and two branches that may change places."""
+    """A group that meets itself, on both axes of a residual layer; and two parallel branches."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
@@ -211,16 +211,13 @@ def test_gains_that_are_kept_up_to_date_are_those_computed_anew(network: str, se
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_ascends_where_a_group_meets_itself_and_from_branches_that_changed_places(seed: int) -> None:
+def test_ascends_where_a_group_meets_itself(seed: int) -> None:
     spec, fixed, permutee = case("loop", seed)
-    assert len(spec.exchanges) == 1
     matcher = WeightMatcher(spec, fixed)
     for group, (turn,) in matcher.turns.items():
         assert turn.is_quadratic == (spec.groups[group].size == 8)
     start = Permutation.random(spec, np.random.default_rng(seed))
     found = matcher.match(permutee, start)
-    name = spec.exchanges[0].name
-    assert np.array_equal(found.permutation.indices[name], start.indices[name])
     for permutation, value in ((start, found.objective[0]), (found.permutation, found.objective[-1])):
         assert value == pytest.approx(inner_product(spec, fixed, permutation.apply(permutee)), rel=1e-5)
     assert matcher.match(permutee, found.permutation).permutation.moved(found.permutation) == 0

@@ -255,7 +255,7 @@ def holds(model, *shape, **options):
     spec = infer(model, torch.zeros(1, *shape), **options)
     for seed in range(2):  # an element that is the same in all blocks tells nothing of a wreath product
         result = verify(model, torch.zeros(2, *shape), spec, seed=seed)
-        assert result.relative_error <= 1e-7, (result, spec.groups, spec.exchanges)
+        assert result.relative_error <= 1e-7, (result, spec.groups)
 
 
 # An inner group must not act in each block by itself where something sums over blocks, with the inner axis left.
@@ -323,28 +323,6 @@ def test_a_view_of_a_result_that_was_there_before_follows_it():
         return m.head(view.view(len(x), 6))
 
     holds(Network(forward, stem=nn.Parameter(torch.zeros(4, 6)), head=nn.Linear(6, 2)), 4)
-
-
-# What is returned is read
-
-
-def test_a_branch_that_is_returned_does_not_change_places():
-    def forward(m, x):
-        first, second = m.first(x), m.second(x)
-        return m.head(first + second), first
-
-    holds(Network(forward, first=nn.Linear(4, 5), second=nn.Linear(4, 5), head=nn.Linear(5, 2)), 4)
-
-
-def test_a_sum_that_is_returned_is_not_part_of_a_longer_one():
-    def forward(m, x):
-        first = m.first(x) + m.second(x)
-        return first + m.third(x), first
-
-    layers = {name: nn.Linear(4, 5) for name in ("first", "second", "third")}
-    spec = infer(Network(forward, **layers), torch.zeros(1, 4))
-    assert [exchange.members[0] for exchange in spec.exchanges] in ([], [("first.weight", "first.bias")])
-    assert all(exchange.size == 2 for exchange in spec.exchanges)
 
 
 # An output that may be permuted

@@ -42,7 +42,7 @@ def unproven(probes: Iterable[Probe], parts: Pairs) -> Pairs:
 
 
 @dataclass(frozen=True)
-class BranchSwap:
+class Exchange:
     """Of an axis seen as (outer, n, inner): two of the n places change places, in all blocks alike."""
 
     outer: int
@@ -56,7 +56,7 @@ class BranchSwap:
         return list(zip(places[:, self.first].ravel().tolist(), places[:, self.second].ravel().tolist(), strict=True))
 
 
-def _exchanges(size: int) -> Iterator[list[BranchSwap]]:
+def _exchanges(size: int) -> Iterator[list[Exchange]]:
     """All exchanges of an axis, in rounds that can be tried at once: no position occurs in two of a round."""
     divisors = [divisor for divisor in range(1, size + 1) if size % divisor == 0]
     for outer in divisors:
@@ -66,16 +66,16 @@ def _exchanges(size: int) -> Iterator[list[BranchSwap]]:
                 for _ in range(len(circle) - 1):
                     half = len(circle) // 2
                     pairs = zip(circle[:half], circle[: half - 1 : -1], strict=True)
-                    yield [BranchSwap(outer, n, size // (outer * n), *pair) for pair in pairs if max(pair) < n]
+                    yield [Exchange(outer, n, size // (outer * n), *pair) for pair in pairs if max(pair) < n]
                     circle.insert(1, circle.pop())
 
 
-def exchangeable(probes: Iterable[Probe], parts: Collection[Part]) -> dict[Part, list[BranchSwap]]:
+def exchangeable(probes: Iterable[Probe], parts: Collection[Part]) -> dict[Part, list[Exchange]]:
     """Suppose that a symmetry acts on one part by an exchange, and on others of its size by the same one or not at all.
 
     Then only the exchanged positions need to be equal, and the point is less special.
     """
-    left: dict[Part, list[BranchSwap]] = {}
+    left: dict[Part, list[Exchange]] = {}
     for size in {part.size for part in parts}:
         alike = [part for part in parts if part.size == size]
         for together in _exchanges(size):
@@ -98,7 +98,7 @@ def until_settled(step: Callable[[Collection[Part]], dict], parts: Collection[Pa
     return left
 
 
-def _still_possible(probe: Probe, parts: Collection[Part], exchanges: Mapping[Part, list[BranchSwap]], alike=None):
+def _still_possible(probe: Probe, parts: Collection[Part], exchanges: Mapping[Part, list[Exchange]], alike=None):
     if not exchanges:
         return {}
     tried = list(dict.fromkeys(exchange for each in exchanges.values() for exchange in each))
@@ -110,7 +110,7 @@ def _still_possible(probe: Probe, parts: Collection[Part], exchanges: Mapping[Pa
     return {part: each for part, each in possible.items() if each}
 
 
-def _exchanged_with(probes: Iterable[Probe], part: Part, exchange: BranchSwap, parts: Collection[Part]) -> list[Move]:
+def _exchanged_with(probes: Iterable[Probe], part: Part, exchange: Exchange, parts: Collection[Part]) -> list[Move]:
     """The positions that have to change places together with those of one part; nothing where outputs do not stay."""
     probe = next(iter(probes))
 
@@ -145,7 +145,7 @@ def _exchanged_with(probes: Iterable[Probe], part: Part, exchange: BranchSwap, p
 
 
 def confirmed(
-    probes: Sequence[Probe], possible: Mapping[Part, list[BranchSwap]], parts: Collection[Part]
+    probes: Sequence[Probe], possible: Mapping[Part, list[Exchange]], parts: Collection[Part]
 ) -> tuple[list[Part], list[Part]]:
     """The parts for which an exchange keeps the output, and those for which none that was tried does."""
     missed: dict[Part, None] = {}
