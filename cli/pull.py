@@ -31,5 +31,5 @@ def pull(
     out.result(
         {"models": [vars(snapshot) for snapshot in snapshots]},
         brief=[snapshot.folder for snapshot in snapshots],
-        human=[f"{snapshot.place}@{snapshot.sha}: {snapshot.folder}" for snapshot in snapshots],
+        human=[f"{snapshot.model_id}@{snapshot.sha}: {snapshot.folder}" for snapshot in snapshots],
     )

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from starzoo.config import DataConfig
 from starzoo.data.class_names import list_names
-from starzoo.data.hub_datasets import Splits, say
+from starzoo.data.hub_datasets import LoadedSplits, warn_once
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.text import pluralize
 
@@ -21,7 +21,7 @@ Integers = np.ndarray[Any, np.dtype[np.int64]]
 Kind = Callable[[Any], bool]
 
 
-def find_image_column(opened: Splits, config: DataConfig) -> str:
+def find_image_column(opened: LoadedSplits, config: DataConfig) -> str:
     """Find the column of images: the named one, else the only one of images, of dicts with bytes, or of bytes."""
     kinds = [_is_image, _is_image_dict, _is_binary]
     if config.image_column and opened.folder:
@@ -29,7 +29,9 @@ def find_image_column(opened: Splits, config: DataConfig) -> str:
     return _find_column(opened, config.dataset, "image", config.image_column, kinds)
 
 
-def read_labels(opened: Splits, config: DataConfig, image_column: str) -> tuple[tuple[str, ...], list[Integers], bool]:
+def read_labels(
+    opened: LoadedSplits, config: DataConfig, image_column: str
+) -> tuple[tuple[str, ...], list[Integers], bool]:
     """The class of every image: of a column of classes, or of text or numbers, whose sorted values are classes then."""
     column = _find_column(
         opened, config.dataset, "label", config.label_column, [_is_classes, _is_value], but=image_column
@@ -54,12 +56,12 @@ def read_labels(opened: Splits, config: DataConfig, image_column: str) -> tuple[
         classes = classes.cast(pa.int64())  # numbers with gaps, which were refused, come as floats
     names = tuple(map(str, classes.to_pylist()))
     count = pluralize(len(names), "class", "classes")
-    say(f"{config.dataset}: the values of column {column!r} are {count}{list_names(names)}")
+    warn_once(f"{config.dataset}: the values of column {column!r} are {count}{list_names(names)}")
     return names, labels, pa.types.is_integer(classes.type)
 
 
 def _find_column(
-    opened: Splits, dataset: str, word: str, asked: str | None, kinds: Sequence[Kind], but: str | None = None
+    opened: LoadedSplits, dataset: str, word: str, asked: str | None, kinds: Sequence[Kind], but: str | None = None
 ) -> str:
     """The column that is asked for, or the only one of the first kind that there is; of several, the one so called."""
     features = {name: feature for name, feature in opened.rows[0].features.items() if name != but}

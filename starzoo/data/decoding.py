@@ -25,7 +25,7 @@ _DEEP_MODES = ("I", "F")  # Pillow clips these when it converts them to 8 bits
 _MOST_PIXELS = 2 * 89_478_485  # twice Pillow's MAX_IMAGE_PIXELS, beyond which it takes a file for a bomb
 _CACHE_BYTES = 4 * 2**30
 _DECODED_AT_ONCE = 1024  # images
-_UPRIGHT = {
+_EXIF_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -106,11 +106,11 @@ def image_loader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageF
         width, height = _resized(image.size, preprocessing)
         if width * height > _MOST_PIXELS:
             raise UntrustedInputError(
-                file.where,
+                file.description,
                 f"cannot be read: its {image.width} × {image.height} pixels would be resized to {width} × {height}",
                 hint="repair the data set or remove the image",
             )
-        with _refusing_damage(file):
+        with _translate_decode_errors(file):
             image = image.convert(mode)
         return transform(image).permute(1, 2, 0)
 
@@ -125,13 +125,13 @@ def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 def decode(file: ImageFile) -> Image.Image:
     """Decode one image completely, or refuse it; a broken one is never replaced by anything else."""
-    with _refusing_damage(file), _open(file.content) as image:
+    with _translate_decode_errors(file), _open(file.content) as image:
         image.load()
-        turn = _UPRIGHT.get(_orientation(image))
+        turn = _EXIF_TRANSPOSE.get(_orientation(image))
         upright = image.copy() if turn is None else image.transpose(turn)
     if upright.mode.startswith(_DEEP_MODES):
         raise UntrustedInputError(
-            file.where,
+            file.description,
             f"has more than 8 bits per channel (mode {upright.mode})",
             hint="convert the images to 8 bits first",
         )
@@ -158,7 +158,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 @contextmanager
-def _refusing_damage(file: ImageFile) -> Iterator[None]:
+def _translate_decode_errors(file: ImageFile) -> Iterator[None]:
     """Say which image it is that Pillow cannot read."""
     try:
         yield
@@ -167,7 +167,7 @@ def _refusing_damage(file: ImageFile) -> Iterator[None]:
         if isinstance(error, UnidentifiedImageError):
             reason = "expected an image in a format that Pillow decodes by itself, got another file"
         raise UntrustedInputError(
-            file.where, f"cannot be read: {reason}", hint="repair the data set or remove the image"
+            file.description, f"cannot be read: {reason}", hint="repair the data set or remove the image"
         ) from error
 
 

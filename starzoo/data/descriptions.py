@@ -12,7 +12,7 @@ from typing import Any
 from starzoo.errors import HubError, UntrustedInputError
 from starzoo.files import is_inside, read_file
 from starzoo.hub.names import is_commit
-from starzoo.hub.offline import remember
+from starzoo.hub.offline import cache_ref
 from starzoo.strict_json import parse_json
 from starzoo.strict_yaml import front_matter, parse_yaml
 
@@ -58,7 +58,7 @@ def check_repository(dataset: str, revision: str | None) -> str:
         commit = hub.dataset_info(dataset, revision=revision, timeout=_TIMEOUT).sha
         if not is_commit(commit):
             raise HubError(dataset, "the Hub names no commit", hint="is HF_ENDPOINT a Hub?")
-        remember(f"datasets/{dataset}", revision, str(commit))
+        cache_ref(f"datasets/{dataset}", revision, str(commit))
     sha = str(commit)
 
     def read(name: str) -> bytes | None:

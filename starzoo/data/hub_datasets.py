@@ -29,7 +29,7 @@ from starzoo.hub.names import is_commit
 from starzoo.hub.offline import ONLINE_HINT, is_offline, offline_mode
 from starzoo.hub.retry import with_retries
 
-__all__ = ["Splits", "load_splits", "say"]
+__all__ = ["LoadedSplits", "load_splits", "warn_once"]
 
 _logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ _BROKEN_ARCHIVES = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.e
 
 
 @dataclass(frozen=True)
-class Splits:
+class LoadedSplits:
     """Some splits of a data set.
 
     Attributes:
@@ -54,23 +54,23 @@ class Splits:
         names: What each is called where it is, such as `validation` or `train[:80%]`.
         revision: The commit that they are from, 40 hexadecimal digits; None where they are not from the Hub.
         folder: Where relative paths of images start; None where they are not from a local folder.
-        places: The folders in which images may lie as files of their own; none where they must be in the tables.
+        image_folders: The folders in which images may lie as files of their own; none where they must be in the tables.
     """
 
     rows: Sequence[Any]
     names: Sequence[str]
     revision: str | None = None
     folder: Path | None = None
-    places: Sequence[Path] = ()
+    image_folders: Sequence[Path] = ()
 
 
-def load_splits(config: DataConfig, splits: Sequence[str]) -> Splits:
+def load_splits(config: DataConfig, splits: Sequence[str]) -> LoadedSplits:
     """Open some splits of a data set."""
     import datasets
 
     folder = Path(config.dataset).expanduser()
     if folder.is_dir():
-        with _understood(config.dataset):
+        with _translate_errors(config.dataset):
             folder = folder.resolve()
             is_described = check_folder(folder) or config.name is not None
             found = None if is_described else scan_folder(folder, [name for each in splits for name in _names(each)])
@@ -85,20 +85,20 @@ def load_splits(config: DataConfig, splits: Sequence[str]) -> Splits:
             hint="give `digits`, a folder, or an id such as uoft-cs/cifar10",
         )
 
-    def download() -> Splits:
-        with _understood(config.dataset, config.revision):
-            return _prepare(config.dataset, _builder(config), splits)
+    def download() -> LoadedSplits:
+        with _translate_errors(config.dataset, config.revision):
+            return _prepare(config.dataset, _dataset_builder(config), splits)
 
-    return with_retries(download, config.dataset, config.revision, patience=math.inf)
+    return with_retries(download, config.dataset, config.revision, max_wait=math.inf)
 
 
 @cache
-def say(message: str) -> None:
+def warn_once(message: str) -> None:
     """Warn once in a process, since a data set is opened more than once in a run."""
     _logger.warning("%s", message)
 
 
-def _prepare(dataset: str, builder: Any, splits: Sequence[str], folder: Path | None = None) -> Splits:
+def _prepare(dataset: str, builder: Any, splits: Sequence[str], folder: Path | None = None) -> LoadedSplits:
     import datasets
 
     if builder.name not in _READERS:
@@ -110,11 +110,11 @@ def _prepare(dataset: str, builder: Any, splits: Sequence[str], folder: Path | N
     check_builder(builder, dataset, folder)
     builder.download_and_prepare()
     names = _resolve(dataset, splits, builder.info.splits)
-    places = [folder] if folder else []
+    image_folders = [folder] if folder else []
     if builder.info.builder_name == "imagefolder":  # which writes the paths itself; into a table anybody may write them
         downloads = Path(datasets.config.HF_DATASETS_CACHE) / "downloads"
-        places += [downloads / "extracted"] if folder else [downloads, _hub_cache(dataset)]
-    return Splits(builder.as_dataset(split=names), names, None if folder else builder.hash, folder, places)
+        image_folders += [downloads / "extracted"] if folder else [downloads, _hub_cache(dataset)]
+    return LoadedSplits(builder.as_dataset(split=names), names, None if folder else builder.hash, folder, image_folders)
 
 
 def _hub_cache(dataset: str) -> Path:
@@ -126,7 +126,7 @@ def _hub_cache(dataset: str) -> Path:
 
 def _open_class_folders(
     dataset: str, folder: Path, found: Mapping[str, Sequence[str]], splits: Sequence[str]
-) -> Splits:
+) -> LoadedSplits:
     """Splits of a folder of class folders."""
     import datasets
 
@@ -154,12 +154,14 @@ def _open_class_folders(
         for part in datasets.ReadInstruction.from_spec(split).to_absolute(sizes):
             whole, chosen = rows[part.splitname], slice(part.from_, part.to)
             if chosen != slice(0, len(whole)):
-                say(f"{dataset}: parts of a split are drawn at random, always the same, in proportion from each class")
+                warn_once(
+                    f"{dataset}: parts of a split are drawn at random, always the same, in proportion from each class"
+                )
                 whole = whole.select(np.sort(spread_classes(np.array(whole["label"]))[chosen]))
             parts.append(whole)
         return datasets.concatenate_datasets(parts)
 
-    return Splits([take(name) for name in names], names, folder=folder, places=[folder])
+    return LoadedSplits([take(name) for name in names], names, folder=folder, image_folders=[folder])
 
 
 def _resolve(dataset: str, splits: Sequence[str], available: Collection[str]) -> list[str]:
@@ -171,7 +173,7 @@ def _resolve(dataset: str, splits: Sequence[str], available: Collection[str]) ->
             name, bracket, rest = part.strip().partition("[")
             found = find_split(name, available) or name
             if found != name:
-                say(f"{dataset}: has no split {name!r}; {found!r} is taken")
+                warn_once(f"{dataset}: has no split {name!r}; {found!r} is taken")
             parts.append(f"{found}{bracket}{rest}")
         resolved.append("+".join(parts))
     return resolved
@@ -183,7 +185,7 @@ def _names(split: str) -> list[str]:
 
 
 @contextmanager
-def _understood(dataset: str, revision: str | None = None) -> Iterator[None]:
+def _translate_errors(dataset: str, revision: str | None = None) -> Iterator[None]:
     """Let `datasets` work quietly, and raise its failures as ours."""
     import datasets
 
@@ -206,7 +208,7 @@ def _understood(dataset: str, revision: str | None = None) -> Iterator[None]:
 # it offline alone, and for a data set of which no commit is asked for or known.
 
 
-def _builder(config: DataConfig) -> Any:
+def _dataset_builder(config: DataConfig) -> Any:
     """What makes a data set of the Hub, from there or, where it cannot differ, from the cache."""
     import datasets
     from datasets.packaged_modules.cache.cache import Cache
@@ -214,7 +216,7 @@ def _builder(config: DataConfig) -> Any:
     name, revision, offline = config.dataset, config.revision, _is_offline()
     commit = revision if is_commit(revision) else _commit_in_cache(config) if offline else None
     if offline and (commit or revision):
-        if kept := _kept(config, commit):
+        if kept := _prepared_in_cache(config, commit):
             return kept
         what = f"revision {revision!r} is" if revision else "it is"
         hint = f"{ONLINE_HINT}, and run it once"
@@ -232,9 +234,9 @@ def _builder(config: DataConfig) -> Any:
         builder = None
     if builder is not None and not isinstance(builder, Cache):
         return builder
-    if kept := _kept(config, commit):
+    if kept := _prepared_in_cache(config, commit):
         return kept
-    _ask_why(name)
+    _raise_access_error(name)
     raise HubError(
         name,
         "the Hub does not give it now, and it may have changed since it came into the cache",
@@ -259,7 +261,7 @@ def _commit_in_cache(config: DataConfig) -> str | None:
     return None
 
 
-def _kept(config: DataConfig, commit: str | None) -> Any | None:
+def _prepared_in_cache(config: DataConfig, commit: str | None) -> Any | None:
     """What the cache of `datasets` has made of one commit."""
     from datasets.packaged_modules.cache.cache import Cache
 
@@ -289,7 +291,7 @@ def _cache(dataset: str) -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE, f"{owner}___{camelcase_to_snakecase(name)}")
 
 
-def _ask_why(dataset: str) -> None:
+def _raise_access_error(dataset: str) -> None:
     """Let the Hub itself say why it does not give a data set, as an error, if it does."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
@@ -359,7 +361,7 @@ def _explain(dataset: str, error: Exception, revision: str | None = None) -> Sta
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
     from pyarrow import ArrowException
 
-    reasons, reason = list(_behind(error)), _first_line(error)
+    reasons, reason = list(_exception_chain(error)), _first_line(error)
     for each in reasons:
         if isinstance(each, StarzooError):
             return each
@@ -407,7 +409,7 @@ def _gated(dataset: str) -> HubError:
     return HubError(dataset, "is gated", hint=f"ask for access at {page} and set HF_TOKEN")
 
 
-def _behind(error: BaseException) -> Iterator[BaseException]:
+def _exception_chain(error: BaseException) -> Iterator[BaseException]:
     """An exception and what led to it, also what `from None` hides."""
     seen: list[BaseException] = []
     while error not in seen:

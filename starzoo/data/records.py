@@ -16,7 +16,7 @@ from PIL import Image
 from starzoo.config import DataConfig
 from starzoo.data.class_names import list_names
 from starzoo.data.columns import find_image_column, read_labels
-from starzoo.data.hub_datasets import Splits, load_splits, say
+from starzoo.data.hub_datasets import LoadedSplits, load_splits, warn_once
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.files import read_file
 from starzoo.text import pluralize
@@ -37,11 +37,11 @@ class ImageFile:
     """One encoded image.
 
     Attributes:
-        where: Which image of which split it is, for messages.
+        description: Which image of which split it is, for messages.
         content: The file.
     """
 
-    where: str
+    description: str
     content: bytes
 
 
@@ -56,7 +56,7 @@ class RawSplit:
         image_column: Where the image is: its bytes, its path, or a dict of both.
         labels: The class of every row, an int64 array.
         numbers: Which image of the whole split every row is, for messages; an int64 array.
-        places: The folders in which images may lie as files of their own; relative paths start in the first.
+        image_folders: The folders in which images may lie as files of their own; relative paths start in the first.
     """
 
     dataset: str
@@ -65,7 +65,7 @@ class RawSplit:
     image_column: str
     labels: Integers
     numbers: Integers
-    places: Sequence[Path] = ()
+    image_folders: Sequence[Path] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -83,7 +83,7 @@ class RawSplit:
                 content = self._read(path or "", where)
             yield ImageFile(where, content)
 
-    def update(self, digest: hashlib._Hash) -> list[int]:
+    def update_hash(self, digest: hashlib._Hash) -> list[int]:
         """Feed the content of the split, in its order, to a hash."""
         digest.update(self.labels.astype("<i8").tobytes())
         found = []
@@ -95,13 +95,13 @@ class RawSplit:
         return found
 
     def _read(self, path: str, where: str) -> bytes:
-        if not self.places:
+        if not self.image_folders:
             raise UntrustedInputError(
                 where,
                 "expected the image itself in the table, got the path of a file",
                 hint="use a data set whose tables hold their images",
             )
-        return read_file(self.places[0] / path, _MOST_BYTES, inside=self.places, subject=where)
+        return read_file(self.image_folders[0] / path, _MOST_BYTES, inside=self.image_folders, subject=where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,13 +128,13 @@ class RawTask:
     def fingerprint(self) -> str:
         """SHA-256 over class names, labels and image files of both splits, in hexadecimal digits."""
         digest = hashlib.sha256("\0".join(self.class_names).encode())
-        train, test = set(self.train.update(digest)), self.test.update(digest)
+        train, test = set(self.train.update_hash(digest)), self.test.update_hash(digest)
         shared, dataset = sum(image in train for image in test), self.test.dataset
         what = f"{shared} of {pluralize(len(test), 'test image')} are also training images"
         if shared > _MOST_SHARED * len(test):
             raise UsageError(dataset, what, hint="choose splits that share no images, or remove these")
         if shared:
-            say(f"{dataset}: {what}")
+            warn_once(f"{dataset}: {what}")
         return digest.hexdigest()
 
 
@@ -187,7 +187,7 @@ def open_unlabeled(config: DataConfig, *, seed: int = 0) -> RawSplit:
 
 
 def _select(
-    opened: Splits, rows: Any, labels: Integers, numbers: Integers, *, dataset: str, name: str, image_column: str
+    opened: LoadedSplits, rows: Any, labels: Integers, numbers: Integers, *, dataset: str, name: str, image_column: str
 ) -> RawSplit:
     import datasets
 
@@ -201,7 +201,7 @@ def _select(
         image_column=image_column,
         labels=labels[numbers],
         numbers=numbers,
-        places=opened.places,
+        image_folders=opened.image_folders,
     )
 
 
@@ -222,9 +222,11 @@ def _check_classes(splits: Sequence[RawSplit], names: Sequence[str], sizes: Sequ
                 "parts; train_size or test_size takes a split as it is",
             )
         if missing:
-            say(f"{split.dataset}: {what}")
+            warn_once(f"{split.dataset}: {what}")
     if absent := [name for name, lacks in zip(names, ~(seen[0] | seen[1]), strict=True) if lacks]:
-        say(f"{splits[0].dataset}: no split has images of {len(absent)} of {len(names)} classes{list_names(absent)}")
+        warn_once(
+            f"{splits[0].dataset}: no split has images of {len(absent)} of {len(names)} classes{list_names(absent)}"
+        )
 
 
 def _content_and_path(cell: Any) -> tuple[bytes | None, str | None]:
@@ -240,13 +242,13 @@ def _content_and_path(cell: Any) -> tuple[bytes | None, str | None]:
     return None, None
 
 
-def _read_splits(config: DataConfig, *names: str) -> Splits:
+def _read_splits(config: DataConfig, *names: str) -> LoadedSplits:
     if config.dataset != "digits":
         return load_splits(config, names)
     splits = _read_digits()
     if not splits.keys() >= set(names):
         raise UsageError("digits", "has the splits 'train' and 'test'", hint="leave the splits out")
-    return Splits([splits[name] for name in names], names)
+    return LoadedSplits([splits[name] for name in names], names)
 
 
 def _read_digits() -> dict[str, Any]:

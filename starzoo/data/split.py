@@ -52,19 +52,19 @@ class Split:
         self, batch_size: int, *, limit: int | None = None, seed: int = 0, augment: Augmentation = "none"
     ) -> Iterator[Tensor]:
         """Images in batches, in the order of `labels` unless `limit` cuts them."""
-        drawn = self.draw(limit, seed)
+        drawn = self.sample_indices(limit, seed)
         batches = list(torch.tensor_split(drawn, -(-len(drawn) // batch_size)))
         for images, _ in Loader(self, batches, augment, self._augmentation_draws(seed, epoch=0)):
             yield images
 
     def labeled_images(self, *, limit: int, seed: int = 0) -> tuple[list[Tensor], Tensor]:
         """Some un-augmented images to look into models with, in batches that leave room for all activations."""
-        chosen = self.draw(limit, seed)
+        chosen = self.sample_indices(limit, seed)
         height, width = self.pixels[chosen[:1]].shape[1:3]
         batch_size = max(4, min(100, _PIXELS_PER_BATCH // (height * width)))
         return list(self.images(batch_size, limit=limit, seed=seed)), self.labels[chosen]
 
-    def draw(self, limit: int | None, seed: int = 0) -> Tensor:
+    def sample_indices(self, limit: int | None, seed: int = 0) -> Tensor:
         """Which images a limit leaves: their row numbers, shape (images,); all in order where there are not more."""
         if limit is None or limit >= len(self):
             return torch.arange(len(self))
@@ -79,8 +79,8 @@ class Split:
         augment: Augmentation = "none",
         shuffle: bool = True,
         drop_last: bool = True,
-        share: int = 0,
-        shares: int = 1,
+        shard: int = 0,
+        num_shards: int = 1,
         workers: int = 0,
     ) -> Loader:
         """The batches of one epoch. Order and augmentation are functions of the seed, the epoch and the image alone."""
@@ -91,16 +91,16 @@ class Split:
                 f"a batch of {batch_size} images is more than the {len(self)} of split {self.name!r}",
                 hint="use a smaller batch_size",
             )
-        if drop_last and batch_size % shares:
+        if drop_last and batch_size % num_shards:
             raise UsageError(
                 "batch_size",
-                f"expected a multiple of {shares} processes or draws, got {batch_size}",
-                hint=f"use a batch_size that {shares} divides",
+                f"expected a multiple of {num_shards} processes or draws, got {batch_size}",
+                hint=f"use a batch_size that {num_shards} divides",
             )
         order = np.random.default_rng([_ORDER, seed, epoch]).permutation(len(self)) if shuffle else np.arange(len(self))
         if drop_last:
             order = order[: len(self) // batch_size * batch_size]
-        batches = [batch[share::shares] for batch in torch.split(torch.from_numpy(order), batch_size)]
+        batches = [batch[shard::num_shards] for batch in torch.split(torch.from_numpy(order), batch_size)]
         return Loader(self, batches, augment, self._augmentation_draws(seed, epoch), workers)
 
     def _augmentation_draws(self, seed: int, epoch: int) -> Tensor:
@@ -137,7 +137,7 @@ class Loader:
         """Yield images of shape (batch, channels, height, width) and labels of shape (batch,)."""
         return threaded_map(self._batch, self.batches, self.workers + 1 if self.workers else 0)
 
-    def after(self, batches: int) -> Loader:
+    def skip(self, batches: int) -> Loader:
         """The same without the first batches: where a resumed run goes on."""
         return replace(self, batches=self.batches[batches:])
 

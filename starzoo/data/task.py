@@ -10,7 +10,7 @@ from torch import Tensor
 
 from starzoo.config import DataConfig, EvalConfig
 from starzoo.data.class_names import match_names
-from starzoo.data.hub_datasets import say
+from starzoo.data.hub_datasets import warn_once
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.records import RawSplit, RawTask, open_data, open_unlabeled
 from starzoo.data.split import Split
@@ -94,7 +94,7 @@ def load_data(
         order = match_names(names, found, owner="the models", subject=config.dataset)
     is_reordered = order != sorted(order)
     if is_reordered:
-        say(f"{config.dataset}: its classes are in another order than those of the models, and matched by name")
+        warn_once(f"{config.dataset}: its classes are in another order than those of the models, and matched by name")
     labels = np.argsort(order)  # by stored label
 
     def split(records: RawSplit) -> Split:

@@ -181,7 +181,7 @@ class CachedEvaluation:
         return self.splits[split].images(self.config.batch_size, limit=limit, seed=self.config.seed)
 
     def _rows(self, split: str) -> Tensor:
-        return self.splits[split].draw(self.limits.get(split), self.config.seed)
+        return self.splits[split].sample_indices(self.limits.get(split), self.config.seed)
 
     def _predict(self, key: Mapping[str, Any], run: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         measured: dict[str, Tensor] = {}

@@ -197,7 +197,7 @@ class _Looker:
             images = self.data.train.images(_BATCH, limit=_IMAGES, seed=self.config.seed)
             with torch.inference_mode():
                 logits = torch.cat([self.network(batch).float().cpu() for batch in self._on_device(images)]).double()
-            labels = self.data.train.labels[self.data.train.draw(_IMAGES, self.config.seed)]
+            labels = self.data.train.labels[self.data.train.sample_indices(_IMAGES, self.config.seed)]
             numbers = [
                 negative_log_likelihood(logits.log_softmax(1), labels),
                 accuracy(logits, labels),

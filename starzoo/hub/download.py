@@ -6,7 +6,7 @@ from pathlib import Path
 
 from starzoo.errors import UntrustedInputError
 from starzoo.hub.error_mapping import translate_xet_errors
-from starzoo.hub.listing import HubFile, Listing, hashes
+from starzoo.hub.listing import HubFile, Listing, file_digests
 from starzoo.hub.offline import ONLINE_HINT, is_offline
 from starzoo.hub.ref import TIMEOUT
 from starzoo.hub.retry import with_retries
@@ -33,7 +33,7 @@ def fetch(listing: Listing, file: HubFile) -> tuple[Path, str]:
 
     for force in (False, True):
         path = Path(with_retries(lambda force=force: download(force), listing.repo, listing.sha))  # type: ignore[misc]
-        sha256, git_oid = hashes(path)
+        sha256, git_oid = file_digests(path)
         if file.digest in {sha256, git_oid}:
             return path, sha256
         if is_offline():  # the only copy

@@ -22,11 +22,11 @@ __all__ = [
     "HubFile",
     "Listing",
     "bytes_to_download",
-    "cached",
+    "cached_path",
     "check_size",
     "check_space",
+    "file_digests",
     "free_bytes",
-    "hashes",
     "list_files",
     "without",
 ]
@@ -80,7 +80,7 @@ class Listing:
     pickle: HubFile | None = None
 
     @property
-    def everything(self) -> tuple[HubFile, ...]:
+    def all_files(self) -> tuple[HubFile, ...]:
         """All files that a pull downloads."""
         return (*self.files.values(), *([self.pickle] if self.pickle else ()))
 
@@ -104,7 +104,7 @@ def list_files(ref: ModelRef | str) -> Listing:
     return Listing(where, where.repo, sha, digested, pickle=pickle)
 
 
-def cached(listing: Listing, file: HubFile) -> Path | None:
+def cached_path(listing: Listing, file: HubFile) -> Path | None:
     """Where a file lies in the local cache."""
     from huggingface_hub import constants, try_to_load_from_cache
 
@@ -130,7 +130,7 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
 
 
-def hashes(path: Path) -> tuple[str, str]:
+def file_digests(path: Path) -> tuple[str, str]:
     """The SHA-256 of a file and its git object id: the Hub knows large files by the one and small ones by the other."""
     sha256 = hashlib.sha256()
     git = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
@@ -143,8 +143,8 @@ def hashes(path: Path) -> tuple[str, str]:
 
 def bytes_to_download(listings: Iterable[Listing]) -> int:
     """Bytes that are not in the local cache yet; what several models of a repository share counts once."""
-    files = {(listing.repo, file.digest): (listing, file) for listing in listings for file in listing.everything}
-    return sum(file.size for listing, file in files.values() if cached(listing, file) is None)
+    files = {(listing.repo, file.digest): (listing, file) for listing in listings for file in listing.all_files}
+    return sum(file.size for listing, file in files.values() if cached_path(listing, file) is None)
 
 
 def check_space(listings: Iterable[Listing]) -> None:
@@ -222,13 +222,17 @@ def _cached_files(where: ModelRef, repo: str, sha: str) -> dict[str, HubFile]:
         raise _not_cached(where, CONFIG)
     root = Path(found).parents[config.count("/")]
     paths = {path.relative_to(root).as_posix(): path for path in (*root.iterdir(), *Path(found).parent.iterdir())}
-    return {name: HubFile(name, path.stat().st_size, _stated(path)) for name, path in paths.items() if path.is_file()}
+    return {
+        name: HubFile(name, path.stat().st_size, _expected_digest(path))
+        for name, path in paths.items()
+        if path.is_file()
+    }
 
 
-def _stated(path: Path) -> str:
+def _expected_digest(path: Path) -> str:
     """The hash that the Hub stated of a cached file, which names its blob; without links, that of the file itself."""
     name = path.resolve().name
-    return name if _DIGEST.fullmatch(name) else hashes(path)[0 if path.name.endswith(_LARGE) else 1]
+    return name if _DIGEST.fullmatch(name) else file_digests(path)[0 if path.name.endswith(_LARGE) else 1]
 
 
 def _pickle_instead(where: ModelRef, files: Mapping[str, HubFile]) -> HubFile:
@@ -254,9 +258,9 @@ def _pickle_instead(where: ModelRef, files: Mapping[str, HubFile]) -> HubFile:
 
 
 def _prefix(where: ModelRef) -> str:
-    return f"{where.inside}/" if where.inside else ""
+    return f"{where.subfolder}/" if where.subfolder else ""
 
 
 def _not_cached(where: ModelRef, name: str) -> HubError:
     hint = f"{ONLINE_HINT}, and pull it once"
-    return HubError(where.place, f"{name} is not in the local cache, and offline", hint=hint)
+    return HubError(where.model_id, f"{name} is not in the local cache, and offline", hint=hint)

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ONLINE_HINT", "is_offline", "offline_mode", "remember"]
+__all__ = ["ONLINE_HINT", "cache_ref", "is_offline", "offline_mode"]
 
 ONLINE_HINT = "leave --offline out, or unset HF_HUB_OFFLINE"
 """What to do where something cannot be had offline."""
@@ -49,7 +49,7 @@ def offline_mode(wanted: bool = True) -> Iterator[None]:
             os.environ[_VARIABLE] = said
 
 
-def remember(repo: str, revision: str | None, sha: str) -> None:
+def cache_ref(repo: str, revision: str | None, sha: str) -> None:
     """Note in the client's cache, where it looks when it is offline, at which commit a branch or tag is."""
     from huggingface_hub import constants
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from starzoo.errors import HubError, UsageError
 from starzoo.hub.error_mapping import is_client_error, translate_hub_errors
 from starzoo.hub.names import is_commit, is_revision, split_repo
-from starzoo.hub.offline import is_offline, remember
+from starzoo.hub.offline import cache_ref, is_offline
 from starzoo.hub.retry import with_retries
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class ModelRef:
     folder: Path | None = None
     repo: str | None = None
     revision: str | None = None
-    inside: str = ""
+    subfolder: str = ""
 
     @classmethod
     def parse(cls, text: str | Path) -> ModelRef:
@@ -68,14 +68,14 @@ class ModelRef:
         found = split_repo(place)
         if found is None or (at and not is_revision(revision)):
             raise UsageError(name, "neither a folder nor a repository", hint=_FORMS)
-        return cls(repo=found[0], revision=revision or None, inside=found[1])
+        return cls(repo=found[0], revision=revision or None, subfolder=found[1])
 
     @property
-    def place(self) -> str:
+    def model_id(self) -> str:
         """The model without its revision: `user/repo`, `user/repo/folder`, or the path of a local folder."""
         if self.repo is None:
             return str(self.folder)
-        return f"{self.repo}/{self.inside}" if self.inside else self.repo
+        return f"{self.repo}/{self.subfolder}" if self.subfolder else self.repo
 
     def resolve(self) -> str:
         """Ask the Hub, once, which commit the revision is at; offline, what the cache remembers."""
@@ -99,11 +99,11 @@ class ModelRef:
             ).commit_hash
         if not isinstance(sha, str) or not is_commit(sha):
             raise HubError(repo, "the Hub names no commit", hint="is HF_ENDPOINT a Hub?")
-        remember(f"models/{repo}", revision, sha)
+        cache_ref(f"models/{repo}", revision, sha)
         return sha
 
     def __str__(self) -> str:
-        return f"{self.place}@{self.revision}" if self.revision else self.place
+        return f"{self.model_id}@{self.revision}" if self.revision else self.model_id
 
 
 def model_info(repo: str, revision: str | None, *, files: bool = False) -> ModelInfo:

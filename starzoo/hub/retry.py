@@ -17,14 +17,14 @@ MAX_WAIT = 60.0
 """Seconds after which a request that keeps failing is given up, also when the Hub asks to wait longer."""
 
 _PAUSES = (1.0, 2.0, 4.0, 8.0)
-_asked: ContextVar[str | None] = ContextVar("asked", default=None)
+_current_repo: ContextVar[str | None] = ContextVar("current_repo", default=None)
 _logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
 
 def with_retries(
-    action: Callable[[], Answer], repo: str, revision: str | None = None, *, patience: float = MAX_WAIT
+    action: Callable[[], Answer], repo: str, revision: str | None = None, *, max_wait: float = MAX_WAIT
 ) -> Answer:
     """Do something on the Hub, and again where it fails in a way that may pass: at most five times, and not for long.
 
@@ -37,7 +37,7 @@ def with_retries(
         except HubUnavailableError as error:
             pause = next(pauses, None)
             wait = pause if error.wait is None else error.wait
-            if pause is None or wait is None or wait > MAX_WAIT or time.monotonic() - began + wait > patience:
+            if pause is None or wait is None or wait > MAX_WAIT or time.monotonic() - began + wait > max_wait:
                 raise
             _logger.warning("%s; trying again in %g s", error.message, wait)
             time.sleep(wait)
@@ -57,17 +57,17 @@ def cap_retry_after() -> None:
 
 def _attempt(action: Callable[[], Answer], repo: str, revision: str | None) -> Answer:
     cap_retry_after()
-    token = _asked.set(repo)
+    token = _current_repo.set(repo)
     try:
         with translate_hub_errors(repo, revision):
             return action()
     finally:
-        _asked.reset(token)
+        _current_repo.reset(token)
 
 
 def _on_response(response: Any) -> None:
     """Called by the HTTP client for every answer: one that asks to come back later is an error, or only much later."""
-    repo, wait = _asked.get(), _asked_wait(response.headers)
+    repo, wait = _current_repo.get(), _retry_after(response.headers)
     if response.status_code not in RETRYABLE_STATUS or (repo is None and (wait or 0.0) <= MAX_WAIT):
         return
     what = f"{'the Hub ' if repo else ''}answered HTTP {response.status_code}"
@@ -79,7 +79,7 @@ def _on_response(response: Any) -> None:
     raise HubUnavailableError(repo or "the Hub", what, hint=hint, wait=wait)
 
 
-def _asked_wait(headers: Any) -> float | None:
+def _retry_after(headers: Any) -> float | None:
     """Seconds to wait as the answer states them, in either of the two forms that the Hub uses."""
     stated = re.fullmatch(r"\s*(\d{1,9})\s*", headers.get("retry-after", ""))
     stated = stated or re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})", headers.get("ratelimit", ""))

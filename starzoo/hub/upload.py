@@ -93,7 +93,7 @@ def push(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(library_name="starzoo")
-    _begin(repo_id)
+    _require_online(repo_id)
     with translate_hub_errors(repo_id), translate_xet_errors(repo_id):
         api.create_repo(repo_id, private=private or None, exist_ok=True)
         head = api.model_info(repo_id).sha
@@ -123,7 +123,7 @@ def add_to_collection(title: str, repos: Sequence[str], *, private: bool = False
     from huggingface_hub import HfApi
 
     api = HfApi(library_name="starzoo")
-    _begin(f"the collection {title!r}")
+    _require_online(f"the collection {title!r}")
     with translate_hub_errors(f"the collection {title!r}"):
         collection = api.create_collection(title, private=private, exists_ok=True)
         held = {item.item_id for item in collection.items}
@@ -144,7 +144,7 @@ def list_stars(author: str | None = None) -> list[PublishedStar]:
     """
     from huggingface_hub import HfApi
 
-    _begin(author or "the Hub")
+    _require_online(author or "the Hub")
     with translate_hub_errors(author or "the Hub"):
         return [
             PublishedStar(
@@ -157,7 +157,7 @@ def list_stars(author: str | None = None) -> list[PublishedStar]:
         ]
 
 
-def _begin(subject: str) -> None:
+def _require_online(subject: str) -> None:
     """Make sure that the Hub may be asked for what no cache holds, and that it does not make us wait for long."""
     if is_offline():
         raise HubError(subject, "the Hub cannot be asked offline", hint=ONLINE_HINT)

@@ -15,10 +15,10 @@ from starzoo.hub.listing import (
     CONFIG,
     WEIGHTS,
     Listing,
-    cached,
+    cached_path,
     check_size,
     check_space,
-    hashes,
+    file_digests,
     list_files,
 )
 from starzoo.hub.ref import ModelRef
@@ -54,13 +54,13 @@ class Snapshot:
     repo: str
     sha: str
     files: Mapping[str, str]
-    inside: str = ""
+    subfolder: str = ""
     card: Path | None = None
 
     @property
-    def place(self) -> str:
+    def model_id(self) -> str:
         """The repository, with the folder that holds the model."""
-        return f"{self.repo}/{self.inside}" if self.inside else self.repo
+        return f"{self.repo}/{self.subfolder}" if self.subfolder else self.repo
 
 
 def pull(ref: ModelRef | str, *, allow_pickle: bool = False, progress: Progress = no_progress) -> Snapshot:
@@ -113,7 +113,7 @@ def read_weights_header(listing: Listing) -> dict[str, TensorInfo]:
     config = read_json(fetch(listing, listing.files[CONFIG])[0])
     architecture = Architecture.from_config(config, str(listing.ref))
     file, subject = listing.files[WEIGHTS], f"{listing.ref}: {WEIGHTS}"
-    if here := cached(listing, file):
+    if here := cached_path(listing, file):
         header = read_header(here, subject)
     else:
         start = fetch_range(listing, file.path, 0, min(file.size, 8))
@@ -157,5 +157,5 @@ def _bring(listing: Listing, finished: Callable[[], None]) -> Snapshot:
             (listing.pickle.digest, listing.files[CONFIG].digest),
             str(listing.ref),
         )
-        files[WEIGHTS] = hashes(folder / WEIGHTS)[0]
-    return Snapshot(folder, listing.repo, listing.sha, files, listing.ref.inside, paths.get(CARD))
+        files[WEIGHTS] = file_digests(folder / WEIGHTS)[0]
+    return Snapshot(folder, listing.repo, listing.sha, files, listing.ref.subfolder, paths.get(CARD))

@@ -248,8 +248,8 @@ def _read_training(folder: Path) -> dict[str, Any]:
 
 
 def _read_snapshot(where: ModelRef, snapshot: Snapshot) -> Source:
-    provenance = Provenance(str(where), where.place, snapshot.sha, {})
-    return _read_source(snapshot.folder, where.place.rpartition("/")[2], provenance, str(where), snapshot.card)
+    provenance = Provenance(str(where), where.model_id, snapshot.sha, {})
+    return _read_source(snapshot.folder, where.model_id.rpartition("/")[2], provenance, str(where), snapshot.card)
 
 
 def check_compatible(sources: Sequence[Source]) -> None:

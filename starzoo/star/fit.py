@@ -409,14 +409,14 @@ class _Run:
             epoch=epoch,
             seed=settings.seed,
             augment=self.config.data.augment,
-            share=place,
-            shares=self.draws,
+            shard=place,
+            num_shards=self.draws,
             workers=self.config.runtime.workers,
         )
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[Batch, ...]]:
         """For every step from the first on, this process's shares of the batch."""
-        return zip(*(self._loader(epoch, place).after(first) for place in self._places), strict=True)
+        return zip(*(self._loader(epoch, place).skip(first) for place in self._places), strict=True)
 
     def _prefetch(self, place: int) -> None:
         """Ask for the source of the draw after this one."""

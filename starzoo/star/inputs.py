@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from starzoo.config import DataConfig, validate, with_changes
-from starzoo.data.hub_datasets import say
+from starzoo.data.hub_datasets import warn_once
 from starzoo.data.split import Split
 from starzoo.data.task import ImageTask, load_data, load_unlabeled
 from starzoo.errors import UntrustedInputError, UsageError
@@ -104,7 +104,7 @@ def _check_named(manifest: StarManifest, data: DataConfig, *, option: str) -> No
             hint=f"give {option} {data.dataset} if the folder is meant, or another current folder",
         )
     if not is_offline() and _has_token():
-        say(f"{what}; the Hub is asked for them with your token")
+        warn_once(f"{what}; the Hub is asked for them with your token")
 
 
 def _has_token() -> bool:

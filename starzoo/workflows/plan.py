@@ -144,13 +144,13 @@ def _look_at(listing: Listing) -> PlannedModel:
     architecture = architecture_of(listing)
     card = fetch(listing, listing.files[CARD])[0] if CARD in listing.files else None
     return PlannedModel(
-        name=listing.ref.place,
+        name=listing.ref.model_id,
         role="",
         sha=listing.sha,
         architecture=architecture,
         dtype="unknown" if listing.pickle else stored_dtype(read_weights_header(listing)),
         license=read_license(card),
-        size=sum(file.size for file in listing.everything),
+        size=sum(file.size for file in listing.all_files),
         to_download=bytes_to_download([listing]),
     )
 

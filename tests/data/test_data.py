@@ -561,7 +561,7 @@ def test_incomplete_batch_is_dropped_or_kept(digits: Split) -> None:
 def test_augmentation_depends_on_seed_epoch_and_image_alone(digits: Split) -> None:
     """The same image is augmented the same way whatever batch, order or rank it comes in."""
     ordered, labels = collect(digits, augment="crop-flip", shuffle=False, drop_last=False)
-    by_rank = [collect(digits, augment="crop-flip", share=rank, shares=4) for rank in range(4)]
+    by_rank = [collect(digits, augment="crop-flip", shard=rank, num_shards=4) for rank in range(4)]
     shuffled = torch.cat([images for images, _ in by_rank])
     everything = {image.numpy().tobytes() for image in ordered}
     assert all(image.numpy().tobytes() in everything for image in shuffled)
@@ -588,14 +588,14 @@ def test_augmentation_matches_a_loop_over_images() -> None:
 
 def test_ranks_share_every_batch(digits: Split) -> None:
     whole = list(digits.loader(64, epoch=2, seed=3))
-    shares = [list(digits.loader(64, epoch=2, seed=3, share=rank, shares=2)) for rank in range(2)]
+    shares = [list(digits.loader(64, epoch=2, seed=3, shard=rank, num_shards=2)) for rank in range(2)]
     for (images, labels), *parts in zip(whole, *shares, strict=True):
         assert [len(y) for _, y in parts] == [32, 32]
         together = torch.stack([y for _, y in parts], dim=1).flatten()
         assert torch.equal(together, labels)
         assert torch.equal(parts[0][0], images[0::2])
     with pytest.raises(UsageError, match="batch_size: expected a multiple of 2 processes or draws, got 63"):
-        digits.loader(63, epoch=0, seed=0, shares=2)
+        digits.loader(63, epoch=0, seed=0, num_shards=2)
     with pytest.raises(UsageError, match="a batch of 2000 images is more than the 1437"):
         digits.loader(2000, epoch=0, seed=0)
 

@@ -46,8 +46,8 @@ class Reference:
     def __init__(self, models: list[Source], data: ImageTask) -> None:
         self.models, self.data = models, data
         assert data.validation is not None
-        rows = data.validation.draw(CONFIG.validation_images, CONFIG.seed)
-        outside = data.train.draw(len(data.test), CONFIG.seed)
+        rows = data.validation.sample_indices(CONFIG.validation_images, CONFIG.seed)
+        outside = data.train.sample_indices(len(data.test), CONFIG.seed)
         self.images = {
             "test": data.test.tensors()[0],
             "validation": data.validation.tensors()[0][rows],

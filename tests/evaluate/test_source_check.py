@@ -89,7 +89,7 @@ def test_good_models_pass_in_silence(zoo: list[Source], images: ImageTask, caplo
     for look, source in zip(found.looks, zoo, strict=True):
         model = source.model()
         logits = torch.cat([model(batch) for batch in images.train.images(100, limit=1000)]).detach()
-        labels = images.train.labels[images.train.draw(1000)]
+        labels = images.train.labels[images.train.sample_indices(1000)]
         assert look.accuracy == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
         assert look.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-5)
 

@@ -21,7 +21,7 @@ from starzoo.config import DataConfig
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.task import load_data
 from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError
-from starzoo.hub import retry as patience
+from starzoo.hub import retry
 from starzoo.hub.error_mapping import HubUnavailableError
 from starzoo.hub.offline import offline_mode
 from starzoo.hub.upload import list_stars, push
@@ -108,7 +108,7 @@ def test_n06_a_hub_that_fails_forever_is_asked_five_times(
 
 def test_n06_the_pauses_are_bounded(short_pauses: tuple[float, ...]) -> None:
     assert len(short_pauses) == 4
-    assert sum(short_pauses) < patience.MAX_WAIT <= 60  # of those that it stands for
+    assert sum(short_pauses) < retry.MAX_WAIT <= 60  # of those that it stands for
 
 
 @pytest.mark.parametrize("pattern", ["GET /api/models/ann/net$", "HEAD .*config.json", WEIGHTS])
@@ -118,7 +118,7 @@ def test_n07_too_many_requests_with_a_time_to_wait(
     fake_hub.commit("ann/net", files)
     fake_hub.fail(pattern, 429, times=1, Retry_After="2")
     waited: list[float] = []
-    monkeypatch.setattr(patience.time, "sleep", waited.append)
+    monkeypatch.setattr(retry.time, "sleep", waited.append)
     pull("ann/net")
     assert 2 in waited
     assert "ann/net: the Hub answered HTTP 429 and asks to wait 2 s; trying again in 2 s" in caplog.text
@@ -132,7 +132,7 @@ def test_n08_a_hub_that_asks_to_wait_for_a_day(
     fake_hub.commit("ann/net", files)
     fake_hub.fail(pattern, 429, **headers)
     waited: list[float] = []
-    monkeypatch.setattr(patience.time, "sleep", waited.append)
+    monkeypatch.setattr(retry.time, "sleep", waited.append)
     with pytest.raises(HubError, match=r"HTTP 429 and asks to wait 86400 s \(too many requests") as caught:
         pull("ann/net")
     assert caught.value.exit_code == 4
@@ -166,7 +166,7 @@ def test_n08_a_hub_that_asks_to_wait_a_little_forever(
     fake_hub.commit("ann/net", files)
     fake_hub.fail("GET /api/models", 429, Retry_After="13")
     waited: list[float] = []
-    monkeypatch.setattr(patience.time, "sleep", waited.append)
+    monkeypatch.setattr(retry.time, "sleep", waited.append)
     with pytest.raises(HubError, match="HTTP 429 and asks to wait 13 s"):
         pull("ann/net")
     assert waited == [13, 13, 13, 13]
@@ -176,8 +176,8 @@ def test_n08_all_waits_together_are_bounded(files: Files, fake_hub: FakeHub, mon
     fake_hub.commit("ann/net", files)
     fake_hub.fail("GET /api/models", 429, Retry_After="25")
     waited: list[float] = []
-    monkeypatch.setattr(patience.time, "sleep", waited.append)
-    monkeypatch.setattr(patience.time, "monotonic", lambda: sum(waited))
+    monkeypatch.setattr(retry.time, "sleep", waited.append)
+    monkeypatch.setattr(retry.time, "monotonic", lambda: sum(waited))
     with pytest.raises(HubError, match="HTTP 429 and asks to wait 25 s"):
         pull("ann/net")
     assert waited == [25, 25]  # a third one would be beyond the minute
@@ -191,7 +191,7 @@ def test_n09_a_read_timeout(files: Files, fake_hub: FakeHub, name: str, monkeypa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
     monkeypatch.setattr("starzoo.hub.ref.TIMEOUT", 0.1)
     monkeypatch.setattr("starzoo.hub.download.TIMEOUT", 0.1)
-    monkeypatch.setattr(patience, "_PAUSES", ())
+    monkeypatch.setattr(retry, "_PAUSES", ())
     with pytest.raises(HubError, match=r"ann/net: the Hub cannot be reached \(ReadTimeout\) \(check the net") as caught:
         pull("ann/net")
     assert caught.value.exit_code == 4
@@ -311,7 +311,7 @@ def test_n06_xet_fails_in_its_own_words(
         raise failure
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
-    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(retry.time, "sleep", lambda seconds: None)
     with pytest.raises(StarzooError, match=r"^ann/net: the (Xet storage of the Hub failed|disk is full)") as caught:
         pull("ann/net")
     assert type(caught.value) is kind

@@ -213,7 +213,7 @@ REFUSED = (
 
 @pytest.mark.parametrize("name", ALLOWED)
 def test_a_revision_has_any_name_that_git_allows(name: str) -> None:
-    assert ModelRef.parse(f"ann/net/sub@{name}") == ModelRef(repo="ann/net", revision=name, inside="sub")
+    assert ModelRef.parse(f"ann/net/sub@{name}") == ModelRef(repo="ann/net", revision=name, subfolder="sub")
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -187,7 +187,7 @@ def test_what_cannot_be_pushed(star: Path, tmp_path: Path, fake_hub: FakeHub) ->
 def test_references_to_the_hub(text: str, repo: str, revision: str | None) -> None:
     ref = ModelRef.parse(text)
     inside = "cifar10/seed-0" if repo == "ann/zoo" else ""
-    assert ref == ModelRef(repo=repo, revision=revision, inside=inside)
+    assert ref == ModelRef(repo=repo, revision=revision, subfolder=inside)
     assert ModelRef.parse(str(ref)) == ref
 
 

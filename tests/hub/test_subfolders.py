@@ -49,7 +49,7 @@ def test_a_member_is_found_again_by_its_record_and_offline(zoo: str, fake_hub: F
     assert ref == f"hf-hub:ann/zoo/b@{zoo}"
     with offline_mode():
         assert load_source(ref).provenance.files == source.provenance.files
-        assert pull("ann/zoo/b").place == "ann/zoo/b"
+        assert pull("ann/zoo/b").model_id == "ann/zoo/b"
 
 
 def test_the_root_of_such_a_repository_names_its_members(zoo: str, fake_hub: FakeHub) -> None:
