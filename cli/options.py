@@ -148,14 +148,16 @@ class EvaluateOptions:
 
     title: ClassVar = "Evaluation"
     points: Annotated[int | None, typer.Option(help="Points of a path, both ends included; 11 by default.")] = None
-    pairs: Annotated[int | None, typer.Option(help="Pairs of sources or held-outs to connect; 6 by default.")] = None
+    source_pairs: Annotated[
+        int | None, typer.Option(help="Pairs of sources or held-outs to connect; 6 by default.")
+    ] = None
     splits: Annotated[
         list[str] | None, typer.Option("--split", metavar="train|test", help="Measure on this split; repeatable.")
     ] = None
     ood: Annotated[
         str | None, typer.Option(metavar="DATASET", help="Other images, which uncertainty should tell from the task's.")
     ] = None
-    samples: Annotated[
+    bma_samples: Annotated[
         int | None,
         typer.Option(help="Average at most so many points of the star domain, or none at 0; 8 by default."),
     ] = None
@@ -165,7 +167,7 @@ class EvaluateOptions:
             "--baseline", metavar="swa|student", help="Train this too, at the star's cost, to compare; repeatable."
         ),
     ] = None
-    plane: Annotated[
+    loss_plane_points: Annotated[
         int | None, typer.Option(metavar="POINTS", help="Draw the loss around the star, at so many points a side.")
     ] = None
 

@@ -176,8 +176,10 @@ class StarConfig(FrozenModel):
     nesterov: bool = True
     weight_decay: float = Field(5e-4, ge=0, le=_MANY)
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with a linearly rising rate")
-    start: Literal["aligned-average", "random", "source"] = "aligned-average"
-    draw: Literal["deck", "independent"] = Field("deck", description="sources from a shuffled deck, or each by itself")
+    init: Literal["aligned-average", "random", "source"] = "aligned-average"
+    source_order: Literal["shuffled", "independent"] = Field(
+        "shuffled", description="each source once per shuffled round, or every source drawn independently"
+    )
     t: Annotated[Uniform | Beta | Constant, Field(discriminator="kind")] = Uniform()
     mu: float = Field(
         0.2, ge=0, le=_MANY, description="weight of the star's own loss, which is the share mu / (1 + mu) of all draws"
@@ -230,10 +232,10 @@ class RuntimeConfig(FrozenModel):
     workers: int = Field(
         0, ge=0, le=1000, description="threads that prepare batches ahead; 0: each batch when it is needed"
     )
-    sources: Literal["auto", "ready", "stored"] = Field(
+    sources_on: Literal["auto", "device", "host"] = Field(
         "auto",
-        description="aligned sources kept ready on the device, or stored in memory and permuted for each draw;"
-        " auto: ready while they take at most half of its free memory",
+        description="where the aligned sources are held: on the device, or in host memory to be permuted for each draw;"
+        " auto: on the device while they take at most half of its free memory",
     )
     compile: bool = Field(False, description="torch.compile the network, whose results differ in the last digits")
     trackers: tuple[str, ...] = Field(
@@ -245,14 +247,14 @@ class EvalConfig(FrozenModel):
     """What is measured, and on how much data."""
 
     points: int = Field(11, ge=3, le=1001, description="evenly spaced points of a path, both ends included")
-    pairs: int = Field(6, ge=0, le=1000, description="source-source pairs, drawn among sources and held-outs")
+    source_pairs: int = Field(6, ge=0, le=1000, description="source-source pairs, drawn among sources and held-outs")
     sources: int | None = Field(None, ge=0, le=_MANY, description="star-source paths; all of them when not given")
     splits: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1), AfterValidator(_without_repeats)] = (
         "test",
     )
     batch_size: int = Field(256, ge=2, le=10_000)
-    statistics_images: int = Field(2000, ge=2, le=_MANY, description="training images that re-estimate batch norm")
-    statistics_augment: Augmentation | None = Field(
+    batch_norm_images: int = Field(2000, ge=2, le=_MANY, description="training images that re-estimate batch norm")
+    batch_norm_augment: Augmentation | None = Field(
         None,
         description="how these are augmented; found when not given: as the sources were trained, where they say so, or "
         "as it leaves them closest to their own statistics",
@@ -260,7 +262,7 @@ class EvalConfig(FrozenModel):
     repair: bool = Field(
         False, description="give every point between two ends the channel statistics of the ends (REPAIR), on all paths"
     )
-    samples: int = Field(
+    bma_samples: int = Field(
         8, ge=0, le=1000, description="points of the star domain that are averaged (BMA), at most; 0: not measured"
     )
     validation_images: int = Field(
@@ -277,7 +279,7 @@ class EvalConfig(FrozenModel):
         description="models that are trained at the star's cost to compare it with: swa goes on from the first source, "
         "student is distilled from all",
     )
-    plane: Annotated[int, AfterValidator(_not_one)] = Field(
+    loss_plane_points: Annotated[int, AfterValidator(_not_one)] = Field(
         0, ge=0, le=201, description="points along each side of a picture of the loss around the star; 0: none"
     )
     precision: Literal["fp32", "bf16"] = Field(

@@ -71,7 +71,7 @@ def full_manifest() -> StarManifest:
     )
     config = RunConfig(
         data=DataConfig(dataset="me/pictures", name="x", revision=COMMIT, image_column="i", label_column="l"),
-        evaluate={"ood": {"dataset": "./folder", "name": "x"}, "statistics_augment": "none"},
+        evaluate={"ood": {"dataset": "./folder", "name": "x"}, "batch_norm_augment": "none"},
         runtime={"trackers": ("x",)},
     )
     return StarManifest(

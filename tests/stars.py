@@ -21,7 +21,7 @@ from starzoo.symmetry import Permutation
 
 __all__ = ["CONFIG", "make_star"]
 
-CONFIG = RunConfig(align=AlignConfig(method="balanced-weights"), evaluate=EvalConfig(points=3, statistics_images=200))
+CONFIG = RunConfig(align=AlignConfig(method="balanced-weights"), evaluate=EvalConfig(points=3, batch_norm_images=200))
 
 
 def make_star(

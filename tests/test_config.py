@@ -68,6 +68,6 @@ def test_what_is_no_yaml_is_one_line(value: str, tmp_path: Path) -> None:
 
 
 def test_a_picture_of_one_point_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"configuration evaluate\.plane: one point is no picture"):
-        load_config(overrides=["evaluate.plane=1"])
-    assert [EvalConfig(plane=points).plane for points in (0, 2)] == [0, 2]
+    with pytest.raises(UsageError, match=r"configuration evaluate\.loss_plane_points: one point is no picture"):
+        load_config(overrides=["evaluate.loss_plane_points=1"])
+    assert [EvalConfig(loss_plane_points=points).loss_plane_points for points in (0, 2)] == [0, 2]

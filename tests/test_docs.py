@@ -76,7 +76,7 @@ def test_shipped_configurations_load_and_say_something(file: Path) -> None:
 
 def test_the_papers_configuration_is_the_papers_algorithm() -> None:
     found = load_config(ROOT / "configs" / "paper.yaml")
-    assert (found.align.method, found.star.start, found.star.draw) == ("weights", "random", "independent")
+    assert (found.align.method, found.star.init, found.star.source_order) == ("weights", "random", "independent")
     assert (found.star.t, found.star.mu, found.star.realign_every) == (Uniform(low=0, high=1), 0.0, 1)
     assert (found.star.lr, found.star.weight_decay, found.star.batch_size, found.star.epochs) == (0.1, 5e-4, 128, 200)
 

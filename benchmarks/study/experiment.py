@@ -98,7 +98,7 @@ class Experiment(FrozenModel):
 
     def evaluation(self, pairs: int) -> EvalConfig:
         """What is measured of each variant: its paths to held-outs, and of the zoo so many regular–regular ones."""
-        return EvalConfig.model_validate({"sources": 0, "samples": 0, **self.evaluate, "pairs": pairs})
+        return EvalConfig.model_validate({"sources": 0, "bma_samples": 0, **self.evaluate, "source_pairs": pairs})
 
 
 def load_experiment(file: Path) -> Experiment:

@@ -46,8 +46,8 @@ class ImageTask:
 
     def statistics_images(self, how: EvalConfig) -> Iterator[Tensor]:
         """The training images that batch-norm statistics are estimated on, the same each time."""
-        augment = how.statistics_augment or self.config.augment
-        yield from self.train.images(how.batch_size, limit=how.statistics_images, seed=how.seed, augment=augment)
+        augment = how.batch_norm_augment or self.config.augment
+        yield from self.train.images(how.batch_size, limit=how.batch_norm_images, seed=how.seed, augment=augment)
 
     @property
     def fingerprint(self) -> str:

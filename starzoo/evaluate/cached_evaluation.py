@@ -142,12 +142,12 @@ class CachedEvaluation:
 
         def measure() -> dict[str, Tensor]:
             predict, labels = self.evaluator([VALIDATION]).log_probabilities, self.labels(VALIDATION)
-            drawn = draw_points(list(self.zoo.sources), self.config.samples, self.config.seed, t)
+            drawn = draw_points(list(self.zoo.sources), self.config.bma_samples, self.config.seed, t)
             means = running_average(self.zoo.star, self.models.aligned, drawn, predict)
             losses = [negative_log_likelihood(mean[VALIDATION], labels) for mean in means]
             return {"loss": torch.tensor(losses, dtype=torch.float64)}
 
-        key = {"tune": self.models.domain_identity(t, self.config.samples), "images": self._digests[VALIDATION]}
+        key = {"tune": self.models.domain_identity(t, self.config.bma_samples), "images": self._digests[VALIDATION]}
         losses: list[float] = self.get_or_compute(key, measure)["loss"].tolist()
         return losses
 
@@ -219,7 +219,7 @@ class CachedEvaluation:
             "architecture": self.architecture.model_dump(mode="json", exclude={"label_names"}),
             "data": self.data.fingerprint,
             "classes": self.data.class_names,  # the fingerprint is about the labels in the stored order
-            "statistics": [config.statistics_images, config.batch_size, config.seed, config.statistics_augment],
+            "statistics": [config.batch_norm_images, config.batch_size, config.seed, config.batch_norm_augment],
             "device": default_device().type,
             "precision": config.precision,
         }

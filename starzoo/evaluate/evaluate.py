@@ -92,7 +92,7 @@ def evaluate(
     predicted = dict(zip(names, share("evaluating models", names, measurement.predict), strict=True))
     ends = predicted | dict(zip(*_ends(measurement, lines, share), strict=True))
     baselines = share("evaluating baselines", config.baselines, partial(measurement.baseline, progress=progress))
-    choice = _choose_domain(measurement, share) if config.samples else None
+    choice = _choose_domain(measurement, share) if config.bma_samples else None
     averages = _averages(choice)
     means = share("averaging over the star domain", [each for _, each in averages], measurement.domain)
     found = share("measuring paths", lines, measurement.path)
@@ -142,12 +142,12 @@ def evaluate_shard(
     done = len(share("evaluating models", measurement.models.names, measurement.predict))
     done += len(_ends(measurement, lines, share)[1])
     done += len(share("evaluating baselines", config.baselines, partial(measurement.baseline, progress=progress)))
-    if config.samples and VALIDATION in measurement.splits:
+    if config.bma_samples and VALIDATION in measurement.splits:
         done += len(share("choosing points of the star domain", ranges(tuned=True), measurement.tune))
     done += len(share("measuring paths", lines, measurement.path))
     done += len(share("evaluating the star in float32", *_exactly(measurement)))
     for triangle in _triangles(measurement):
-        done += len(share("measuring a plane", range(config.plane), triangle.row))
+        done += len(share("measuring a plane", range(config.loss_plane_points), triangle.row))
     return done
 
 
@@ -190,7 +190,7 @@ def _plan(zoo: Zoo, config: EvalConfig) -> Iterator[Line]:
     for name in zoo.others:
         yield Line("star-star", "star", name)
     pairs = list(itertools.combinations([*zoo.sources, *zoo.holdouts], 2))
-    chosen = sorted(rng.permutation(len(pairs))[: config.pairs])
+    chosen = sorted(rng.permutation(len(pairs))[: config.source_pairs])
     kinds: Sequence[PathKind] = ("source-source", "source-source-unaligned")
     for kind in kinds:
         for number in chosen:
@@ -227,7 +227,7 @@ def _paths(
 def _choose_domain(measurement: CachedEvaluation, share: _Sharing) -> DomainSampling:
     """Which points of the star domain to average: chosen on validation images, or by default where there are none."""
     if VALIDATION not in measurement.splits:
-        return DomainSampling(t=NEAR_STAR, samples=measurement.config.samples)
+        return DomainSampling(t=NEAR_STAR, samples=measurement.config.bma_samples)
     tried = ranges(tuned=True)
     return choose(dict(zip(tried, share("choosing points of the star domain", tried, measurement.tune), strict=True)))
 
@@ -265,7 +265,7 @@ def _rounding(measurement: CachedEvaluation, found: Mapping[str, Tensor], exact:
 
 def _triangles(measurement: CachedEvaluation) -> list[LossPlaneSampler]:
     """That of the star with a source and a held-out; none where no plane is wanted, or they lie on a line."""
-    if not measurement.config.plane:
+    if not measurement.config.loss_plane_points:
         return []
     pairs = zip(measurement.zoo.sources, measurement.zoo.holdouts, strict=False)
     triangles = [LossPlaneSampler(measurement, pair) for pair in itertools.islice(pairs, 1)]
@@ -273,7 +273,7 @@ def _triangles(measurement: CachedEvaluation) -> list[LossPlaneSampler]:
 
 
 def _plane(measurement: CachedEvaluation, triangle: LossPlaneSampler, share: _Sharing) -> Plane:
-    rows = share("measuring a plane", range(measurement.config.plane), triangle.row)
+    rows = share("measuring a plane", range(measurement.config.loss_plane_points), triangle.row)
     x, y = triangle.grid
     return Plane(
         names=("star", *triangle.names),

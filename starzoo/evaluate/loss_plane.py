@@ -56,7 +56,7 @@ class LossPlaneSampler:
         for places in zip((0.0, 0.0), *self.corners, strict=True):
             margin = _MARGIN * (max(places) - min(places))
             low, high = min(places) - margin, max(places) + margin
-            axes.append(np.linspace(low, high, self.measurement.config.plane).tolist())
+            axes.append(np.linspace(low, high, self.measurement.config.loss_plane_points).tolist())
         return axes[0], axes[1]
 
     def row(self, number: int) -> list[float]:

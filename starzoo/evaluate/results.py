@@ -259,7 +259,9 @@ class Summary(FrozenModel):
     def of(cls, values: Sequence[float], *, more_is_better: bool = False) -> Summary:
         """Summarize some values."""
         if not values:
-            raise UsageError("", "nothing to summarize: no such path or model was evaluated", hint="see evaluate.pairs")
+            raise UsageError(
+                "", "nothing to summarize: no such path or model was evaluated", hint="see evaluate.source_pairs"
+            )
         return cls(
             mean=statistics.fmean(values),
             std=statistics.stdev(values) if len(values) > 1 else 0.0,

@@ -162,7 +162,7 @@ class _Looker:
             "architecture": architecture.model_dump(mode="json", exclude={"label_names", "preprocessing"}),
             "input": architecture.preprocessing.model_dump(mode="json"),
             "images": [_IMAGES, config.seed],
-            "statistics": [config.statistics_images, config.batch_size, config.seed],
+            "statistics": [config.batch_norm_images, config.batch_size, config.seed],
             "device": next(self.network.parameters()).device.type,
         }
 
@@ -171,8 +171,8 @@ class _Looker:
         """How the images for statistics may be augmented; none for a network without batch norm."""
         if not has_batch_norm(self.network):
             return ()
-        if self.config.statistics_augment:
-            return (self.config.statistics_augment,)
+        if self.config.batch_norm_augment:
+            return (self.config.batch_norm_augment,)
         return ("none", self.data.config.augment if self.data.config.augment != "none" else "crop-flip")
 
     def __call__(self, name: str, state: StateDict) -> Look:
@@ -192,7 +192,7 @@ class _Looker:
             self.network.load_state_dict(dict(state))
             self.network.eval()  # which also drops what some networks cache of the weights before
             if augment:
-                how = self.config.model_copy(update={"statistics_augment": augment})
+                how = self.config.model_copy(update={"batch_norm_augment": augment})
                 reestimate_batch_norm(self.network, self._on_device(self.data.statistics_images(how)))
             images = self.data.train.images(_BATCH, limit=_IMAGES, seed=self.config.seed)
             with torch.inference_mode():
@@ -231,8 +231,8 @@ def _choose_augment(
 ) -> Augmentation:
     """As the sources were trained where all say so; otherwise as it leaves them closest to their own loss."""
     known, candidates = set(trained_with), list(sources[0].estimated) if sources else []
-    if config.statistics_augment or not candidates:
-        return config.statistics_augment or data.config.augment
+    if config.batch_norm_augment or not candidates:
+        return config.batch_norm_augment or data.config.augment
     if len(known) == 1 and (said := known.pop()):
         return said
 

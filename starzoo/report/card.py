@@ -292,7 +292,7 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
         "random": "random weights",
         "source": "the first source",
     }
-    yield f"Start: {starts[fit.start]}."
+    yield f"Start: {starts[fit.init]}."
     match fit.t:
         case Uniform():
             law = f"uniform from {fit.t.low:g} to {fit.t.high:g}"

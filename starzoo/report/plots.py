@@ -167,7 +167,7 @@ def plot_plane(plane: Plane, *, narrow: bool = False) -> Figure:
         raise UntrustedInputError(
             "plane",
             f"the plane of {', '.join(plane.names)} was measured along a line only, which is no picture",
-            hint="evaluate the star again with more points, or with evaluate.plane=0",
+            hint="evaluate the star again with more points, or with evaluate.loss_plane_points=0",
         )
     with plot_style():
         figure = Figure(figsize=(_NARROW, 4.6) if narrow else (6.4, 4.8), layout="constrained")

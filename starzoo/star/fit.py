@@ -161,7 +161,7 @@ class _Run:
         self.star = {name: nn.Parameter(value.detach().clone()) for name, value in self.network.named_parameters()}
         broadcast([parameter.data for parameter in self.star.values()])  # the same on all processes to the last bit
         self.optimizer = make_optimizer(self.star.values(), settings)
-        kept = {"auto": None, "ready": True, "stored": False}[config.runtime.sources]
+        kept = {"auto": None, "device": True, "host": False}[config.runtime.sources_on]
         self.ends = Endpoints(sources, self.star, ready=kept)
         precision = self.accelerator.autocast
         self.teacher = Teacher(architecture.build(), self.star, precision) if settings.kappa else None
@@ -453,7 +453,7 @@ def _deciding(config: RunConfig) -> dict[str, Any]:
     """What of a configuration decides which star is found: not how it is measured, but how its statistics are."""
     values = config.model_dump(mode="json", exclude={"evaluate", "runtime"})
     values["data"]["revision"] = None  # its images are told by their fingerprint, whatever else was committed since
-    deciding = {"batch_size", "statistics_images", "statistics_augment", "seed"}
+    deciding = {"batch_size", "batch_norm_images", "batch_norm_augment", "seed"}
     values["evaluate"] = config.evaluate.model_dump(include=deciding)
     return values
 

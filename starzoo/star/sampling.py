@@ -74,7 +74,7 @@ class SourceSampler:
         return int(self._rng(_NOISE, step * self.draws + place).integers(2**63))
 
     def _source(self, number: int) -> int:
-        if self.config.draw == "independent":
+        if self.config.source_order == "independent":
             return int(self._rng(_SOURCES, number).integers(self.sources))
         # A deck deals every source once before any comes again: the mean over sources with less variance.
         deck, card = divmod(number, self.sources)
@@ -82,7 +82,7 @@ class SourceSampler:
 
     def _is_own(self, number: int) -> bool:
         share = self.config.mu / (1 + self.config.mu)
-        if self.config.draw == "independent":
+        if self.config.source_order == "independent":
             return bool(self._rng(_TERMS, number).random() < share)
         # At even distances from a random start: the same mean with less variance.
         start = self._rng(_TERMS, 0).random()

@@ -40,7 +40,7 @@ class SourceAlignment:
         data: ImageTask,
         config: RunConfig,
     ) -> None:
-        self._sources, self._start, align = sources, config.star.start, config.align
+        self._sources, self._start, align = sources, config.star.init, config.align
         network, split = architecture.build(), data.train
         probe = (
             Probe(network, *split.labeled_images(limit=align.images, seed=align.seed)) if align.needs_images else None

@@ -74,7 +74,7 @@ def look_at(
         cache=cache,
         progress=progress,
     )
-    config = config.model_copy(update={"statistics_augment": found.augment})
+    config = config.model_copy(update={"batch_norm_augment": found.augment})
     return [
         model.with_statistics(estimate_statistics(architecture, model.state, data, config))
         if model.name in found.broken

@@ -61,7 +61,7 @@ def star(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "1",
         "--points",
         "3",
-        "--pairs",
+        "--source-pairs",
         "1",
         "--seed",
         "3",

@@ -24,7 +24,7 @@ from starzoo.workflows.evaluate import evaluate_star
 from tests.stars import CONFIG, make_star
 
 DATA = {"train_size": 300, "test_size": 60}
-FEW = {"statistics_augment": "none", "points": 3, "pairs": 0, "sources": 0, "samples": 0}
+FEW = {"batch_norm_augment": "none", "points": 3, "source_pairs": 0, "sources": 0, "bma_samples": 0}
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_the_path_to_another_star_equals_a_slow_reference(star: Path, untrained:
     for t, loss in zip(path.t, path.loss, strict=True):
         model = architecture.build()
         model.load_state_dict(interpolate(first.state, aligned.state, t))
-        reestimate_batch_norm(model, data.train.images(256, limit=CONFIG.evaluate.statistics_images))
+        reestimate_batch_norm(model, data.train.images(256, limit=CONFIG.evaluate.batch_norm_images))
         with torch.no_grad():
             assert loss == pytest.approx(float(cross_entropy(model(images), labels)), abs=1e-5)
     assert "star to another star" in (star / "README.md").read_text(encoding="utf-8")

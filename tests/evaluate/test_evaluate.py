@@ -24,7 +24,7 @@ from starzoo.symmetry import Permutation, PermutationSpec
 from starzoo.workflows.inspect import cached_spec
 
 ALIGN = AlignConfig(method="balanced-weights")
-CONFIG = EvalConfig(points=5, pairs=2, splits=("train", "test"))
+CONFIG = EvalConfig(points=5, source_pairs=2, splits=("train", "test"))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_a_path_equals_a_slow_reference(
     for position, t in enumerate(path.t):
         model = star.architecture.build()
         model.load_state_dict(interpolate(star.state, aligned.state, t))
-        reestimate_batch_norm(model, data.train.images(CONFIG.batch_size, limit=CONFIG.statistics_images))
+        reestimate_batch_norm(model, data.train.images(CONFIG.batch_size, limit=CONFIG.batch_norm_images))
         with torch.no_grad():
             logits = model(images)
         assert path.loss[position] == pytest.approx(float(cross_entropy(logits, labels)), abs=1e-5)

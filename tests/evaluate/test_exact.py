@@ -41,7 +41,7 @@ def test_t11_no_barrier_to_itself_and_to_its_own_permutation(name: str) -> None:
     assert sum(not torch.equal(state[key], shuffled[key]) for key in state) > len(state) / 2
     data = load_data(DataConfig(train_size=100, test_size=50), architecture.preprocessing)
     zoo = Zoo(star=state, sources={"itself": state}, holdouts={"shuffled": shuffled})
-    config = EvalConfig(points=5, pairs=1, samples=0, statistics_images=100)
+    config = EvalConfig(points=5, source_pairs=1, bma_samples=0, batch_norm_images=100)
     found = evaluate(architecture, spec, zoo, data, config, AlignConfig(method="weights"))
     for kind in ("star-source", "star-heldout", "source-source"):
         assert found.spread(kind).worst <= 1e-6

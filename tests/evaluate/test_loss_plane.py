@@ -20,7 +20,7 @@ def triangle(star: list[float], source: list[float], heldout: list[float]) -> Lo
             zoo=SimpleNamespace(star={"w": torch.tensor(star)}),
             models=models,
             network=network,
-            config=SimpleNamespace(plane=3),
+            config=SimpleNamespace(loss_plane_points=3),
             get_or_compute=lambda key, measure: measure(),
         ),
         ("a", "b"),

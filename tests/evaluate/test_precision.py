@@ -65,7 +65,7 @@ def test_bf16_is_near_fp32_and_the_stars_difference_is_stated(star: Path) -> Non
 
 
 def test_the_command_says_what_bf16_changes(star: Path) -> None:
-    options = ["--train-size", "300", "--test-size", "60", "--points", "3", "--pairs", "0", "--samples", "0"]
+    options = ["--train-size", "300", "--test-size", "60", "--points", "3", "--source-pairs", "0", "--bma-samples", "0"]
     [ended] = run("evaluate", star, *options, "--set", "evaluate.precision=bf16")
     assert ended.code == 0, ended.text
     assert "Forward passes were in bfloat16" in " ".join(ended.text.split())

@@ -214,7 +214,7 @@ def test_a_whole_evaluation_is_repaired_if_asked() -> None:
         states.append(dict(architecture.build().state_dict()))
     zoo = Zoo(star=states[0], sources={"other": states[1]}, holdouts={})
     data = load_data(DataConfig(test_size=50), architecture.preprocessing)
-    spec, config = cached_spec(architecture), EvalConfig(points=3, pairs=0, statistics_images=100)
+    spec, config = cached_spec(architecture), EvalConfig(points=3, source_pairs=0, batch_norm_images=100)
     plain, mended = (
         evaluate(architecture, spec, zoo, data, config.model_copy(update={"repair": asked}), AlignConfig())
         for asked in (False, True)

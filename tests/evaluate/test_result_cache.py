@@ -25,7 +25,7 @@ from tests.star.runs import run
 from tests.stars import make_star
 
 DATA = {"train_size": 300, "test_size": 60}
-MEASURE = {"points": 3, "pairs": 1, "samples": 2, "plane": 2}
+MEASURE = {"points": 3, "source_pairs": 1, "bma_samples": 2, "loss_plane_points": 2}
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def test_a_second_run_makes_no_forward_pass(a_star: Path, untrained: list[Path],
         assert measure(a_star, untrained, use_cache=False) == found
     assert third.count("ResNet") > 10
     with forward_passes() as more:  # what two evaluations have in common is measured once
-        measure(a_star, untrained, evaluate={**MEASURE, "pairs": 2})
+        measure(a_star, untrained, evaluate={**MEASURE, "source_pairs": 2})
     assert 0 < more.count("ResNet") < first.count("ResNet") / 2
 
 
@@ -98,7 +98,7 @@ def test_damaged_results_are_measured_again(a_star: Path, untrained: list[Path],
 
 
 @pytest.mark.parametrize(
-    "changes", [{"data": {**DATA, "test_size": 61}}, {"evaluate": {**MEASURE, "statistics_images": 100}}]
+    "changes", [{"data": {**DATA, "test_size": 61}}, {"evaluate": {**MEASURE, "batch_norm_images": 100}}]
 )
 def test_other_images_and_settings_are_other_results(
     a_star: Path, untrained: list[Path], cache: Path, changes: dict[str, object]
@@ -125,10 +125,10 @@ def test_t12_an_evaluation_that_was_killed_goes_on(
         "60",
         "--points",
         "3",
-        "--pairs",
+        "--source-pairs",
         "1",
     ]
-    arguments = ["evaluate", star, *options, "--samples", "2", "--plane", "2", "--quiet"]
+    arguments = ["evaluate", star, *options, "--bma-samples", "2", "--loss-plane-points", "2", "--quiet"]
     before = load_star(star).manifest
     [ended] = run(*arguments, fault=functools.partial(kill_after, 6))
     assert ended.code == -signal.SIGKILL

@@ -21,7 +21,7 @@ from starzoo.models.sources import Source
 from starzoo.models.spec_cache import cached_spec
 from starzoo.models.weights import average, interpolate
 
-CONFIG = EvalConfig(points=3, pairs=0, sources=0, samples=3, validation_images=150, seed=1)
+CONFIG = EvalConfig(points=3, source_pairs=0, sources=0, bma_samples=3, validation_images=150, seed=1)
 ALIGN = AlignConfig(method="balanced-weights")
 
 
@@ -119,7 +119,7 @@ def test_every_way_to_predict_equals_a_slow_reference(
 def paths_of(
     models: list[Source], a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], data: ImageTask
 ) -> list[Path]:
-    config = CONFIG.model_copy(update={"samples": 0, "sources": 1})
+    config = CONFIG.model_copy(update={"bma_samples": 0, "sources": 1})
     zoo, architecture = Zoo(star=a, sources={"b": b}, holdouts={}), models[0].architecture
     return list(evaluate(architecture, cached_spec(architecture), zoo, data, config, ALIGN).paths)
 
@@ -168,12 +168,12 @@ def test_points_of_the_domain_are_chosen_on_validation_images_alone(
     names = [model.name for model in models[1:]]
     losses = {}
     for t in ranges(tuned=True):
-        points = draw_points(names, CONFIG.samples, CONFIG.seed, t)
+        points = draw_points(names, CONFIG.bma_samples, CONFIG.seed, t)
         found = [
             reference.predict(interpolate(star, aligned[names.index(point.source)], point.t))["validation"]
             for point in points
         ]
-        for samples in range(1, CONFIG.samples + 1):
+        for samples in range(1, CONFIG.bma_samples + 1):
             mean = np.mean(found[:samples], axis=0)
             losses[t, samples] = log_loss(reference.labels["validation"].numpy(), mean, labels=range(10))
     assert measured.domain is not None
@@ -195,7 +195,7 @@ def test_without_validation_images_nothing_is_tuned(models: list[Source]) -> Non
     star, *sources = models
     zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
     spec = cached_spec(star.architecture)
-    few = CONFIG.model_copy(update={"statistics_images": 100})
+    few = CONFIG.model_copy(update={"batch_norm_images": 100})
     found = evaluate(star.architecture, spec, zoo, everything, few, ALIGN)
     assert found.domain is not None
     assert (found.domain.nll, found.domain.t.high, found.domain.samples) == (None, 0.5, 3)

@@ -31,7 +31,7 @@ from starzoo.workflows.align import align_models
 from starzoo.workflows.measure import look_at
 
 State = dict[str, Tensor]
-CONFIG = EvalConfig(points=5, pairs=0, samples=0, statistics_images=1000)
+CONFIG = EvalConfig(points=5, source_pairs=0, bma_samples=0, batch_norm_images=1000)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_broken_statistics_are_named_and_estimated_anew(
     source = replace(zoo[2], name="odd", state=models["odd"])
     [_, mended], config = look_at([zoo[0], source], 2, images, CONFIG, ResultCache(None), False, lambda *_: None)
     assert mended.record.estimated
-    assert config.statistics_augment == "none"
+    assert config.batch_norm_augment == "none"
     assert torch.equal(mended.state["conv1.weight"], source.state["conv1.weight"])
     assert not torch.equal(mended.state["bn1.running_var"], source.state["bn1.running_var"])
 
@@ -220,7 +220,7 @@ def test_statistics_come_from_images_like_those_of_the_training(
         rights = {}
         for augment in (None, "crop-flip"):
             if augment:
-                how = CONFIG.model_copy(update={"statistics_augment": augment, "statistics_images": 1437})
+                how = CONFIG.model_copy(update={"batch_norm_augment": augment, "batch_norm_images": 1437})
                 reestimate_batch_norm(model, data.statistics_images(how))
             with torch.inference_mode():
                 rights[augment] = float((model(test).argmax(1) == labels).double().mean())

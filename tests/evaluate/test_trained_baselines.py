@@ -84,7 +84,7 @@ def test_baselines_are_measured_beside_the_star_and_trained_once(
 ) -> None:
     star, *sources = models
     zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
-    config = EvalConfig(points=3, pairs=0, sources=0, samples=0, baselines=("swa", "student", "swa"))
+    config = EvalConfig(points=3, source_pairs=0, sources=0, bma_samples=0, baselines=("swa", "student", "swa"))
     arguments = (star.architecture, cached_spec(star.architecture), zoo, data, config, ALIGN)
     cache, told = ResultCache(tmp_path), list[str]()
     found = evaluate(*arguments, star_config=STAR, cache=cache, progress=lambda stage, *_, **__: told.append(stage))
@@ -122,7 +122,7 @@ def test_another_recipe_and_another_version_are_other_results(
 ) -> None:
     star, *sources = models
     zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
-    config = EvalConfig(points=3, pairs=0, sources=0, samples=0, baselines=("swa",))
+    config = EvalConfig(points=3, source_pairs=0, sources=0, bma_samples=0, baselines=("swa",))
     arguments = (star.architecture, cached_spec(star.architecture), zoo, data, config, ALIGN)
     trained = []
 
@@ -145,7 +145,7 @@ def test_results_of_this_version(models: list[Source], data: ImageTask) -> None:
     zoo = Zoo(
         star=star.state, sources={model.name: model.state for model in sources[:2]}, holdouts={"h": sources[2].state}
     )
-    config = EvalConfig(points=3, pairs=1, samples=2)
+    config = EvalConfig(points=3, source_pairs=1, bma_samples=2)
     found = evaluate(star.architecture, cached_spec(star.architecture), zoo, data, config, ALIGN, star_config=STAR)
     paths = {path.kind: path.highest_loss for path in found.paths}
     scores = {row.role: row.nll for row in found.qualities}

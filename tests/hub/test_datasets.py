@@ -260,7 +260,7 @@ def test_a_star_pins_its_images(hub: FakeHub, make_member: MakeMember, tmp_path:
         data=DataConfig(dataset=NAME),
         align=AlignConfig(images=10),
         star=StarConfig(epochs=1, batch_size=10, midpoint_every=0),
-        evaluate=EvalConfig(points=3, pairs=0, samples=0),
+        evaluate=EvalConfig(points=3, source_pairs=0, bma_samples=0),
     )
     then = hub.repos[REPO].branches["main"]
     star = fit_star(members, [], config, tmp_path / "star")

@@ -29,7 +29,7 @@ socket.socket.connect = socket.socket.connect_ex = lambda *arguments: os._exit(9
 CONFIG = RunConfig(
     data=DataConfig(dataset="digits", train_size=200, test_size=100),
     star=StarConfig(epochs=1, batch_size=100),
-    evaluate=EvalConfig(points=3, statistics_images=100),
+    evaluate=EvalConfig(points=3, batch_norm_images=100),
 )
 
 

@@ -23,7 +23,7 @@ from tests.stars import make_star
 
 FILES = ("config.json", "model.safetensors", "permutations.safetensors", "star.json")
 WHERE = pytest.mark.parametrize("where", ["folder", "hub"])
-QUICK = ["--set", "evaluate.pairs=0", "--no-cache"]
+QUICK = ["--set", "evaluate.source_pairs=0", "--no-cache"]
 
 
 @pytest.fixture
@@ -161,7 +161,10 @@ def test_h04_what_the_hub_is_asked_for_with_the_token_is_said(
 
 @pytest.mark.parametrize(
     ("kind", "key"),
-    [(EvalConfig, key) for key in ("points", "pairs", "batch_size", "samples", "statistics_images", "plane")]
+    [
+        (EvalConfig, key)
+        for key in ("points", "source_pairs", "batch_size", "bma_samples", "batch_norm_images", "loss_plane_points")
+    ]
     + [(AlignConfig, key) for key in ("restarts", "max_sweeps", "images")]
     + [(RuntimeConfig, "workers")],
 )

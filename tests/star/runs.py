@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 FEW = (
-    *("--epochs", "2", "--batch-size", "128", "--points", "3", "--pairs", "0", "--quiet"),
+    *("--epochs", "2", "--batch-size", "128", "--points", "3", "--source-pairs", "0", "--quiet"),
     *("--set", "align.images=50", "--set", "star.midpoint_every=0", "--set", "evaluate.sources=1"),
 )
 """Options of a run of 22 steps, in two epochs."""

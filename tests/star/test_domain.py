@@ -239,7 +239,7 @@ def test_a_data_set_calibrates_as_in_an_evaluation(domain: StarDomain, data: Ima
     images = data.test.tensors()[0][:5]
     domain.calibrate(data)
     found = domain.predict(images, samples=2)
-    domain.calibrate(list(data.train.images(256, limit=CONFIG.evaluate.statistics_images)))
+    domain.calibrate(list(data.train.images(256, limit=CONFIG.evaluate.batch_norm_images)))
     torch.testing.assert_close(found, domain.predict(images, samples=2))
 
 
@@ -267,7 +267,7 @@ def test_a_held_out_joins_as_it_was_measured(
 ) -> None:
     architecture, held = star.manifest.architecture, load_source(digits_zoo[3])
     sources = {place.name: load_source(place).state for place in digits_zoo[:3]}
-    config = CONFIG.evaluate.model_copy(update={"sources": 0, "pairs": 0})
+    config = CONFIG.evaluate.model_copy(update={"sources": 0, "source_pairs": 0})
     zoo = Zoo(star=star.state, sources=sources, holdouts={"seed-3": held.state})
     measured = evaluate(architecture, cached_spec(architecture), zoo, data, config, CONFIG.align)
     joined = domain.join(digits_zoo[3], data)

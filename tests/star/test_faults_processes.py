@@ -308,8 +308,8 @@ def test_a_second_run_touches_nothing_of_the_first(members: list[Path], killed_o
 
 
 def test_d10_two_ranks_measure_what_one_does(whole: Path, digits_zoo: list[Path], tmp_path: Path) -> None:
-    images = ["--test-size", "45", "--set", "evaluate.batch_size=16", "--set", "evaluate.statistics_images=99"]
-    options = ["--points", "3", "--pairs", "1", "--set", "evaluate.sources=2", *images, "--quiet", "--no-cache"]
+    images = ["--test-size", "45", "--set", "evaluate.batch_size=16", "--set", "evaluate.batch_norm_images=99"]
+    options = ["--points", "3", "--source-pairs", "1", "--set", "evaluate.sources=2", *images, "--quiet", "--no-cache"]
     stars = [shutil.copytree(whole, tmp_path / ranks) for ranks in "12"]
     runs = [launch("evaluate", star, "--holdout", digits_zoo[2], *options, ranks=int(star.name)) for star in stars]
     assert [ended.code for run in runs for ended in run.wait()] == [0, 0, 0]

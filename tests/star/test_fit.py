@@ -64,7 +64,7 @@ def test_path_loss_falls(sources: list[Source], spec: PermutationSpec, data: Ima
     assert history[-1]["path_loss"] < 0.8 * history[0]["path_loss"]
 
 
-@pytest.mark.parametrize("options", [{}, {"start": "random"}, {"start": "source"}, {"optimizer": "adamw", "lr": 0.002}])
+@pytest.mark.parametrize("options", [{}, {"init": "random"}, {"init": "source"}, {"optimizer": "adamw", "lr": 0.002}])
 def test_a_star_is_reproducible(
     options: dict[str, object], sources: list[Source], spec: PermutationSpec, data: ImageTask
 ) -> None:
@@ -184,7 +184,7 @@ def test_t02_a_run_that_begins_with_losses_above_guessing_has_no_spikes(
     sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Spoiled(monkeypatch, range(99), loss=2)
-    history = run(sources, spec, data, epochs=3, start="random", lr=1e-9, t=Constant(value=0.0)).history
+    history = run(sources, spec, data, epochs=3, init="random", lr=1e-9, t=Constant(value=0.0)).history
     assert all(record["path_loss"] > math.log(10) for record in history)
     assert not any("loss_spikes" in record for record in history)
 
@@ -293,7 +293,7 @@ def test_gradients_are_clipped(
 def test_a_star_that_starts_from_a_source_and_takes_no_step_is_that_source(
     sources: list[Source], spec: PermutationSpec, data: ImageTask
 ) -> None:
-    star = run(sources, spec, data, epochs=0, start="source")
+    star = run(sources, spec, data, epochs=0, init="source")
     for name, _ in sources[0].model().named_parameters():
         assert torch.equal(star.state[name], sources[0].state[name])
 

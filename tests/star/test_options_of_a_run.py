@@ -61,7 +61,7 @@ def plain(run: Fitter) -> FittedStar:
     return run()
 
 
-@pytest.mark.parametrize("runtime", [{"sources": "stored"}, {"sources": "ready"}, {"workers": 2}])
+@pytest.mark.parametrize("runtime", [{"sources_on": "host"}, {"sources_on": "device"}, {"workers": 2}])
 def test_how_a_run_is_carried_out_changes_no_bit_of_the_star(
     runtime: dict[str, object], run: Fitter, plain: FittedStar
 ) -> None:

@@ -24,9 +24,7 @@ def test_the_star_is_that_of_a_plain_loop(kappa: float, digits_zoo: list[Path]) 
     models = load_sources(digits_zoo[:2])
     architecture, states = models[0].architecture, [model.state for model in models]
     matched = AlignConfig(method="weights")
-    star = StarConfig(
-        epochs=1, batch_size=128, lr=0.1, warmup=0.2, mu=0.5, kappa=kappa, start="source", realign_every=0
-    )
+    star = StarConfig(epochs=1, batch_size=128, lr=0.1, warmup=0.2, mu=0.5, kappa=kappa, init="source", realign_every=0)
     config = RunConfig(star=star, align=matched)
     data, spec = load_data(config.data, architecture.preprocessing), cached_spec(architecture)
     found = fit(architecture, spec, states, data, config).state

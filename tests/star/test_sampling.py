@@ -20,7 +20,7 @@ def test_a_deck_deals_every_source_once_before_any_comes_again() -> None:
 
 
 def test_independent_draws_are_uniform_but_no_deck() -> None:
-    sampler = SourceSampler(StarConfig(draw="independent"), sources=4)
+    sampler = SourceSampler(StarConfig(source_order="independent"), sources=4)
     dealt = [sampler.draw(step).source for step in range(2000)]
     assert np.bincount(dealt) / 2000 == pytest.approx(np.full(4, 0.25), abs=0.04)
     assert any(len(set(dealt[4 * deck : 4 * deck + 4])) < 4 for deck in range(20))
@@ -55,15 +55,15 @@ def test_t_has_the_distribution_that_is_asked_for(t: Uniform | Beta | Constant, 
     assert ((drawn >= 0) & (drawn <= 1)).all()
 
 
-@pytest.mark.parametrize("draw", ["deck", "independent"])
-def test_the_star_itself_is_drawn_as_often_as_its_weight_says(draw: str) -> None:
-    sampler = SourceSampler(StarConfig(mu=0.25, draw=draw), 4)  # type: ignore[arg-type]
+@pytest.mark.parametrize("order", ["shuffled", "independent"])
+def test_the_star_itself_is_drawn_as_often_as_its_weight_says(order: str) -> None:
+    sampler = SourceSampler(StarConfig(mu=0.25, source_order=order), 4)  # type: ignore[arg-type]
     draws = [sampler.draw(step) for step in range(2000)]
     own = [each for each in draws if each.own]
     assert all(each.t == 0 for each in own)
     assert all(each.t > 0 for each in draws if not each.own)
-    assert len(own) == pytest.approx(400, abs=1 if draw == "deck" else 60)
-    if draw == "deck":
+    assert len(own) == pytest.approx(400, abs=1 if order == "shuffled" else 60)
+    if order == "shuffled":
         steps = [step for step, each in enumerate(draws) if each.own]
         assert {after - before for before, after in itertools.pairwise(steps)} == {5}
     assert not any(SourceSampler(StarConfig(mu=0), 4).draw(step).own for step in range(100))

@@ -213,10 +213,10 @@ BROKEN = {
     "points": lambda text: text.replace('"points": 11', '"points": 2000000000', 1),
     "restarts": lambda text: text.replace('"restarts": 1', '"restarts": 2000000000', 1),
     "sweeps": lambda text: text.replace('"max_sweeps": 100', '"max_sweeps": 2000000000', 1),
-    "samples": lambda text: text.replace('"samples": 8', '"samples": 2000000000', 1),
+    "samples": lambda text: text.replace('"bma_samples": 8', '"bma_samples": 2000000000', 1),
     "batch": lambda text: text.replace('"batch_size": 256', '"batch_size": 2000000000', 1),
     "images": lambda text: text.replace('"images": 1000', '"images": 2000000000', 1),
-    "plane": lambda text: text.replace('"plane": 0', '"plane": 2000000000', 1),
+    "plane": lambda text: text.replace('"loss_plane_points": 0', '"loss_plane_points": 2000000000', 1),
     "one source": lambda text: json.dumps({**(full := json.loads(text)), "sources": full["sources"][:1]}),
     "workers": lambda text: text.replace('"workers": 0', '"workers": 2000000000', 1),
 }

@@ -33,10 +33,10 @@ from tests.hub.fakehub import FakeHub
 
 CONFIG = RunConfig(
     star=StarConfig(epochs=2, batch_size=128, mu=0.5),
-    evaluate=EvalConfig(points=3, pairs=1, sources=1),
+    evaluate=EvalConfig(points=3, source_pairs=1, sources=1),
 )
 QUICK = CONFIG.model_copy(
-    update={"star": StarConfig(epochs=0), "evaluate": EvalConfig(points=3, pairs=0, sources=0, samples=0)}
+    update={"star": StarConfig(epochs=0), "evaluate": EvalConfig(points=3, source_pairs=0, sources=0, bma_samples=0)}
 )
 PUBLISHED = {
     "README.md",
@@ -94,7 +94,7 @@ def test_a_star_folder_holds_what_the_house_says(report: StarResult) -> None:
 
 
 def test_the_saved_configuration_replays_the_run(report: StarResult) -> None:
-    found = CONFIG.evaluate.model_copy(update={"statistics_augment": "none"})
+    found = CONFIG.evaluate.model_copy(update={"batch_norm_augment": "none"})
     assert load_config(report.folder / "run.yaml") == CONFIG.model_copy(update={"evaluate": found})
 
 
@@ -334,7 +334,7 @@ def test_p02_nothing_of_this_machine_is_in_what_is_published(report: StarResult,
 
 def test_images_that_the_star_was_fitted_on_validate_nothing(report: StarResult, tmp_path: Path) -> None:
     folder = shutil.copytree(report.folder, tmp_path / "star")
-    few = {"points": 3, "pairs": 0, "sources": 1, "samples": 0}
+    few = {"points": 3, "source_pairs": 0, "sources": 1, "bma_samples": 0}
     again = evaluate_star(str(folder), data={"train_size": 300}, evaluate=few).manifest.evaluation
     assert again is not None
     assert again.validation_images == 0  # the other 1,137 are those of the fit
@@ -387,7 +387,7 @@ def test_a_star_is_fitted_on_models_of_the_hub_pinned_to_their_commits(
     assert (matter["base_model_relation"], matter["library_name"]) == ("merge", "timm")
     assert matter["license"] == "cc-by-nc-4.0"
     # A star of the Hub is evaluated on its pinned sources, without any folder of the machine that made it.
-    again = evaluate_star("me/their-star", evaluate={"points": 3, "pairs": 0})
+    again = evaluate_star("me/their-star", evaluate={"points": 3, "source_pairs": 0})
     assert again.manifest.evaluation is not None
     ours = found.manifest.evaluation
     assert ours is not None
@@ -395,7 +395,7 @@ def test_a_star_is_fitted_on_models_of_the_hub_pinned_to_their_commits(
 
 
 def test_two_ranks_fit_one_star_and_push_it_once(digits_zoo: list[Path], fake_hub: FakeHub, tmp_path: Path) -> None:
-    options = ["--epochs", "1", "--points", "3", "--pairs", "0", "--push-to", "me/wide-star", "--json"]
+    options = ["--epochs", "1", "--points", "3", "--source-pairs", "0", "--push-to", "me/wide-star", "--json"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, "-m", "starzoo.cli", "fit-star", *map(str, digits_zoo[:2]), "--out", str(tmp_path / "star")]
     ended = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=100)
@@ -429,7 +429,7 @@ def test_evaluate_again_with_other_points(report: StarResult, digits_zoo: list[P
         extra / "model.safetensors",
     )
     for holdouts in ([str(extra), refs[3]], []):
-        found = evaluate_star(str(folder), holdouts=holdouts, evaluate={"points": 3, "pairs": 0})
+        found = evaluate_star(str(folder), holdouts=holdouts, evaluate={"points": 3, "source_pairs": 0})
         assert [model.name for model in found.manifest.holdouts] == ["extra", "seed-3"]
 
 
