@@ -40,7 +40,7 @@ from starzoo.errors import StarzooError
 from starzoo.models.architecture import Architecture
 from starzoo.models.spec_cache import spec_cache_version
 from starzoo.symmetry import PermutationSpec, infer, verify
-from starzoo.symmetry.spec import Pinned, pinned_parts
+from starzoo.symmetry.terms import Pinned, pinned_parts
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = Path("runs/symmetry-sweep")
@@ -150,7 +150,7 @@ def prove(name: str, whole: PermutationSpec, image_size: int | None) -> Row:
     architecture = Architecture.from_registry(name, image_size=image_size)
     model, example = architecture.build_uninitialized(), architecture.example_input()
     shapes = {each: tuple(tensor.shape) for each, tensor in model.state_dict().items()}
-    fits = shapes == {each: tuple(map(whole.term_size, terms)) for each, terms in whole.axes.items()}
+    fits = shapes == {each: tuple(term.size for term in terms) for each, terms in whole.axes.items()}
     started = time.perf_counter()
     result = verify(model, example, whole if fits else infer(model, example))
     return {

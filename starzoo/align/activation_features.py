@@ -24,7 +24,7 @@ from starzoo.align.probe import Probe
 from starzoo.errors import IncompatibleError
 from starzoo.models.weights import StateDict
 from starzoo.symmetry import PermutationSpec, infer_activations
-from starzoo.symmetry.spec import Pinned, Term, groups_of
+from starzoo.symmetry.terms import Pinned, Term, groups_of
 
 __all__ = ["ActivationFeatures", "most_numbers"]
 
@@ -127,7 +127,7 @@ def _find_witnesses(activations: PermutationSpec, probe: Probe, *, most: int) ->
         if module not in shapes:
             continue
         axes = tuple(axis for axis, term in enumerate(terms) if any(groups_of(term)))
-        sizes = [activations.term_size(terms[axis]) for axis in axes]
+        sizes = [terms[axis].size for axis in axes]
         # An axis that the network merges with the batch was shorter when it was traced.
         fits = [shapes[module][axis] for axis in axes] == sizes
         # A batch norm scales and shifts what it is given, channel by channel: it would say the same once more.

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starzoo.symmetry.spec import Concat, Leaf, PermutationSpec, Pinned, Product, Term
+from starzoo.symmetry.spec import PermutationSpec
+from starzoo.symmetry.terms import Concat, Leaf, Product, Term
 
 __all__ = ["GroupOccurrence", "JointStep", "plan_steps"]
 
@@ -115,7 +116,7 @@ def plan_steps(spec: PermutationSpec) -> dict[str, tuple[JointStep, ...]]:
         For every outer group one turn, or one for each group within it.
     """
     leaves = {
-        (tensor, axis): list(_occurrences(spec, term))
+        (tensor, axis): list(_occurrences(term))
         for tensor, terms in spec.axes.items()
         for axis, term in enumerate(terms)
     }
@@ -175,24 +176,22 @@ def _places(
     return indices[np.lexsort(keys)].reshape(shape)
 
 
-def _occurrences(spec: PermutationSpec, term: Term) -> Iterator[_Occurrence]:
+def _occurrences(term: Term) -> Iterator[_Occurrence]:
     match term:
-        case Leaf(group):
-            yield _Occurrence(group, *(np.arange(spec.groups[group].size),) * 2)
-        case Pinned():
-            return
+        case Leaf(group, size):
+            yield _Occurrence(group, np.arange(size), np.arange(size))
         case Product(factors):
-            sizes = [spec.term_size(factor) for factor in factors]
+            sizes = [factor.size for factor in factors]
             for number, factor in enumerate(factors):
                 before, after = math.prod(sizes[:number]), math.prod(sizes[number + 1 :])
                 blocks = np.arange(before)[:, None, None] * sizes[number]
-                for leaf in _occurrences(spec, factor):
+                for leaf in _occurrences(factor):
                     indices = (blocks + leaf.indices[:, None]) * after + np.arange(after)
                     positions = np.broadcast_to(leaf.positions[:, None], indices.shape)
                     yield _Occurrence(leaf.group, indices.reshape(-1), positions.reshape(-1))
         case Concat(parts):
             offset = 0
             for part in parts:
-                for leaf in _occurrences(spec, part):
+                for leaf in _occurrences(part):
                     yield _Occurrence(leaf.group, leaf.indices + offset, leaf.positions)
-                offset += spec.term_size(part)
+                offset += part.size

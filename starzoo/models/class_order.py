@@ -11,7 +11,7 @@ from starzoo.errors import IncompatibleError
 from starzoo.models.architecture import Architecture
 from starzoo.models.spec_cache import cached_spec
 from starzoo.symmetry import Permutation
-from starzoo.symmetry.spec import Leaf
+from starzoo.symmetry.terms import Leaf
 
 __all__ = ["permute_outputs"]
 

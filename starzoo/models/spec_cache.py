@@ -37,7 +37,7 @@ def cached_spec(architecture: Architecture, *, pin_output: bool = True) -> Permu
 
 def _read(path: Path) -> PermutationSpec:
     spec = PermutationSpec.from_json(json.loads(path.read_text(encoding="utf-8")))
-    if not sum(spec.term_size(term) for terms in spec.axes.values() for term in terms):
+    if not sum(term.size for terms in spec.axes.values() for term in terms):
         raise ValueError("it says nothing of any tensor")
     return spec
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from starzoo.symmetry.terms import Pin, Term, factorize, free, partition, pin, product, resolve
+from starzoo.symmetry.terms import Pinned, Term, factorize, free, partition, pin, product, resolve
 
 __all__ = ["Axes", "Factor", "Split"]
 
@@ -75,7 +75,7 @@ class Axes:
     @classmethod
     def pinned(cls, shape: Sequence[int], reason: str) -> Axes:
         """Axes that must all stay as they are."""
-        return cls.of(Pin(size, reason) for size in shape)
+        return cls.of(Pinned(size, reason) for size in shape)
 
     def __len__(self) -> int:
         return len(self.factors)
@@ -162,7 +162,7 @@ class Axes:
         return Axes.of(terms)
 
 
-_UNIT = Axes.of([Pin(1)]).factors[0]
+_UNIT = Axes.of([Pinned(1)]).factors[0]
 
 
 def _split(term: Term, sizes: Sequence[int]) -> list[Factor]:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import operator
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
 
-from starzoo.symmetry import spec
 from starzoo.symmetry.spec import PermutationGroup, PermutationSpec
-from starzoo.symmetry.spec import Term as Axis
-from starzoo.symmetry.terms import Free, Pin, Prod, Sum, Term, Wild, resolve
+from starzoo.symmetry.terms import (
+    Concat,
+    Constant,
+    Free,
+    Leaf,
+    Pinned,
+    Product,
+    Term,
+    atoms,
+    concat,
+    product,
+    resolve,
+)
 from starzoo.symmetry.trace import Trace, trace_module
 from starzoo.symmetry.wreath import find_wreaths, rewrite, split_inner
 
@@ -57,7 +68,7 @@ def infer_activations(module: nn.Module, example_input: Tensor) -> PermutationSp
 
 def _infer(
     module: nn.Module, example_input: Tensor, *, pin_output: bool
-) -> tuple[PermutationSpec, dict[str, tuple[Axis, ...]]]:
+) -> tuple[PermutationSpec, dict[str, tuple[Term, ...]]]:
     started = time.perf_counter()
     trace, state, returned = trace_module(module, example_input, pin_output=pin_output)
     terms = {name: _terms(trace, tensor) for name, tensor in state.items()}
@@ -76,13 +87,13 @@ def _infer(
         for leaf in ordered
     }
     axes, activations = (
-        {name: tuple(_written(term, names) for term in each) for name, each in some.items()}
+        {name: tuple(_to_spec_term(term, names) for term in each) for name, each in some.items()}
         for some in (terms, observed)
     )
     found = PermutationSpec(
         groups=groups,
         axes=axes,
-        outputs=tuple(tuple(_written(term, names) for term in each) for each in outputs),
+        outputs=tuple(tuple(_to_spec_term(term, names) for term in each) for each in outputs),
         unsupported_operators=tuple(trace.unsupported),
         trace_seconds=time.perf_counter() - started,
     )
@@ -91,7 +102,7 @@ def _infer(
 
 def _terms(trace: Trace, tensor: Tensor) -> list[Term]:
     if id(tensor) not in trace.read:
-        return [Pin(size, "never read") for size in tensor.shape]
+        return [Pinned(size, "never read") for size in tensor.shape]
     return [resolve(term) for term in trace.axes_of(tensor)]
 
 
@@ -100,46 +111,33 @@ def _name_groups(axes: Mapping[str, Sequence[Term]]) -> dict[Free, str]:
     names: dict[Free, str] = {}
     for tensor, terms in axes.items():
         for axis, term in enumerate(terms):
-            new = [leaf for leaf in dict.fromkeys(_leaves(term)) if leaf not in names]
+            new = [atom for atom in dict.fromkeys(atoms(term)) if isinstance(atom, Free) and atom not in names]
             for position, leaf in enumerate(new):
                 names[leaf] = f"{tensor}:{axis}.{position}" if position else f"{tensor}:{axis}"
     return names
 
 
-def _leaves(term: Term) -> Iterator[Free]:
-    match resolve(term):
-        case Free() as leaf:
-            yield leaf
-        case Prod(children) | Sum(children):
-            for child in children:
-                yield from _leaves(child)
-
-
-def _written(term: Term, names: Mapping[Free, str]) -> spec.Term:
+def _to_spec_term(term: Term, names: Mapping[Free, str]) -> Term:
     term = resolve(term)
     match term:
-        case Free(size):
-            return spec.Leaf(names[term]) if term in names else spec.Pinned(size, "constant")  # only an output has such
-        case Prod(factors):
-            written = _merge_pins([_written(factor, names) for factor in factors], product=True)
-            return written[0] if len(written) == 1 else spec.Product(written)
-        case Sum(parts):
-            written = _merge_pins([_written(part, names) for part in parts], product=False)
-            return written[0] if len(written) == 1 else spec.Concat(written)
-        case Pin(size, reason):
-            return spec.Pinned(size, reason)
-        case Wild(size):
-            return spec.Pinned(size, "constant")
+        case Free(size) if term in names:
+            return Leaf(names[term], size)
+        case Free(size) | Constant(size):  # only an output has a variable without a name
+            return Pinned(size, "constant")
+        case Product(factors):
+            return product(_merge_pinned([_to_spec_term(factor, names) for factor in factors], operator.mul))
+        case Concat(parts):
+            return concat(_merge_pinned([_to_spec_term(part, names) for part in parts], operator.add))
+    return term
 
 
-def _merge_pins(terms: Sequence[spec.Term], *, product: bool) -> tuple[spec.Term, ...]:
+def _merge_pinned(terms: Sequence[Term], combine: Callable[[int, int], int]) -> list[Term]:
     """Neighbors that stay in place are one axis that stays in place."""
-    merged: list[spec.Term] = []
+    merged: list[Term] = []
     for term in terms:
-        if merged and isinstance(term, spec.Pinned) and isinstance(last := merged[-1], spec.Pinned):
-            size = last.size * term.size if product else last.size + term.size
+        if merged and isinstance(term, Pinned) and isinstance(last := merged[-1], Pinned):
             reasons = dict.fromkeys(filter(None, [*last.reason.split(", "), term.reason]))
-            merged[-1] = spec.Pinned(size, ", ".join(reasons))
+            merged[-1] = Pinned(combine(last.size, term.size), ", ".join(reasons))
         else:
             merged.append(term)
-    return tuple(merged)
+    return merged

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starzoo.errors import IncompatibleError, UntrustedInputError
-from starzoo.symmetry.spec import Concat, Leaf, PermutationSpec, Pinned, Product, Term, groups_of
+from starzoo.symmetry.spec import PermutationSpec
+from starzoo.symmetry.terms import Concat, Leaf, Pinned, Product, Term, groups_of
 
 __all__ = ["Permutation"]
 
@@ -138,7 +139,7 @@ class Permutation:
                     rows = np.stack([self._index(rest, {**blocks, lead.group: block}) for block in range(len(head))])
                 else:
                     rows = self._index(rest, blocks)[None]
-                inner = math.prod(map(self.spec.term_size, factors[place + 1 :]))
+                inner = math.prod(factor.size for factor in factors[place + 1 :])
                 joint: Index = ((rows // inner) * len(head) + head[:, None]) * inner + rows % inner
                 return joint.reshape(len(head), -1, inner).swapaxes(0, 1).reshape(-1)
         raise AssertionError(term)
@@ -179,10 +180,10 @@ class Permutation:
         for tensor, terms in zip(outputs, self.spec.outputs, strict=True):
             for axis, term in enumerate(terms):
                 if any(groups_of(term)):
-                    if tensor.shape[axis] != self.spec.term_size(term):
+                    if tensor.shape[axis] != term.size:
                         raise IncompatibleError(
                             "",
-                            f"output of shape {tuple(tensor.shape)}: axis {axis} had {self.spec.term_size(term)} "
+                            f"output of shape {tuple(tensor.shape)}: axis {axis} had {term.size} "
                             "positions in the trace, which has a batch of one",
                             hint="check a batch of one",
                         )
@@ -192,7 +193,7 @@ class Permutation:
 
     def _apply_to(self, name: str, tensor: Tensor) -> Tensor:
         for axis, term in enumerate(self.spec.axes.get(name, ())):
-            if axis >= tensor.ndim or tensor.shape[axis] != self.spec.term_size(term):
+            if axis >= tensor.ndim or tensor.shape[axis] != term.size:
                 raise IncompatibleError(
                     name,
                     f"shape {tuple(tensor.shape)} does not match the permutation specification",

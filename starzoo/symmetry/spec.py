@@ -1,11 +1,4 @@
-"""What may be permuted in a network: groups, and how each axis of each tensor is made of them.
-
-An axis is described by a *term*:
-
-* ``Leaf(group)``: the axis is permuted by `group` and nothing else;
-* ``Pinned(size, reason)``: the axis must stay as it is;
-* ``Product(factors)``: a row-major product of shorter axes, outermost first, such as (heads, head dimension);
-* ``Concat(parts)``: shorter axes one after the other, such as the packed q, k and v of attention.
+"""The permutation symmetries of a network: its groups, and a term of them for each axis of each tensor.
 
 A group acts as the symmetric group S_n on its n positions. A group `within` another one acts as a wreath product
 S_n ≀ S_h: each of the h blocks of the outer group has a permutation of its own. Its leaves stand only inside a
@@ -14,57 +7,15 @@ S_n ≀ S_h: each of the h blocks of the outer group has a permutation of its ow
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from starzoo.errors import UsageError
+from starzoo.symmetry.terms import Concat, Leaf, Pinned, Product, Term, groups_of
 
-__all__ = [
-    "Concat",
-    "Leaf",
-    "PermutationGroup",
-    "PermutationSpec",
-    "Pinned",
-    "Product",
-    "Term",
-    "groups_of",
-    "pinned_parts",
-]
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """An axis, or a factor or part of one, that is permuted by one group."""
-
-    group: str
-
-
-@dataclass(frozen=True)
-class Pinned:
-    """An axis, or a factor or part of one, that must stay as it is."""
-
-    size: int
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Product:
-    """A row-major product of axes, outermost factor first."""
-
-    factors: tuple[Term, ...]
-
-
-@dataclass(frozen=True)
-class Concat:
-    """Axes one after the other."""
-
-    parts: tuple[Term, ...]
-
-
-Term = Leaf | Pinned | Product | Concat
+__all__ = ["PermutationGroup", "PermutationSpec"]
 
 
 @dataclass(frozen=True)
@@ -101,18 +52,6 @@ class PermutationSpec:
     outputs: tuple[tuple[Term, ...], ...] = ()
     unsupported_operators: tuple[str, ...] = ()
     trace_seconds: float = 0.0
-
-    def term_size(self, term: Term) -> int:
-        """The length of an axis that `term` describes."""
-        match term:
-            case Leaf(group):
-                return self.groups[group].size
-            case Pinned(size):
-                return size
-            case Product(factors):
-                return math.prod(map(self.term_size, factors))
-            case Concat(parts):
-                return sum(map(self.term_size, parts))
 
     @cached_property
     def occurrences(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
@@ -172,33 +111,18 @@ class PermutationSpec:
         Returns:
             An equal specification.
         """
+        groups = {name: PermutationGroup(name, size, within) for name, size, within in value["groups"]}
+
+        def terms(values: Sequence[Any]) -> tuple[Term, ...]:
+            return tuple(_term_from_json(value, groups) for value in values)
+
         return cls(
-            groups={name: PermutationGroup(name, size, within) for name, size, within in value["groups"]},
-            axes={name: tuple(_term_from_json(term) for term in terms) for name, terms in value["axes"].items()},
-            outputs=tuple(tuple(_term_from_json(term) for term in terms) for terms in value["outputs"]),
+            groups=groups,
+            axes={name: terms(values) for name, values in value["axes"].items()},
+            outputs=tuple(map(terms, value["outputs"])),
             unsupported_operators=tuple(value["unsupported_operators"]),
             trace_seconds=float(value["trace_seconds"]),
         )
-
-
-def groups_of(term: Term) -> Iterator[str]:
-    """The groups that occur in a term, in order, repeated where they occur more than once."""
-    match term:
-        case Leaf(group):
-            yield group
-        case Product(children) | Concat(children):
-            for child in children:
-                yield from groups_of(child)
-
-
-def pinned_parts(term: Term) -> Iterator[Pinned]:
-    """The parts and factors of a term that must stay as they are, in order."""
-    match term:
-        case Pinned():
-            yield term
-        case Product(children) | Concat(children):
-            for child in children:
-                yield from pinned_parts(child)
 
 
 def _term_to_json(term: Term) -> Any:
@@ -211,18 +135,19 @@ def _term_to_json(term: Term) -> Any:
             return {"product": [_term_to_json(factor) for factor in factors]}
         case Concat(parts):
             return {"concat": [_term_to_json(part) for part in parts]}
+    raise AssertionError(term)
 
 
-def _term_from_json(value: Any) -> Term:
+def _term_from_json(value: Any, groups: Mapping[str, PermutationGroup]) -> Term:
     match value:
         case str(group):
-            return Leaf(group)
+            return Leaf(group, groups[group].size)
         case [int(size), str(reason)]:
             return Pinned(size, reason)
         case {"product": factors}:
-            return Product(tuple(_term_from_json(factor) for factor in factors))
+            return Product(tuple(_term_from_json(factor, groups) for factor in factors))
         case {"concat": parts}:
-            return Concat(tuple(_term_from_json(part) for part in parts))
+            return Concat(tuple(_term_from_json(part, groups) for part in parts))
     raise UsageError(
         "", f"not a term of a permutation specification: {value!r}", hint="the file is damaged: write it again"
     )

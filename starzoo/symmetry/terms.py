@@ -1,37 +1,45 @@
-"""The algebra of axis terms: what is known, while tracing, of how one axis of one tensor may be permuted.
+"""The algebra of axis terms: how one axis of one tensor may be permuted.
 
 A term stands for a set of permutations of an axis:
 
-* `Free`: any permutation; a variable that may be bound to another term of the same size when more becomes known;
-* `Pin`: the identity only;
-* `Wild`: the tensor is constant along the axis, so that it agrees with every permutation that others ask for;
-* `Prod`: a row-major product of shorter axes, outermost first, each with a permutation of its own;
-* `Sum`: shorter axes one after the other, each with a permutation of its own.
+* `Free`: any permutation. It is a variable of the trace, bound to another term of its size when more becomes known.
+* `Leaf`: the permutations of one group. It is a variable that nothing bound, after the trace.
+* `Pinned`: the identity only.
+* `Constant`: the tensor is constant along the axis, so every permutation leaves it as it is.
+* `Product`: a row-major product of shorter axes, outermost first, each with a permutation of its own, for example
+  (heads, head dimension).
+* `Concat`: shorter axes one after the other, each with a permutation of its own, for example the packed q, k and v of
+  attention.
 
-Only `Free` ever changes, by being bound: every tensor that shares it sees the change at once. `unify` makes two axes
-move together; it intersects the two sets, or pins where their structures do not fit. Pinning is always sound.
+Only `Free` ever changes, by being bound, and every tensor that shares it sees the change at once. `unify` makes two
+axes move together: it intersects the two sets, or pins where their structures do not fit. Pinning is always sound. The
+terms of a trace contain no `Leaf`, those of a specification no `Free` and no `Constant`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 __all__ = [
+    "Concat",
+    "Constant",
     "Free",
-    "Pin",
-    "Prod",
-    "Sum",
+    "Leaf",
+    "Pinned",
+    "Product",
     "Term",
-    "Wild",
+    "atoms",
     "concat",
     "factorize",
     "free",
-    "has_wild",
+    "groups_of",
+    "has_constant",
     "partition",
     "pin",
+    "pinned_parts",
     "product",
     "resolve",
     "unify",
@@ -47,23 +55,31 @@ class Free:
 
 
 @dataclass(frozen=True, slots=True)
-class Pin:
-    """An axis that must stay as it is."""
+class Leaf:
+    """An axis, or a factor or part of one, that is permuted by one group."""
+
+    group: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """An axis, or a factor or part of one, that must stay as it is."""
 
     size: int
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Wild:
+class Constant:
     """An axis along which the tensor is constant."""
 
     size: int
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Prod:
-    """A row-major product of axes, outermost first."""
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A row-major product of axes, outermost factor first."""
 
     factors: tuple[Term, ...]
 
@@ -73,8 +89,8 @@ class Prod:
         return math.prod(factor.size for factor in self.factors)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Sum:
+@dataclass(frozen=True, slots=True)
+class Concat:
     """Axes one after the other."""
 
     parts: tuple[Term, ...]
@@ -85,34 +101,35 @@ class Sum:
         return sum(part.size for part in self.parts)
 
 
-Term = Free | Pin | Wild | Prod | Sum
+Atom = Free | Leaf | Pinned | Constant
+Term = Atom | Product | Concat
 
 
 def free(size: int) -> Term:
     """A fresh variable; an axis of one position cannot move and is pinned."""
-    return Free(size) if size > 1 else Pin(size)
+    return Free(size) if size > 1 else Pinned(size)
 
 
 def product(factors: Iterable[Term]) -> Term:
     """The row-major product of axes, flat and without trivial factors."""
     flat: list[Term] = []
     for factor in map(resolve, factors):
-        flat.extend(factor.factors if isinstance(factor, Prod) else [factor])
+        flat.extend(factor.factors if isinstance(factor, Product) else [factor])
     flat = [factor for factor in flat if factor.size != 1]
     if len(flat) > 1:
-        return Prod(tuple(flat))
-    return flat[0] if flat else Pin(1)
+        return Product(tuple(flat))
+    return flat[0] if flat else Pinned(1)
 
 
 def concat(parts: Iterable[Term]) -> Term:
     """Axes one after the other, flat and without empty parts."""
     flat: list[Term] = []
     for part in map(resolve, parts):
-        flat.extend(part.parts if isinstance(part, Sum) else [part])
+        flat.extend(part.parts if isinstance(part, Concat) else [part])
     flat = [part for part in flat if part.size]
     if len(flat) > 1:
-        return Sum(tuple(flat))
-    return flat[0] if flat else Pin(0)
+        return Concat(tuple(flat))
+    return flat[0] if flat else Pinned(0)
 
 
 def resolve(term: Term) -> Term:
@@ -122,9 +139,9 @@ def resolve(term: Term) -> Term:
             term.value = term.value.value  # halve the path, as in union-find
         term = term.value
     match term:
-        case Prod(factors) if any(isinstance(factor, Free) and factor.value is not None for factor in factors):
+        case Product(factors) if any(isinstance(factor, Free) and factor.value is not None for factor in factors):
             return product(factors)
-        case Sum(parts) if any(isinstance(part, Free) and part.value is not None for part in parts):
+        case Concat(parts) if any(isinstance(part, Free) and part.value is not None for part in parts):
             return concat(parts)
     return term
 
@@ -142,14 +159,14 @@ def pin(term: Term, reason: str) -> Term:
     term = resolve(term)
     match term:
         case Free():
-            term.value = Pin(term.size, reason)
+            term.value = Pinned(term.size, reason)
             return term.value
-        case Prod(children) | Sum(children):
+        case Product(children) | Concat(children):
             for child in children:
                 pin(child, reason)
-            return Pin(term.size, reason)
-        case Wild(size):
-            return Pin(size, reason)
+            return Pinned(term.size, reason)
+        case Constant(size):
+            return Pinned(size, reason)
     return term
 
 
@@ -167,23 +184,21 @@ def partition(term: Term, sizes: Sequence[int]) -> list[Term]:
     if len(sizes) == 1:
         return [term]
     match term:
-        case Pin(_, reason):
-            return [Pin(size, reason) for size in sizes]
-        case Wild():
-            return [Wild(size) for size in sizes]
         case Free():
             parts = [free(size) for size in sizes]
             term.value = concat(parts)
             return parts
-        case Sum(parts):
+        case Concat(parts):
             return _partition_sum(parts, sizes)
-        case Prod(factors):
+        case Product(factors):
             outer, inner = factors[0], product(factors[1:])
             if all(size % inner.size == 0 for size in sizes):
                 return [product([part, inner]) for part in partition(outer, [size // inner.size for size in sizes])]
             # A cut inside a block: the blocks must stay where they are, and then stand one after the other.
             pin(outer, "cut inside a block")
             return partition(concat([inner] * outer.size), sizes)
+        case _:  # pinned or constant, and so is every part
+            return [replace(term, size=size) for size in sizes]
 
 
 def _partition_sum(parts: Sequence[Term], sizes: Sequence[int]) -> list[Term]:
@@ -208,26 +223,24 @@ def factorize(term: Term, sizes: Sequence[int]) -> list[Term]:
     """
     term = resolve(term)
     if 0 in sizes:  # nothing is there that could contradict any permutation
-        return [Wild(size) if size > 1 else Pin(size, "empty") for size in sizes]
+        return [Constant(size) if size > 1 else Pinned(size, "empty") for size in sizes]
     if 1 in sizes:
         proper = iter(factorize(term, [size for size in sizes if size != 1]))
-        return [Pin(1) if size == 1 else next(proper) for size in sizes]
+        return [Pinned(1) if size == 1 else next(proper) for size in sizes]
     if len(sizes) <= 1:
         return [term]
     match term:
-        case Pin(_, reason):
-            return [Pin(size, reason) for size in sizes]
-        case Wild():
-            return [Wild(size) for size in sizes]
         case Free():
             factors = [free(size) for size in sizes]
             term.value = product(factors)
             return factors
-        case Prod(factors):
+        case Product(factors):
             return _factorize_prod(factors, sizes)
-        case Sum(parts):
+        case Concat(parts):
             outer, inner = _factorize_sum(parts, math.prod(sizes[1:]))
             return [outer, *factorize(inner, sizes[1:])]
+        case _:  # pinned or constant, and so is every factor
+            return [replace(term, size=size) for size in sizes]
 
 
 def _factorize_prod(factors: Sequence[Term], sizes: Sequence[int]) -> list[Term]:
@@ -268,15 +281,15 @@ def unify(first: Term, second: Term) -> Term:
     match first, second:
         case _ if first is second:
             return first
-        case (Wild(), other) | (other, Wild()):
+        case (Constant(), other) | (other, Constant()):
             return other
-        case (Pin(_, reason), other) | (other, Pin(_, reason)):
+        case (Pinned(_, reason), other) | (other, Pinned(_, reason)):
             pin(other, reason)
-            return Pin(other.size, reason)
+            return Pinned(other.size, reason)
         case (Free() as variable, other) | (other, Free() as variable):
-            variable.value = _without_wild(other)
+            variable.value = _without_constants(other)
             return variable.value
-        case (Sum(), _) | (_, Sum()):
+        case (Concat(), _) | (_, Concat()):
             sizes = [stop - start for start, stop in pairwise(sorted({*_term_cuts(first), *_term_cuts(second)}))]
             return concat(map(unify, partition(first, sizes), partition(second, sizes)))
         case _:
@@ -287,27 +300,43 @@ def unify(first: Term, second: Term) -> Term:
             return product(map(unify, factorize(first, refined), factorize(second, refined)))
 
 
-def _without_wild(term: Term) -> Term:
+def _without_constants(term: Term) -> Term:
     """What a variable is bound to: where the other side is constant, the variable keeps a freedom of its own."""
     term = resolve(term)
     match term:
-        case Wild(size):
+        case Constant(size):
             return free(size)
-        case Prod(factors) if any(has_wild(factor) for factor in factors):
-            return product(map(_without_wild, factors))
-        case Sum(parts) if any(has_wild(part) for part in parts):
-            return concat(map(_without_wild, parts))
+        case Product(factors) if any(has_constant(factor) for factor in factors):
+            return product(map(_without_constants, factors))
+        case Concat(parts) if any(has_constant(part) for part in parts):
+            return concat(map(_without_constants, parts))
     return term
 
 
-def has_wild(term: Term) -> bool:
+def atoms(term: Term) -> Iterator[Atom]:
+    """The terms without factors and parts that a term consists of, in order."""
+    term = resolve(term)
+    match term:
+        case Product(children) | Concat(children):
+            for child in children:
+                yield from atoms(child)
+        case _:
+            yield term
+
+
+def has_constant(term: Term) -> bool:
     """Whether the tensor is constant along any part of an axis."""
-    match resolve(term):
-        case Wild():
-            return True
-        case Prod(children) | Sum(children):
-            return any(map(has_wild, children))
-    return False
+    return any(isinstance(atom, Constant) for atom in atoms(term))
+
+
+def groups_of(term: Term) -> Iterator[str]:
+    """The groups that occur in a term, in order, repeated where they occur more than once."""
+    return (atom.group for atom in atoms(term) if isinstance(atom, Leaf))
+
+
+def pinned_parts(term: Term) -> Iterator[Pinned]:
+    """The parts and factors of a term that must stay as they are, in order."""
+    return (atom for atom in atoms(term) if isinstance(atom, Pinned))
 
 
 def _cuts(sizes: Sequence[int]) -> list[int]:
@@ -315,11 +344,11 @@ def _cuts(sizes: Sequence[int]) -> list[int]:
 
 
 def _factor_sizes(term: Term) -> list[int]:
-    return [factor.size for factor in term.factors] if isinstance(term, Prod) else [term.size]
+    return [factor.size for factor in term.factors] if isinstance(term, Product) else [term.size]
 
 
 def _term_cuts(term: Term) -> list[int]:
-    return _cuts([part.size for part in term.parts]) if isinstance(term, Sum) else [0, term.size]
+    return _cuts([part.size for part in term.parts]) if isinstance(term, Concat) else [0, term.size]
 
 
 def _common_refinement(first: Sequence[int], second: Sequence[int]) -> list[int] | None:

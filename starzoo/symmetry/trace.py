@@ -19,7 +19,7 @@ from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 from starzoo.errors import IncompatibleError
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules import apply_rule, find_rule
-from starzoo.symmetry.terms import Pin, Term, Wild, has_wild
+from starzoo.symmetry.terms import Constant, Pinned, Term, has_constant
 
 __all__ = ["Trace", "constant_axes", "copy_module", "trace_module"]
 
@@ -117,7 +117,9 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         x, hx = arguments["input"], arguments["hx"]
         known = {name: _with_axes(argument, self.axes_of) for name, argument in arguments.items()}
         # States that begin as zeros, and were not written to, agree with whatever the hidden units do.
-        known["hx"] = [Axes.of(map(Wild, state.shape)) if state in self._zeros else self.axes_of(state) for state in hx]
+        known["hx"] = [
+            Axes.of(map(Constant, state.shape)) if state in self._zeros else self.axes_of(state) for state in hx
+        ]
         directions = 2 if arguments["bidirectional"] else 1
         result = (x.new_empty((*x.shape[:2], directions * hx[0].shape[2])), *(torch.empty_like(state) for state in hx))
         self._follow(func, arguments, known, result, None)
@@ -171,7 +173,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for zeros in [view for view in views if view in self._zeros]:
             del self._zeros[zeros]
         others = [self.axes[view] for view in views if view is not tensor]  # a view may have lost the constant axis
-        constant = any(has_wild(term) for axes in (before, *others) for term in axes.joint_terms())
+        constant = any(has_constant(term) for axes in (before, *others) for term in axes.joint_terms())
         if constant and (len(views) > 1 or not relabelled):
             for view in views:
                 self.axes[view].pin("written into a constant")
@@ -260,7 +262,7 @@ def constant_axes(tensor: Tensor) -> Axes:
         return tensor.device.type != "meta" and bool((tensor == tensor.narrow(axis, 0, 1)).all())
 
     return Axes.of(
-        Wild(size) if size > 1 and is_constant(axis) else Pin(size, "constant")
+        Constant(size) if size > 1 and is_constant(axis) else Pinned(size, "constant")
         for axis, size in enumerate(tensor.shape)
     )
 

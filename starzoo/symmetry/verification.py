@@ -18,7 +18,8 @@ from torch.utils.module_tracker import ModuleTracker
 
 from starzoo.errors import IncompatibleError
 from starzoo.symmetry.permutation import Permutation
-from starzoo.symmetry.spec import PermutationSpec, groups_of
+from starzoo.symmetry.spec import PermutationSpec
+from starzoo.symmetry.terms import groups_of
 from starzoo.symmetry.trace import copy_module
 
 __all__ = ["Verification", "bisect_failing", "verify"]

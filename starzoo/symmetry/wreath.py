@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product as combinations
 
-from starzoo.symmetry.terms import Free, Prod, Sum, Term, concat, product, resolve
+from starzoo.symmetry.terms import Concat, Free, Product, Term, concat, product, resolve
 
 __all__ = ["find_wreaths", "rewrite", "split_inner"]
 
@@ -96,11 +96,11 @@ def rewrite(term: Term, split: Split, outer: Free | None = None) -> Term:
     match term:
         case Free() if outer is not None:
             return split.get((outer, term), term)
-        case Sum(parts):
+        case Concat(parts):
             return concat(rewrite(part, split, outer) for part in parts)
-        case Prod((first, *others)):
+        case Product((first, *others)):
             rest = product(others)
-            if isinstance(first, Sum) and any(inner in m for _, inner in split for m in _monomials(rest, None)):
+            if isinstance(first, Concat) and any(inner in m for _, inner in split for m in _monomials(rest, None)):
                 return concat(rewrite(product([part, rest]), split, outer) for part in first.parts)
             inside = first if isinstance(first, Free) else outer
             return product([rewrite(first, split, outer), rewrite(rest, split, inside)])
@@ -119,10 +119,10 @@ def _nested(term: Term, outers: Monomial, before_only: bool) -> Iterator[tuple[F
     match resolve(term):
         case Free() as leaf:
             yield leaf, outers
-        case Sum(parts):
+        case Concat(parts):
             for part in parts:
                 yield from _nested(part, outers, before_only)
-        case Prod(factors):
+        case Product(factors):
             for place, factor in enumerate(factors):
                 others = factors[:place] if before_only else factors[:place] + factors[place + 1 :]
                 around = tuple(other for other in map(resolve, others) if isinstance(other, Free))
@@ -139,8 +139,8 @@ def _monomials(term: Term, interesting: Collection[Free] | None) -> set[Monomial
     match resolve(term):
         case Free() as leaf if interesting is None or leaf in interesting:
             return {(leaf,)}
-        case Prod(factors):
+        case Product(factors):
             return _joint(factors, interesting)
-        case Sum(parts):
+        case Concat(parts):
             return {monomial for part in parts for monomial in _monomials(part, interesting)}
     return {()}

@@ -18,7 +18,7 @@ from starzoo.models.spec_cache import cached_spec
 from starzoo.models.timm_folder import read_architecture
 from starzoo.symmetry import PermutationSpec
 from starzoo.symmetry import verify as prove
-from starzoo.symmetry.spec import Concat, Leaf, Pinned, Product, Term, groups_of, pinned_parts
+from starzoo.symmetry.terms import Concat, Leaf, Pinned, Product, Term, groups_of, pinned_parts
 
 __all__ = ["Explanation", "SymmetryReport", "explain_axis", "inspect_model"]
 
@@ -166,8 +166,8 @@ def explain_axis(spec: PermutationSpec, place: str, *, subject: str = "the netwo
     return Explanation(
         tensor=tensor,
         axis=int(axis),
-        size=spec.term_size(term),
-        structure=_structure(spec, term, dict(zip((group.name for group in groups), ascii_uppercase, strict=False))),
+        size=term.size,
+        structure=_structure(term, dict(zip((group.name for group in groups), ascii_uppercase, strict=False))),
         groups=tuple(
             (group.name, group.size, group.within, tuple(other for other in others[group.name] if other != place))
             for group in groups
@@ -187,17 +187,18 @@ def _how_to_name_an_axis(spec: PermutationSpec, tensor: str) -> str:
     return f"write TENSOR:AXIS, such as {', '.join(f'{name}:0' for name in near)}"
 
 
-def _structure(spec: PermutationSpec, term: Term, letters: Mapping[str, str]) -> str:
+def _structure(term: Term, letters: Mapping[str, str]) -> str:
     match term:
-        case Leaf(group):
-            return f"{letters.get(group, group)} ({spec.groups[group].size})"
+        case Leaf(group, size):
+            return f"{letters.get(group, group)} ({size})"
         case Pinned(size):
             return f"in place ({size})"
         case Product(factors):
-            written = [(factor, _structure(spec, factor, letters)) for factor in factors]
+            written = [(factor, _structure(factor, letters)) for factor in factors]
             return " × ".join(f"[{inner}]" if isinstance(factor, Concat) else inner for factor, inner in written)
         case Concat(parts):
-            return " | ".join(_structure(spec, part, letters) for part in parts)
+            return " | ".join(_structure(part, letters) for part in parts)
+    raise AssertionError(term)
 
 
 def _find_architecture(ref_or_arch: str, model_args: Mapping[str, Any] | None, image_size: int | None) -> Architecture:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from starzoo.align.group_views import plan_steps
 from starzoo.align.weight_matching import WeightMatcher, _Ascent
 from starzoo.symmetry import Permutation, PermutationSpec, infer
-from starzoo.symmetry.spec import groups_of
+from starzoo.symmetry.terms import groups_of
 from tests.align.networks import make, spec_of
 
 NETWORKS = ["residual", "attention"]
@@ -97,7 +97,7 @@ def match_slowly(spec: PermutationSpec, fixed: Mapping[str, Tensor], permutee: M
             gain = np.zeros((n, n))
             others = Permutation(spec, {**current.indices, group: np.arange(n)}).apply(permutee)
             for tensor, axis in spec.occurrences[group]:
-                size = spec.term_size(spec.axes[tensor][axis])
+                size = spec.axes[tensor][axis].size
                 a, b = fixed[tensor].movedim(axis, 0), others[tensor].movedim(axis, 0)
                 # Every axis here is the group itself, or the group as the outer factor of channels x pixels.
                 a, b = a.reshape(n, size // n, -1).flatten(1), b.reshape(n, size // n, -1).flatten(1)
@@ -296,4 +296,4 @@ def test_views_of_one_turn_of_every_family_cover_every_permuted_position_once(ne
             for axis, term in enumerate(terms):
                 if list(groups_of(term)):
                     found = [view.places.reshape(-1) for view in views if (view.tensor, view.axis) == (tensor, axis)]
-                    assert sorted(np.concatenate(found)) == list(range(spec.term_size(term)))
+                    assert sorted(np.concatenate(found)) == list(range(term.size))

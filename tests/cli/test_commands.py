@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from starzoo.models.spec_cache import cached_spec
-from starzoo.symmetry.spec import Pinned
+from starzoo.symmetry.terms import Pinned
 from starzoo.workflows import inspect as inspection
 from tests.cli.conftest import FEW_IMAGES, TINY
 

@@ -9,7 +9,8 @@ from starzoo.errors import IncompatibleError
 from starzoo.models import class_order as classes
 from starzoo.models.architecture import Architecture
 from starzoo.models.class_order import permute_outputs
-from starzoo.symmetry.spec import PermutationSpec, Pinned
+from starzoo.symmetry.spec import PermutationSpec
+from starzoo.symmetry.terms import Pinned
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")
 ORDER = [3, 0, 4, 1, 2]

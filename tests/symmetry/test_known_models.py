@@ -101,7 +101,7 @@ def check(model, example, groups):
     assert result.negative_control_passed == result.negative_control_tried == 4
     assert result.passed
     assert list(spec.axes) == list(before)
-    assert all(tuple(map(spec.term_size, spec.axes[name])) == value.shape for name, value in before.items())
+    assert all(tuple(term.size for term in spec.axes[name]) == value.shape for name, value in before.items())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     return spec
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from starzoo.symmetry import infer
-from starzoo.symmetry.spec import Concat, Leaf, PermutationGroup, Pinned, Product
+from starzoo.symmetry.spec import PermutationGroup
+from starzoo.symmetry.terms import Concat, Leaf, Pinned, Product
 from tests.symmetry.maximality import find_missed
 from tests.symmetry.maximality.networks import BLOCKWISE, NETWORKS, SLOW, TIED
 
@@ -95,8 +96,8 @@ def test_pinned_factors_of_different_sizes_are_reported_together():
     """A group that is pinned as a factor of one axis, and merged with its neighbor in another."""
     model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(4 * 3, 3))
     spec = infer(model, torch.zeros(1, 2, 5))
-    assert spec.axes["3.weight"][1] == Product((Leaf("0.weight:0"), Pinned(3, "space")))
-    axes = {name: tuple(Pinned(spec.term_size(term)) for term in terms) for name, terms in spec.axes.items()}
+    assert spec.axes["3.weight"][1] == Product((Leaf("0.weight:0", 4), Pinned(3, "space")))
+    axes = {name: tuple(Pinned(term.size) for term in terms) for name, terms in spec.axes.items()}
     report = find_missed(model, torch.zeros(1, 2, 5), dataclasses.replace(spec, axes=axes, groups={}))
     assert {part.split()[0] for part in report.missed} == {"0.weight[0]", "0.bias[0]", "3.weight[1]"}
     assert report.undecided == ()
@@ -107,7 +108,9 @@ def test_values_tied_to_queries_and_keys_are_reported():
     spec = infer(model, example)
     heads, queries, values = (name for name in spec.groups if name.startswith("qkv"))
     groups = {name: group for name, group in spec.groups.items() if name != values}
-    tied = changed(spec, groups=groups, **{values.replace(".", "_").replace(":", "_"): Leaf(queries)})
+    tied = changed(
+        spec, groups=groups, **{values.replace(".", "_").replace(":", "_"): Leaf(queries, spec.groups[queries].size)}
+    )
     assert spec.groups[queries].within == spec.groups[values].within == heads
     (report,) = find_missed(model, example, tied).tied
     assert [part.split()[0] for part in report.split("; ")] in (
@@ -138,7 +141,7 @@ def test_one_group_that_was_cut_in_two_is_reported():
     spec = infer(model, example)
     halves = {name: PermutationGroup(name, 3) for name in ("first", "second")}
     groups = {"2.weight:0": spec.groups["2.weight:0"], **halves}
-    cut = changed(spec, groups=groups, **{"0_weight_0": Concat((Leaf("first"), Leaf("second")))})
+    cut = changed(spec, groups=groups, **{"0_weight_0": Concat((Leaf("first", 3), Leaf("second", 3)))})
     assert find_missed(model, example, cut).merged == ("first and second",)
 
 
@@ -147,7 +150,7 @@ def test_one_group_that_was_seen_as_a_product_is_reported():
     spec = infer(model, example)
     factors = {"outer": PermutationGroup("outer", 2), "inner": PermutationGroup("inner", 3, "outer")}
     groups = {"2.weight:0": spec.groups["2.weight:0"], **factors}
-    product = changed(spec, groups=groups, **{"0_weight_0": Product((Leaf("outer"), Leaf("inner")))})
+    product = changed(spec, groups=groups, **{"0_weight_0": Product((Leaf("outer", 2), Leaf("inner", 3)))})
     assert find_missed(model, example, product).merged == ("outer and inner",)
 
 

@@ -10,8 +10,7 @@ from torch.nn import functional
 from starzoo.errors import IncompatibleError
 from starzoo.symmetry import infer, verify
 from starzoo.symmetry.rules import registry, rule
-from starzoo.symmetry.spec import Concat, Leaf, Pinned, Product
-from starzoo.symmetry.terms import pin, unify
+from starzoo.symmetry.terms import Concat, Leaf, Pinned, Product, pin, unify
 
 
 def check(model, *shape, **options):
@@ -46,7 +45,7 @@ def test_a_chain_names_groups_after_the_first_tensor_that_carries_them():
     model = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
     spec = check(model, 4)
     assert list(spec.groups) == ["0.weight:0", "2.weight:0"]
-    assert spec.axes["2.weight"] == (Leaf("2.weight:0"), Leaf("0.weight:0"))
+    assert spec.axes["2.weight"] == (Leaf("2.weight:0", 5), Leaf("0.weight:0", 6))
     assert spec.axes["4.bias"] == (Pinned(3, "output"),)
     assert spec.axes["0.weight"][1] == Pinned(4, "input")
 
@@ -65,7 +64,7 @@ def test_concatenated_features_keep_their_own_groups():
         first=nn.Linear(4, 6), second=nn.Linear(4, 3), norm=nn.BatchNorm1d(9), head=nn.Linear(9, 2),
     )  # fmt: skip
     spec = check(model, 4)
-    assert spec.axes["norm.running_var"] == (Concat((Leaf("first.weight:0"), Leaf("second.weight:0"))),)
+    assert spec.axes["norm.running_var"] == (Concat((Leaf("first.weight:0", 6), Leaf("second.weight:0", 3))),)
 
 
 def test_split_features_are_cut_at_the_common_points():
@@ -80,7 +79,7 @@ def test_split_features_are_cut_at_the_common_points():
 def test_flattened_channels_are_a_product_with_their_places():
     model = nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(5 * 9, 3))
     spec = check(model, 1, 8, 8)
-    assert spec.axes["4.weight"][1] == Product((Leaf("0.weight:0"), Pinned(9, "space")))
+    assert spec.axes["4.weight"][1] == Product((Leaf("0.weight:0", 5), Pinned(9, "space")))
 
 
 def test_depthwise_convolution_passes_the_channels_through():
@@ -134,8 +133,10 @@ def test_attention_permutes_heads_and_the_dimensions_of_each_head():
     stream, heads, qk, v = spec.groups.values()
     assert (stream.size, heads.size, qk.size, v.size) == (12, 3, 4, 4)
     assert (heads.within, qk.within, v.within) == (None, heads.name, heads.name)
-    packed = Concat(tuple(Product((Leaf(heads.name), Leaf(inner.name))) for inner in (qk, qk, v)))
-    assert spec.axes["qkv.weight"] == (packed, Leaf(stream.name))
+    packed = Concat(
+        tuple(Product((Leaf(heads.name, heads.size), Leaf(inner.name, inner.size))) for inner in (qk, qk, v))
+    )
+    assert spec.axes["qkv.weight"] == (packed, Leaf(stream.name, stream.size))
     assert [heads.name, qk.name, v.name] == ["qkv.weight:0", "qkv.weight:0.1", "qkv.weight:0.2"]
 
 
@@ -158,7 +159,7 @@ def test_tied_weights_move_together():
     model = nn.Sequential(nn.Linear(4, 6), shared, nn.ReLU(), shared, nn.Linear(6, 2))
     spec = check(model, 4)
     assert sizes(spec) == [6]
-    assert spec.axes["1.weight"] == spec.axes["3.weight"] == (Leaf("0.weight:0"), Leaf("0.weight:0"))
+    assert spec.axes["1.weight"] == spec.axes["3.weight"] == (Leaf("0.weight:0", 6), Leaf("0.weight:0", 6))
 
 
 def test_a_parameter_that_is_never_read_stays():
@@ -329,7 +330,7 @@ def test_embedding_tables_are_read_by_row():
         stem=nn.Linear(4, 7), table=nn.Embedding(3, 7), head=nn.Linear(7, 2),
     )  # fmt: skip
     spec = check(model, 3, 4)
-    assert spec.axes["table.weight"] == (Pinned(3, "indexed"), Leaf("stem.weight:0"))
+    assert spec.axes["table.weight"] == (Pinned(3, "indexed"), Leaf("stem.weight:0", 7))
 
 
 def test_the_output_may_be_left_free():
@@ -368,7 +369,7 @@ class HeadBias(Attention):
 def test_heads_and_dimensions_on_separate_axes_are_shared():
     spec = check(HeadBias(), 5, 4)
     _, heads, qk, v = spec.groups.values()
-    assert spec.axes["q_norm.bias"] == (Leaf(heads.name), Pinned(1), Leaf(qk.name))
+    assert spec.axes["q_norm.bias"] == (Leaf(heads.name, heads.size), Pinned(1), Leaf(qk.name, qk.size))
     assert (heads.size, qk.size, qk.within, v.within) == (3, 4, None, heads.name)
 
 
@@ -382,7 +383,7 @@ def test_dimensions_that_stand_before_their_heads_are_permuted_in_each_head():
     heads, dimensions = spec.groups.values()  # an outer group comes first
     assert (heads.size, heads.within) == (3, None)
     assert (dimensions.size, dimensions.within) == (4, heads.name)
-    assert spec.axes["q.bias"] == (Product((Leaf(dimensions.name), Leaf(heads.name))),)
+    assert spec.axes["q.bias"] == (Product((Leaf(dimensions.name, dimensions.size), Leaf(heads.name, heads.size))),)
 
 
 def test_heads_of_several_kinds_have_dimensions_of_their_own():
@@ -446,7 +447,7 @@ def test_blocks_of_a_strided_slice_change_places():
     )  # fmt: skip
     spec = check(model, 3, 4)
     assert sizes(spec) == [4]
-    assert spec.axes["head.weight"][1] == Product((Leaf("stem.weight:0"), Pinned(2, "stack")))
+    assert spec.axes["head.weight"][1] == Product((Leaf("stem.weight:0", 4), Pinned(2, "stack")))
 
 
 @torch.library.custom_op("invented::leaky_scan", mutates_args=())

@@ -9,7 +9,7 @@ from torch import nn
 
 from starzoo.errors import IncompatibleError
 from starzoo.symmetry import infer, verify
-from starzoo.symmetry.spec import Leaf, Pinned, Product
+from starzoo.symmetry.terms import Leaf, Pinned, Product
 
 
 def check(model, example):
@@ -110,7 +110,7 @@ def test_a_recurrent_network_that_puts_time_first():
     spec = infer(model, torch.zeros(5, 1, 4))  # the first item is the first step in time
     assert [group.size for group in spec.groups.values()] == [6]
     assert spec.axes["cell.weight_ih_l0"] == (
-        Product((Pinned(4, "gate"), Leaf("cell.weight_ih_l0:0"))), Pinned(4, "input"),
+        Product((Pinned(4, "gate"), Leaf("cell.weight_ih_l0:0", 6))), Pinned(4, "input"),
     )  # fmt: skip
 
 

@@ -8,14 +8,14 @@ import torch
 
 from starzoo.errors import IncompatibleError, UntrustedInputError
 from starzoo.symmetry import Permutation, PermutationGroup, PermutationSpec
-from starzoo.symmetry.spec import Concat, Leaf, Pinned, Product
+from starzoo.symmetry.terms import Concat, Leaf, Pinned, Product
 
 HEADS, INNER, STREAM = 3, 4, 5
 PACKED = Concat((
-    Product((Leaf("heads"), Leaf("inner"))),
-    Product((Leaf("heads"), Pinned(2, "kernel"), Leaf("inner"))),
+    Product((Leaf("heads", HEADS), Leaf("inner", INNER))),
+    Product((Leaf("heads", HEADS), Pinned(2, "kernel"), Leaf("inner", INNER))),
     Pinned(2, "constant"),
-    Leaf("stream"),
+    Leaf("stream", STREAM),
 ))
 
 
@@ -28,9 +28,9 @@ def spec():
             "stream": PermutationGroup("stream", STREAM),
         },
         axes={
-            "packed": (PACKED, Leaf("stream")),
-            "proj": (Leaf("stream"), Product((Leaf("heads"), Leaf("inner")))),
-            "head": (Pinned(2, "output"), Leaf("stream")),
+            "packed": (PACKED, Leaf("stream", STREAM)),
+            "proj": (Leaf("stream", STREAM), Product((Leaf("heads", HEADS), Leaf("inner", INNER)))),
+            "head": (Pinned(2, "output"), Leaf("stream", STREAM)),
             "count": (),
         },
     )

@@ -10,7 +10,7 @@ import torch
 
 from starzoo.errors import UsageError
 from starzoo.symmetry import PermutationSpec, infer
-from starzoo.symmetry.spec import Leaf
+from starzoo.symmetry.terms import Leaf
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_occurrences_point_at_axes_that_carry_the_group(spec):
     stream = next(iter(spec.groups))
     assert spec.occurrences[stream][0] == ("cls_token", 2)
     assert ("head.weight", 1) in spec.occurrences[stream]
-    assert spec.axes["head.weight"][1] == Leaf(stream)
+    assert spec.axes["head.weight"][1] == Leaf(stream, 24)
 
 
 def test_outer_groups_come_first_and_know_their_inner_groups(spec):

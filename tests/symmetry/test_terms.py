@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starzoo.symmetry.terms import (
+    Concat,
+    Constant,
     Free,
-    Pin,
-    Prod,
-    Sum,
-    Wild,
+    Pinned,
+    Product,
     concat,
     factorize,
     free,
@@ -30,7 +30,7 @@ def leaves(term):
     match resolve(term):
         case Free() as leaf:
             return [leaf]
-        case Prod(children) | Sum(children):
+        case Product(children) | Concat(children):
             return list(dict.fromkeys(leaf for child in children for leaf in leaves(child)))
     return []
 
@@ -40,15 +40,15 @@ def evaluate(term, element):
     match resolve(term):
         case Free() as leaf:
             return np.array(element[leaf])
-        case Pin(size):
+        case Pinned(size):
             return np.arange(size)
-        case Sum(parts):
+        case Concat(parts):
             vectors, offset = [], 0
             for part in parts:
                 vectors.append(evaluate(part, element) + offset)
                 offset += part.size
             return np.concatenate(vectors)
-        case Prod((outer, *rest)):
+        case Product((outer, *rest)):
             inner = evaluate(product_of(rest), element)
             return (evaluate(outer, element)[:, None] * len(inner) + inner).reshape(-1)
     raise AssertionError(term)
@@ -64,15 +64,15 @@ def group(*terms):
 
 STRUCTURES = {
     "free": lambda: free(6),
-    "pinned": lambda: Pin(6, "fixed"),
+    "pinned": lambda: Pinned(6, "fixed"),
     "2 x 3": lambda: product_of([free(2), free(3)]),
     "3 x 2": lambda: product_of([free(3), free(2)]),
-    "fixed 2 x 3": lambda: product_of([Pin(2), free(3)]),
-    "2 x fixed 3": lambda: product_of([free(2), Pin(3)]),
+    "fixed 2 x 3": lambda: product_of([Pinned(2), free(3)]),
+    "2 x fixed 3": lambda: product_of([free(2), Pinned(3)]),
     "3 + 3": lambda: concat([free(3), free(3)]),
     "3 + 3 alike": lambda: concat([shared := free(3), shared]),
     "2 + 4": lambda: concat([free(2), free(4)]),
-    "1 + 5": lambda: concat([Pin(1), free(5)]),
+    "1 + 5": lambda: concat([Pinned(1), free(5)]),
     "2 + 2 x 2": lambda: concat([free(2), product_of([free(2), free(2)])]),
     "2 + 2 + 2": lambda: concat([free(2), free(2), free(2)]),
 }
@@ -127,7 +127,7 @@ def test_factors_multiplied_are_the_axis(name, sizes):
 
 def test_a_product_whose_strides_do_not_divide_is_pinned_with_its_reason():
     term = product_of([free(4), free(6)])
-    assert factorize(term, (6, 4)) == [Pin(6, REASON := "split across the boundary of a block"), Pin(4, REASON)]
+    assert factorize(term, (6, 4)) == [Pinned(6, REASON := "split across the boundary of a block"), Pinned(4, REASON)]
     assert leaves(term) == []
 
 
@@ -135,11 +135,11 @@ def test_the_first_reason_of_a_pin_is_kept():
     axis = free(5)
     pin(axis, "output")
     pin(axis, "space")
-    assert resolve(axis) == Pin(5, "output")
+    assert resolve(axis) == Pinned(5, "output")
 
 
 def test_a_constant_axis_ties_nothing():
-    constant, first, second = Wild(4), free(4), free(4)
+    constant, first, second = Constant(4), free(4), free(4)
     assert unify(constant, first) is first
     assert unify(second, constant) is second
     assert len(group(first, second)) == 24 * 24
@@ -147,7 +147,7 @@ def test_a_constant_axis_ties_nothing():
 
 def test_a_variable_bound_to_a_partly_constant_axis_keeps_its_freedom_there():
     channels, weight = free(3), free(5)
-    unify(concat([Wild(2), channels]), weight)
+    unify(concat([Constant(2), channels]), weight)
     assert len(group(channels, weight)) == 6 * 2
 
 
@@ -168,7 +168,7 @@ def axes(draw, size, pool):
         case "pool":
             return pool.setdefault(size, free(size))
         case "pin":
-            return Pin(size, "fixed")
+            return Pinned(size, "fixed")
         case "sum":
             cut = draw(st.integers(1, size - 1))
             return concat([draw(axes(cut, pool)), draw(axes(size - cut, pool))])

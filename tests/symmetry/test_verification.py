@@ -13,8 +13,8 @@ from torch import nn
 from starzoo.symmetry import infer, verify
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules import registry
-from starzoo.symmetry.spec import Leaf, PermutationGroup, Pinned
-from starzoo.symmetry.terms import Pin, concat, factorize, product, resolve, unify
+from starzoo.symmetry.spec import PermutationGroup
+from starzoo.symmetry.terms import Leaf, Pinned, concat, factorize, product, resolve, unify
 from starzoo.symmetry.verification import bisect_failing
 
 
@@ -43,11 +43,11 @@ def layer_norm_without_scale(x, out):
 
 def convolution_that_forgets_groups(x, weight, groups, out):
     unify(factorize(x[1], (groups, x.shape[1] // groups))[1], weight[1])
-    return Axes.of([x[0], weight[0], *(Pin(size, "space") for size in out[2:])])
+    return Axes.of([x[0], weight[0], *(Pinned(size, "space") for size in out[2:])])
 
 
 def convolution_that_forgets_the_input(x, weight, bias, out):
-    return Axes.of([x[0], unify(weight[0], bias[0]) if bias else weight[0], *(Pin(size) for size in out[2:])])
+    return Axes.of([x[0], unify(weight[0], bias[0]) if bias else weight[0], *(Pinned(size) for size in out[2:])])
 
 
 def elementwise_that_ties_nothing(tensors, out):
@@ -75,13 +75,13 @@ def convolution_that_lets_space_move(x, weight, bias, groups, out, trace):
     group = unify(group, weight_group)
     trace.contract(group, unify(inside, weight[1]))
     channels = product([group, outside])
-    space = [x[axis] if x.shape[axis] == out[axis] else Pin(out[axis]) for axis in range(2, len(out))]
+    space = [x[axis] if x.shape[axis] == out[axis] else Pinned(out[axis]) for axis in range(2, len(out))]
     return Axes.of([x[0], unify(channels, bias[0]) if bias else channels, *space])
 
 
 def im2col_that_puts_places_first(x, out):
-    places = Pin(out[-2] // x.shape[-3])
-    return Axes.of([x[0], product([places, x[-3]]), Pin(out[-1])])
+    places = Pinned(out[-2] // x.shape[-3])
+    return Axes.of([x[0], product([places, x[-3]]), Pinned(out[-1])])
 
 
 def group_norm_without_groups(x, weight, bias, out):
@@ -225,8 +225,8 @@ def test_a_free_output_moves_with_its_group():
     model, example = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6)), torch.zeros(1, 4)
     spec = infer(model, example, pin_output=False)
     assert spec.groups["2.weight:0"] == PermutationGroup("2.weight:0", 6)
-    assert spec.axes["2.bias"] == (Leaf("2.weight:0"),)
-    assert spec.outputs == ((Pinned(1), Leaf("2.weight:0")),)
+    assert spec.axes["2.bias"] == (Leaf("2.weight:0", 6),)
+    assert spec.outputs == ((Pinned(1), Leaf("2.weight:0", 6)),)
     assert verify(model, example, spec).passed
     still = dataclasses.replace(spec, outputs=((Pinned(1), Pinned(6)),))
     assert verify(model, example, still).failing_groups == ("2.weight:0",)

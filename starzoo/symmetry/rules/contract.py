@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules.elementwise import broadcast
 from starzoo.symmetry.rules.registry import Contractions, Shape, rule
-from starzoo.symmetry.terms import Pin, Term, factorize, pin, product, unify
+from starzoo.symmetry.terms import Pinned, Term, factorize, pin, product, unify
 
 
 @rule("mm")
@@ -81,7 +81,7 @@ def convolution(
     for axis, step, margin in zip(range(2, len(out)), stride, padding, strict=True):
         # Under a kernel of one position, with neither stride nor padding, every position is computed by itself.
         by_itself = weight.shape[axis] == 1 and step == 1 and margin == 0 and x.shape[axis] == out[axis]
-        space.append(x[axis] if by_itself else Pin(out[axis], "space"))
+        space.append(x[axis] if by_itself else Pinned(out[axis], "space"))
         if not by_itself:
             pin(x[axis], "space")
             pin(weight[axis], "kernel")

@@ -8,7 +8,7 @@ from functools import reduce
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules.elementwise import broadcast
 from starzoo.symmetry.rules.registry import Contractions, Shape, rule, shapes_of
-from starzoo.symmetry.terms import Pin, Term, factorize, pin, unify
+from starzoo.symmetry.terms import Pinned, Term, factorize, pin, unify
 
 
 def _with_channels(x: Axes, *vectors: Axes | None) -> Term:
@@ -67,7 +67,7 @@ def reduction(x: Axes, dim: int | Sequence[int] | None, out: Shape | Sequence[Sh
     """The result does not care about the order along the reduced axes."""
     dims = [dim] if isinstance(dim, int) else dim or range(len(x))
     reduced = {axis % len(x) for axis in dims}
-    keepdim = [Pin(1) if axis in reduced else term for axis, term in enumerate(x)]
+    keepdim = [Pinned(1) if axis in reduced else term for axis, term in enumerate(x)]
     dropped = [term for axis, term in enumerate(x) if axis not in reduced]
     return [Axes.of(keepdim if len(shape) == len(x) else dropped) for shape in shapes_of(out)]
 
@@ -87,4 +87,4 @@ def argument(x: Axes, dim: int | None, out: Shape | Sequence[Shape]) -> list[Axe
 
 
 def _reduced(x: Axes, shape: Shape) -> Axes:
-    return Axes.of(term if term.size == size else Pin(size) for term, size in zip(x, shape, strict=True))
+    return Axes.of(term if term.size == size else Pinned(size) for term, size in zip(x, shape, strict=True))

@@ -7,7 +7,7 @@ from functools import partial
 
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules.registry import Shape, rule, shapes_of
-from starzoo.symmetry.terms import Pin, factorize, pin, product
+from starzoo.symmetry.terms import Pinned, factorize, pin, product
 
 
 def keep_in_place(x: Axes, dims: Sequence[int], out: Shape, reason: str) -> Axes:
@@ -25,7 +25,7 @@ def keep_in_place(x: Axes, dims: Sequence[int], out: Shape, reason: str) -> Axes
     fixed = {dim % len(x) for dim in dims} if len(x) else set()
     for axis in fixed:
         pin(x[axis], reason)
-    return Axes.of(Pin(out[axis], reason) if axis in fixed else term for axis, term in enumerate(x))
+    return Axes.of(Pinned(out[axis], reason) if axis in fixed else term for axis, term in enumerate(x))
 
 
 def resample(rank: int, x: Axes, out: Shape | Sequence[Shape]) -> list[Axes]:
@@ -49,7 +49,7 @@ for space, names in RESAMPLING.items():
 @rule("unfold")
 def unfold(x: Axes, dimension: int, out: Shape) -> Axes:
     """Windows along one axis, and a last axis for the places inside a window."""
-    return Axes.of([*keep_in_place(x, [dimension], out[:-1], "space"), Pin(out[-1], "space")])
+    return Axes.of([*keep_in_place(x, [dimension], out[:-1], "space"), Pinned(out[-1], "space")])
 
 
 @rule("im2col")
@@ -58,7 +58,7 @@ def im2col(x: Axes, out: Shape) -> Axes:
     *batch, channels, height, width = x
     for term in (height, width):
         pin(term, "space")
-    return Axes.of([*batch, product([channels, Pin(out[-2] // channels.size, "space")]), Pin(out[-1], "space")])
+    return Axes.of([*batch, product([channels, Pinned(out[-2] // channels.size, "space")]), Pinned(out[-1], "space")])
 
 
 @rule("col2im")

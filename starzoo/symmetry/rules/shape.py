@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 
 from starzoo.symmetry.axes import Axes
 from starzoo.symmetry.rules.registry import Shape, rule
-from starzoo.symmetry.terms import Pin, Wild, concat, factorize, pin, product, unify
+from starzoo.symmetry.terms import Constant, Pinned, concat, factorize, pin, product, unify
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "squeeze_", "unsqueeze_", "flatten")
@@ -42,7 +42,7 @@ def expand(x: Axes, out: Shape) -> Axes:
     """A repeated axis is constant along itself; the others are kept, with their undecided splits."""
     added = len(out) - len(x)
     kept = [None] * added + list(x.factors)
-    stretched = Axes.of(map(Wild, out)).factors
+    stretched = Axes.of(map(Constant, out)).factors
     return Axes(tuple(f if f and f.size == size else s for f, s, size in zip(kept, stretched, out, strict=True)))
 
 
@@ -60,8 +60,8 @@ def as_strided(
 @rule("repeat")
 def repeat(x: Axes, repeats: Sequence[int]) -> Axes:
     """An axis n that is repeated k times is (k, n), constant along k."""
-    terms = [Pin(1)] * (len(repeats) - len(x)) + list(x)
-    return Axes.of(product([Wild(count), term]) for count, term in zip(repeats, terms, strict=True))
+    terms = [Pinned(1)] * (len(repeats) - len(x)) + list(x)
+    return Axes.of(product([Constant(count), term]) for count, term in zip(repeats, terms, strict=True))
 
 
 @rule("select")
@@ -88,7 +88,7 @@ def slice_(x: Axes, dim: int, start: int | None, end: int | None, step: int, out
         pin(places, "strided slice")
         return x.replace(dim, blocks)
     pin(x[dim], "strided slice")
-    return x.replace(dim, Pin(out[dim], "strided slice"))
+    return x.replace(dim, Pinned(out[dim], "strided slice"))
 
 
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk")
@@ -112,7 +112,7 @@ def cat(tensors: Sequence[Axes], dim: int, out: Shape) -> Axes:
 def stack(tensors: Sequence[Axes], dim: int, out: Shape) -> Axes:
     """The axes move together; the new one counts the tensors."""
     terms = [reduce(unify, column) for column in zip(*tensors, strict=True)]
-    terms.insert(dim % len(out), Pin(len(tensors), "stack"))
+    terms.insert(dim % len(out), Pinned(len(tensors), "stack"))
     return Axes.of(terms)
 
 
@@ -123,9 +123,9 @@ def constant_pad(x: Axes, pad: Sequence[int], out: Shape) -> Axes:
     for axis, (before, after) in zip(range(len(x))[::-1], zip(pad[::2], pad[1::2], strict=True), strict=False):
         if min(before, after) < 0:
             pin(terms[axis], "cropped")
-            terms[axis] = Pin(out[axis], "cropped")
+            terms[axis] = Pinned(out[axis], "cropped")
         else:
-            terms[axis] = concat([Wild(before), terms[axis], Wild(after)])
+            terms[axis] = concat([Constant(before), terms[axis], Constant(after)])
     return Axes.of(terms)
 
 
@@ -145,5 +145,5 @@ def pixel_unshuffle(x: Axes, downscale_factor: int, out: Shape) -> Axes:
     *batch, channels, height, width = x
     for term in (height, width):
         pin(term, "pixel shuffle")
-    places = Pin(downscale_factor**2, "pixel shuffle")
+    places = Pinned(downscale_factor**2, "pixel shuffle")
     return Axes.of([*batch, product([channels, places]), *Axes.pinned(out[-2:], "pixel shuffle")])

@@ -30,7 +30,8 @@ from functools import partial
 import numpy as np
 from torch import Tensor, nn
 
-from starzoo.symmetry.spec import PermutationSpec, Pinned
+from starzoo.symmetry.spec import PermutationSpec
+from starzoo.symmetry.terms import Pinned
 from tests.symmetry.maximality.groups import could_be_one, exchanged_in_block, find_nodes, find_tied, in_one_block
 from tests.symmetry.maximality.parts import parts_of, slice_index
 from tests.symmetry.maximality.pinned import confirmed, exchangeable, unproven, until_settled

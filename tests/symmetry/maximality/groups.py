@@ -9,7 +9,8 @@ from itertools import permutations
 import numpy as np
 import torch
 
-from starzoo.symmetry.spec import Leaf, PermutationSpec
+from starzoo.symmetry.spec import PermutationSpec
+from starzoo.symmetry.terms import Leaf
 from tests.symmetry.maximality.parts import Part, State, constant_along, exchanged, slices
 from tests.symmetry.maximality.probe import Probe, Probes, tolerance
 
@@ -40,7 +41,7 @@ def find_nodes(spec: PermutationSpec, parts: Iterable[Part]) -> dict[str, list[P
 def _blocks(part: Part, outer: str, leaves: Iterable[Part]) -> np.ndarray:
     """For each position of the axis of a part: in which block of the outer group it lies."""
     for other in leaves:
-        if (other.tensor, other.axis, other.term) == (part.tensor, part.axis, Leaf(outer)):
+        if (other.tensor, other.axis, other.term) == (part.tensor, part.axis, Leaf(outer, other.size)):
             blocks = np.full(max(other.places.max(), part.places.max()) + 1, -1)
             blocks[other.places] = np.arange(other.size)[:, None]
             if (blocks[part.places] >= 0).all():
@@ -103,7 +104,8 @@ def could_be_one(parts: Iterable[Part]) -> dict[tuple[str, str], list[Part]]:
             joint = _joined(first.places, second.places)
             if joint is not None:
                 pair = (first.term.group, second.term.group)
-                found.setdefault(pair, []).append(Part(first.tensor, first.axis, Leaf(" and ".join(pair)), joint))
+                both = Leaf(" and ".join(pair), joint.shape[1])
+                found.setdefault(pair, []).append(Part(first.tensor, first.axis, both, joint))
     return {pair: each for pair, each in found.items() if {occurrences[group] for group in pair} == {len(each)}}
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from starzoo.symmetry.spec import Concat, Leaf, PermutationSpec, Pinned, Product, Term
+from starzoo.symmetry.spec import PermutationSpec
+from starzoo.symmetry.terms import Concat, Leaf, Pinned, Product, Term
 
 State = dict[str, Tensor]
 
@@ -50,26 +51,26 @@ def parts_of(spec: PermutationSpec) -> list[Part]:
         Part(tensor, axis, leaf, places)
         for tensor, terms in spec.axes.items()
         for axis, term in enumerate(terms)
-        for leaf, places in _leaves(spec, term)
+        for leaf, places in _leaves(term)
         if places.shape[1] > 1
     ]
 
 
-def _leaves(spec: PermutationSpec, term: Term) -> Iterator[tuple[Leaf | Pinned, np.ndarray]]:
+def _leaves(term: Term) -> Iterator[tuple[Leaf | Pinned, np.ndarray]]:
     match term:
         case Leaf() | Pinned():
-            yield term, np.arange(spec.term_size(term)).reshape(1, -1, 1)
+            yield term, np.arange(term.size).reshape(1, -1, 1)
         case Concat(parts):
             offset = 0
             for part in parts:
-                for leaf, places in _leaves(spec, part):
+                for leaf, places in _leaves(part):
                     yield leaf, places + offset
-                offset += spec.term_size(part)
+                offset += part.size
         case Product(factors):
-            sizes = [spec.term_size(factor) for factor in factors]
+            sizes = [factor.size for factor in factors]
             for position, factor in enumerate(factors):
                 before, after = int(np.prod(sizes[:position])), int(np.prod(sizes[position + 1 :]))
-                for leaf, places in _leaves(spec, factor):
+                for leaf, places in _leaves(factor):
                     outer, n, inner = places.shape
                     rows = np.arange(before)[:, None, None, None, None] * sizes[position]
                     joint = (rows + places[None, ..., None]) * after + np.arange(after)
