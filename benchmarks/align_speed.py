@@ -35,7 +35,6 @@ from starzoo.align.assignment import solve_assignment
 from starzoo.align.weight_matching import WeightMatcher
 from starzoo.config import AlignConfig
 from starzoo.models.architecture import Architecture
-from starzoo.models.spec_cache import cached_spec
 from starzoo.symmetry import Permutation
 
 RESULTS = Path(__file__).parent / "results" / "align-speed.json"
@@ -68,7 +67,7 @@ def main() -> None:
 def pair(name: str, rounds: int) -> dict[str, float]:
     """One pair of networks: medians over rounds."""
     architecture = Architecture.from_registry(name)
-    spec = cached_spec(architecture)
+    spec = architecture.spec
     fixed, permutee = (random_state(architecture, seed) for seed in (0, 1))
     identity = Permutation.identity(spec)
     matching = WeightMatcher(spec, fixed).match(permutee, identity)
@@ -142,7 +141,7 @@ def many(name: str, sources: int) -> dict[str, float]:
 
 def align_many(name: str, sources: int) -> None:
     architecture = Architecture.from_registry(name)
-    spec = cached_spec(architecture)
+    spec = architecture.spec
     fixed, *permutees = (random_state(architecture, seed) for seed in range(1 + sources))
     before = time.process_time()
     aligned = align(spec, fixed, permutees, AlignConfig(method="weights"))
@@ -156,7 +155,7 @@ def threads(name: str, sources: int, rounds: int = 3) -> dict[str, float]:
     """Sources matched one after another and side by side, by the clock: medians over rounds."""
     architecture = Architecture.from_registry(name)
     fixed, *permutees = (random_state(architecture, seed) for seed in range(1 + sources))
-    aligner = Aligner(cached_spec(architecture), AlignConfig(method="weights"))
+    aligner = Aligner(architecture.spec, AlignConfig(method="weights"))
     cores = len(os.sched_getaffinity(0))
     times: dict[str, list[float]] = {}
 

@@ -38,7 +38,6 @@ from starzoo.evaluate.evaluator import Evaluator
 from starzoo.evaluate.scores import scores
 from starzoo.metrics import accuracy, fit_temperature, negative_log_likelihood
 from starzoo.models.sources import Source
-from starzoo.models.spec_cache import cached_spec
 from starzoo.models.weights import interpolate
 from starzoo.star.inputs import load_ood_data
 
@@ -70,7 +69,7 @@ def draw(kind: str, low: float, high: float, names: Sequence[str]) -> list[tuple
 def predict(star: Mapping[str, Tensor], members: Sequence[Source], data: ImageTask, outside: Split) -> dict[str, Any]:
     """What the star, its sources and the points of its domain predict on the three kinds of images."""
     architecture, sources = members[0].architecture, {member.name: member.state for member in members}
-    spec, align = cached_spec(architecture), AlignConfig()
+    spec, align = architecture.spec, AlignConfig()
     probe = Probe(architecture.build(), *data.train.labeled_images(limit=align.images, seed=align.seed))
     aligner = Aligner(spec, align, probe)
     first, *others = map(aligner.evidence.of, [star, *sources.values()])

@@ -32,7 +32,6 @@ from starzoo.config import AlignConfig, Method
 from starzoo.data.task import load_data
 from starzoo.evaluate.evaluator import Evaluator
 from starzoo.models.sources import load_sources
-from starzoo.models.spec_cache import cached_spec
 
 RESULTS = Path(__file__).parent / "results"
 MEMBERS = 4
@@ -67,7 +66,7 @@ def measure(name: str, methods: Sequence[str], dataset: str, out: Path) -> list[
     models = load_sources(train(name, range(MEMBERS), dataset, out))
     states = [model.state for model in models]
     architecture = models[0].architecture
-    spec = cached_spec(architecture)
+    spec = architecture.spec
     data_config = RECIPES[name].on(dataset)
     data = load_data(data_config, architecture.preprocessing)
     probe = Probe(architecture.build(), *data.train.labeled_images(limit=AlignConfig().images))

@@ -31,7 +31,6 @@ from torch.nn.functional import cross_entropy
 from starzoo.config import StarConfig
 from starzoo.models.architecture import Architecture
 from starzoo.models.memory_format import as_channels_last, channels_last
-from starzoo.models.spec_cache import cached_spec
 from starzoo.models.training.optimizer import make_optimizer
 from starzoo.star.endpoints import Endpoints
 from starzoo.star.objective import StarlightLoss
@@ -55,7 +54,7 @@ def make_step(variant: str) -> Callable[[], None]:
     network = channels_last(timm.create_model(NETWORK)).to(DEVICE).train()
     images = as_channels_last(torch.randn(BATCH, 3, 224, 224)).to(DEVICE)
     labels = torch.randint(0, 1000, (BATCH,)).to(DEVICE)
-    spec = cached_spec(Architecture.from_registry(NETWORK))
+    spec = Architecture.from_registry(NETWORK).spec
     source = timm.create_model(NETWORK).state_dict()  # which ordinary training holds too, so that memories compare
     if variant == PLAIN:
         optimizer = make_optimizer(network.parameters(), StarConfig())

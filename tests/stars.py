@@ -12,7 +12,6 @@ from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig
 from starzoo.evaluate.results import Evaluation
 from starzoo.models.record import ModelRecord
 from starzoo.models.sources import load_sources
-from starzoo.models.spec_cache import cached_spec
 from starzoo.models.weights import average
 from starzoo.star.manifest import StarManifest
 from starzoo.star.run.local_paths import LocalPaths
@@ -34,7 +33,7 @@ def make_star(
     """Write the star of some members, every one of them permuted so that no permutation is the identity."""
     sources = load_sources(members)
     first, *others = sources
-    spec = cached_spec(first.architecture)
+    spec = first.architecture.spec
     shuffle = Permutation.random(spec, np.random.default_rng(0))
     found = [each.permutation for each in align(spec, first.state, [other.state for other in others])]
     permutations = [shuffle, *(shuffle.compose(each) for each in found)]

@@ -22,7 +22,6 @@ from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.results import Evaluation
 from starzoo.evaluate.trained_baselines import train_baseline
 from starzoo.models.sources import Source, load_sources
-from starzoo.models.spec_cache import cached_spec
 from starzoo.models.timm_folder import WEIGHTS_FILE
 from starzoo.star.fit import fit
 
@@ -78,14 +77,14 @@ def measure(experiment: Experiment, variant: str, seed: int, dataset: str, zoos:
         holdouts = [*holdouts, *strangers]
         labels |= dict.fromkeys((model.name for model in strangers), label)
     architecture = models[0].architecture
-    data, spec = load_data(recipe.on(dataset), architecture.preprocessing), cached_spec(architecture)
+    data = load_data(recipe.on(dataset), architecture.preprocessing)
     state, seconds = make(experiment, variant, seed, sources, dataset, zoos.parent / "study")
     zoo = Zoo(
         star=state,
         sources={source.name: source.state for source in sources},
         holdouts={holdout.name: holdout.state for holdout in holdouts},
     )
-    found = evaluate(architecture, spec, zoo, data, experiment.evaluation(pairs), AlignConfig())
+    found = evaluate(architecture, zoo, data, experiment.evaluation(pairs), AlignConfig())
     paths, qualities = paths_of(found, labels), qualities_of(found)
     return {"variant": variant, "seed": seed, "zoo": name, "seconds": seconds, "paths": paths, "qualities": qualities}
 
@@ -113,8 +112,8 @@ def make(
             )  # SWA goes on from another one for each seed
             state = train_baseline(chosen.baseline, architecture, [source.state for source in first], data, star)
         else:
-            run, spec = RunConfig(data=recipe.on(dataset), align=align, star=star), cached_spec(architecture)
-            state = fit(architecture, spec, [source.state for source in sources], data, run).state
+            run = RunConfig(data=recipe.on(dataset), align=align, star=star)
+            state = fit(architecture, [source.state for source in sources], data, run).state
         return {**state, SECONDS: torch.tensor(time.process_time() - before)}
 
     state = ResultCache(folder).get_or_compute(deciding, fresh)

@@ -25,7 +25,6 @@ from starzoo.models.batch_norm import has_batch_norm
 from starzoo.models.weights import StateDict, hash_tensors
 from starzoo.parallel import default_device
 from starzoo.progress import Progress, no_progress
-from starzoo.symmetry.spec import PermutationSpec
 
 if TYPE_CHECKING:
     from starzoo.data.split import Split
@@ -43,7 +42,6 @@ class CachedEvaluation:
     def __init__(
         self,
         architecture: Architecture,
-        spec: PermutationSpec,
         zoo: Zoo,
         data: ImageTask,
         config: EvalConfig,
@@ -55,7 +53,7 @@ class CachedEvaluation:
     ) -> None:
         self.architecture, self.zoo, self.data, self.config = architecture, zoo, data, config
         self.star_config = star_config or StarConfig()
-        self.models = ModelPool(architecture, spec, zoo, data, align_config)
+        self.models = ModelPool(architecture, zoo, data, align_config)
         self.cache = cache or ResultCache(None)
         self.splits: dict[str, Split] = {split: getattr(data, split) for split in config.splits}
         self.limits: dict[str, int] = {}

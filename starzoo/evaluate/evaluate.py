@@ -31,7 +31,6 @@ from starzoo.models.architecture import Architecture
 from starzoo.models.weights import StateDict
 from starzoo.parallel import default_device, split_across_processes
 from starzoo.progress import Progress, no_progress
-from starzoo.symmetry.spec import PermutationSpec
 
 if TYPE_CHECKING:
     from starzoo.data.split import Split
@@ -67,7 +66,6 @@ class Shard:
 
 def evaluate(
     architecture: Architecture,
-    spec: PermutationSpec,
     zoo: Zoo,
     data: ImageTask,
     config: EvalConfig,
@@ -85,7 +83,7 @@ def evaluate(
     star domain are averaged, are chosen on validation images: those of the training split that nothing was fitted on.
     """
     measurement = CachedEvaluation(
-        architecture, spec, zoo, data, config, align_config, star_config=star_config, outside=outside, cache=cache
+        architecture, zoo, data, config, align_config, star_config=star_config, outside=outside, cache=cache
     )
     share, lines = _Sharing(Shard(), progress), list(_plan(zoo, config))
     names = measurement.models.names
@@ -119,7 +117,6 @@ def evaluate(
 
 def evaluate_shard(
     architecture: Architecture,
-    spec: PermutationSpec,
     zoo: Zoo,
     data: ImageTask,
     config: EvalConfig,
@@ -136,7 +133,7 @@ def evaluate_shard(
     What depends on the results of other jobs, the average over the star domain, is left to `evaluate`.
     """
     measurement = CachedEvaluation(
-        architecture, spec, zoo, data, config, align_config, star_config=star_config, outside=outside, cache=cache
+        architecture, zoo, data, config, align_config, star_config=star_config, outside=outside, cache=cache
     )
     share, lines = _Sharing(shard, progress), list(_plan(zoo, config))
     done = len(share("evaluating models", measurement.models.names, measurement.predict))
@@ -249,7 +246,7 @@ def _exactly(measurement: CachedEvaluation) -> tuple[list[str], Callable[[str], 
     config = measurement.config.model_copy(update={"precision": "fp32"})
     models, zoo = measurement.models, Zoo(star=measurement.zoo.star, sources={}, holdouts={})
     exact = CachedEvaluation(
-        measurement.architecture, models.spec, zoo, measurement.data, config, models.config, cache=measurement.cache
+        measurement.architecture, zoo, measurement.data, config, models.config, cache=measurement.cache
     )
     return ["star"], exact.predict
 

@@ -16,7 +16,6 @@ from starzoo.evaluate.results import PathKind
 from starzoo.models.architecture import Architecture
 from starzoo.models.weights import StateDict, average, hash_tensors
 from starzoo.symmetry.permutation import Permutation
-from starzoo.symmetry.spec import PermutationSpec
 
 if TYPE_CHECKING:
     from starzoo.data.task import ImageTask
@@ -56,10 +55,8 @@ class Line:
 class ModelPool:
     """The models of a zoo, each one aligned when that is asked for first."""
 
-    def __init__(
-        self, architecture: Architecture, spec: PermutationSpec, zoo: Zoo, data: ImageTask, config: AlignConfig
-    ) -> None:
-        self.architecture, self.spec, self.zoo, self.data, self.config = architecture, spec, zoo, data, config
+    def __init__(self, architecture: Architecture, zoo: Zoo, data: ImageTask, config: AlignConfig) -> None:
+        self.architecture, self.zoo, self.data, self.config = architecture, zoo, data, config
         self.by_name = {**zoo.sources, **zoo.holdouts, **zoo.others, "star": zoo.star}
 
     @property
@@ -140,14 +137,14 @@ class ModelPool:
 
     @cached_property
     def _aligner(self) -> Aligner:
-        return Aligner(self.spec, self.config, self._probe if self.config.needs_images else None)
+        return Aligner(self.architecture.spec, self.config, self._probe if self.config.needs_images else None)
 
     def _bring(self, names: Sequence[str], fixed: str) -> dict[str, dict[str, Tensor]]:
         """Some models, aligned to another one where that lowers the loss half-way."""
         if not names:
             return {}
         seen = map(self._aligner.evidence.of, map(self.by_name.__getitem__, (fixed, *names)))
-        matched, identity = self._aligner.match(next(seen), seen), Permutation.identity(self.spec)
+        matched, identity = self._aligner.match(next(seen), seen), Permutation.identity(self.architecture.spec)
         aligned = {}
         for name, found in zip(names, matched, strict=True):
             ends = self.by_name[fixed], self.by_name[name]

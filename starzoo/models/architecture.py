@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
@@ -17,6 +17,8 @@ from starzoo.models.timm_config import TimmConfig, build, resolve_name
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from starzoo.symmetry.spec import PermutationSpec
 
 __all__ = ["Architecture", "number_among", "registry_entry"]
 
@@ -112,10 +114,24 @@ class Architecture(FrozenModel):
         """What its arguments come to: two architectures with equal ones compute the same function of their weights."""
         return Network.describe(self.build_meta())
 
+    @cached_property
+    def spec(self) -> PermutationSpec:
+        """Its permutation symmetries, traced once per machine."""
+        from starzoo.models.spec_cache import cached_spec
+
+        return cached_spec(self)
+
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The shape of every tensor of the state dict, by name."""
         return self.network.shapes
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy it with other values, on which `network` and `spec` may depend."""
+        copy = super().model_copy(update=update, deep=deep)
+        for name in {"network", "spec"} if set(update or ()) - {"label_names"} else ():
+            copy.__dict__.pop(name, None)
+        return copy
 
     def config(self, **extra: Any) -> dict[str, Any]:
         """The config.json of a folder or repository that plain timm loads.

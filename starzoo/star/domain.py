@@ -23,7 +23,6 @@ from starzoo.evaluate.domain_average import NEAR_STAR, Point, draw_points
 from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
 from starzoo.models.memory_format import as_channels_last, channels_last
 from starzoo.models.sources import check_compatible, reorder_classes
-from starzoo.models.spec_cache import cached_spec
 from starzoo.models.weights import StateDict, interpolate
 from starzoo.parallel import default_device
 from starzoo.progress import Progress, no_progress
@@ -72,14 +71,13 @@ class StarDomain:
         Returns:
             The domain.
         """
-        spec = cached_spec(manifest.architecture)
         members = load_models(manifest.sources, refs, progress=progress)
         check_compatible([star_as_source(manifest, star), *members])
         members = reorder_classes(members, manifest.architecture.label_names)  # as when the star was fitted
         aligned = {
-            member.name: Permutation.from_tensors(spec, permutations[member.name], subject=member.name).apply(
-                member.state
-            )
+            member.name: Permutation.from_tensors(
+                manifest.architecture.spec, permutations[member.name], subject=member.name
+            ).apply(member.state)
             for member in members
         }
         return cls(manifest, star, aligned)

@@ -45,7 +45,6 @@ from starzoo.star.sampling import SourceSampler
 from starzoo.star.source_alignment import SourceAlignment
 from starzoo.star.teacher import Teacher
 from starzoo.symmetry.permutation import Permutation
-from starzoo.symmetry.spec import PermutationSpec
 from starzoo.text import pluralize
 
 if TYPE_CHECKING:
@@ -86,7 +85,6 @@ class FittedStar:
 
 def fit(
     architecture: Architecture,
-    spec: PermutationSpec,
     sources: Sequence[StateDict],
     data: ImageTask,
     config: RunConfig,
@@ -111,8 +109,9 @@ def fit(
         found = load_newest(checkpoints, identity, override=override) if checkpoints else None
     _check_same(gather(found.step if found else 0), folder)
     with torch.random.fork_rng(devices=rng_devices()):
-        aligned = [Permutation.from_tensors(spec, tensors) for tensors in found.permutations] if found else None
-        run = _Run(architecture, spec, sources, data, config, folder, identity, progress, aligned)
+        stored = found.permutations if found else ()
+        aligned = [Permutation.from_tensors(architecture.spec, tensors) for tensors in stored] or None
+        run = _Run(architecture, sources, data, config, folder, identity, progress, aligned)
         run.names = names or [str(number) for number in range(1, len(sources) + 1)]
         if found:
             run.restore(found, allow_world_size_change=allow_world_size_change)
@@ -127,7 +126,6 @@ class _Run:
     def __init__(
         self,
         architecture: Architecture,
-        spec: PermutationSpec,
         sources: Sequence[StateDict],
         data: ImageTask,
         config: RunConfig,
@@ -138,7 +136,7 @@ class _Run:
     ) -> None:
         from accelerate.utils import broadcast
 
-        self.spec, self.data, self.config = spec, data, config
+        self.data, self.config = data, config
         self.folder, self.identity, self.progress = folder, identity, progress
         self.step, self.epoch, self.history, self.changes = 0, Epoch(), list[dict[str, float]](), list[str]()
         self.moved = 0
@@ -150,7 +148,7 @@ class _Run:
         self.draws = _count_draws(settings.draws, self.ranks)
         self.steps_per_epoch = len(self._loader(0, 0))
         self.steps = settings.epochs * self.steps_per_epoch
-        self.alignment = SourceAlignment(architecture, spec, sources, data, config)
+        self.alignment = SourceAlignment(architecture, sources, data, config)
         torch.manual_seed(settings.seed)  # for the random start
         self.network = architecture.build().to(self.device)
         _check_share(settings, self.draws, self.network)

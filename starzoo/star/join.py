@@ -17,7 +17,6 @@ from starzoo.evaluate.chance_check import find_class_orders
 from starzoo.evaluate.evaluate import measure_path
 from starzoo.evaluate.results import Path
 from starzoo.models.sources import Provenance, Source, check_compatible, load_sources, named_classes, reorder_classes
-from starzoo.models.spec_cache import cached_spec
 from starzoo.models.timm_folder import WEIGHTS_FILE
 from starzoo.progress import Progress, no_progress
 from starzoo.star.manifest import StarManifest
@@ -81,8 +80,7 @@ def join(
     [model] = reorder_classes([model], architecture.label_names)
     how = manifest.config.align
     probe = Probe(architecture.build(), *data.train.labeled_images(limit=how.images, seed=how.seed))
-    spec = cached_spec(architecture)
-    [aligned] = align(spec, star, [model.state], how, probe=probe, meter=probe, progress=progress)
+    [aligned] = align(architecture.spec, star, [model.state], how, probe=probe, meter=probe, progress=progress)
     ends = {"star": star, model.name: aligned.state}
     progress("measuring the path", 0, 1)
     paths = measure_path(architecture, "star-heldout", ends, data, manifest.config.evaluate)

@@ -14,7 +14,6 @@ from starzoo.models.architecture import Architecture
 from starzoo.models.weights import StateDict, average
 from starzoo.parallel import on_main_process, split_across_processes
 from starzoo.symmetry.permutation import Permutation
-from starzoo.symmetry.spec import PermutationSpec
 
 if TYPE_CHECKING:
     from starzoo.data.task import ImageTask
@@ -35,7 +34,6 @@ class SourceAlignment:
     def __init__(
         self,
         architecture: Architecture,
-        spec: PermutationSpec,
         sources: Sequence[StateDict],
         data: ImageTask,
         config: RunConfig,
@@ -48,9 +46,9 @@ class SourceAlignment:
         some = split.labeled_images(limit=config.star.midpoint_images, seed=config.star.seed)
         self._halfway = Probe(network, *some)
         self.config = align
-        self._aligner = Aligner(spec, align, probe, models=len(sources))
+        self._aligner = Aligner(architecture.spec, align, probe, models=len(sources))
         self._kept: dict[int, StateDict] = {}
-        self.permutations = [Permutation.identity(spec) for _ in sources]
+        self.permutations = [Permutation.identity(architecture.spec) for _ in sources]
         self._moving = list(range(len(sources)))
 
     def start(self, random: StateDict, known: Sequence[Permutation] | None = None) -> StateDict:

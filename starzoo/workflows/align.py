@@ -12,7 +12,6 @@ from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, DataConfig, Method
 from starzoo.errors import UsageError
 from starzoo.models.sources import check_compatible, common_label_names, load_sources, reorder_classes
-from starzoo.models.spec_cache import cached_spec
 from starzoo.models.timm_folder import save_tensors, save_timm_folder
 from starzoo.progress import Progress, no_progress
 from starzoo.star.inputs import load_data_for
@@ -92,7 +91,7 @@ def align_models(
     else:
         models = reorder_classes(models, common_label_names(models))
     anchor, *others = models
-    spec, states = cached_spec(anchor.architecture), [other.state for other in others]
+    spec, states = anchor.architecture.spec, [other.state for other in others]
     probe = None
     if data:
         sample = images.train.labeled_images(limit=config.images, seed=config.seed)

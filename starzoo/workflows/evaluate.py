@@ -12,7 +12,6 @@ from starzoo.evaluate.evaluate import Shard, evaluate_shard
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.hub.ref import ModelRef
 from starzoo.models.sources import check_compatible, load_sources, reorder_classes
-from starzoo.models.spec_cache import cached_spec
 from starzoo.parallel import ignore_other_launchers, is_main_process
 from starzoo.progress import Progress, no_progress
 from starzoo.report.card import refuse_other_card
@@ -115,14 +114,13 @@ def evaluate_star(
             "holdouts": tuple(model.record for model in unseen),
         }
     )
-    spec = cached_spec(then.architecture)
-    permutations = [Permutation.from_tensors(spec, loaded.permutations[name]) for name in names]
+    permutations = [Permutation.from_tensors(then.architecture.spec, loaded.permutations[name]) for name in names]
     zoo = make_zoo(loaded.state, members, permutations, unseen, stars)
     if shard:
-        arguments = (then.architecture, spec, zoo, images, settings, then.config.align, shard)
+        arguments = (then.architecture, zoo, images, settings, then.config.align, shard)
         evaluate_shard(*arguments, star_config=then.fitted_config, outside=outside, cache=cache, progress=progress)
         return StarResult(folder=folder or Path(star), manifest=then)
-    manifest = measure(manifest, spec, zoo, images, outside, cache, progress)
+    manifest = measure(manifest, zoo, images, outside, cache, progress)
     if folder is not None and is_main_process():
         write_manifest(folder, manifest)
         places.with_changes(holdouts, settings.ood).write(folder)

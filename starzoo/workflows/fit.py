@@ -17,7 +17,6 @@ from starzoo.errors import UsageError
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.hub.names import check_repo
 from starzoo.models.sources import Source, check_compatible, load_sources, named_classes
-from starzoo.models.spec_cache import cached_spec
 from starzoo.models.timm_folder import WEIGHTS_FILE, write_text
 from starzoo.parallel import join, on_main_process, raise_everywhere
 from starzoo.progress import Progress, no_progress
@@ -35,7 +34,6 @@ from starzoo.star.run.lock import RunLock
 from starzoo.star.run.signals import ignore_signals, raise_on_signals
 from starzoo.star.run.status import Status
 from starzoo.star.star import Star, write_manifest
-from starzoo.symmetry import PermutationSpec
 from starzoo.workflows.cards import render_card
 from starzoo.workflows.measure import (
     look_at,
@@ -140,13 +138,11 @@ def fit_star(
                 began.check_unchanged(places)
         if not on_main_process(lambda: _is_finished(out, manifest)):
             with raise_everywhere():
-                spec = cached_spec(manifest.architecture)
                 data.train.loader(config.star.batch_size, epoch=0, seed=0)  # refused before anything is written
             on_main_process(lock.take)
             on_main_process(lambda: None if LocalPaths.read(out).sources else places.write(out))
             fitted = fit(
                 manifest.architecture,
-                spec,
                 [member.state for member in members],
                 data,
                 manifest.config,
@@ -157,7 +153,7 @@ def fit_star(
                 allow_world_size_change=allow_world_size_change,
                 progress=status,
             )
-            _save(out, manifest, places, spec, fitted, members, unseen, data, outside, cache, status)
+            _save(out, manifest, places, fitted, members, unseen, data, outside, cache, status)
 
         def publish() -> str | None:
             places.write(out)
@@ -210,7 +206,6 @@ def _save(
     out: Path,
     manifest: StarManifest,
     places: LocalPaths,
-    spec: PermutationSpec,
     fitted: FittedStar,
     members: Sequence[Source],
     unseen: Sequence[Source],
@@ -221,6 +216,7 @@ def _save(
 ) -> None:
     """Save a fitted star and its configuration, then measure it on all processes and save what was measured."""
     sizes = {name: parameter.numel() for name, parameter in manifest.architecture.build().named_parameters()}
+    spec = manifest.architecture.spec
     manifest = manifest.model_copy(
         update={
             "parameters": sum(sizes.values()),
@@ -244,5 +240,5 @@ def _save(
 
     on_main_process(save)
     zoo = make_zoo(fitted.state, members, fitted.permutations, unseen)
-    measured = measure(manifest, spec, zoo, data, outside, cache, progress)
+    measured = measure(manifest, zoo, data, outside, cache, progress)
     on_main_process(lambda: write_manifest(out, measured))

@@ -18,7 +18,7 @@ from starzoo.models.sources import Source, check_have_classes, common_label_name
 from starzoo.progress import Progress, no_progress
 from starzoo.star.manifest import StarManifest
 from starzoo.star.run.local_paths import is_folder, redact_path
-from starzoo.symmetry import Permutation, PermutationSpec
+from starzoo.symmetry import Permutation
 
 __all__ = [
     "leaves_the_same",
@@ -114,7 +114,6 @@ def leaves_the_same(data: DataConfig, of: DataConfig) -> bool:
 
 def measure(
     manifest: StarManifest,
-    spec: PermutationSpec,
     zoo: Zoo,
     data: ImageTask,
     outside: Split | None,
@@ -124,7 +123,6 @@ def measure(
     """Measure a star as its manifest says."""
     measured = evaluate(
         manifest.architecture,
-        spec,
         zoo,
         data,
         manifest.config.evaluate,

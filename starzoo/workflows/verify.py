@@ -14,7 +14,6 @@ from starzoo.errors import HubError, StarzooError, UsageError
 from starzoo.hub.offline import offline_mode
 from starzoo.models.record import ModelRecord
 from starzoo.models.sources import Source, check_compatible, reorder_classes
-from starzoo.models.spec_cache import cached_spec
 from starzoo.models.timm_folder import sha256_file
 from starzoo.progress import Progress, no_progress
 from starzoo.star.inputs import load_models
@@ -103,7 +102,7 @@ def _check_timm(star: Star, folder: Path) -> Check:
 
 def _check_source(star: Star, number: int, record: ModelRecord) -> Iterator[Check]:
     """A source's permutation, its files, and that the permuted source is still the same function."""
-    spec = cached_spec(star.manifest.architecture)
+    spec = star.manifest.architecture.spec
     permutation, check = _attempt(
         record.name,
         "has a permutation of every group",

@@ -17,7 +17,6 @@ from starzoo.config import DataConfig
 from starzoo.data.task import load_data
 from starzoo.errors import StarzooError, UsageError
 from starzoo.models.batch_norm import reestimate_batch_norm
-from starzoo.models.spec_cache import cached_spec
 from starzoo.models.weights import interpolate
 from starzoo.star.star import load_star
 from starzoo.workflows.evaluate import evaluate_star
@@ -44,7 +43,7 @@ def test_the_path_to_another_star_equals_a_slow_reference(star: Path, untrained:
     data = load_data(DataConfig(**DATA), architecture.preprocessing)
     config = CONFIG.align
     meter = Probe(architecture.build(), *data.train.labeled_images(limit=config.images, seed=config.seed))
-    [aligned] = align(cached_spec(architecture), first.state, [second.state], config, meter=meter)
+    [aligned] = align(architecture.spec, first.state, [second.state], config, meter=meter)
     images, labels = data.test.tensors()
     for t, loss in zip(path.t, path.loss, strict=True):
         model = architecture.build()

@@ -21,7 +21,6 @@ from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import Source, load_sources
 from starzoo.models.weights import interpolate
 from starzoo.symmetry import Permutation, PermutationSpec
-from starzoo.workflows.inspect import cached_spec
 
 ALIGN = AlignConfig(method="balanced-weights")
 CONFIG = EvalConfig(points=5, source_pairs=2, splits=("train", "test"))
@@ -34,7 +33,7 @@ def models(digits_zoo: list[Path]) -> list[Source]:
 
 @pytest.fixture(scope="module")
 def spec(models: list[Source]) -> PermutationSpec:
-    return cached_spec(models[0].architecture)
+    return models[0].architecture.spec
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +42,10 @@ def data(models: list[Source]) -> ImageTask:
 
 
 @pytest.fixture(scope="module")
-def measured(models: list[Source], spec: PermutationSpec, data: ImageTask) -> Evaluation:
+def measured(models: list[Source], data: ImageTask) -> Evaluation:
     star, *rest = models
     zoo = Zoo(star=star.state, sources={m.name: m.state for m in rest[:2]}, holdouts={rest[2].name: rest[2].state})
-    return evaluate(star.architecture, spec, zoo, data, CONFIG, ALIGN)
+    return evaluate(star.architecture, zoo, data, CONFIG, ALIGN)
 
 
 def test_everything_planned_is_measured_once_on_both_splits(measured: Evaluation) -> None:
@@ -69,7 +68,7 @@ def test_sources_are_measured_where_the_fit_has_brought_them(
     permutation = Permutation.random(spec, np.random.default_rng(0))
     zoo = Zoo(star=star.state, sources={"source": source.state}, holdouts={"held-out": held.state})
     with_it = replace(zoo, permutations={"source": permutation})
-    found, without = (ModelPool(star.architecture, spec, each, data, ALIGN) for each in (with_it, zoo))
+    found, without = (ModelPool(star.architecture, each, data, ALIGN) for each in (with_it, zoo))
     expected = permutation.apply(source.state)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.aligned["source"].items())
     assert not torch.equal(without.aligned["source"]["fc.weight"], expected["fc.weight"])
@@ -106,7 +105,7 @@ def test_t11_barrier_is_zero_for_a_model_and_its_own_permutation(
     shuffled = Permutation.random(spec, np.random.default_rng(0)).apply(state)
     zoo = Zoo(star=state, sources={"itself": state}, holdouts={"shuffled": shuffled})
     config = CONFIG.model_copy(update={"splits": ("test",)})
-    found = evaluate(models[0].architecture, spec, zoo, data, config, ALIGN)
+    found = evaluate(models[0].architecture, zoo, data, config, ALIGN)
     for kind in ("star-source", "star-heldout", "source-source"):
         assert found.spread(kind).worst < 1e-6
     # The control: without alignment, or without new statistics, the same two models have a barrier.

@@ -11,7 +11,6 @@ from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.task import load_data
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.models.architecture import Architecture
-from starzoo.models.spec_cache import cached_spec
 from starzoo.symmetry import Permutation
 
 ONE_CHANNEL = {"in_chans": 1}
@@ -36,13 +35,13 @@ def test_t11_no_barrier_to_itself_and_to_its_own_permutation(name: str) -> None:
         # Trained networks have no tensor of zeros or ones; in them neurons could not be told apart.
         noise = {key: 0.1 * torch.randn_like(each) for key, each in state.items() if each.is_floating_point()}
     state = {key: each + noise.get(key, 0) for key, each in state.items()}
-    spec = cached_spec(architecture)
+    spec = architecture.spec
     shuffled = Permutation.random(spec, np.random.default_rng(0)).apply(state)
     assert sum(not torch.equal(state[key], shuffled[key]) for key in state) > len(state) / 2
     data = load_data(DataConfig(train_size=100, test_size=50), architecture.preprocessing)
     zoo = Zoo(star=state, sources={"itself": state}, holdouts={"shuffled": shuffled})
     config = EvalConfig(points=5, source_pairs=1, bma_samples=0, batch_norm_images=100)
-    found = evaluate(architecture, spec, zoo, data, config, AlignConfig(method="weights"))
+    found = evaluate(architecture, zoo, data, config, AlignConfig(method="weights"))
     for kind in ("star-source", "star-heldout", "source-source"):
         assert found.spread(kind).worst <= 1e-6
         assert found.spread(kind, "accuracy_barrier").worst <= 1e-6

@@ -17,7 +17,6 @@ from starzoo.data.task import load_data
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.evaluator import Evaluator
 from starzoo.evaluate.repair import Channels, Moments, measure_channels, repair
-from starzoo.models.spec_cache import cached_spec
 from starzoo.models.training import architecture_for
 from starzoo.models.weights import interpolate
 from starzoo.symmetry import Permutation, infer
@@ -214,9 +213,9 @@ def test_a_whole_evaluation_is_repaired_if_asked() -> None:
         states.append(dict(architecture.build().state_dict()))
     zoo = Zoo(star=states[0], sources={"other": states[1]}, holdouts={})
     data = load_data(DataConfig(test_size=50), architecture.preprocessing)
-    spec, config = cached_spec(architecture), EvalConfig(points=3, source_pairs=0, batch_norm_images=100)
+    config = EvalConfig(points=3, source_pairs=0, batch_norm_images=100)
     plain, mended = (
-        evaluate(architecture, spec, zoo, data, config.model_copy(update={"repair": asked}), AlignConfig())
+        evaluate(architecture, zoo, data, config.model_copy(update={"repair": asked}), AlignConfig())
         for asked in (False, True)
     )
     assert (plain.repaired, mended.repaired) == (False, True)

@@ -18,7 +18,6 @@ from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.results import Evaluation, Path
 from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import Source
-from starzoo.models.spec_cache import cached_spec
 from starzoo.models.weights import average, interpolate
 
 CONFIG = EvalConfig(points=3, source_pairs=0, sources=0, bma_samples=3, validation_images=150, seed=1)
@@ -29,15 +28,14 @@ ALIGN = AlignConfig(method="balanced-weights")
 def measured(models: list[Source], data: ImageTask) -> Evaluation:
     star, *sources = models
     zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
-    spec = cached_spec(star.architecture)
-    return evaluate(star.architecture, spec, zoo, data, CONFIG, ALIGN, outside=data.train)
+    return evaluate(star.architecture, zoo, data, CONFIG, ALIGN, outside=data.train)
 
 
 def bring(models: list[Source], data: ImageTask) -> list[dict[str, torch.Tensor]]:
     """The sources, aligned to the star as an evaluation aligns them."""
     architecture, (star, *sources) = models[0].architecture, [model.state for model in models]
     meter = Probe(architecture.build(), *data.train.labeled_images(limit=ALIGN.images, seed=ALIGN.seed))
-    return [each.state for each in align(cached_spec(architecture), star, sources, ALIGN, meter=meter)]
+    return [each.state for each in align(architecture.spec, star, sources, ALIGN, meter=meter)]
 
 
 class Reference:
@@ -121,7 +119,7 @@ def paths_of(
 ) -> list[Path]:
     config = CONFIG.model_copy(update={"bma_samples": 0, "sources": 1})
     zoo, architecture = Zoo(star=a, sources={"b": b}, holdouts={}), models[0].architecture
-    return list(evaluate(architecture, cached_spec(architecture), zoo, data, config, ALIGN).paths)
+    return list(evaluate(architecture, zoo, data, config, ALIGN).paths)
 
 
 def test_the_ends_of_a_path_are_estimated_as_its_points_are_and_tempered_alike(
@@ -194,9 +192,8 @@ def test_without_validation_images_nothing_is_tuned(models: list[Source]) -> Non
     everything = load_data(DataConfig(test_size=50), models[0].architecture.preprocessing)
     star, *sources = models
     zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
-    spec = cached_spec(star.architecture)
     few = CONFIG.model_copy(update={"batch_norm_images": 100})
-    found = evaluate(star.architecture, spec, zoo, everything, few, ALIGN)
+    found = evaluate(star.architecture, zoo, everything, few, ALIGN)
     assert found.domain is not None
     assert (found.domain.nll, found.domain.t.high, found.domain.samples) == (None, 0.5, 3)
     assert all(quality.tempered is None and quality.ood_auroc is None for quality in found.qualities)

@@ -21,7 +21,6 @@ from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.source_check import SourceCheck, check_sources, estimate_statistics
 from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import Source, load_source, load_sources
-from starzoo.models.spec_cache import cached_spec
 from starzoo.models.timm_folder import save_timm_folder
 from starzoo.models.training.member import train_member
 from starzoo.models.weights import average
@@ -118,7 +117,7 @@ def test_broken_statistics_are_named_and_estimated_anew(
 
 def test_alignment_runs_a_model_with_the_statistics_that_belong_to_it(zoo: list[Source], images: ImageTask) -> None:
     """With the broken ones it is matched by what it would never compute."""
-    spec, config = cached_spec(zoo[0].architecture), AlignConfig(method="activations-gradients")
+    spec, config = zoo[0].architecture.spec, AlignConfig(method="activations-gradients")
     broken = changed(zoo[1], reset_statistics)
     mended = estimate_statistics(zoo[0].architecture, broken, images, CONFIG)
     losses = {}
@@ -177,13 +176,13 @@ def test_logits_of_another_scale_are_named_and_compared_tempered(
     assert list(found.scaled) == ["odd"]
     assert 0.1 < found.scaled["odd"] < 0.4
     assert [record.message for record in caplog.records if record.message.startswith("odd: its logits are 0.")]
-    architecture, spec = zoo[0].architecture, cached_spec(zoo[0].architecture)
+    architecture = zoo[0].architecture
     fewer = load_data(DataConfig(train_size=1000), architecture.preprocessing)  # which leaves images for temperatures
     align = AlignConfig(method="balanced-weights")
 
     def star_path(state: State) -> tuple[float, float]:
         measured = evaluate(
-            architecture, spec, Zoo(star=zoo[0].state, sources={"odd": state}, holdouts={}), fewer, CONFIG, align
+            architecture, Zoo(star=zoo[0].state, sources={"odd": state}, holdouts={}), fewer, CONFIG, align
         )
         [path] = measured.paths
         assert path.tempered_loss
@@ -231,7 +230,7 @@ def test_fine_tunes_of_one_checkpoint_are_not_permuted(
     zoo: list[Source], images: ImageTask, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They are connected already: matching may move channels to a greater distance and a worse mean."""
-    architecture, spec = zoo[0].architecture, cached_spec(zoo[0].architecture)
+    architecture, spec = zoo[0].architecture, zoo[0].architecture.spec
     tunes = []
     for seed in range(4):
         model = zoo[0].model().train()
@@ -264,7 +263,7 @@ def test_fine_tunes_of_one_checkpoint_are_not_permuted(
             assert report.distance_after == report.distance_before
             assert all(torch.equal(load_source(report.folder).state[name], state[name]) for name in state)
     assert [report for report in reports if report.connected]
-    fitted = SourceAlignment(architecture, spec, tunes, images, RunConfig())
+    fitted = SourceAlignment(architecture, tunes, images, RunConfig())
     with caplog.at_level(logging.WARNING):
         start = fitted.start({})
     assert "these models share an ancestor: their plain mean is already good, and none is permuted" in caplog.messages

@@ -17,7 +17,6 @@ from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.result_cache import RESULTS_VERSION, ResultCache
 from starzoo.evaluate.trained_baselines import baseline_steps, train_baseline
 from starzoo.models.sources import Source
-from starzoo.models.spec_cache import cached_spec
 from starzoo.report.summary import summarize_predictors
 
 STAR = StarConfig(epochs=3, batch_size=32, lr=0.8, warmup=0.0, seed=5)
@@ -85,7 +84,7 @@ def test_baselines_are_measured_beside_the_star_and_trained_once(
     star, *sources = models
     zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
     config = EvalConfig(points=3, source_pairs=0, sources=0, bma_samples=0, baselines=("swa", "student", "swa"))
-    arguments = (star.architecture, cached_spec(star.architecture), zoo, data, config, ALIGN)
+    arguments = (star.architecture, zoo, data, config, ALIGN)
     cache, told = ResultCache(tmp_path), list[str]()
     found = evaluate(*arguments, star_config=STAR, cache=cache, progress=lambda stage, *_, **__: told.append(stage))
     assert told.count("averaging weights (SWA)") == 4
@@ -123,7 +122,7 @@ def test_another_recipe_and_another_version_are_other_results(
     star, *sources = models
     zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
     config = EvalConfig(points=3, source_pairs=0, sources=0, bma_samples=0, baselines=("swa",))
-    arguments = (star.architecture, cached_spec(star.architecture), zoo, data, config, ALIGN)
+    arguments = (star.architecture, zoo, data, config, ALIGN)
     trained = []
 
     def train(*_: object, **__: object) -> dict[str, torch.Tensor]:
@@ -146,7 +145,7 @@ def test_results_of_this_version(models: list[Source], data: ImageTask) -> None:
         star=star.state, sources={model.name: model.state for model in sources[:2]}, holdouts={"h": sources[2].state}
     )
     config = EvalConfig(points=3, source_pairs=1, bma_samples=2)
-    found = evaluate(star.architecture, cached_spec(star.architecture), zoo, data, config, ALIGN, star_config=STAR)
+    found = evaluate(star.architecture, zoo, data, config, ALIGN, star_config=STAR)
     paths = {path.kind: path.highest_loss for path in found.paths}
     scores = {row.role: row.nll for row in found.qualities}
     assert RESULTS_VERSION == 1

@@ -130,3 +130,11 @@ def test_arguments_of_another_family_are_refused_in_a_config() -> None:
     config["model_args"] = {"patch_size": 4}
     with pytest.raises(UntrustedInputError, match=r"here: config.json: test_resnet: timm cannot build it"):
         Architecture.from_config(config, "here")
+
+
+def test_a_copy_with_other_values_has_the_tensors_and_symmetries_of_these():
+    small = Architecture.from_registry("test_resnet", image_size=96)
+    fewer = small.model_copy(update={"num_classes": 7})
+    assert (small.network, small.spec) != (fewer.network, fewer.spec)
+    copies = [small.model_copy(update={"num_classes": 7}), small.model_copy(update={"label_names": None})]
+    assert [(copy.network, copy.spec) for copy in copies] == [(fewer.network, fewer.spec), (small.network, small.spec)]

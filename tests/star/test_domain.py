@@ -18,7 +18,6 @@ from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.results import DomainSampling, Evaluation
 from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import load_source
-from starzoo.models.spec_cache import cached_spec
 from starzoo.models.weights import interpolate
 from starzoo.star.domain import StarDomain
 from starzoo.star.run.local_paths import LocalPaths
@@ -269,7 +268,7 @@ def test_a_held_out_joins_as_it_was_measured(
     sources = {place.name: load_source(place).state for place in digits_zoo[:3]}
     config = CONFIG.evaluate.model_copy(update={"sources": 0, "source_pairs": 0})
     zoo = Zoo(star=star.state, sources=sources, holdouts={"seed-3": held.state})
-    measured = evaluate(architecture, cached_spec(architecture), zoo, data, config, CONFIG.align)
+    measured = evaluate(architecture, zoo, data, config, CONFIG.align)
     joined = domain.join(digits_zoo[3], data)
     [path], [expected] = joined.paths, measured.paths_of("star-heldout")
     assert (path.a, path.b, path.kind, path.t) == ("star", "seed-3", "star-heldout", (0, 0.5, 1))

@@ -21,18 +21,11 @@ from starzoo.progress import Progress, no_progress
 from starzoo.star.fit import FittedStar, _check_same, _make_accelerator, fit
 from starzoo.star.objective import StarlightLoss
 from starzoo.star.source_alignment import SourceAlignment
-from starzoo.symmetry import PermutationSpec
-from starzoo.workflows.inspect import cached_spec
 
 
 @pytest.fixture(scope="module")
 def sources(digits_zoo: list[Path]) -> list[Source]:
     return load_sources(digits_zoo[:3])
-
-
-@pytest.fixture(scope="module")
-def spec(sources: list[Source]) -> PermutationSpec:
-    return cached_spec(sources[0].architecture)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +35,6 @@ def data(sources: list[Source]) -> ImageTask:
 
 def run(
     sources: list[Source],
-    spec: PermutationSpec,
     data: ImageTask,
     folder: Path | None = None,
     method: str = "balanced-weights",
@@ -55,20 +47,18 @@ def run(
         runtime=RuntimeConfig(checkpoint_epochs=1),
     )
     states = [source.state for source in sources]
-    return fit(sources[0].architecture, spec, states, data, config, folder=folder, progress=progress)
+    return fit(sources[0].architecture, states, data, config, folder=folder, progress=progress)
 
 
-def test_path_loss_falls(sources: list[Source], spec: PermutationSpec, data: ImageTask) -> None:
-    history = run(sources, spec, data).history
+def test_path_loss_falls(sources: list[Source], data: ImageTask) -> None:
+    history = run(sources, data).history
     assert len(history) == 4
     assert history[-1]["path_loss"] < 0.8 * history[0]["path_loss"]
 
 
 @pytest.mark.parametrize("options", [{}, {"init": "random"}, {"init": "source"}, {"optimizer": "adamw", "lr": 0.002}])
-def test_a_star_is_reproducible(
-    options: dict[str, object], sources: list[Source], spec: PermutationSpec, data: ImageTask
-) -> None:
-    one, two = (run(sources, spec, data, epochs=1, **options) for _ in range(2))
+def test_a_star_is_reproducible(options: dict[str, object], sources: list[Source], data: ImageTask) -> None:
+    one, two = (run(sources, data, epochs=1, **options) for _ in range(2))
     assert all(torch.equal(one.state[name], two.state[name]) for name in one.state)
     assert one.state.keys() == sources[0].state.keys()
 
@@ -78,11 +68,10 @@ def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(
     method: str,
     tmp_path: Path,
     sources: list[Source],
-    spec: PermutationSpec,
     data: ImageTask,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = run(sources, spec, data, tmp_path / "whole", method, mu=0.5, kappa=0.5)
+    whole = run(sources, data, tmp_path / "whole", method, mu=0.5, kappa=0.5)
 
     def kill_after_two_epochs(stage: str, done: int, total: int, **_: float) -> None:
         if done > total * 2 // 3:
@@ -90,12 +79,12 @@ def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(
 
     monkeypatch.setattr("starzoo.star.fit._SECONDS_BETWEEN_REPORTS", -1.0)
     with pytest.raises(KilledError):
-        run(sources, spec, data, tmp_path / "half", method, kill_after_two_epochs, mu=0.5, kappa=0.5)
+        run(sources, data, tmp_path / "half", method, kill_after_two_epochs, mu=0.5, kappa=0.5)
     steps = len(data.train) // 128
     kept = sorted(path.name for path in (tmp_path / "half" / "checkpoints").iterdir())
     assert kept == [f"step-{epochs * steps:09d}" for epochs in (1, 2)]
     monkeypatch.delattr("starzoo.align.align.Aligner.match_all")  # which it has no use for any more
-    resumed = run(sources, spec, data, tmp_path / "half", method, mu=0.5, kappa=0.5)
+    resumed = run(sources, data, tmp_path / "half", method, mu=0.5, kappa=0.5)
     assert_same(resumed, whole)
     assert resumed.steps == whole.steps == 4 * steps
 
@@ -112,9 +101,9 @@ def assert_same(one: FittedStar, other: FittedStar) -> None:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(sources: list[Source], spec: PermutationSpec, data: ImageTask) -> FittedStar:
+def uninterrupted(sources: list[Source], data: ImageTask) -> FittedStar:
     """A run of three epochs that nobody stopped."""
-    return run(sources, spec, data, epochs=3, mu=0.5)
+    return run(sources, data, epochs=3, mu=0.5)
 
 
 @pytest.mark.parametrize("at", [1, 7, 11, 22, 30])
@@ -123,7 +112,6 @@ def test_a_run_that_was_stopped_within_an_epoch_ends_bit_equal(
     uninterrupted: FittedStar,
     tmp_path: Path,
     sources: list[Source],
-    spec: PermutationSpec,
     data: ImageTask,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -133,19 +121,19 @@ def test_a_run_that_was_stopped_within_an_epoch_ends_bit_equal(
 
     monkeypatch.setattr("starzoo.star.fit._SECONDS_BETWEEN_REPORTS", -1.0)
     with pytest.raises(PreemptedError, match=r"stopped by SIGTERM; step \d+ of 33 is kept"):
-        run(sources, spec, data, tmp_path, "balanced-weights", stop_at, epochs=3, mu=0.5)
-    resumed = run(sources, spec, data, tmp_path, epochs=3, mu=0.5)
+        run(sources, data, tmp_path, "balanced-weights", stop_at, epochs=3, mu=0.5)
+    resumed = run(sources, data, tmp_path, epochs=3, mu=0.5)
     assert_same(resumed, uninterrupted)
     assert "resumed at step" in (tmp_path / "training.log").read_text()
 
 
 def test_t01_divergence_stops_the_run_and_names_step_source_and_images(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageTask
+    tmp_path: Path, sources: list[Source], data: ImageTask
 ) -> None:
     with pytest.raises(
         NumericalError, match=r"not finite at step \d+ \(epoch 1\), source \d, t = 0\.\d+, on training images"
     ) as caught:
-        run(sources, spec, data, tmp_path, lr=1e6, warmup=0.0)
+        run(sources, data, tmp_path, lr=1e6, warmup=0.0)
     assert "--override" in caught.value.hint
     [line] = (tmp_path / "training.log").read_text().splitlines()
     assert len(line.partition("images ")[2].split(", ")) == 128
@@ -169,10 +157,10 @@ class Spoiled:
 
 
 def test_t02_spikes_of_the_loss_are_counted_and_reported(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sources: list[Source], data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Spoiled(monkeypatch, {7, 11}, loss=1000)  # the last step of the epoch is one of them
-    star = run(sources, spec, data, tmp_path, epochs=2)
+    star = run(sources, data, tmp_path, epochs=2)
     assert star.history[0]["loss_spikes"] == 2
     assert "loss_spikes" not in star.history[1]
     first, second = (tmp_path / "training.log").read_text().splitlines()
@@ -181,20 +169,20 @@ def test_t02_spikes_of_the_loss_are_counted_and_reported(
 
 
 def test_t02_a_run_that_begins_with_losses_above_guessing_has_no_spikes(
-    sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
+    sources: list[Source], data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Spoiled(monkeypatch, range(99), loss=2)
-    history = run(sources, spec, data, epochs=3, init="random", lr=1e-9, t=Constant(value=0.0)).history
+    history = run(sources, data, epochs=3, init="random", lr=1e-9, t=Constant(value=0.0)).history
     assert all(record["path_loss"] > math.log(10) for record in history)
     assert not any("loss_spikes" in record for record in history)
 
 
 def test_t02_more_than_twenty_spikes_in_a_row_end_the_run(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sources: list[Source], data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Spoiled(monkeypatch, range(15, 99), loss=1000)
     with pytest.raises(NumericalError, match="21 steps in a row lost more than 4 times the usual") as caught:
-        run(sources, spec, data, tmp_path, epochs=4)
+        run(sources, data, tmp_path, epochs=4)
     assert "--override" in caught.value.hint
     assert max(path.name for path in (tmp_path / "checkpoints").iterdir()) == "step-000000033"
 
@@ -213,10 +201,10 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("scaled")
 def test_t02_steps_that_overflow_are_left_out_counted_and_reported(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sources: list[Source], data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Spoiled(monkeypatch, {3, 7}, gradient=math.inf)
-    star = run(sources, spec, data, tmp_path, epochs=2)
+    star = run(sources, data, tmp_path, epochs=2)
     assert [record.get("skipped_steps") for record in star.history] == [2.0, None]
     assert "skipped steps 2" in (tmp_path / "training.log").read_text().splitlines()[0]
     assert all(torch.isfinite(tensor).all() for tensor in star.state.values())
@@ -226,17 +214,17 @@ def test_t02_steps_that_overflow_are_left_out_counted_and_reported(
 
 @pytest.mark.usefixtures("scaled")
 def test_a_run_in_half_precision_ends_bit_equal_when_it_was_stopped(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sources: list[Source], data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(stage: str, done: int, total: int, **_: float) -> None:
         if done == 7:
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("starzoo.star.fit._SECONDS_BETWEEN_REPORTS", -1.0)
-    whole = run(sources, spec, data, tmp_path / "whole", epochs=2)
+    whole = run(sources, data, tmp_path / "whole", epochs=2)
     with pytest.raises(PreemptedError):
-        run(sources, spec, data, tmp_path / "half", progress=stop, epochs=2)
-    assert_same(run(sources, spec, data, tmp_path / "half", epochs=2), whole)
+        run(sources, data, tmp_path / "half", progress=stop, epochs=2)
+    assert_same(run(sources, data, tmp_path / "half", epochs=2), whole)
     ends = [tmp_path / name / "checkpoints" / "step-000000022" / "state.json" for name in ("whole", "half")]
     one, other = (json.loads(end.read_text())["scaler"] for end in ends)
     assert one == other
@@ -245,20 +233,20 @@ def test_a_run_in_half_precision_ends_bit_equal_when_it_was_stopped(
 
 @pytest.mark.usefixtures("scaled")
 def test_t02_more_than_twenty_overflows_in_a_row_end_the_run(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sources: list[Source], data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Spoiled(monkeypatch, range(5, 99), gradient=math.inf)
     with pytest.raises(NumericalError, match="21 steps in a row overflowed in half precision") as caught:
-        run(sources, spec, data, tmp_path, epochs=4)
+        run(sources, data, tmp_path, epochs=4)
     assert "star.precision=bf16 and add --override" in caught.value.hint
 
 
 def test_t01_a_star_that_broke_in_the_last_step_of_an_epoch_ends_the_run(
-    sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
+    sources: list[Source], data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Spoiled(monkeypatch, {11}, gradient=math.inf)
     with pytest.raises(NumericalError, match="not finite at the end of epoch 1"):
-        run(sources, spec, data, epochs=2, midpoint_every=0)
+        run(sources, data, epochs=2, midpoint_every=0)
 
 
 @pytest.mark.parametrize(("period", "times"), [(0, 1), (1, 3), (2, 2)])
@@ -266,7 +254,6 @@ def test_the_sources_are_aligned_anew_as_often_as_asked(
     period: int,
     times: int,
     sources: list[Source],
-    spec: PermutationSpec,
     data: ImageTask,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -277,32 +264,28 @@ def test_the_sources_are_aligned_anew_as_often_as_asked(
         return bring(self, star)
 
     monkeypatch.setattr(SourceAlignment, "align_to", count)
-    run(sources, spec, data, epochs=3, realign_every=period, midpoint_every=0, batch_size=640)
+    run(sources, data, epochs=3, realign_every=period, midpoint_every=0, batch_size=640)
     assert len(at) == times  # before epochs, and once more for the star that was found
 
 
-def test_gradients_are_clipped(
-    sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_are_clipped(sources: list[Source], data: ImageTask, monkeypatch: pytest.MonkeyPatch) -> None:
     Spoiled(monkeypatch, range(99), gradient=1e6)
-    free, clipped = (run(sources, spec, data, epochs=1, clip_grad_norm=norm) for norm in (None, 1.0))
+    free, clipped = (run(sources, data, epochs=1, clip_grad_norm=norm) for norm in (None, 1.0))
     assert free.state["conv1.weight"].norm() > 1000  # which a batch norm does not notice
     assert clipped.state["conv1.weight"].norm() < 2 * sources[0].state["conv1.weight"].norm()
 
 
 def test_a_star_that_starts_from_a_source_and_takes_no_step_is_that_source(
-    sources: list[Source], spec: PermutationSpec, data: ImageTask
+    sources: list[Source], data: ImageTask
 ) -> None:
-    star = run(sources, spec, data, epochs=0, init="source")
+    star = run(sources, data, epochs=0, init="source")
     for name, _ in sources[0].model().named_parameters():
         assert torch.equal(star.state[name], sources[0].state[name])
 
 
-def test_one_image_for_a_draw_is_none_for_batch_norm(
-    sources: list[Source], spec: PermutationSpec, data: ImageTask
-) -> None:
+def test_one_image_for_a_draw_is_none_for_batch_norm(sources: list[Source], data: ImageTask) -> None:
     with pytest.raises(UsageError, match="expected two images for each of 8 draws"):
-        run(sources, spec, data, batch_size=8, draws=8)
+        run(sources, data, batch_size=8, draws=8)
 
 
 def test_processes_that_find_other_checkpoints_are_told(tmp_path: Path) -> None:
@@ -312,7 +295,7 @@ def test_processes_that_find_other_checkpoints_are_told(tmp_path: Path) -> None:
 
 
 def test_a_signal_after_the_last_step_is_obeyed(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageTask, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sources: list[Source], data: ImageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measure = SourceAlignment.midpoint_losses
 
@@ -322,36 +305,32 @@ def test_a_signal_after_the_last_step_is_obeyed(
 
     monkeypatch.setattr(SourceAlignment, "midpoint_losses", measure_and_stop)
     with pytest.raises(PreemptedError, match="stopped by SIGTERM; step 11 of 11 is kept"):
-        run(sources, spec, data, tmp_path, epochs=1)
+        run(sources, data, tmp_path, epochs=1)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000011"]
 
 
-def test_another_optimizer_begins_without_a_state(
-    tmp_path: Path, sources: list[Source], spec: PermutationSpec, data: ImageTask
-) -> None:
-    run(sources, spec, data, tmp_path, epochs=1)
+def test_another_optimizer_begins_without_a_state(tmp_path: Path, sources: list[Source], data: ImageTask) -> None:
+    run(sources, data, tmp_path, epochs=1)
     config = RunConfig(
         star=StarConfig(epochs=2, batch_size=128, optimizer="adamw", lr=0.002),
         align=AlignConfig(method="balanced-weights"),
     )
     states = [source.state for source in sources]
-    star = fit(sources[0].architecture, spec, states, data, config, folder=tmp_path, override=True)
+    star = fit(sources[0].architecture, states, data, config, folder=tmp_path, override=True)
     assert star.steps == 22
     assert "from step 11: the new optimizer begins without a state" in star.changes
-    again = fit(sources[0].architecture, spec, states, data, config, folder=tmp_path)  # with the state of its own kind
+    again = fit(sources[0].architecture, states, data, config, folder=tmp_path)  # with the state of its own kind
     assert again.changes == star.changes
 
 
-def test_without_epochs_the_star_is_the_aligned_average(
-    sources: list[Source], spec: PermutationSpec, data: ImageTask
-) -> None:
-    star = run(sources, spec, data, epochs=0)
+def test_without_epochs_the_star_is_the_aligned_average(sources: list[Source], data: ImageTask) -> None:
+    star = run(sources, data, epochs=0)
     aligned = [permutation.apply(source.state) for permutation, source in zip(star.permutations, sources, strict=True)]
     mean = sum(state["conv1.weight"] for state in aligned) / 3
     torch.testing.assert_close(star.state["conv1.weight"], mean)
     assert star.history == []
 
 
-def test_mu_looks_after_the_stars_own_loss(sources: list[Source], spec: PermutationSpec, data: ImageTask) -> None:
-    history = run(sources, spec, data, mu=1.0, t=Constant(value=0.5)).history
+def test_mu_looks_after_the_stars_own_loss(sources: list[Source], data: ImageTask) -> None:
+    history = run(sources, data, mu=1.0, t=Constant(value=0.5)).history
     assert history[-1]["own_loss"] < history[0]["own_loss"]

@@ -13,18 +13,11 @@ from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import UsageError
 from starzoo.models.sources import Source, load_sources
 from starzoo.star.fit import FittedStar, fit
-from starzoo.symmetry import PermutationSpec
-from starzoo.workflows.inspect import cached_spec
 
 
 @pytest.fixture(scope="module")
 def sources(digits_zoo: list[Path]) -> list[Source]:
     return load_sources(digits_zoo[:2])
-
-
-@pytest.fixture(scope="module")
-def spec(sources: list[Source]) -> PermutationSpec:
-    return cached_spec(sources[0].architecture)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +28,8 @@ def data(sources: list[Source]) -> ImageTask:
 class Fitter:
     """Fits a star of two small sources in one or a few epochs."""
 
-    def __init__(self, sources: list[Source], spec: PermutationSpec, data: ImageTask) -> None:
-        self.sources, self.spec, self.data = sources, spec, data
+    def __init__(self, sources: list[Source], data: ImageTask) -> None:
+        self.sources, self.data = sources, data
 
     def __call__(
         self, folder: Path | None = None, *, runtime: dict[str, object] | None = None, **star: object
@@ -48,12 +41,12 @@ class Fitter:
         )
         states = [source.state for source in self.sources]
         names = [source.name for source in self.sources]
-        return fit(self.sources[0].architecture, self.spec, states, self.data, config, folder=folder, names=names)
+        return fit(self.sources[0].architecture, states, self.data, config, folder=folder, names=names)
 
 
 @pytest.fixture(scope="module")
-def run(sources: list[Source], spec: PermutationSpec, data: ImageTask) -> Fitter:
-    return Fitter(sources, spec, data)
+def run(sources: list[Source], data: ImageTask) -> Fitter:
+    return Fitter(sources, data)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from starzoo.data.task import load_data
 from starzoo.models.sources import load_sources
 from starzoo.star.fit import fit
 from starzoo.star.sampling import SourceSampler
-from starzoo.workflows.inspect import cached_spec
 
 
 @pytest.mark.parametrize("kappa", [0.0, 2.0])
@@ -26,10 +25,10 @@ def test_the_star_is_that_of_a_plain_loop(kappa: float, digits_zoo: list[Path]) 
     matched = AlignConfig(method="weights")
     star = StarConfig(epochs=1, batch_size=128, lr=0.1, warmup=0.2, mu=0.5, kappa=kappa, init="source", realign_every=0)
     config = RunConfig(star=star, align=matched)
-    data, spec = load_data(config.data, architecture.preprocessing), cached_spec(architecture)
-    found = fit(architecture, spec, states, data, config).state
+    data = load_data(config.data, architecture.preprocessing)
+    found = fit(architecture, states, data, config).state
 
-    ends = [each.state for each in align(spec, states[0], states, matched)]  # each source, brought to the start
+    ends = [each.state for each in align(architecture.spec, states[0], states, matched)]  # each brought to the start
     teachers = [model.model() for model in models]
     network = architecture.build().train()
     weights = {name: states[0][name].clone().requires_grad_() for name, _ in network.named_parameters()}

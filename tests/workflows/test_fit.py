@@ -24,7 +24,6 @@ from starzoo.workflows.align import align_models
 from starzoo.workflows.cards import render_card
 from starzoo.workflows.evaluate import evaluate_star
 from starzoo.workflows.fit import StarResult, fit_star
-from starzoo.workflows.inspect import cached_spec
 from starzoo.workflows.measure import leaves_the_same, override_eval_config
 from starzoo.workflows.predict import join_star
 from starzoo.workflows.publish import publish_star
@@ -122,7 +121,7 @@ def test_permutations_bring_every_source_to_where_it_was_when_the_star_was_fitte
     report: StarResult, digits_zoo: list[Path]
 ) -> None:
     star = load_star(report.folder)
-    spec = cached_spec(star.manifest.architecture)
+    spec = star.manifest.architecture.spec
     state = starzoo.load_source(digits_zoo[1]).state
     moved = starzoo.Permutation.from_tensors(spec, star.permutations["seed-1"]).apply(state)
 

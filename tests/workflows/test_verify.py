@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from starzoo.cli.main import main
 from starzoo.errors import UntrustedInputError
+from starzoo.models import spec_cache
 from starzoo.star.run.local_paths import LocalPaths
-from starzoo.workflows import verify as verification
 from starzoo.workflows.verify import Check, verify_star
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
@@ -130,13 +130,13 @@ def test_a_source_that_cannot_be_had_is_not_checked(star: Path) -> None:
 
 def test_a_permutation_that_changes_the_function_is_found(star: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a fault in a rule would, which takes a tensor along that must stay."""
-    infer = verification.cached_spec
+    infer = spec_cache.cached_spec
 
     def faulty(architecture):
         spec = infer(architecture)
         return replace(spec, axes={**spec.axes, "conv1.0.weight": ()})
 
-    monkeypatch.setattr(verification, "cached_spec", faulty)
+    monkeypatch.setattr(spec_cache, "cached_spec", faulty)
     failed = outcome(verify_star(star), False)
     assert [line.split(": relative")[0] for line in failed] == [
         f"seed-{n}: computes the same when it is permuted" for n in range(2)
