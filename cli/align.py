@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import AlignOptions, ConfigOptions, DataOptions, given, load_run
+from . import options
 from .output import Output
 from .parsing import expand_refs
 from .tables import show_alignment
@@ -16,20 +16,21 @@ def align(
     fixed: Annotated[str, typer.Argument(metavar="FIXED", help="The model that stays as it is.")],
     permutees: Annotated[list[str], typer.Argument(metavar="PERMUTEE", help="The models to bring close to it.")],
     folder: Annotated[Path, typer.Option("--out", help="Folder for the aligned models.")],
-    options: AlignOptions,
-    data: DataOptions,
-    config: ConfigOptions,
-    _reorder_classes: Annotated[bool, typer.Option("--reorder-classes", hidden=True)] = False,  # which they always are
+    align: options.AlignOptions,
+    data: options.AlignDataOptions,
+    config: options.ConfigFile = None,
+    overrides: options.Overrides = None,
+    seed: options.Seed = None,
 ) -> None:
     """Permute models so that their weights come close to those of another, without changing what they compute.
 
-    With --dataset, models are matched by what they compute on its images (activations-gradients), and the loss half-way
-    between them is measured; without one, by their weights alone (balanced-weights).
+    With --dataset, models are matched by their activations and gradients on its images, and the loss at the midpoint
+    is measured. Without it, they are matched by their weights (balanced-weights).
 
     Example:
         starzoo align zoo/seed-0 zoo/seed-1 --dataset digits --out aligned
     """
-    run = load_run(config, align=given(options), data=given(data))
+    run = options.load_run(config, overrides, seed, align=align, data=data)
     from starzoo.workflows.align import align_models
 
     images = run.data if "dataset" in run.data.model_fields_set else None  # by option, file or --set

@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
-from .options import DataOptions, EvaluateOptions, given
+from starzoo.config import parse_section_overrides
+
+from . import options
 from .output import Output
 from .parsing import expand_refs
 from .tables import show_star
@@ -12,46 +14,47 @@ from .tables import show_star
 
 def evaluate(
     out: Output,
-    star: Annotated[str, typer.Argument(metavar="STAR", help="A star: a folder or user/repo.")],
-    data: DataOptions,
-    measure: EvaluateOptions,
-    holdout: Annotated[
-        list[str] | None, typer.Option(metavar="REF", help="A model to test on, or a folder of them; repeatable.")
-    ] = None,
-    other_star: Annotated[
-        list[str] | None, typer.Option(metavar="REF", help="Another star, to connect to this one; repeatable.")
+    star: options.Star,
+    data: options.StarDataOptions,
+    evaluate: options.StarEvaluateOptions,
+    holdouts: options.Holdouts = None,
+    other_stars: Annotated[
+        list[str] | None,
+        typer.Option("--other-star", metavar="REF", help="Another star, to connect to this one. Repeatable."),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="a.b=c", help="Set any value of data or evaluate, as evaluate.seed=1."),
+        typer.Option(
+            "--set", metavar="a.b=c", help="Set any value of data or evaluate, as evaluate.seed=1. Repeatable."
+        ),
     ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure everything anew, and keep nothing.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure everything again, and cache nothing.")] = False,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Measure the I-th of N shares; then run without --shard.")
+        str | None,
+        typer.Option(metavar="I/N", help="Measure part I of N only; after all parts, run without --shard."),
     ] = None,
 ) -> None:
     """Measure a star: its paths to sources and held-out models, and how well it predicts.
 
-    What is not given is as it was when the star was fitted. What was measured before is not measured again.
+    Options that are not given are as in the star's own configuration. Cached results are not measured again.
 
     Example:
         starzoo evaluate star --holdout zoo/seed-9
     """
-    from starzoo.config import parse_section_overrides
     from starzoo.evaluate.evaluate import Shard
     from starzoo.workflows.evaluate import evaluate_star
 
-    changes = parse_section_overrides(overrides or (), data=given(data), evaluate=given(measure))
-    report = evaluate_star(
+    changes = parse_section_overrides(overrides or (), data=data, evaluate=evaluate)
+    result = evaluate_star(
         star,
-        holdouts=expand_refs(holdout or [], of="holdouts"),
-        other_stars=other_star or [],
+        holdouts=expand_refs(holdouts or [], of="holdouts"),
+        other_stars=other_stars or [],
         use_cache=not no_cache,
         shard=Shard.parse(shard) if shard else None,
         **changes,
         progress=out.progress,
     )
     if shard:
-        out.result({"shard": shard}, brief=[shard], human=[f"share {shard} is measured"])
+        out.result({"shard": shard}, brief=[shard], human=[f"part {shard} is measured"])
     else:
-        show_star(out, report)
+        show_star(out, result)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import ModelArgs
+from . import options
 from .output import Output, Table
 from .parsing import parse_model_args, read_lines
 
@@ -19,7 +19,7 @@ def import_(
     arch: Annotated[
         str | None, typer.Option(metavar="NAME", help="The timm architecture, where a checkpoint does not say it.")
     ] = None,
-    model_args: ModelArgs = None,
+    model_args: options.ModelArgs = None,
     num_classes: Annotated[
         int | None, typer.Option(min=0, help="Number of classes, where the weights do not tell.")
     ] = None,

@@ -6,17 +6,17 @@ import typer
 
 from starzoo.errors import NumericalError
 
-from .options import ImageSize, ModelArgs
+from . import options
+from .inspect_tables import show_inspection, why_it_failed
 from .output import Output
 from .parsing import parse_model_args
-from .symmetry_words import show_inspection, why_it_failed
 
 
 def inspect(
     out: Output,
     ref_or_arch: Annotated[str, typer.Argument(metavar="REF_OR_ARCH", help="A model, or a timm architecture.")],
-    model_args: ModelArgs = None,
-    image_size: ImageSize = None,
+    model_args: options.ModelArgs = None,
+    image_size: options.ImageSize = None,
     verify: Annotated[bool, typer.Option("--verify", help="Permute at random and compare the outputs.")] = False,
     groups: Annotated[bool, typer.Option("--groups", help="List every group.")] = False,
     why: Annotated[str | None, typer.Option(metavar="PARAM:AXIS", help="Explain one axis of one tensor.")] = None,

@@ -6,20 +6,13 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from starzoo.choices import Method
 from starzoo.errors import UsageError
 
-__all__ = ["expand_refs", "parse_method", "parse_model_args", "parse_seeds", "read_lines", "resolve_zoo"]
+__all__ = ["expand_refs", "parse_model_args", "parse_seeds", "read_lines", "resolve_zoo"]
 
 _MOST_SEEDS = 10_000
-
-
-def parse_method(text: str) -> str:
-    """Read the name of a matching method, in the singular too: `weight` is `weights`."""
-    plural = f"{text}s"
-    return plural if plural in get_args(Method) else text
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
-from .options import DataOptions, given
+from . import options
 from .output import Output, Table
 
 
 def predict(
     out: Output,
-    star: Annotated[str, typer.Argument(metavar="STAR", help="A star: a folder or user/repo.")],
+    star: options.Star,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
-    data: DataOptions,
+    data: options.StarDataOptions,
     samples: Annotated[
         int, typer.Option(min=1, metavar="K", help="Average K models of the star domain instead of asking the star.")
     ] = 1,
@@ -33,7 +33,7 @@ def predict(
 
     from starzoo.workflows.predict import predict_images
 
-    found = predict_images(star, images, samples=samples, top=top, seed=seed, data=given(data), progress=out.progress)
+    found = predict_images(star, images, samples=samples, top=top, seed=seed, data=data, progress=out.progress)
     rows = []
     for image in found:
         figures = [f"{image.entropy:.4f}"]

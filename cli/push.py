@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from . import options
 from .output import Output
 
 
@@ -12,12 +13,10 @@ def push(
     out: Output,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a star or a model.")],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="user/name; made when it does not exist.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    private: options.Private = False,
     tag: Annotated[str | None, typer.Option(help="A git tag for the commit.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
-    accept_license: Annotated[
-        str | None, typer.Option(metavar="LICENSE", help="The star's license, where its sources leave that open.")
-    ] = None,
+    accept_license: options.AcceptLicense = None,
     collection: Annotated[
         str | None, typer.Option(metavar="TITLE", help="Put the star and its sources into this collection of yours.")
     ] = None,

@@ -1,11 +1,8 @@
 """`starzoo verify`."""
 
-from typing import Annotated
-
-import typer
-
 from starzoo.errors import UncheckedError, UntrustedInputError
 
+from . import options
 from .output import Output, Table
 
 _RESULTS = {True: "passed", False: "FAILED", None: "not checked"}
@@ -13,11 +10,11 @@ _RESULTS = {True: "passed", False: "FAILED", None: "not checked"}
 
 def verify(
     out: Output,
-    star: Annotated[str, typer.Argument(metavar="STAR", help="A star: a folder or user/repo.")],
+    star: options.Star,
 ) -> None:
     """Check a star again: its files, its permutations, its sources, and that plain timm loads the same model.
 
-    Where a check fails, the exit code is 3. Where none fails, but a source cannot be had to check it, it is 9.
+    The exit code is 3 if a check fails, and 9 if none fails but a source cannot be downloaded for its check.
 
     Example:
         starzoo verify star

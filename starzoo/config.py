@@ -1,15 +1,14 @@
-"""The configuration of a run as frozen values: checked when made, saved with the result, shown in the card."""
+"""The configuration of a run: frozen values that are checked when made and saved with the result."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from starzoo.choices import Method
 from starzoo.errors import UsageError
 
 __all__ = [
@@ -30,78 +29,91 @@ __all__ = [
     "ZooConfig",
     "load_config",
     "load_zoo_config",
+    "merge_section",
     "parse_section_overrides",
     "validate",
-    "with_changes",
 ]
 
 Optimizer = Literal["sgd", "adamw"]
+Method = Literal["weights", "balanced-weights", "activations", "activations-gradients"]
 Baseline = Literal["swa", "student"]
 Augmentation = Literal["none", "flip", "crop-flip"]
-# Bounds are far above what anybody needs, and below what fills a machine: a stranger's star.json has these values too.
+# Bounds are far above what is useful and below what fills a machine: a stranger's star.json holds these values too.
 _MANY = 1_000_000
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and PyTorch both take
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy and PyTorch both accept it
 
-Value = TypeVar("Value", bound=BaseModel)
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def _plural(method: object) -> object:
+    return f"{method}s" if f"{method}s" in get_args(Method) else method  # `weight` is a frequent slip
 
 
 def _without_repeats(values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(values))  # what is named twice is measured once
+    return tuple(dict.fromkeys(values))
 
 
 def _as_dataset(value: object) -> object:
     return {"dataset": value} if isinstance(value, str) else value
 
 
-def _not_one(points: int) -> int:
+def _more_than_one_point(points: int) -> int:
     if points == 1:
-        raise ValueError("one point is no picture; give 2 or more, or 0 for none")
+        raise ValueError("expected 0 for no picture or 2 points and more, got 1")
     return points
 
 
 Name = Annotated[str, Field(max_length=300)]
-Finite = Annotated[float, Field(ge=-1e39, le=1e39)]  # all that float32 holds
+Finite = Annotated[float, Field(ge=-1e39, le=1e39)]  # the range of float32
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class FrozenModel(BaseModel):
-    """A configuration value: immutable, finite, of bounded length, and no unknown key passes."""
+    """A value that is immutable, finite, of bounded length and without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=4096)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=4096, defer_build=True
+    )  # --help reads the fields alone, which takes less time
 
 
 class DataConfig(FrozenModel):
-    """Which images, and how they are split and augmented."""
+    """The images, and how they are split and augmented."""
 
     dataset: str = Field(
-        "digits", min_length=1, description="`digits` (embedded), a Hub data set id, or a local folder"
+        "digits", min_length=1, description="Images: digits (embedded), a data set id of the Hub, or a local folder."
     )
-    name: str | None = Field(None, description="the data set's configuration name, where it has several")
-    revision: str | None = Field(None, description="the commit of a Hub data set")
-    train_split: str = "train"
-    test_split: str = "test"
-    image_column: str | None = Field(None, description="found by its type when not given")
-    label_column: str | None = Field(None, description="found by its type when not given")
+    name: str | None = Field(None, description="Configuration of the data set, where it has several.")
+    revision: str | None = Field(None, description="Commit of a data set of the Hub; the latest when not given.")
+    train_split: str = Field("train", description="Name of the training split.")
+    test_split: str = Field("test", description="Name of the test split.")
+    image_column: str | None = Field(None, description="Column of the images; found by its type when not given.")
+    label_column: str | None = Field(None, description="Column of the labels; found by its type when not given.")
     train_size: int | None = Field(
-        None, ge=1, lt=2**32, description="a class-balanced, seeded subset of the training split"
+        None, ge=1, lt=2**32, description="Train on a class-balanced random subset of this size."
     )
-    test_size: int | None = Field(None, ge=1, lt=2**32, description="a class-balanced, seeded subset of the test split")
-    augment: Augmentation = Field("none", description="training augmentation")
+    test_size: int | None = Field(
+        None, ge=1, lt=2**32, description="Test on a class-balanced random subset of this size."
+    )
+    augment: Augmentation = Field("none", description="Augmentation of the training images.")
 
 
 class TrainConfig(FrozenModel):
-    """How one independent member of a zoo is trained."""
+    """How the sources of a zoo are trained."""
 
-    epochs: int = Field(20, ge=1, le=_MANY)
-    batch_size: int = Field(64, ge=2, le=100_000)
-    optimizer: Optimizer = "sgd"
-    lr: float = Field(0.1, gt=0, le=1e38)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = True
-    weight_decay: float = Field(5e-4, ge=0, le=_MANY)
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with a linearly rising rate")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    epochs: int = Field(20, ge=1, le=_MANY, description="Passes over the training split.")
+    batch_size: int = Field(64, ge=2, le=100_000, description="Images per step.")
+    optimizer: Optimizer = Field("sgd", description="Optimizer.")
+    lr: float = Field(0.1, gt=0, le=1e38, description="Highest learning rate.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
+    nesterov: bool = Field(True, description="Use Nesterov's momentum with SGD.")
+    weight_decay: float = Field(5e-4, ge=0, le=_MANY, description="Weight decay.")
+    warmup: float = Field(
+        0.05, ge=0, lt=1, description="Share of all steps in which the learning rate rises; then it falls to zero."
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of each label that is spread evenly over all classes."
+    )
 
 
 class AlignConfig(FrozenModel):
@@ -112,18 +124,17 @@ class AlignConfig(FrozenModel):
     (`activations-gradients`).
     """
 
-    method: Method = Field("activations-gradients", description="how models are matched")
+    method: Annotated[Method, BeforeValidator(_plural)] = Field(
+        "activations-gradients", description="What is compared to match the units of two models."
+    )
     restarts: int = Field(
-        1,
-        ge=1,
-        le=1000,
-        description="starts of the matching to one model: the given one, and random ones; the closest is kept",
+        1, ge=1, le=1000, description="Starts of a match: the given order of units, then random ones. The best is used."
     )
     max_sweeps: int = Field(
-        100, ge=1, le=_MANY, description="bound on sweeps over the groups; a sweep that moves nothing ends it"
+        100, ge=1, le=_MANY, description="Most sweeps over the groups of units; one without a change is the last."
     )
-    images: int = Field(1000, ge=2, le=100_000, description="training images for the methods that run the models")
-    seed: Seed = 0
+    images: int = Field(1000, ge=2, le=100_000, description="Training images for the methods that compare activations.")
+    seed: Seed = Field(0, description="Seed of the images, of random starts and of the order of groups.")
 
     @property
     def needs_images(self) -> bool:
@@ -131,17 +142,17 @@ class AlignConfig(FrozenModel):
         return self.method.startswith("activations")
 
     @property
-    def needs_statistics(self) -> bool:
-        """Whether the running statistics of models must be their own: they vote, or the models are run with them."""
+    def needs_batch_norm_stats(self) -> bool:
+        """Whether the batch-norm statistics must be those of the weights, since they are compared or used."""
         return self.method == "weights" or self.needs_images
 
 
 class Uniform(FrozenModel):
     """t ~ U[low, high]: the paper's choice with 0 and 1."""
 
-    kind: Literal["uniform"] = "uniform"
-    low: float = Field(0.0, ge=0, le=1)
-    high: float = Field(1.0, ge=0, le=1)
+    kind: Literal["uniform"] = Field("uniform", description="Name of the distribution.")
+    low: float = Field(0.0, ge=0, le=1, description="Lowest t; 0 is the star.")
+    high: float = Field(1.0, ge=0, le=1, description="Highest t; 1 is the source.")
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -153,176 +164,201 @@ class Uniform(FrozenModel):
 class Beta(FrozenModel):
     """t ~ Beta(a, b): an ablation of the paper with a = b = 2."""
 
-    kind: Literal["beta"] = "beta"
-    a: float = Field(2.0, gt=0, le=_MANY)
-    b: float = Field(2.0, gt=0, le=_MANY)
+    kind: Literal["beta"] = Field("beta", description="Name of the distribution.")
+    a: float = Field(2.0, gt=0, le=_MANY, description="First shape parameter; a high one draws t near the source.")
+    b: float = Field(2.0, gt=0, le=_MANY, description="Second shape parameter; a high one draws t near the star.")
 
 
 class Constant(FrozenModel):
     """t = value at every step: an ablation of the paper with ½ (a star that games the barrier)."""
 
-    kind: Literal["constant"] = "constant"
-    value: float = Field(0.5, ge=0, le=1)
+    kind: Literal["constant"] = Field("constant", description="Name of the distribution.")
+    value: float = Field(0.5, ge=0, le=1, description="The value of t; 0 is the star, 1 is the source.")
 
 
 class StarConfig(FrozenModel):
     """Starlight: how the star is found (paper, section 3)."""
 
-    epochs: int = Field(40, ge=0, le=_MANY, description="passes over the training split; 0 keeps the start as it is")
-    batch_size: int = Field(64, ge=2, le=100_000)
-    optimizer: Optimizer = "sgd"
-    lr: float = Field(0.2, gt=0, le=1e38)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = True
-    weight_decay: float = Field(5e-4, ge=0, le=_MANY)
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with a linearly rising rate")
-    init: Literal["aligned-average", "random", "source"] = "aligned-average"
+    epochs: int = Field(40, ge=0, le=_MANY, description="Passes over the training split; 0 keeps the initial weights.")
+    batch_size: int = Field(64, ge=2, le=100_000, description="Images per step.")
+    optimizer: Optimizer = Field("sgd", description="Optimizer.")
+    lr: float = Field(0.2, gt=0, le=1e38, description="Highest learning rate.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
+    nesterov: bool = Field(True, description="Use Nesterov's momentum with SGD.")
+    weight_decay: float = Field(5e-4, ge=0, le=_MANY, description="Weight decay.")
+    warmup: float = Field(
+        0.05, ge=0, lt=1, description="Share of all steps in which the learning rate rises; then it falls to zero."
+    )
+    init: Literal["aligned-average", "random", "source"] = Field(
+        "aligned-average",
+        description="Initial weights: the mean of the aligned sources, random ones, or the first source.",
+    )
     source_order: Literal["shuffled", "independent"] = Field(
-        "shuffled", description="each source once per shuffled round, or every source drawn independently"
+        "shuffled", description="Draw every source once per shuffled round, or each one independently."
     )
-    t: Annotated[Uniform | Beta | Constant, Field(discriminator="kind")] = Uniform()
+    t: Annotated[Uniform | Beta | Constant, Field(discriminator="kind")] = Field(
+        Uniform(), description="Distribution of the position t on the line from the star (0) to a source (1)."
+    )
     mu: float = Field(
-        0.2, ge=0, le=_MANY, description="weight of the star's own loss, which is the share mu / (1 + mu) of all draws"
+        0.2,
+        ge=0,
+        le=_MANY,
+        description="Weight of the star's own loss: the star itself is the share mu / (1 + mu) of all draws.",
     )
-    kappa: float = Field(1.0, ge=0, le=_MANY, description="weight of the drawn source's prediction beside the label's")
+    kappa: float = Field(
+        1.0, ge=0, le=_MANY, description="Weight of the drawn source's predictions beside the labels in the loss."
+    )
     draws: int | None = Field(
         None,
         ge=1,
         le=_MANY,
-        description="draws of (source, t) per step, which share the batch; one for each process by default",
+        description="Draws of (source, t) that share the batch of a step; one per process when not given.",
     )
     realign_every: int = Field(
-        1, ge=0, le=_MANY, description="epochs between alignments of the sources to the star; 0: never again"
+        1, ge=0, le=_MANY, description="Epochs between alignments of the sources to the star; 0 aligns them only once."
     )
-    clip_grad_norm: float | None = Field(None, gt=0, le=_MANY)
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward passes; fp16 needs a GPU")
-    channels_last: bool = True
+    clip_grad_norm: float | None = Field(
+        None, gt=0, le=_MANY, description="Clip the gradient to this norm; no clipping when not given."
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Precision of the forward passes; fp16 needs a GPU."
+    )
+    channels_last: bool = Field(True, description="Use the memory format channels_last, which is often faster.")
     midpoint_every: int = Field(
-        5, ge=0, le=_MANY, description="epochs between measurements of the loss half-way to every source; 0: never"
+        5,
+        ge=0,
+        le=_MANY,
+        description="Epochs between measurements of the loss at the midpoints to all sources; 0 measures none.",
     )
-    midpoint_images: int = Field(500, ge=2, le=_MANY, description="un-augmented training images of that measurement")
+    midpoint_images: int = Field(
+        500, ge=2, le=_MANY, description="Training images, not augmented, of a measurement at the midpoints."
+    )
     patience: int | None = Field(
         None,
         ge=1,
         le=_MANY,
-        description="stop after this many measurements in a row without a lower mean half-way loss",
+        description="Stop after this many measurements at the midpoints in a row without a lower mean loss.",
     )
-    seed: Seed = 0
+    seed: Seed = Field(0, description="Seed of the initial weights, of the draws and of the order of images.")
 
     @model_validator(mode="after")
     def _check_patience(self) -> Self:
         if self.patience and not self.midpoint_every:
-            raise ValueError("patience counts half-way losses, and midpoint_every=0 measures none")
+            raise ValueError("expected midpoint_every of 1 or more with patience, got 0")
         return self
 
 
 class RuntimeConfig(FrozenModel):
-    """How a run is carried out, which changes nothing that is found: a resumed run may have another one."""
+    """How a run is carried out, which does not change the star; a resumed run may have another one."""
 
     num_processes: int | None = Field(
-        None, ge=1, le=_MANY, description="refuse to run on any other number of processes"
+        None, ge=1, le=_MANY, description="Refuse to run on any other number of processes."
     )
-    checkpoint_epochs: int = Field(5, ge=1, le=_MANY, description="epochs between checkpoints")
+    checkpoint_epochs: int = Field(5, ge=1, le=_MANY, description="Epochs between checkpoints.")
     checkpoint_minutes: float = Field(
-        10.0, gt=0, le=_MANY, description="a checkpoint within an epoch after this long without"
+        10.0, gt=0, le=_MANY, description="Most minutes between checkpoints, also within an epoch."
     )
     timeout_minutes: float = Field(
-        10.0, gt=0, le=_MANY, description="how long processes wait within a step for one that does not answer"
+        10.0, gt=0, le=_MANY, description="Minutes to wait within a step for a process that does not answer."
     )
     workers: int = Field(
-        0, ge=0, le=1000, description="threads that prepare batches ahead; 0: each batch when it is needed"
+        0, ge=0, le=1000, description="Threads that prepare batches ahead; 0 prepares each batch when it is needed."
     )
     sources_on: Literal["auto", "device", "host"] = Field(
         "auto",
-        description="where the aligned sources are held: on the device, or in host memory to be permuted for each draw;"
-        " auto: on the device while they take at most half of its free memory",
+        description="Where the aligned sources are held: on the device, or in host memory to be permuted for each "
+        "draw; auto chooses the device while they take at most half of its free memory.",
     )
-    compile: bool = Field(False, description="torch.compile the network, whose results differ in the last digits")
+    compile: bool = Field(False, description="Use torch.compile; results differ in the last digits.")
     trackers: tuple[str, ...] = Field(
-        (), max_length=100, description="where Accelerate reports figures: tensorboard, wandb, trackio…"
+        (), max_length=100, description="Trackers that Accelerate reports to, for example tensorboard or wandb."
     )
 
 
 class EvalConfig(FrozenModel):
-    """What is measured, and on how much data."""
+    """What is measured, and on how many images."""
 
-    points: int = Field(11, ge=3, le=1001, description="evenly spaced points of a path, both ends included")
-    source_pairs: int = Field(6, ge=0, le=1000, description="source-source pairs, drawn among sources and held-outs")
-    sources: int | None = Field(None, ge=0, le=_MANY, description="star-source paths; all of them when not given")
-    splits: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1), AfterValidator(_without_repeats)] = (
-        "test",
+    points: int = Field(11, ge=3, le=1001, description="Evenly spaced points of a path, both endpoints included.")
+    source_pairs: int = Field(
+        6, ge=0, le=1000, description="Paths between pairs drawn among sources and held-outs, for comparison."
     )
-    batch_size: int = Field(256, ge=2, le=10_000)
-    batch_norm_images: int = Field(2000, ge=2, le=_MANY, description="training images that re-estimate batch norm")
+    sources: int | None = Field(None, ge=0, le=_MANY, description="Number of star-source paths; all when not given.")
+    splits: Annotated[tuple[Literal["train", "test"], ...], Field(min_length=1), AfterValidator(_without_repeats)] = (
+        Field(("test",), description="Splits to measure on.")
+    )
+    batch_size: int = Field(256, ge=2, le=10_000, description="Images per forward pass.")
+    batch_norm_images: int = Field(
+        2000, ge=2, le=_MANY, description="Training images that re-estimate batch-norm statistics."
+    )
     batch_norm_augment: Augmentation | None = Field(
         None,
-        description="how these are augmented; found when not given: as the sources were trained, where they say so, or "
-        "as it leaves them closest to their own statistics",
+        description="Augmentation of these images. When not given, it is that of the sources' training where they "
+        "state it, and otherwise the one that brings them closest to their own statistics.",
     )
     repair: bool = Field(
-        False, description="give every point between two ends the channel statistics of the ends (REPAIR), on all paths"
+        False, description="Give every point of a path the channel statistics of its endpoints (REPAIR)."
     )
     bma_samples: int = Field(
-        8, ge=0, le=1000, description="points of the star domain that are averaged (BMA), at most; 0: not measured"
+        8, ge=0, le=1000, description="Most points of the star domain that are averaged (BMA); 0 measures no average."
     )
     validation_images: int = Field(
         2000,
         ge=2,
         le=_MANY,
-        description="training images that no star was fitted on, which temperatures and t are chosen by",
+        description="Training images, unused by the fit, that choose temperatures and the range of t.",
     )
     ood: Annotated[DataConfig, BeforeValidator(_as_dataset)] | None = Field(
-        None, description="another data set, whose images uncertainty should tell from those of the task"
+        None, description="Out-of-distribution data set, for the AUROC of OOD detection."
     )
     baselines: Annotated[tuple[Baseline, ...], AfterValidator(_without_repeats)] = Field(
         (),
-        description="models that are trained at the star's cost to compare it with: swa goes on from the first source, "
-        "student is distilled from all",
+        description="Baselines to train at the star's cost: swa continues from the first source, student is distilled "
+        "from all sources.",
     )
-    loss_plane_points: Annotated[int, AfterValidator(_not_one)] = Field(
-        0, ge=0, le=201, description="points along each side of a picture of the loss around the star; 0: none"
+    loss_plane_points: Annotated[int, AfterValidator(_more_than_one_point)] = Field(
+        0, ge=0, le=201, description="Points along each side of a picture of the loss around the star; 0 draws none."
     )
     precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="of the forward passes; with bf16 the star is measured in fp32 too, for the difference"
+        "fp32", description="Precision of the forward passes; with bf16 the star is also measured in fp32."
     )
-    seed: Seed = 0
+    seed: Seed = Field(0, description="Seed of the pairs, of the points of the star domain and of the images.")
 
 
 class RunConfig(FrozenModel):
-    """Everything that decides a run of `fit-star`: the value that is saved, shown and replayed."""
+    """All that decides a run of `fit-star`; it is saved with the star and shown in the card."""
 
-    data: DataConfig = DataConfig()
-    align: AlignConfig = AlignConfig()
-    star: StarConfig = StarConfig()
-    evaluate: EvalConfig = EvalConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
+    data: DataConfig = Field(DataConfig(), description="Images.")
+    align: AlignConfig = Field(AlignConfig(), description="Alignment.")
+    star: StarConfig = Field(StarConfig(), description="Fit of the star.")
+    evaluate: EvalConfig = Field(EvalConfig(), description="Evaluation.")
+    runtime: RuntimeConfig = Field(RuntimeConfig(), description="How the run is carried out.")
 
 
 class ZooConfig(FrozenModel):
-    """Everything that decides the members of a zoo, besides their architecture and seeds."""
+    """All that decides the sources of a zoo, besides their architecture and seeds."""
 
-    data: DataConfig = DataConfig()
-    train: TrainConfig = TrainConfig()
+    data: DataConfig = Field(DataConfig(), description="Images.")
+    train: TrainConfig = Field(TrainConfig(), description="Training.")
 
 
-# Beside its own errors PyYAML raises what Python does for a date such as 2024-13-45, `!!bool maybe` or deep nesting.
+# PyYAML also raises Python's own errors, for a date such as 2024-13-45, `!!bool maybe` or deep nesting.
 YAML_ERRORS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)
 _SECTIONS = {*RunConfig.model_fields, *ZooConfig.model_fields}
 
 
 def load_config(file: Path | None = None, overrides: Sequence[str] = (), **sections: Mapping[str, Any]) -> RunConfig:
-    """Read a run's configuration: the file first, then command-line sections, then `a.b=c` overrides.
+    """Read a run's configuration: the file first, then the sections, then the overrides.
 
     Args:
-        file: A YAML file with any of the keys of `RunConfig`, or None for the defaults; `train` is passed over.
-        overrides: Assignments such as `star.epochs=10`; the value is read as YAML.
-        **sections: Values by section (`data={"dataset": "digits"}`); None values leave the file's value.
+        file: A YAML file with any of the keys of `RunConfig`, or None for the defaults; its key `train` is ignored.
+        overrides: Assignments `section.key=value`, for example `star.epochs=10`; the value is read as YAML.
+        **sections: Values by section (`data={"dataset": "digits"}`); None leaves the file's value.
 
     Returns:
         The checked configuration.
 
     Raises:
-        UsageError: The file cannot be read, an assignment is none, or a key or value is not allowed.
+        UsageError: The file cannot be read, an override is not an assignment, or a key or value is not allowed.
     """
     return _load(RunConfig, file, overrides, sections)
 
@@ -330,75 +366,69 @@ def load_config(file: Path | None = None, overrides: Sequence[str] = (), **secti
 def load_zoo_config(
     file: Path | None = None, overrides: Sequence[str] = (), **sections: Mapping[str, Any]
 ) -> ZooConfig:
-    """Read how a zoo is trained, from the same kind of file as `load_config`, so that one serves both."""
+    """Read the configuration of a zoo, from the same file as `load_config` does."""
     return _load(ZooConfig, file, overrides, sections)
 
 
 def parse_section_overrides(overrides: Sequence[str], **sections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Put assignments into sections of changes to a configuration that is not known yet."""
-    tree = {section: dict(values) for section, values in sections.items()}
-    _assign(tree, overrides)
-    for section, values in tree.items():
+    """Add overrides to changed values by section, for a configuration that is loaded later."""
+    changes = {section: dict(values) for section, values in sections.items()}
+    _apply_overrides(changes, overrides)
+    for section, values in changes.items():
         if section not in sections or not isinstance(values, dict):
-            raise UsageError(
-                f"--set {section}",
-                f"only {' and '.join(sections)} can be changed here",
-                hint=f"write --set {next(iter(sections))}.KEY=VALUE",
-            )
-    return tree
+            expected = " or ".join(f"{name}.KEY=VALUE" for name in sections)
+            raise UsageError("--set", f"expected {expected}, got {section}", hint="change one of these sections")
+    return changes
 
 
 def _load(
-    kind: type[Value], file: Path | None, overrides: Sequence[str], sections: Mapping[str, Mapping[str, Any]]
-) -> Value:
-    found = _read_yaml(file) if file else {}
-    tree = {key: value for key, value in found.items() if key in kind.model_fields or key not in _SECTIONS}
+    kind: type[Config], file: Path | None, overrides: Sequence[str], sections: Mapping[str, Mapping[str, Any]]
+) -> Config:
+    content = _read_yaml(file) if file else {}
+    tree = {key: value for key, value in content.items() if key in kind.model_fields or key not in _SECTIONS}
     for section, values in sections.items():
-        given = {key: value for key, value in values.items() if value is not None}
-        if given and isinstance(tree.get(section) or {}, dict):  # what is no mapping is refused below
-            tree[section] = with_changes(tree.get(section) or {}, given)
-    _assign(tree, overrides)
+        changes = {key: value for key, value in values.items() if value is not None}
+        if changes and isinstance(tree.get(section) or {}, dict):  # validation refuses any other value
+            tree[section] = merge_section(tree.get(section) or {}, changes)
+    _apply_overrides(tree, overrides)
     return validate(kind, tree, origin=str(file or "the options"))
 
 
-def with_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Some values with changes; where these name another data set, it has not the revision of the one before."""
-    another = "dataset" in changes and changes["dataset"] != values.get("dataset")
-    return {**{key: value for key, value in values.items() if not (another and key == "revision")}, **changes}
+def merge_section(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Change values of a section; another data set does not keep the revision of the previous one."""
+    same_dataset = changes.get("dataset", values.get("dataset")) == values.get("dataset")
+    return {**{key: value for key, value in values.items() if same_dataset or key != "revision"}, **changes}
 
 
-def _assign(tree: dict[str, Any], overrides: Sequence[str]) -> None:
-    for assignment in overrides:
-        path, equals, text = assignment.partition("=")
+def _apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    for override in overrides:
+        path, equals, text = override.partition("=")
         if not equals:
-            raise UsageError("", f"--set {assignment!r} is no assignment", hint="write --set star.epochs=10")
+            raise UsageError("--set", f"expected KEY=VALUE, got {override!r}", hint="write --set star.epochs=10")
         *parents, key = path.strip().split(".")
         node = tree
         for parent in parents:
             child = node.setdefault(parent, {})
-            if parent == "ood" and isinstance(child, str):  # as `--ood` names it
+            if parent == "ood" and isinstance(child, str):  # `--ood` gives the data set alone
                 child = node[parent] = {"dataset": child}
             if not isinstance(child, dict):
-                raise UsageError("", f"--set {path}: {parent!r} is a value, not a section", hint="see --help")
+                raise UsageError("--set", f"{path}: expected a section, got the value {parent}", hint="see --help")
             node = child
         try:
             node[key] = yaml.safe_load(text)
         except YAML_ERRORS as error:
-            raise UsageError(path, f"--set {assignment!r}: {text!r} is no YAML value", hint="quote it") from error
+            raise UsageError("--set", f"{path}: expected a YAML value, got {text!r}", hint="quote it") from error
 
 
-def validate(kind: type[Value], values: Mapping[str, Any], *, origin: str = "the options") -> Value:
-    """Make a configuration of what a user gave."""
+def validate(kind: type[Config], values: Mapping[str, Any], *, origin: str = "the options") -> Config:
+    """Make a value of a model from what a user wrote."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(
-            f"configuration {where}",
-            f"{first['msg'].removeprefix('Value error, ')}",
-            hint=f"correct it in {origin}",
-        ) from error
+        key = ".".join(map(str, first["loc"]))
+        problem = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"configuration {key}", problem, hint=f"correct it in {origin}") from error
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -407,5 +437,5 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except (OSError, *YAML_ERRORS) as error:
         raise UsageError(str(file), "cannot be read as YAML", hint="check the path and the syntax") from error
     if not isinstance(tree, dict | None):
-        raise UsageError(str(file), "not a mapping of sections", hint="see configs/")
+        raise UsageError(str(file), f"expected a mapping of sections, got {type(tree).__name__}", hint="see configs/")
     return tree or {}

@@ -6,13 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from starzoo.config import DataConfig, EvalConfig, Uniform, load_config
+from starzoo import config
+from starzoo.config import AlignConfig, DataConfig, EvalConfig, FrozenModel, Uniform, load_config
 from starzoo.errors import UsageError
 
 
+def test_every_field_has_a_description() -> None:
+    kinds = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, FrozenModel)]
+    fields = {f"{kind.__name__}.{name}": info for kind in kinds for name, info in kind.model_fields.items()}
+    assert "StarConfig.epochs" in fields
+    assert [name for name, info in fields.items() if not (info.description or "").endswith(".")] == []
+
+
+def test_a_method_has_its_name_in_the_singular_too() -> None:
+    assert AlignConfig(method="weight").method == "weights"  # type: ignore[arg-type]
+
+
 def test_a_value_of_other_data_goes_with_its_name() -> None:
-    config = load_config(None, ["evaluate.ood.test_split=valid"], evaluate={"ood": "user/images"})
-    assert config.evaluate.ood == DataConfig(dataset="user/images", test_split="valid")
+    run = load_config(None, ["evaluate.ood.test_split=valid"], evaluate={"ood": "user/images"})
+    assert run.evaluate.ood == DataConfig(dataset="user/images", test_split="valid")
 
 
 def test_a_split_that_is_named_twice_is_measured_once() -> None:
@@ -59,7 +71,7 @@ def test_a_range_of_t_that_is_turned_round_is_refused() -> None:
     ids=lambda text: text[:12],
 )
 def test_what_is_no_yaml_is_one_line(value: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--set .* is no YAML value"):
+    with pytest.raises(UsageError, match=r"--set: star\.epochs: expected a YAML value, got"):
         load_config(overrides=[f"star.epochs={value}"])
     file = tmp_path / "run.yaml"
     file.write_text(f"star:\n  epochs: {value}\n")
@@ -68,6 +80,7 @@ def test_what_is_no_yaml_is_one_line(value: str, tmp_path: Path) -> None:
 
 
 def test_a_picture_of_one_point_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"configuration evaluate\.loss_plane_points: one point is no picture"):
+    message = r"configuration evaluate\.loss_plane_points: expected 0 for no picture or 2 points and more, got 1"
+    with pytest.raises(UsageError, match=message):
         load_config(overrides=["evaluate.loss_plane_points=1"])
     assert [EvalConfig(loss_plane_points=points).loss_plane_points for points in (0, 2)] == [0, 2]

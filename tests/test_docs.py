@@ -53,11 +53,12 @@ def test_the_readme_has_the_two_commands_and_every_command_in_its_table() -> Non
         "--main--",
         "main",
         "command",
+        "field-options",
+        "inspect-tables",
         "options",
         "output",
         "parsing",
         "plan-tables",
-        "symmetry-words",
         "tables",
     }
     assert files - helpers <= named

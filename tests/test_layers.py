@@ -15,7 +15,7 @@ import starzoo
 
 ROOT = Path(starzoo.__file__).parent
 COLUMN = [
-    *("errors", "choices", "progress", "text", "config", "files", "strict_json", "strict_yaml", "metrics", "parallel"),
+    *("errors", "progress", "text", "config", "files", "strict_json", "strict_yaml", "metrics", "parallel"),
     *("symmetry", "hub", "data", "models", "align", "evaluate", "star", "report", "workflows"),
 ]
 """From the bottom up: a module imports from those before its own, and from its own package."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from starzoo.align.activation_features import ActivationFeatures
 from starzoo.align.probe import Probe, required
 from starzoo.align.weight_features import balanced, plain
-from starzoo.choices import Method
+from starzoo.config import Method
 from starzoo.models.weights import StateDict
 from starzoo.symmetry.spec import PermutationSpec
 

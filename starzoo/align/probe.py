@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from starzoo.choices import Method
+from starzoo.config import Method
 from starzoo.errors import UsageError
 from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
 from starzoo.models.memory_format import as_channels_last, channels_last

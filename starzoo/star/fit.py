@@ -381,7 +381,7 @@ class _Run:
 
     def _align(self) -> int:
         """Bring the sources to the star as it stands; how many positions that moved."""
-        return self.alignment.align_to(self._state(statistics=self.alignment.config.needs_statistics))
+        return self.alignment.align_to(self._state(statistics=self.alignment.config.needs_batch_norm_stats))
 
     def _state(self, *, statistics: bool) -> dict[str, Tensor]:
         # The working copy's running statistics are those of the paths on which it was evaluated last: they are the

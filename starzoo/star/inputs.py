@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from starzoo.config import DataConfig, validate, with_changes
+from starzoo.config import DataConfig, merge_section, validate
 from starzoo.data.hub_datasets import warn_once
 from starzoo.data.split import Split
 from starzoo.data.task import ImageTask, load_data, load_unlabeled
@@ -58,7 +58,7 @@ def load_images(manifest: StarManifest, places: LocalPaths, changes: Mapping[str
         if "dataset" not in (changes or {}):
             _check_named(manifest, manifest.config.data, option="--dataset")
     known = {"dataset": places.dataset} if places.dataset else {}
-    config = validate(DataConfig, with_changes({**manifest.config.data.model_dump(), **known}, changes or {}))
+    config = validate(DataConfig, merge_section({**manifest.config.data.model_dump(), **known}, changes or {}))
     return load_data_for(manifest.architecture, config, manifest.architecture.label_names)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from starzoo.align.align import align
 from starzoo.align.probe import Probe
-from starzoo.choices import Method
+from starzoo.config import Method
 from starzoo.errors import UsageError
 from starzoo.evaluate.chance_check import find_class_orders
 from starzoo.evaluate.evaluate import measure_path

@@ -10,8 +10,7 @@ import torch
 
 from starzoo.align.align import Aligner, align
 from starzoo.align.weight_features import balanced, plain
-from starzoo.choices import Method
-from starzoo.config import AlignConfig
+from starzoo.config import AlignConfig, Method
 from starzoo.errors import UsageError
 from starzoo.models.weights import average, distance
 from starzoo.symmetry import Permutation, infer

@@ -169,7 +169,10 @@ def test_what_is_wrong_is_named(run):
     assert "see starzoo pull --help" in run("pull", "a/b", "--fast").err
     assert "'x'" in run("train", "resnet18", "--seeds", "x", "--out", "out").err
     assert "missing.yaml" in run("fit-star", "a/b", "c/d", "--config", "missing.yaml", "--out", "out").err
-    assert "only data and evaluate" in run("evaluate", "./missing", "--set", "star.lr=1").err
+    assert (
+        "expected data.KEY=VALUE or evaluate.KEY=VALUE, got star"
+        in run("evaluate", "./missing", "--set", "star.lr=1").err
+    )
     assert "star.epoch" in run("fit-star", "a/b", "c/d", "--set", "star.epoch=3", "--out", "out").err
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from starzoo.cli.parsing import expand_refs, parse_method, parse_model_args, parse_seeds
+from starzoo.cli.parsing import expand_refs, parse_model_args, parse_seeds
 from starzoo.errors import UsageError
 
 
@@ -59,7 +59,3 @@ def test_a_star_beside_its_members_is_none_of_them(tmp_path):
 
 def test_an_empty_folder_stays_for_the_library_to_refuse(tmp_path):
     assert expand_refs([str(tmp_path)]) == [str(tmp_path)]
-
-
-def test_a_method_has_its_name_in_the_singular_too():
-    assert [parse_method(name) for name in ("weights", "weight", "magic")] == ["weights", "weights", "magic"]
