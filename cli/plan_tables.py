@@ -38,7 +38,7 @@ def show_plan(out: Output, plan: Plan) -> None:
         if plan.steps is not None
         else "steps: not known before the data set is read; give --train-size",
         f"license of the star: {licensing.license or 'not settled'}",
-        *([f"{licensing.question}: publishing it will take --accept-license"] if licensing.question else []),
+        *([f"{reason}: publishing it will take --accept-license"] if (reason := licensing.needs_decision) else []),
         *([f"cannot be published: {licensing.conflict}"] if licensing.conflict else []),
     ]
     out.result(

@@ -44,9 +44,9 @@ def make_star(
         sources=tuple(
             ModelRecord(
                 name=source.name,
-                repo=source.provenance.repo,
-                sha=source.provenance.sha,
-                files=dict(source.provenance.files),
+                repo=source.record.repo,
+                sha=source.record.sha,
+                files=dict(source.record.files),
             )
             for source in sources
         ),

@@ -14,8 +14,8 @@ import yaml
 
 from starzoo.errors import UntrustedInputError, exit_code_of
 from starzoo.files import read_file
+from starzoo.models.licenses import read_license
 from starzoo.models.safetensors_header import read_header
-from starzoo.models.sources import read_license
 from starzoo.models.timm_folder import sha256_file
 from starzoo.star.manifest import read_manifest
 from starzoo.star.run.local_paths import LocalPaths

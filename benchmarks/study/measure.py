@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ def measure(experiment: Experiment, variant: str, seed: int, dataset: str, zoos:
     labels = dict.fromkeys((model.name for model in holdouts), "star-heldout")
     for label, other in experiment.strangers.items() if not chosen.baseline else ():
         strangers = members(other, RECIPES[other].members, dataset, zoos)
-        strangers = [replace(model, name=f"{other}/{model.name}") for model in strangers]  # seed-0 is a source too
+        strangers = [model.with_record(name=f"{other}/{model.name}") for model in strangers]  # seed-0 is a source too
         holdouts = [*holdouts, *strangers]
         labels |= dict.fromkeys((model.name for model in strangers), label)
     architecture = models[0].architecture
@@ -97,7 +96,7 @@ def make(
     recipe, architecture = RECIPES[experiment.zoo_of(variant)], sources[0].architecture
     align = AlignConfig.model_validate(chosen.align)
     deciding = {
-        "sources": [source.provenance.files[WEIGHTS_FILE] for source in sources],
+        "sources": [source.record.files[WEIGHTS_FILE] for source in sources],
         "data": recipe.data.model_dump(mode="json"),
         "baseline": chosen.baseline,
         "star": star.model_dump(mode="json"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
 from pydantic import Field, ValidationError
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from starzoo.symmetry.spec import PermutationSpec
 
-__all__ = ["Architecture", "number_among", "registry_entry"]
+__all__ = ["INPUT_FIELDS", "Architecture", "HasArchitecture", "number_among", "registry_entry"]
+
+INPUT_FIELDS = ("input_size", "mean", "std")
+"""Fields of the preprocessing that decide the tensor which the network sees."""
 
 
 class Architecture(FrozenModel):
@@ -244,6 +247,18 @@ class Architecture(FrozenModel):
             preprocessing=Preprocessing(**data),
             label_names=_label_names(stated.pretrained_cfg.get("label_names"), stated.num_classes),
         )
+
+
+class HasArchitecture(Protocol):
+    """A model whose name and architecture are known."""
+
+    @property
+    def name(self) -> str:
+        """Its name in messages."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """Its architecture."""
 
 
 def number_among(name: str, arguments: Mapping[str, Any], argument: Literal["in_chans", "num_classes"]) -> int | None:

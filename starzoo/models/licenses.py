@@ -1,15 +1,20 @@
-"""The most restrictive license of a star's sources. This is no legal advice."""
+"""The license of a model, and the most restrictive one of a star's sources. This is no legal advice."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-__all__ = ["AND", "Licensed", "Licensing", "combine", "is_identifier", "license_of_sources"]
+from starzoo.errors import UntrustedInputError
+from starzoo.files import open_file
+from starzoo.strict_yaml import YAML_LIMIT, front_matter, parse_yaml
 
-AND = " AND "
+__all__ = ["Licensing", "combine_licenses", "is_identifier", "license_of_sources", "read_license"]
+
+_AND = " AND "
 """Between several licenses of one model, as SPDX writes it."""
 
 _ORDER = (
@@ -22,41 +27,37 @@ _ORDER = (
 )
 """From the freest to the most restrictive: public domain, permissive, with patents, copyleft, non-commercial, both."""
 
-_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _COPYLEFT, _NON_COMMERCIAL, _BOTH = 3, 4, 5
 _RANKS = {license: rank for rank, licenses in enumerate(_ORDER) for license in licenses}
+_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
+_MAX_LICENSES = 8  # of one model
 
 
 @dataclass(frozen=True)
 class Licensing:
-    """What follows from the licenses of some sources.
+    """The consequence of the licenses of some sources.
 
     Attributes:
         license: The most restrictive one, which the star may have; None where a source states none, or an unknown one.
-        question: Why a person must decide before the star is published; empty where nothing stands against it.
+        needs_decision: Why the user must choose a license before the star is published; empty where none is needed.
         conflict: Why no star of these sources may be published at all; empty where one may.
-        floor: The most restrictive license among those that are known: a person may not decide for less.
+        minimum: The most restrictive license among those that are known, below which the user may not choose.
     """
 
     license: str | None
-    question: str = ""
+    needs_decision: str = ""
     conflict: str = ""
-    floor: str | None = None
+    minimum: str | None = None
 
-    def allows(self, chosen: str) -> bool:
-        """Whether a person may decide for a license."""
-        floor = _RANKS.get(self.floor or "", -1)
-        if floor in {_COPYLEFT, _BOTH}:
-            return chosen == self.floor
-        return _RANKS.get(chosen, _COPYLEFT) >= floor
-
-
-def is_identifier(text: str) -> bool:
-    """Whether a text is the identifier of a license, known here or not, as the Hub writes it."""
-    return bool(_IDENTIFIER.fullmatch(text))
+    def permits(self, license: str) -> bool:
+        """Whether the user may choose a license."""
+        rank = _RANKS.get(self.minimum or "", -1)
+        if rank in {_COPYLEFT, _BOTH}:
+            return license == self.minimum
+        return _RANKS.get(license, _COPYLEFT) >= rank
 
 
-class Licensed(Protocol):
+class HasLicense(Protocol):
     """A model whose origin and license are known."""
 
     @property
@@ -68,38 +69,60 @@ class Licensed(Protocol):
         """The license that its card states, or None."""
 
 
-def license_of_sources(sources: Iterable[Licensed]) -> Licensing:
+def is_identifier(text: str) -> bool:
+    """Whether a text is the identifier of a license, known here or not, as the Hub writes it."""
+    return bool(_IDENTIFIER.fullmatch(text))
+
+
+def read_license(card: Path | None) -> str | None:
+    """Read the license in the front matter of a model's card, as the Hub finds it."""
+    if card is None or not card.is_file():
+        return None
+    try:
+        with open_file(card, inside=[card.parent]) as file:
+            block = front_matter(file.read(2 * YAML_LIMIT))
+        matter = parse_yaml(block, str(card)) if block else None
+    except UntrustedInputError:
+        return None
+    stated = matter.get("license") if isinstance(matter, dict) else None
+    listed = stated if isinstance(stated, list) else [stated]
+    licenses = [license for license in listed if isinstance(license, str) and is_identifier(license.lower())]
+    return _AND.join(dict.fromkeys(licenses)) if 0 < len(licenses) == len(listed) <= _MAX_LICENSES else None
+
+
+def license_of_sources(sources: Iterable[HasLicense]) -> Licensing:
     """Find the license of a star."""
-    return combine([source.license for source in sources if source.repo or source.license])
+    return combine_licenses([source.license for source in sources if source.repo or source.license])
 
 
-def combine(licenses: Sequence[str | None]) -> Licensing:
+def combine_licenses(licenses: Sequence[str | None]) -> Licensing:
     """Find the license of something that is made of several others."""
-    known = {_strictest(license) for license in licenses if license}
-    if forbidding := sorted(license for license in known if "-nd" in license and AND not in license):
+    stated = sorted({_strictest(license) for license in licenses if license})
+    if forbidding := [license for license in stated if "-nd" in license and _AND not in license]:
         return Licensing(None, conflict=f"{forbidding[0]} allows no changed versions, and a star is one")
-    strict = [license for license in sorted(known) if _RANKS.get(license) in {_COPYLEFT, _BOTH}]
-    if len(strict) > 1:
-        return Licensing(None, conflict=f"{strict[0]} and {strict[1]} each demand that the whole has their own terms")
-    limiting = [license for license in sorted(known) if _RANKS.get(license) == _NON_COMMERCIAL]
-    if limiting and strict and _RANKS[strict[0]] == _COPYLEFT:
-        return Licensing(None, conflict=f"{strict[0]} allows commercial use to all, {limiting[0]} to none")
-    parts = [[part for part in license.split(AND) if part in _RANKS] for license in sorted(known)]
-    least = [min(known_parts, key=_RANKS.__getitem__) for known_parts in parts if known_parts]
-    floor = max(least, key=_RANKS.__getitem__, default=None)
-    if strange := sorted(license for license in known if license not in _RANKS):
-        why = "which is not known here" if AND not in strange[0] else "of which a person must say what they come to"
-        return Licensing(None, question=f"a source has the license {strange[0]!r}, {why}", floor=floor)
-    missing = sum(license is None for license in licenses)
-    if missing:
+    copyleft = [license for license in stated if _RANKS.get(license) in {_COPYLEFT, _BOTH}]
+    if len(copyleft) > 1:
+        return Licensing(
+            None, conflict=f"{copyleft[0]} and {copyleft[1]} each demand that the whole has their own terms"
+        )
+    non_commercial = [license for license in stated if _RANKS.get(license) == _NON_COMMERCIAL]
+    if non_commercial and copyleft and _RANKS[copyleft[0]] == _COPYLEFT:
+        return Licensing(None, conflict=f"{copyleft[0]} allows commercial use to all, {non_commercial[0]} to none")
+    parts = [[part for part in license.split(_AND) if part in _RANKS] for license in stated]
+    freest = [min(known_parts, key=_RANKS.__getitem__) for known_parts in parts if known_parts]
+    minimum = max(freest, key=_RANKS.__getitem__, default=None)
+    if unknown := [license for license in stated if license not in _RANKS]:
+        reason = "which is not known here" if _AND not in unknown[0] else "of which a person must say what they come to"
+        return Licensing(None, f"a source has the license {unknown[0]!r}, {reason}", minimum=minimum)
+    if missing := sum(license is None for license in licenses):
         state = "states" if missing == 1 else "state"
-        return Licensing(None, question=f"{missing} of {len(licenses)} sources {state} no license", floor=floor)
-    if floor and _RANKS[floor] >= _NON_COMMERCIAL:
-        return Licensing(floor, question=f"the sources forbid commercial use ({floor})", floor=floor)
-    return Licensing(floor, floor=floor)
+        return Licensing(None, f"{missing} of {len(licenses)} sources {state} no license", minimum=minimum)
+    if minimum and _RANKS[minimum] >= _NON_COMMERCIAL:
+        return Licensing(minimum, f"the sources forbid commercial use ({minimum})", minimum=minimum)
+    return Licensing(minimum, minimum=minimum)
 
 
 def _strictest(license: str) -> str:
-    """The strictest of the licenses of one model; all of them where that cannot be said."""
-    several = license.lower().split(AND.lower())
-    return several[0] if len(several) == 1 else combine(several).license or AND.join(several)
+    """Return the strictest of the licenses of one model, or all of them where that cannot be decided."""
+    several = license.lower().split(_AND.lower())
+    return several[0] if len(several) == 1 else combine_licenses(several).license or _AND.join(several)

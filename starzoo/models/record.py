@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from starzoo.config import FrozenModel, Name, Number
+from starzoo.config import Augmentation, FrozenModel, Name, Number
 from starzoo.data.preprocessing import Preprocessing
 
 __all__ = ["RESERVED_NAMES", "ModelRecord", "Names", "Table"]
@@ -33,6 +33,7 @@ class ModelRecord(FrozenModel):
             names in its files learned, by its accuracy, is named too.
         steps: Training steps that it took, where `starzoo train` recorded them beside it; else None.
         images: The `data_fingerprint` of the images that it was trained on, where it is recorded like the steps.
+        augment: How these images were augmented, where it is recorded like the steps.
         estimated: Whether its own batch-norm statistics were broken, so that estimated ones were used.
     """
 
@@ -46,6 +47,7 @@ class ModelRecord(FrozenModel):
     label_names: Names | None = None
     steps: Number | None = None
     images: Name | None = None
+    augment: Augmentation | None = None
     estimated: bool = False
 
     @property

@@ -11,7 +11,9 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from starzoo.errors import UntrustedInputError
 from starzoo.files import atomic_write, open_file, translate_write_errors, write_text
+from starzoo.hub.listing import without
 from starzoo.models.architecture import Architecture
 from starzoo.models.timm_config import TimmConfig
 from starzoo.models.timm_weights import load_weights
@@ -20,6 +22,7 @@ from starzoo.strict_json import read_json
 __all__ = [
     "CONFIG_FILE",
     "WEIGHTS_FILE",
+    "check_files",
     "find_weights",
     "load_state",
     "read_architecture",
@@ -73,6 +76,21 @@ def find_weights(folder: Path) -> Path:
     others = (file for file in sorted(folder.glob("*.safetensors")) if file.name != "permutations.safetensors")
     known = (folder / name for name in (WEIGHTS_FILE, "open_clip_model.safetensors"))
     return next((file for file in (*known, *others) if file.is_file()), folder / WEIGHTS_FILE)
+
+
+def check_files(folder: Path, subject: str) -> None:
+    """Make sure that a folder has the two files of a model."""
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    if CONFIG_FILE not in sizes:
+        problem, hint = without(CONFIG_FILE, sizes)
+    elif find_weights(folder).is_file():
+        return
+    elif pickles := sorted(name for name in sizes if name.endswith((".bin", ".pth", ".pt"))):
+        problem = f"holds its weights only as {pickles[0]}, which could run code when opened"
+        hint = "save them as model.safetensors with safetensors.torch.save_file, on an isolated machine"
+    else:
+        problem, hint = without(WEIGHTS_FILE, sizes)
+    raise UntrustedInputError(subject, problem, hint=hint)
 
 
 def sha256_file(path: Path) -> str:

@@ -21,8 +21,9 @@ from starzoo.data.task import ImageTask
 from starzoo.errors import NumericalError, UsageError
 from starzoo.evaluate.domain_average import NEAR_STAR, Point, draw_points
 from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
+from starzoo.models.class_order import reorder_classes
+from starzoo.models.compatibility import check_compatible
 from starzoo.models.memory_format import as_channels_last, channels_last
-from starzoo.models.sources import check_compatible, reorder_classes
 from starzoo.models.weights import StateDict, interpolate
 from starzoo.parallel import default_device
 from starzoo.progress import Progress, no_progress

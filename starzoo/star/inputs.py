@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.hub.names import is_repo
 from starzoo.hub.offline import is_offline
 from starzoo.models.architecture import Architecture
+from starzoo.models.class_order import named_classes
 from starzoo.models.record import ModelRecord
-from starzoo.models.sources import Source, load_sources, named_classes
+from starzoo.models.sources import Source, load_sources
 from starzoo.progress import Progress, no_progress
 from starzoo.star.manifest import StarManifest
 from starzoo.star.run.local_paths import LocalPaths, is_folder
@@ -39,14 +39,16 @@ def load_models(
     """Load a star's own models under their own names, and make sure that they are still the same files."""
     models = load_sources(refs, progress=progress)
     for model, record in zip(models, records, strict=True):
-        if dict(model.provenance.files) != record.files:
+        if model.record.files != record.files:
             raise UntrustedInputError(
                 record.name,
                 "its files are not those that the star was made with",
                 hint="bring the old files back, or fit the star again",
             )
     return [
-        replace(model if model.architecture.label_names else named_classes(model, record.label_names), name=record.name)
+        (model if model.architecture.label_names else named_classes(model, record.label_names)).with_record(
+            name=record.name
+        )
         for model, record in zip(models, records, strict=True)
     ]
 

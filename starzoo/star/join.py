@@ -16,7 +16,10 @@ from starzoo.errors import UsageError
 from starzoo.evaluate.chance_check import find_class_orders
 from starzoo.evaluate.evaluate import measure_path
 from starzoo.evaluate.results import Path
-from starzoo.models.sources import Provenance, Source, check_compatible, load_sources, named_classes, reorder_classes
+from starzoo.models.class_order import named_classes, reorder_classes
+from starzoo.models.compatibility import check_compatible
+from starzoo.models.record import ModelRecord
+from starzoo.models.sources import Source, load_sources
 from starzoo.models.timm_folder import WEIGHTS_FILE
 from starzoo.progress import Progress, no_progress
 from starzoo.star.manifest import StarManifest
@@ -64,10 +67,10 @@ def join(
 ) -> JoinResult:
     """Align a new model to a star as its own held-outs were, and measure the path between the two."""
     architecture = manifest.architecture
-    [model] = load_sources([ref], taken=[source.name for source in manifest.sources], progress=progress)
+    [model] = load_sources([ref], reserved_names=[source.name for source in manifest.sources], progress=progress)
     known = {f"its source {source.name}": source.files for source in manifest.sources}
     for name, files in {"the star itself": manifest.files, **known}.items():
-        if files.get(WEIGHTS_FILE) == model.provenance.files[WEIGHTS_FILE]:
+        if files.get(WEIGHTS_FILE) == model.record.files[WEIGHTS_FILE]:
             raise UsageError(
                 str(ref),
                 f"is {name}, so that the path between the two would prove nothing",
@@ -104,5 +107,5 @@ def join(
 
 def star_as_source(manifest: StarManifest, star: Mapping[str, Tensor]) -> Source:
     """The star as one more model, whose architecture is compared with that of others."""
-    unlike_any = Provenance(manifest.name, None, None, {WEIGHTS_FILE: ""})  # it may equal the source it started from
-    return Source("the star", manifest.architecture, star, unlike_any)
+    record = ModelRecord(name="the star", files={WEIGHTS_FILE: ""})  # its weights may be those of a source
+    return Source(record, manifest.architecture, star)

@@ -11,7 +11,9 @@ from starzoo.align.align import align
 from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, DataConfig, Method
 from starzoo.errors import UsageError
-from starzoo.models.sources import check_compatible, common_label_names, load_sources, reorder_classes
+from starzoo.models.class_order import common_label_names, reorder_classes
+from starzoo.models.compatibility import check_compatible
+from starzoo.models.sources import load_sources
 from starzoo.models.timm_folder import save_tensors, save_timm_folder
 from starzoo.progress import Progress, no_progress
 from starzoo.star.inputs import load_data_for

@@ -11,7 +11,9 @@ from starzoo.errors import UsageError
 from starzoo.evaluate.evaluate import Shard, evaluate_shard
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.hub.ref import ModelRef
-from starzoo.models.sources import check_compatible, load_sources, reorder_classes
+from starzoo.models.class_order import reorder_classes
+from starzoo.models.compatibility import check_compatible
+from starzoo.models.sources import load_sources
 from starzoo.parallel import ignore_other_launchers, is_main_process
 from starzoo.progress import Progress, no_progress
 from starzoo.report.card import refuse_other_card
@@ -81,11 +83,11 @@ def evaluate_star(
     members = load_models(then.sources, resolve_records(then.sources, places.sources), progress=progress)
     names = [member.name for member in members]
     if holdouts:
-        unseen = load_sources(holdouts, taken=names, progress=progress)
+        unseen = load_sources(holdouts, reserved_names=names, progress=progress)
     else:
         unseen = load_models(then.holdouts, resolve_records(then.holdouts, places.holdouts), progress=progress)
     taken = [*names, *(model.name for model in unseen)]
-    stars = load_sources(other_stars, taken=taken, progress=progress) if other_stars else []
+    stars = load_sources(other_stars, reserved_names=taken, progress=progress) if other_stars else []
     check_compatible([star_as_source(then, loaded.state), *members, *unseen, *stars])
     images = load_images(then, places, data)
     if holdouts:

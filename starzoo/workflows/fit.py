@@ -16,7 +16,9 @@ from starzoo.data.task import ImageTask
 from starzoo.errors import UsageError
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.hub.names import check_repo
-from starzoo.models.sources import Source, check_compatible, load_sources, named_classes
+from starzoo.models.class_order import named_classes
+from starzoo.models.compatibility import check_compatible
+from starzoo.models.sources import Source, load_sources
 from starzoo.models.timm_folder import WEIGHTS_FILE, write_text
 from starzoo.parallel import join, on_main_process, raise_everywhere
 from starzoo.progress import Progress, no_progress
@@ -130,7 +132,7 @@ def fit_star(
             manifest = _describe(name or out.resolve().name, members, unseen, config, data)
             if push_to:
                 check_license(manifest, accept_license)  # before the fit
-            weights = [member.provenance.files[WEIGHTS_FILE] for member in members]
+            weights = [member.record.files[WEIGHTS_FILE] for member in members]
             refs = [model.record.pinned or ref for model, ref in zip(models, [*sources, *holdouts], strict=True)]
             pinned = refs[: len(sources)], refs[len(sources) :]
             places = LocalPaths.of(*pinned, data.config, config.evaluate.ood, weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +15,9 @@ from starzoo.evaluate.chance_check import find_class_orders
 from starzoo.evaluate.evaluate import Zoo, evaluate
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.source_check import check_sources, estimate_statistics
-from starzoo.models.sources import Source, check_have_classes, common_label_names, named_classes, reorder_classes
+from starzoo.models.class_order import common_label_names, named_classes, reorder_classes
+from starzoo.models.compatibility import check_have_classes
+from starzoo.models.sources import Source
 from starzoo.progress import Progress, no_progress
 from starzoo.star.manifest import StarManifest
 from starzoo.star.run.local_paths import is_folder, redact_path
@@ -69,14 +72,14 @@ def look_at(
         dict(states[count:]),
         data,
         config,
-        trained_with=[model.provenance.augment for model in models[:count]],
+        trained_with=[model.record.augment for model in models[:count]],
         keep_weak=keep_weak,
         cache=cache,
         progress=progress,
     )
     config = config.model_copy(update={"batch_norm_augment": found.augment})
     return [
-        model.with_statistics(estimate_statistics(architecture, model.state, data, config))
+        replace(model.with_record(estimated=True), state=estimate_statistics(architecture, model.state, data, config))
         if model.name in found.broken
         else model
         for model in models

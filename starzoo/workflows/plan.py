@@ -15,12 +15,12 @@ from starzoo.hub.listing import CARD, Listing, bytes_to_download, free_bytes, li
 from starzoo.hub.ref import ModelRef
 from starzoo.hub.thread_map import thread_map
 from starzoo.models.architecture import Architecture
-from starzoo.models.licenses import Licensing, combine
+from starzoo.models.compatibility import check_architectures, check_have_classes
+from starzoo.models.licenses import Licensing, combine_licenses, read_license
 from starzoo.models.pull import architecture_of, check_pickle, read_weights_header
 from starzoo.models.safetensors_header import read_header, stored_dtype
-from starzoo.models.sources import check_architectures, check_files, check_have_classes, read_license
 from starzoo.models.timm_config import TimmConfig
-from starzoo.models.timm_folder import CONFIG_FILE, find_weights, read_architecture, read_json
+from starzoo.models.timm_folder import CONFIG_FILE, check_files, find_weights, read_architecture, read_json
 from starzoo.models.timm_weights import check_header
 
 __all__ = ["Plan", "PlannedModel", "plan_star"]
@@ -135,7 +135,7 @@ def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig
         evidence=4 * len(sources) * (numbers + (most_numbers(len(sources)) if config.align.needs_images else 0)),
         images=images,
         steps=steps,
-        licensing=combine([model.license for model in models[: len(sources)] if model.sha or model.license]),
+        licensing=combine_licenses([model.license for model in models[: len(sources)] if model.sha or model.license]),
     )
 
 

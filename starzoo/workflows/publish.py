@@ -71,10 +71,10 @@ def check_license(manifest: StarManifest, accepted: str | None) -> Licensing:
             f"cannot be published: {found.conflict}",
             hint="fit a star on sources whose licenses fit together",
         )
-    if found.question and accepted is None:
+    if found.needs_decision and accepted is None:
         raise UsageError(
             "--accept-license",
-            f"{manifest.name}: {found.question}",
+            f"{manifest.name}: {found.needs_decision}",
             hint="look at the licenses of its sources, choose, and add --accept-license LICENSE",
         )
     if accepted is not None:
@@ -84,10 +84,10 @@ def check_license(manifest: StarManifest, accepted: str | None) -> Licensing:
                 f"{accepted!r}: no identifier of a license",
                 hint="write it as the Hub does: cc-by-nc-4.0",
             )
-        if not found.allows(accepted):
+        if not found.permits(accepted):
             raise UsageError(
                 "--accept-license",
-                f"{accepted}: the sources demand {found.floor}",
-                hint=f"give --accept-license {found.floor}",
+                f"{accepted}: the sources demand {found.minimum}",
+                hint=f"give --accept-license {found.minimum}",
             )
     return found

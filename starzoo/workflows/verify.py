@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from starzoo.errors import HubError, StarzooError, UsageError
 from starzoo.hub.offline import offline_mode
+from starzoo.models.class_order import reorder_classes
+from starzoo.models.compatibility import check_compatible
 from starzoo.models.record import ModelRecord
-from starzoo.models.sources import Source, check_compatible, reorder_classes
+from starzoo.models.sources import Source
 from starzoo.models.timm_folder import sha256_file
 from starzoo.progress import Progress, no_progress
 from starzoo.star.inputs import load_models

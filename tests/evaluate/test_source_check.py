@@ -107,7 +107,7 @@ def test_broken_statistics_are_named_and_estimated_anew(
         for record in caplog.records
         if "broken" in record.message
     ]
-    source = replace(zoo[2], name="odd", state=models["odd"])
+    source = replace(zoo[2].with_record(name="odd"), state=models["odd"])
     [_, mended], config = look_at([zoo[0], source], 2, images, CONFIG, ResultCache(None), False, lambda *_: None)
     assert mended.record.estimated
     assert config.batch_norm_augment == "none"

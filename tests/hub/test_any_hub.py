@@ -77,7 +77,7 @@ def test_folders_of_a_repository_are_models(make_member: MakeMember, new_repo: N
     plan = plan_star([f"{repo}/a", f"{repo}/b"], [], RunConfig())
     sizes = [Path(make_member(name, seed=seed) / "model.safetensors").stat().st_size for seed, name in enumerate("ab")]
     assert plan.to_download == sum(sizes)
-    assert load_source(f"{repo}/b").provenance.repo == f"{repo}/b"
+    assert load_source(f"{repo}/b").record.repo == f"{repo}/b"
 
 
 def test_what_is_not_there(new_repo: NewRepo) -> None:

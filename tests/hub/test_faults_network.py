@@ -250,7 +250,7 @@ def test_n14_nothing_opens_a_socket_offline(files: Files, fake_hub: FakeHub, mon
     monkeypatch.setattr(socket.socket, "connect", refuse)
     with offline_mode():
         after = load_source("ann/net")
-    assert after.provenance == before.provenance
+    assert after.record == before.record
 
 
 def test_n15_more_than_fits_on_the_disk_is_not_begun(

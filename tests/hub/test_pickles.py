@@ -58,7 +58,7 @@ def test_w03_a_pickle_is_converted_once_and_then_found(
     source = load_source("ann/net")
     expected = torch.load(io.BytesIO(files["pytorch_model.bin"]), weights_only=True)["state_dict"]
     assert all(torch.equal(source.state[name], tensor.to(source.state[name])) for name, tensor in expected.items())
-    assert source.provenance.repo == "ann/net"
+    assert source.record.repo == "ann/net"
 
 
 def test_w03_fit_star_tells_how_a_pickle_is_converted_and_converts_none_itself(

@@ -34,9 +34,9 @@ def zoo(make_member: MakeMember, fake_hub: FakeHub) -> str:
 def test_a_member_of_a_repository_is_a_model(zoo: str, fake_hub: FakeHub) -> None:
     first, second = load_sources(["ann/zoo/a", f"ann/zoo/b@{zoo}"])
     assert [source.name for source in (first, second)] == ["a", "b"]
-    assert (first.provenance.repo, second.provenance.repo) == ("ann/zoo/a", "ann/zoo/b")
-    assert (first.provenance.license, second.provenance.license) == ("cc0-1.0", "mit")
-    assert first.provenance.sha == second.provenance.sha == zoo
+    assert (first.record.repo, second.record.repo) == ("ann/zoo/a", "ann/zoo/b")
+    assert (first.record.license, second.record.license) == ("cc0-1.0", "mit")
+    assert first.record.sha == second.record.sha == zoo
     assert set(fake_hub.asked("GET .*/resolve/.*safetensors")) == {
         f"GET /ann/zoo/resolve/{zoo}/{name}/model.safetensors" for name in "ab"
     }
@@ -44,11 +44,11 @@ def test_a_member_of_a_repository_is_a_model(zoo: str, fake_hub: FakeHub) -> Non
 
 def test_a_member_is_found_again_by_its_record_and_offline(zoo: str, fake_hub: FakeHub) -> None:
     source = load_source("ann/zoo/b")
-    record = ModelRecord(name="b", repo=source.provenance.repo, sha=source.provenance.sha)
+    record = ModelRecord(name="b", repo=source.record.repo, sha=source.record.sha)
     [ref] = resolve_records([record], [])
     assert ref == f"hf-hub:ann/zoo/b@{zoo}"
     with offline_mode():
-        assert load_source(ref).provenance.files == source.provenance.files
+        assert load_source(ref).record.files == source.record.files
         assert pull("ann/zoo/b").model_id == "ann/zoo/b"
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from starzoo.models.licenses import combine
+from starzoo.models.licenses import combine_licenses
 
 
 @pytest.mark.parametrize(
@@ -17,8 +17,8 @@ from starzoo.models.licenses import combine
     ],
 )
 def test_the_most_restrictive_license_of_the_sources(licenses: list[str], license: str) -> None:
-    found = combine(licenses)
-    assert (found.license, found.question, found.conflict) == (license, "", "")
+    found = combine_licenses(licenses)
+    assert (found.license, found.needs_decision, found.conflict) == (license, "", "")
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_the_most_restrictive_license_of_the_sources(licenses: list[str], licens
     ],
 )
 def test_c18_what_a_person_must_decide(licenses: list[str | None], license: str | None, question: str) -> None:
-    found = combine(licenses)
-    assert (found.license, found.question, found.conflict) == (license, question, "")
+    found = combine_licenses(licenses)
+    assert (found.license, found.needs_decision, found.conflict) == (license, question, "")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_c18_what_a_person_must_decide(licenses: list[str | None], license: str 
     ],
 )
 def test_c18_licenses_that_exclude_each_other(licenses: list[str | None]) -> None:
-    found = combine(licenses)
+    found = combine_licenses(licenses)
     assert found.conflict
     assert found.license is None
 
@@ -81,6 +81,6 @@ def test_c18_licenses_that_exclude_each_other(licenses: list[str | None]) -> Non
 def test_c18_a_person_may_not_decide_for_less_than_a_source_demands(
     licenses: list[str | None], floor: str | None, allowed: list[str], refused: list[str]
 ) -> None:
-    found = combine(licenses)
-    assert found.floor == floor
-    assert [license for license in (*allowed, *refused) if found.allows(license)] == allowed
+    found = combine_licenses(licenses)
+    assert found.minimum == floor
+    assert [license for license in (*allowed, *refused) if found.permits(license)] == allowed

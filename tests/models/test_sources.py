@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,10 @@ from torch import nn
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
 from starzoo.hub.ref import ModelRef
-from starzoo.models.sources import (
-    check_compatible,
-    common_label_names,
-    load_source,
-    load_sources,
-    read_license,
-    reorder_classes,
-)
+from starzoo.models.class_order import common_label_names, reorder_classes
+from starzoo.models.compatibility import check_compatible
+from starzoo.models.licenses import read_license
+from starzoo.models.sources import load_source, load_sources
 from starzoo.models.timm_folder import sha256_file
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
@@ -35,15 +30,15 @@ def test_a_folder_becomes_a_model(make_member: MakeMember) -> None:
     assert isinstance(model, nn.Module)
     assert not model.training
     assert all(torch.equal(source.state[name], tensor) for name, tensor in model.state_dict().items())
-    assert (source.name, source.dtype) == ("seed-0", "float32")
-    assert source.provenance.files["model.safetensors"] == sha256_file(folder / "model.safetensors")
+    assert (source.name, source.record.dtype) == ("seed-0", "float32")
+    assert source.record.files["model.safetensors"] == sha256_file(folder / "model.safetensors")
 
 
-def test_a_local_path_does_not_get_into_the_provenance(make_member: MakeMember, tmp_path: Path) -> None:
-    provenance = load_source(make_member()).provenance
-    assert provenance.ref == "seed-0"
-    assert (provenance.repo, provenance.sha, provenance.license) == (None, None, None)
-    assert str(tmp_path) not in repr(provenance)
+def test_a_local_path_does_not_get_into_the_record(make_member: MakeMember, tmp_path: Path) -> None:
+    record = load_source(make_member()).record
+    assert record.name == "seed-0"
+    assert (record.repo, record.sha, record.license) == (None, None, None)
+    assert str(tmp_path) not in repr(record)
 
 
 def test_steps_and_images_are_those_of_the_record_beside_a_model(make_member: MakeMember) -> None:
@@ -51,10 +46,10 @@ def test_steps_and_images_are_those_of_the_record_beside_a_model(make_member: Ma
 
     def read(record: object) -> tuple[int | None, str | None]:
         (folder / "training.json").write_text(json.dumps(record))
-        provenance = load_source(folder).provenance
-        return provenance.steps, provenance.images
+        record = load_source(folder).record
+        return record.steps, record.images
 
-    assert (load_source(folder).provenance.steps, load_source(folder).provenance.images) == (None, None)
+    assert (load_source(folder).record.steps, load_source(folder).record.images) == (None, None)
     whole = {"result": {"steps": 624}, "data": {"fingerprint": fingerprint}}
     assert read(whole) == (624, fingerprint)
     assert read({**whole, "result": {}}) == (None, fingerprint)
@@ -71,9 +66,8 @@ def test_a_repository_becomes_a_model(make_member: MakeMember, fake_hub: FakeHub
     sha = fake_hub.commit("ann/net", {**files, "README.md": b"---\nlicense: cc-by-nc-4.0\n---\nhello\n---\n"})
     source = load_source("ann/net@main")
     assert source.name == "net"
-    provenance = source.provenance
-    assert (provenance.ref, provenance.repo, provenance.sha) == ("ann/net@main", "ann/net", sha)
-    assert provenance.license == "cc-by-nc-4.0"
+    assert (source.record.repo, source.record.sha) == ("ann/net", sha)
+    assert source.record.license == "cc-by-nc-4.0"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +99,7 @@ def test_a_repository_becomes_a_model(make_member: MakeMember, fake_hub: FakeHub
 def test_a_card_without_a_license(make_member: MakeMember, card: bytes) -> None:
     folder = make_member()
     (folder / "README.md").write_bytes(card)
-    assert load_source(folder).provenance.license is None
+    assert load_source(folder).record.license is None
 
 
 @pytest.mark.parametrize(
@@ -152,7 +146,7 @@ def test_w16_half_precision_is_read_and_recorded(make_member: MakeMember, dtype:
     stored = {name: t.to(dtype) if t.is_floating_point() else t for name, t in load_file(path).items()}
     save_file(stored, path)
     source = load_source(folder)
-    assert source.dtype == str(dtype).removeprefix("torch.")
+    assert source.record.dtype == str(dtype).removeprefix("torch.")
     assert {tensor.dtype for tensor in source.state.values()} == {torch.float32, torch.int64}
     assert torch.equal(source.state["fc.weight"], stored["fc.weight"].float())
 
@@ -311,7 +305,7 @@ def test_t03_classes_are_brought_into_one_order(make_member: MakeMember, caplog:
         before, after = theirs.model()(images), found[1].model()(images)
     torch.testing.assert_close(after, before[:, [1, 2, 0]])
     assert found[1].architecture.label_names == ("cat", "dog", "señor")
-    assert found[1].provenance == replace(theirs.provenance, label_names=("sen\u0303or", "cat", "dog"))
+    assert found[1].record == theirs.with_record(label_names=("sen\u0303or", "cat", "dog")).record
     assert [record.getMessage() for record in caplog.records] == [
         "classes are matched by name: 1 of 3 models had another order (theirs)"
     ]
@@ -353,12 +347,12 @@ def test_other_ways_to_cut_a_picture_are_brought_into_one_and_recorded(
     sources = load_sources(folders)
     check_compatible(sources)
     assert {source.architecture.preprocessing for source in sources} == {own[1]}
-    assert [source.provenance.preprocessing for source in sources] == own
+    assert [source.record.preprocessing for source in sources] == own
     assert "all are evaluated with interpolation bicubic, crop_pct 0.95 and crop_mode center, as 2 of 3" in caplog.text
     check_compatible([load_source(folder) for folder in folders])
     caplog.clear()
     assert {source.architecture.preprocessing for source in load_sources(folders[:2])} == {own[0]}
-    assert load_sources(folders[1:])[0].provenance.preprocessing is None
+    assert load_sources(folders[1:])[0].architecture.preprocessing == own[1]
     assert "1 of 2" in caplog.text
 
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor
 
-from starzoo.models.sources import check_compatible, load_source, load_sources
+from starzoo.models.compatibility import check_compatible
+from starzoo.models.sources import load_source, load_sources
 from starzoo.models.timm_folder import find_weights
 from tests.conftest import MakeMember
 from tests.timm_oracle import assert_as_timm, edit

@@ -169,7 +169,7 @@ def test_zoo_is_made_of_folders_that_plain_timm_loads(tmp_path: Path, data: Imag
     assert record["data"]["fingerprint"] == data.fingerprint
     assert record["result"]["train_accuracy"] == reports[2].train_accuracy
     steps = 2 * len(data.train.loader(RECIPE.batch_size, epoch=0, seed=0))
-    assert load_source(tmp_path / "zoo" / "seed-1").provenance.steps == record["result"]["steps"] == steps
+    assert load_source(tmp_path / "zoo" / "seed-1").record.steps == record["result"]["steps"] == steps
     assert record["versions"]["torch"] == torch.__version__.split("+")[0]
 
 

@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 
 from starzoo.cli.main import main
 from starzoo.errors import UntrustedInputError
+from starzoo.models.licenses import read_license
 from starzoo.models.record import ModelRecord
-from starzoo.models.sources import read_license
 from starzoo.star.manifest import read_manifest
 from tests.hostile import HOSTILE, full_manifest
 from tests.stars import make_star

@@ -68,7 +68,7 @@ def test_what_is_known_of_the_models(hub: FakeHub, make_member: MakeMember) -> N
         ("bob/net", "held-out", "apache-2.0", "float32"),
         ("local", "held-out", None, "float32"),
     ]
-    assert (plan.licensing.license, plan.licensing.question) == ("mit", "")
+    assert (plan.licensing.license, plan.licensing.needs_decision) == ("mit", "")
     assert plan.memory == 4 * plan.parameters * (4 + 4)
     assert (plan.images, plan.steps) == (1437, 3 * 14)
 
@@ -127,9 +127,9 @@ def test_c18_the_plan_shows_licenses_that_a_person_must_look_at(hub: FakeHub, ru
     document = run("plan", *REFS, "--dataset", "digits", "--json").json
     assert document["licensing"] == {
         "license": None,
-        "question": "1 of 3 sources states no license",
+        "needs_decision": "1 of 3 sources states no license",
         "conflict": "",
-        "floor": "mit",
+        "minimum": "mit",
     }
     assert document["models"][2]["license"] is None
     assert document["to_download"] == int(run("plan", *REFS, "--quiet").out)
