@@ -7,7 +7,6 @@ import typer
 
 from . import options
 from .output import Output
-from .parsing import expand_refs
 from .tables import show_alignment
 
 
@@ -39,7 +38,7 @@ def align(
         how = how.model_copy(update={"method": "balanced-weights"})
     reports = align_models(
         fixed,
-        expand_refs(permutees),
+        permutees,
         folder,
         how,
         data=images,

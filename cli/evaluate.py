@@ -8,7 +8,6 @@ from starzoo.config import parse_section_overrides
 
 from . import options
 from .output import Output
-from .parsing import expand_refs
 from .tables import show_star
 
 
@@ -47,7 +46,7 @@ def evaluate(
     changes = parse_section_overrides(overrides or (), data=data, evaluate=evaluate)
     result = evaluate_star(
         star,
-        holdouts=expand_refs(holdouts or [], of="holdouts"),
+        holdouts=holdouts or [],
         other_stars=other_stars or [],
         use_cache=not no_cache,
         shard=Shard.parse(shard) if shard else None,

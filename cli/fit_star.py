@@ -7,7 +7,6 @@ import typer
 
 from . import options
 from .output import Output
-from .parsing import resolve_zoo
 from .plan_tables import show_plan
 from .tables import show_star
 
@@ -65,11 +64,12 @@ def fit_star(
     if dry_run:
         from starzoo.workflows.plan import plan_star
 
-        return show_plan(out, plan_star(*resolve_zoo(sources, holdouts), run))
+        return show_plan(out, plan_star(sources, holdouts or [], run))
     from starzoo.workflows.fit import fit_star as run_fit_star
 
     result = run_fit_star(
-        *resolve_zoo(sources, holdouts),
+        sources,
+        holdouts or [],
         run,
         folder,
         name=title,

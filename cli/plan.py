@@ -2,7 +2,6 @@
 
 from . import options
 from .output import Output
-from .parsing import resolve_zoo
 from .plan_tables import show_plan
 
 
@@ -26,4 +25,4 @@ def plan(
     from starzoo.workflows.plan import plan_star
 
     run = options.load_run(config, overrides, seed, data=data, star=star)
-    show_plan(out, plan_star(*resolve_zoo(sources, holdouts), run))
+    show_plan(out, plan_star(sources, holdouts or [], run))

@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from .output import Output
-from .parsing import expand_refs
 
 
 def pull(
@@ -26,6 +25,7 @@ def pull(
         starzoo pull timm/resnet18.a1_in1k timm/resnet18.tv_in1k
     """
     from starzoo.models.pull import pull_all
+    from starzoo.workflows.refs import expand_refs
 
     snapshots = pull_all(expand_refs(refs), allow_pickle=allow_pickle, progress=out.progress)
     out.result(

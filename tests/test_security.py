@@ -137,7 +137,7 @@ def test_h07_the_cache_of_the_client_is_read(tmp_path: Path) -> None:
 
 
 def test_h07_a_member_that_is_a_link_is_not_taken_for_one_of_a_zoo(folder: Path) -> None:
-    from starzoo.cli.parsing import expand_refs
+    from starzoo.workflows.refs import expand_refs
 
     zoo = folder.parent / "zoo"
     zoo.mkdir()

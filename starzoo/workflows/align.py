@@ -22,6 +22,7 @@ from starzoo.star.run.local_paths import check_not_overwriting
 from starzoo.star.star import PERMUTATIONS
 from starzoo.symmetry import Permutation
 from starzoo.workflows.measure import match_to_data
+from starzoo.workflows.refs import expand_refs
 
 __all__ = ["AlignmentReport", "align_models"]
 
@@ -81,6 +82,7 @@ def align_models(
     Raises:
         UsageError: The method needs images, and no data are given, or a folder of `out` holds a star.
     """
+    permutees = expand_refs(permutees)
     models = load_sources([fixed, *permutees], progress=progress)
     check_compatible(models)
     folders = [out / model.name for model in models[1:]]

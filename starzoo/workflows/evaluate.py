@@ -37,6 +37,7 @@ from starzoo.workflows.measure import (
     override_eval_config,
     with_split_of,
 )
+from starzoo.workflows.refs import expand_refs
 
 __all__ = ["evaluate_star"]
 
@@ -75,6 +76,7 @@ def evaluate_star(
     ignore_other_launchers()  # before anything is downloaded
     if shard and not use_cache:
         raise UsageError("--shard", "a shard leaves its results in the cache", hint="leave --no-cache out")
+    holdouts = expand_refs(holdouts, of="holdouts")
     loaded, folder = load_star(star), ModelRef.parse(star).folder
     if folder is not None and not shard:
         refuse_other_card(folder)

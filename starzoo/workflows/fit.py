@@ -45,6 +45,7 @@ from starzoo.workflows.measure import (
     with_split_of,
 )
 from starzoo.workflows.publish import check_license, publish_star
+from starzoo.workflows.refs import resolve_zoo
 
 __all__ = ["StarResult", "fit_star"]
 
@@ -106,6 +107,7 @@ def fit_star(
     Raises:
         UsageError: There are fewer than two sources, or another run is at work in the folder.
     """
+    sources, holdouts = resolve_zoo(sources, holdouts)
     if len(sources) < 2:
         raise UsageError("SOURCE", "a star needs at least two sources", hint="give more model references")
     if push_to:

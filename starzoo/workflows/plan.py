@@ -22,6 +22,7 @@ from starzoo.models.safetensors_header import read_header, stored_dtype
 from starzoo.models.timm_config import TimmConfig
 from starzoo.models.timm_folder import CONFIG_FILE, check_files, find_weights, read_architecture, read_json
 from starzoo.models.timm_weights import check_header
+from starzoo.workflows.refs import resolve_zoo
 
 __all__ = ["Plan", "PlannedModel", "plan_star"]
 
@@ -99,6 +100,7 @@ def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig
         UsageError: There are fewer than two sources.
         ResourceError: There is not enough free disk space.
     """
+    sources, holdouts = resolve_zoo(sources, holdouts)
     if len(sources) < 2:
         raise UsageError("SOURCE", "a star needs at least two sources", hint="give more model references")
     refs = [ModelRef.parse(ref) for ref in (*sources, *holdouts)]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from starzoo.cli.parsing import expand_refs, resolve_zoo
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.hub.offline import offline_mode
 from starzoo.hub.ref import ModelRef
@@ -15,7 +14,7 @@ from starzoo.models.record import ModelRecord
 from starzoo.models.sources import load_source, load_sources
 from starzoo.report.card import render
 from starzoo.star.run.local_paths import resolve_records
-from starzoo.workflows.refs import read_zoo_file
+from starzoo.workflows.refs import expand_refs, read_zoo_file, resolve_zoo
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
 from tests.report.test_card import make_manifest
@@ -121,7 +120,7 @@ def test_what_is_no_zoo_file(tmp_path: Path, text: str | None, reason: str) -> N
     file = tmp_path / "zoo.yaml"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(UsageError, match=rf"zoo.yaml: (is no zoo file: )?{reason}.*\(write `sources:`"):
+    with pytest.raises(UsageError, match=rf"zoo.yaml: (cannot read it as a zoo file: )?{reason}.*\(write `sources:`"):
         read_zoo_file(file)
     file.write_text("sources: []")
     with pytest.raises(UsageError, match=r"zoo.yaml: names no model"):
