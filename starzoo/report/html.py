@@ -29,7 +29,6 @@ __all__ = ["render_report", "write_report"]
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?^---\n", re.DOTALL | re.MULTILINE)
 _OUR_POLICY = b"Content-Security-Policy\" content=\"default-src 'none'; img-src data:"  # as the template has it
-_PHONE = "(max-width: 640px)"
 _FOLDING = re.compile(r"&lt;(/?(?:details|summary)|details open)&gt;")
 _FIGURE = re.compile(r"plots/([a-z]+-[a-z]+)\.png")
 
@@ -53,7 +52,7 @@ def write_report(folder: Path, manifest: StarManifest, repo: str | None = None) 
 
 
 class _Renderer(RendererHTML):
-    """HTML in which tables scroll by themselves, and images are the figures drawn here, for a page and for a phone."""
+    """HTML in which tables scroll by themselves, and images are the figures drawn here."""
 
     def table_open(self, *_: Any) -> str:
         return '<div class="table"><table>\n'
@@ -72,17 +71,14 @@ class _Renderer(RendererHTML):
         named = _FIGURE.fullmatch(str(tokens[idx].attrs["src"]))
         if named is None or named[1] not in env["figures"]:
             return alt
-        wide, narrow = env["figures"][named[1]]
-        return f'<picture><source media="{_PHONE}" srcset="{narrow}"><img src="{wide}" alt="{alt}"></picture>'
+        return f'<img src="{env["figures"][named[1]]}" alt="{alt}">'
 
 
-def _draw(evaluation: Evaluation) -> dict[str, tuple[str, str]]:
-    """Every figure by its name, wide and narrow, as a data URI."""
+def _draw(evaluation: Evaluation) -> dict[str, str]:
+    """Every figure by its name, as a data URI."""
     from starzoo.report.plots import all_figures, to_png
 
-    both = zip(all_figures(evaluation), all_figures(evaluation, narrow=True), strict=True)
-    return {name: (_embed(to_png(wide)), _embed(to_png(narrow))) for (name, wide), (_, narrow) in both}
-
-
-def _embed(png: bytes) -> str:
-    return f"data:image/png;base64,{b64encode(png).decode('ascii')}"
+    return {
+        name: f"data:image/png;base64,{b64encode(to_png(figure)).decode('ascii')}"
+        for name, figure in all_figures(evaluation)
+    }

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any, Literal
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -61,30 +61,30 @@ _ROLES: dict[Role, _Look] = {
 }
 _ACCURACY_TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 100)
 _FLOOR = 0.1  # points of error below which the stretched accuracy axis turns linear, so that 100 % has a place on it
-_WIDE, _NARROW = 7.6, 3.8  # inches, for a page and for a telephone
+_WIDTH = 7.6  # inches
 _SPREAD = 4.0  # a range of values wider than this factor is drawn on a logarithmic axis
 
 
-def all_figures(evaluation: Evaluation, *, narrow: bool = False) -> Iterator[tuple[str, Figure]]:
+def all_figures(evaluation: Evaluation) -> Iterator[tuple[str, Figure]]:
     """Every figure that can be drawn of an evaluation."""
     for split in evaluation.splits:
         if any(path.split == split for path in evaluation.paths):
-            yield f"paths-{split}", plot_paths(evaluation, split, narrow=narrow)
+            yield f"paths-{split}", plot_paths(evaluation, split)
         if any(quality.split == split for quality in evaluation.qualities):
-            yield f"quality-{split}", plot_quality(evaluation, split, narrow=narrow)
+            yield f"quality-{split}", plot_quality(evaluation, split)
         if has_costs(evaluation, split):
-            yield f"cost-{split}", plot_cost(evaluation, split, narrow=narrow)
+            yield f"cost-{split}", plot_cost(evaluation, split)
     for plane in evaluation.planes:
-        yield f"plane-{plane.split}", plot_plane(plane, narrow=narrow)
+        yield f"plane-{plane.split}", plot_plane(plane)
 
 
-def plot_paths(evaluation: Evaluation, split: Split = "test", *, narrow: bool = False) -> Figure:
+def plot_paths(evaluation: Evaluation, split: Split = "test") -> Figure:
     """Loss and accuracy along the paths: for each kind the mean over its paths, in a band from least to greatest."""
     kinds = [kind for kind in _PATHS if evaluation.paths_of(kind, split)]
     if not kinds:
         raise UsageError("", f"no path was measured on the {split} split", hint="evaluate the star first")
     with plot_style():
-        figure, (losses, accuracies) = _two_panels(4.0, narrow)
+        figure, (losses, accuracies) = _two_panels(4.0)
         for order, kind in enumerate(reversed(kinds)):  # the star's own paths lie on top
             paths, look = evaluation.paths_of(kind, split), _PATHS[kind]
             t = np.asarray(paths[0].t)
@@ -99,21 +99,20 @@ def plot_paths(evaluation: Evaluation, split: Split = "test", *, narrow: bool = 
         for axes in (losses, accuracies):
             axes.set_xlim(0, 1)
         place = "position on the repaired path" if evaluation.repaired else "position on the path"
-        gap = "\n" if narrow else "  "
-        figure.supxlabel(f"{place} t:{gap}0 = star or first model,  1 = other model", fontsize="medium")
+        figure.supxlabel(f"{place} t:  0 = star or first model,  1 = other model", fontsize="medium")
         handles, labels = losses.get_legend_handles_labels()
-        _add_legend(figure, handles[::-1], labels[::-1], narrow)
+        _add_legend(figure, handles[::-1], labels[::-1])
     return figure
 
 
-def plot_quality(evaluation: Evaluation, split: Split = "test", *, narrow: bool = False) -> Figure:
+def plot_quality(evaluation: Evaluation, split: Split = "test") -> Figure:
     """Plot accuracy and negative log-likelihood of sources, averages, the star, its domain and the ensemble."""
     roles = [role for role in _ROLES if evaluation.qualities_of(role, split)]
     if not roles:
         raise UsageError("", f"no model was measured on the {split} split", hint="evaluate the star first")
     rows = [evaluation.qualities_of(role, split) for role in roles]
     with plot_style():
-        figure, (right, nll) = _two_panels(1.2 + 0.42 * len(roles), narrow, sharey=True)
+        figure, (right, nll) = _two_panels(1.2 + 0.42 * len(roles), sharey=True)
         _draw_rows(right, roles, [[100 * model.accuracy for model in row] for row in rows], "{:.2f}")
         _draw_rows(nll, roles, [[model.nll for model in row] for row in rows], "{:#.3g}")
         right.set_xlabel(f"{split} accuracy (%), more is better")
@@ -123,7 +122,7 @@ def plot_quality(evaluation: Evaluation, split: Split = "test", *, narrow: bool 
     return figure
 
 
-def plot_cost(evaluation: Evaluation, split: Split = "test", *, narrow: bool = False) -> Figure:
+def plot_cost(evaluation: Evaluation, split: Split = "test") -> Figure:
     """Accuracy and negative log-likelihood against the forward passes that a prediction takes."""
     ensembles = [*evaluation.qualities_of("sub-ensemble", split), *evaluation.qualities_of("ensemble", split)]
     first = evaluation.qualities_of("source", split)[:1]
@@ -138,7 +137,7 @@ def plot_cost(evaluation: Evaluation, split: Split = "test", *, narrow: bool = F
     }
     drawn = [*first, *ensembles, *(each for role in marks for each in evaluation.qualities_of(role, split))]
     with plot_style():
-        figure, panels = _two_panels(3.4, narrow)
+        figure, panels = _two_panels(3.4)
         for axes, score, factor in zip(panels, ("accuracy", "nll"), (100, 1), strict=True):
             line, look = [*first, *ensembles], _ROLES["ensemble"]
             values = [factor * getattr(each, score) for each in line]
@@ -157,11 +156,11 @@ def plot_cost(evaluation: Evaluation, split: Split = "test", *, narrow: bool = F
         axes.set_ylabel(f"{split} NLL (nats), less is better")
         figure.axes[0].set_ylabel(f"{split} accuracy (%), more is better")
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        _add_legend(figure, handles, labels, narrow)
+        _add_legend(figure, handles, labels)
     return figure
 
 
-def plot_plane(plane: Plane, *, narrow: bool = False) -> Figure:
+def plot_plane(plane: Plane) -> Figure:
     """The loss in the plane through a star, a source and a held-out."""
     if min(len(set(plane.x)), len(set(plane.y))) < 2:
         raise UntrustedInputError(
@@ -170,7 +169,7 @@ def plot_plane(plane: Plane, *, narrow: bool = False) -> Figure:
             hint="evaluate the star again with more points, or with evaluate.loss_plane_points=0",
         )
     with plot_style():
-        figure = Figure(figsize=(_NARROW, 4.6) if narrow else (6.4, 4.8), layout="constrained")
+        figure = Figure(figsize=(6.4, 4.8), layout="constrained")
         axes = figure.subplots()
         losses = np.array(plane.loss)
         low, high = float(losses.min()), float(losses.max())
@@ -178,8 +177,7 @@ def plot_plane(plane: Plane, *, narrow: bool = False) -> Figure:
         levels = np.geomspace(low, high, 15) if wide else np.linspace(low, max(high, low + 1e-9), 15)
         norm = LogNorm(low, high) if wide else None
         filled = axes.contourf(plane.x, plane.y, losses, levels=levels, cmap="cividis_r", norm=norm)
-        where = {"location": "bottom", "ticks": levels[::3]} if narrow else {"location": "right"}
-        bar = figure.colorbar(filled, ax=axes, label=f"{plane.split} loss (nats)", format="%.3g", **where)
+        bar = figure.colorbar(filled, ax=axes, label=f"{plane.split} loss (nats)", format="%.3g")
         bar.ax.minorticks_off()
         roles: tuple[Role, ...] = ("star", "source", "held-out")
         for role, word, (x, y) in zip(roles, ("star", "source", "held-out"), plane.corners, strict=True):
@@ -238,18 +236,15 @@ def plot_style() -> Iterator[None]:
         yield
 
 
-def _two_panels(height: float, narrow: bool, **options: Any) -> tuple[Figure, tuple[Axes, Axes]]:
-    """Two panels beside each other, so high; or, for a telephone, one below the other."""
-    size = (_NARROW, 1.8 * height) if narrow else (_WIDE, height)
-    figure = Figure(figsize=size)
-    figure.set_layout_engine("constrained", hspace=0.08)
-    first, second = figure.subplots(*((2, 1) if narrow else (1, 2)), **options)
+def _two_panels(height: float, *, sharey: bool = False) -> tuple[Figure, tuple[Axes, Axes]]:
+    """A figure of two panels side by side; `height` in inches."""
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    first, second = figure.subplots(1, 2, sharey=sharey)
     return figure, (first, second)
 
 
-def _add_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], narrow: bool) -> None:
-    columns = 1 if narrow else 2
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, handlelength=3)
+def _add_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, handlelength=3)
 
 
 def _curves(paths: Sequence[Path], t: Values) -> tuple[Values, Values]:

@@ -82,17 +82,13 @@ def test_the_page_says_what_the_card_says(page):
     assert "pipeline_tag" not in page.words  # that is for the Hub
 
 
-def test_figures_are_inside_the_page_for_a_screen_and_for_a_phone(page):
+def test_figures_are_inside_the_page(page):
     figures = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
-    narrow = [attrs["srcset"] for tag, attrs in page.tags if tag == "source"]
-    assert len(figures) == len(narrow) == 2  # paths and qualities
-    for wide, small in zip(figures, narrow, strict=True):
-        sizes = []
-        for uri in (wide, small):
-            head, _, data = uri.partition(",")
-            assert head == "data:image/png;base64"
-            sizes.append(Image.open(io.BytesIO(base64.b64decode(data))).width)
-        assert sizes[1] == sizes[0] / 2  # so that letters are twice as large at the same width
+    assert len(figures) == 2  # paths and qualities
+    for uri in figures:
+        head, _, data = uri.partition(",")
+        assert head == "data:image/png;base64"
+        assert Image.open(io.BytesIO(base64.b64decode(data))).width == 1520
     assert all(attrs["alt"] for tag, attrs in page.tags if tag == "img")
 
 
@@ -103,7 +99,7 @@ def test_nothing_is_requested_and_nothing_runs(name):
     for tag, attrs in page.tags:
         for attribute, value in attrs.items():
             assert not attribute.startswith("on")
-            if attribute in {"src", "srcset"}:
+            if attribute == "src":
                 assert value.startswith("data:image/png;base64,")
             if attribute == "href":
                 assert (tag, value.partition("/")[0]) == ("a", "https:")
@@ -140,8 +136,6 @@ ALLOWED = {
     "details": {"open"},
     "code": {"class"},
     "a": {"href"},
-    "picture": set(),
-    "source": {"media", "srcset"},
     "img": {"src", "alt"},
     "th": {"style"},  # its alignment
     "td": {"style"},
@@ -155,7 +149,7 @@ ALLOWED = {
 def no_figures(monkeypatch):
     """Figures hold no text of a stranger, and take seconds."""
     names = [f"{kind}-{split}" for kind in ("paths", "quality", "plane") for split in ("test", "train")]
-    monkeypatch.setattr(report, "_draw", lambda _: dict.fromkeys(names, ("data:image/png;base64,",) * 2))
+    monkeypatch.setattr(report, "_draw", lambda _: dict.fromkeys(names, "data:image/png;base64,"))
 
 
 @pytest.mark.parametrize("text", HOSTILE_STRINGS)
