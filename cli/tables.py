@@ -118,7 +118,7 @@ def summary_json(evaluation: Evaluation) -> dict[str, Any]:
             "connectivity": {
                 kind: {
                     measure: {
-                        **evaluation.spread(kind, measure, split).model_dump(),
+                        **evaluation.summarize(kind, measure, split).model_dump(),
                         "interval": evaluation.interval(kind, measure, split),
                     }
                     for measure in _MEASURES
@@ -140,7 +140,7 @@ def _connectivity(evaluation: Evaluation, split: Split) -> Table:
     for kind in evaluation.kinds:
         if not evaluation.paths_of(kind, split):
             continue
-        barrier, excess, highest, worst = (evaluation.spread(kind, measure, split) for measure in _SHOWN)
+        barrier, excess, highest, worst = (evaluation.summarize(kind, measure, split) for measure in _SHOWN)
         interval = evaluation.interval(kind, "barrier", split)
         rows.append((
             kind,

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from starzoo.config import DataConfig, RunConfig
 from starzoo.data.preprocessing import Preprocessing
-from starzoo.evaluate.results import Bf16Error, Evaluation, Path, PathKind, Plane, PredictionScores, Role
+from starzoo.evaluate.results import Bf16Error, Evaluation, PathCurve, PathKind, LossPlane, PredictionScores, Role
 from starzoo.models.architecture import Architecture
 from starzoo.models.record import ModelRecord
 from starzoo.star.manifest import StarManifest
@@ -64,7 +64,7 @@ def full_manifest() -> StarManifest:
     evaluation = Evaluation(
         paths=tuple(path for paths, _ in both for path in paths),
         qualities=tuple(quality for _, qualities in both for quality in qualities),
-        planes=(Plane(names=("star", "m0", "m3"), split="test", **plane),),
+        planes=(LossPlane(names=("star", "m0", "m3"), split="test", **plane),),
         data=DataConfig(dataset="you/other", name="x", revision="v1"),
         ood_images=3,
         rounding=Bf16Error(nll=0.1, accuracy=0.1),
@@ -93,7 +93,7 @@ def full_manifest() -> StarManifest:
     )
 
 
-def _measure(split: Literal["train", "test"]) -> tuple[list[Path], list[PredictionScores]]:
+def _measure(split: Literal["train", "test"]) -> tuple[list[PathCurve], list[PredictionScores]]:
     scores = {"split": split, "accuracy": 0.9, "nll": 0.3, "ece": 0.02}
     ends: dict[PathKind, str] = {"star-source": "m", "star-heldout": "n", "source-source": "o"}
     roles: dict[Role, tuple[str, ...]] = {
@@ -104,7 +104,7 @@ def _measure(split: Literal["train", "test"]) -> tuple[list[Path], list[Predicti
     }
     line = {"split": split, "t": (0, 0.5, 1), "loss": (1, 1.2, 1), "accuracy": (0.9,) * 3}
     return (
-        [Path(kind=kind, a="star", b=f"{b}{number}", **line) for kind, b in ends.items() for number in range(3)],
+        [PathCurve(kind=kind, a="star", b=f"{b}{number}", **line) for kind, b in ends.items() for number in range(3)],
         [PredictionScores(name=name, role=role, **scores) for role, names in roles.items() for name in names],
     )
 

@@ -94,7 +94,7 @@ def test_the_quickstart_makes_a_star_with_a_card(tmp_path: Path, monkeypatch: py
     found = report.manifest.evaluation
     assert found is not None
     assert found.qualities_of("star")[0].accuracy > 0.9
-    assert found.spread("star-heldout").mean < found.spread("source-source-unaligned").mean
+    assert found.summarize("star-heldout").mean < found.summarize("source-source-unaligned").mean
     assert "digits-star" in (report.folder / "README.md").read_text()
 
 

@@ -24,7 +24,7 @@ from starzoo.evaluate.evaluator import Curve, Evaluator
 from starzoo.evaluate.loss_plane import LossPlaneSampler
 from starzoo.evaluate.model_pool import Line, Zoo
 from starzoo.evaluate.result_cache import ResultCache
-from starzoo.evaluate.results import Bf16Error, DomainSampling, Evaluation, Path, PathKind, Plane, Role
+from starzoo.evaluate.results import Bf16Error, DomainSampling, Evaluation, PathCurve, PathKind, LossPlane, Role
 from starzoo.evaluate.scores import measure_qualities
 from starzoo.metrics import accuracy, negative_log_likelihood
 from starzoo.models.architecture import Architecture
@@ -154,14 +154,14 @@ def measure_path(
     ends: Mapping[str, StateDict],
     data: ImageTask,
     config: EvalConfig,
-) -> tuple[Path, ...]:
+) -> tuple[PathCurve, ...]:
     """Measure one path, on every split."""
     (a, start), (b, end) = ends.items()
     evaluator, t = _make_evaluator(architecture, data, config), points(config)
     with name_errors(f"the path from {a} to {b}"):
         curve = evaluator.curve(start, end, t)
     return tuple(
-        Path(kind=kind, a=a, b=b, split=split, t=t, loss=curve.loss[split], accuracy=curve.accuracy[split])
+        PathCurve(kind=kind, a=a, b=b, split=split, t=t, loss=curve.loss[split], accuracy=curve.accuracy[split])
         for split in config.splits
     )
 
@@ -205,11 +205,11 @@ def _ends(
 
 def _paths(
     measurement: CachedEvaluation, ends: Mapping[str, Mapping[str, Tensor]], line: Line, inner: Curve
-) -> Iterator[Path]:
+) -> Iterator[PathCurve]:
     """A path on every split: the ends are models that predict, and between them lies what `inner` says."""
     start, end = (measurement.curve_of(ends[name]) for name in (line.a, line.b))
     for split in measurement.config.splits:
-        yield Path(
+        yield PathCurve(
             kind=line.kind,
             a=line.a,
             b=line.b,
@@ -269,10 +269,10 @@ def _triangles(measurement: CachedEvaluation) -> list[LossPlaneSampler]:
     return [triangle for triangle in triangles if not triangle.is_degenerate]
 
 
-def _plane(measurement: CachedEvaluation, triangle: LossPlaneSampler, share: _Sharing) -> Plane:
+def _plane(measurement: CachedEvaluation, triangle: LossPlaneSampler, share: _Sharing) -> LossPlane:
     rows = share("measuring a plane", range(measurement.config.loss_plane_points), triangle.row)
     x, y = triangle.grid
-    return Plane(
+    return LossPlane(
         names=("star", *triangle.names),
         corners=((0.0, 0.0), *triangle.corners),
         split=measurement.config.splits[-1],

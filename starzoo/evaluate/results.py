@@ -10,7 +10,7 @@ import operator
 import random
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Literal
 
@@ -20,15 +20,19 @@ from starzoo.config import DataConfig, Finite, FrozenModel, Name, Number, Share,
 from starzoo.errors import UsageError
 
 __all__ = [
+    "KIND_LABELS",
+    "ROLE_LABELS",
     "Bf16Error",
     "DomainSampling",
     "Evaluation",
-    "Path",
+    "LossPlane",
+    "Measure",
+    "PathCurve",
     "PathKind",
-    "Plane",
     "PredictionScores",
     "Role",
     "Scores",
+    "Split",
     "Summary",
     "TemperatureScaled",
 ]
@@ -47,6 +51,26 @@ Role = Literal[
     "sub-ensemble",
     "ensemble",
 ]
+KIND_LABELS: Mapping[PathKind, str] = {
+    "star-source": "star to source",
+    "star-heldout": "star to held-out",
+    "star-star": "star to another star",
+    "source-source": "source to source, aligned",
+    "source-source-unaligned": "source to source, not aligned",
+}
+ROLE_LABELS: Mapping[Role, str] = {
+    "source": "source",
+    "held-out": "held-out",
+    "naive-mean": "mean of the sources, not aligned",
+    "aligned-mean": "aligned mean of the sources",
+    "star": "star",
+    "domain": "star domain",
+    "domain-whole-lines": "star domain, whole lines",
+    "swa": "SWA of a source",
+    "student": "distilled student",
+    "sub-ensemble": "ensemble",
+    "ensemble": "ensemble",
+}
 Split = Literal["train", "test"]
 Measure = Literal["barrier", "tempered_barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess"]
 _RESAMPLES = 1000
@@ -54,22 +78,22 @@ _RESAMPLES = 1000
 NearShare = Annotated[float, Field(ge=-1e-3, le=1.001)]  # rounded
 Passes = Annotated[int, Field(ge=1, le=1_000_000)]
 _Points, _Side = Field(max_length=1001), Field(max_length=201)
-_AT_MOST = 50  # of one role, where there is not one for every model
+_MAX_OF_ROLE = 50  # predictors of a role other than source and held-out
 
 
-class Path(FrozenModel):
-    """The loss and accuracy along the straight line between two models.
+class PathCurve(FrozenModel):
+    """Loss and accuracy along the straight line between two models.
 
     Attributes:
-        kind: Which kinds of models lie at the ends; the raw kind is not aligned.
+        kind: The kinds of models at the ends, and whether they are aligned.
         a: Name of the model at t = 0.
         b: Name of the model at t = 1.
-        split: The data on which the path was measured.
+        split: The data.
         t: The points, from 0 to 1.
         loss: Mean cross-entropy at each point, in nats.
         accuracy: Share of right answers at each point.
-        tempered_loss: Mean cross-entropy at each point, in nats, with the temperature that suits it best on validation
-            images; empty where there were none. Ends whose logits have different scales are compared fairly so.
+        tempered_loss: The loss at each point with a temperature fitted for it on validation images; empty without
+            them. It makes ends comparable whose logits differ in scale.
     """
 
     kind: PathKind
@@ -84,14 +108,14 @@ class Path(FrozenModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_computed(cls, value: object) -> object:
-        """Let a dumped path be read back: what is computed is computed again."""
+        """Leave computed fields out when a dumped path is read back."""
         if isinstance(value, dict):
-            return {key: entry for key, entry in value.items() if key not in cls.model_computed_fields}
+            return {key: field for key, field in value.items() if key not in cls.model_computed_fields}
         return value
 
     @model_validator(mode="after")
-    def _check_lengths(self) -> Path:
-        """A path that a stranger wrote must be one that can be measured."""
+    def _check_lengths(self) -> PathCurve:
+        """Refuse curves that no measurement gives: star.json may come from a stranger."""
         lengths = {len(self.t), len(self.loss), len(self.accuracy), len(self.tempered_loss) or len(self.t)}
         if len(lengths) > 1 or len(self.t) < 2:
             raise ValueError("a path needs two points or more, and a loss and an accuracy at each of them")
@@ -100,20 +124,20 @@ class Path(FrozenModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def barrier(self) -> float:
-        """The loss barrier as the paper defines it: max(0, max over t of L(t) − [(1 − t)·L(0) + t·L(1)])."""
+        """The paper's loss barrier: max(0, max over t of L(t) − [(1 − t)·L(0) + t·L(1)])."""
         return _barrier(self.t, self.loss)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def tempered_barrier(self) -> float | None:
-        """The barrier of `tempered_loss`; None where there is none."""
+        """The barrier of `tempered_loss`; None without one."""
         return _barrier(self.t, self.tempered_loss) if self.tempered_loss else None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def accuracy_barrier(self) -> float:
-        """The same with accuracy: how far it falls under the straight line between the ends, as a share."""
-        return max(0.0, *(line - at for at, line in zip(self.accuracy, _chord(self.t, self.accuracy), strict=True)))
+        """How far the accuracy falls under the straight line between the ends, as a share."""
+        return _barrier(self.t, [-accuracy for accuracy in self.accuracy])
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -130,19 +154,19 @@ class Path(FrozenModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def excess(self) -> float:
-        """How far the path rises above its worse end: max over t of L(t) − max(L(0), L(1)), in nats."""
+        """The rise above the worse end: max over t of L(t) − max(L(0), L(1)), in nats."""
         return max(self.loss) - max(self.loss[0], self.loss[-1])
 
 
 class Scores(FrozenModel):
-    """What predicted probabilities are worth. Of an old star, only the first two were measured.
+    """Scores of predicted probabilities; an old star has only the first two.
 
     Attributes:
         nll: Mean negative log-likelihood of the labels, in nats.
         ece: Expected calibration error over 15 bins of equal width, as a share.
         brier: Brier score, from 0 to 2.
-        auroc: How well confidence tells right answers from wrong ones; None where there is only one kind.
-        ood_auroc: How well confidence tells the images of another data set from those of the task.
+        auroc: AUROC of misclassification detection by confidence; None where all answers are right, or all wrong.
+        ood_auroc: AUROC of out-of-distribution detection by confidence.
         ood_auroc_entropy: The same by the entropy of the prediction.
     """
 
@@ -155,27 +179,23 @@ class Scores(FrozenModel):
 
 
 class TemperatureScaled(Scores):
-    """The scores after temperature scaling.
-
-    Attributes:
-        temperature: The temperature, fitted on validation images.
-    """
+    """Scores after temperature scaling; the temperature is fitted on validation images."""
 
     temperature: Annotated[float, Field(gt=0, le=1e6)]
 
 
 class PredictionScores(Scores):
-    """How well one model, or a set of models that vote, predicts.
+    """Scores of one predictor: a model, an ensemble or an average over the star domain.
 
     Attributes:
-        name: The model's name.
+        name: Its name.
         role: What it is; a `sub-ensemble` has fewer than all sources.
-        split: The data on which it was measured.
+        split: The data.
         accuracy: Share of right answers.
         passes: Forward passes per image.
         bytes: Size of all weights that a prediction takes.
-        steps: Training steps of a baseline that was trained only to be measured; None of all others.
-        tempered: The scores after temperature scaling; None where there were no validation images.
+        steps: Training steps of a baseline; None for all others.
+        tempered: The scores after temperature scaling; None without validation images.
     """
 
     name: Name
@@ -192,9 +212,9 @@ class DomainSampling(FrozenModel):
     """Which points of the star domain are averaged.
 
     Attributes:
-        t: Where on the lines from the star (0) to the sources (1) they lie.
-        samples: How many there are.
-        nll: Their negative log-likelihood on the validation images, which chose them; None where there were none.
+        t: Their range on the lines from the star (0) to the sources (1).
+        samples: Number of points.
+        nll: Their negative log-likelihood on the validation images that chose them; None without such images.
     """
 
     t: Uniform
@@ -202,15 +222,15 @@ class DomainSampling(FrozenModel):
     nll: Finite | None = None
 
 
-class Plane(FrozenModel):
+class LossPlane(FrozenModel):
     """The loss in the plane through a star, a source and a held-out, both aligned.
 
     Attributes:
         names: The three models.
-        corners: Where they lie, in units of the Euclidean distance between weights; the star at (0, 0).
+        corners: Their coordinates, in units of the Euclidean distance between weights; the star at (0, 0).
         split: The data.
-        x: The first coordinates of the grid.
-        y: The second ones.
+        x: The x coordinates of the grid.
+        y: Its y coordinates.
         loss: Mean cross-entropy in nats, one row for every y.
     """
 
@@ -222,17 +242,17 @@ class Plane(FrozenModel):
     loss: Annotated[tuple[Annotated[tuple[Finite, ...], _Side], ...], _Side]
 
     @model_validator(mode="after")
-    def _check_grid(self) -> Plane:
+    def _check_grid(self) -> LossPlane:
         if len(self.loss) != len(self.y) or any(len(row) != len(self.x) for row in self.loss):
             raise ValueError("a plane needs a loss at every point of its grid")
         return self
 
 
 class Bf16Error(FrozenModel):
-    """What forward passes in bfloat16 change: the star's scores against those in float32, on the same images.
+    """Absolute differences of the star's scores in bfloat16 from those in float32, the greatest of all splits.
 
     Attributes:
-        nll: The difference of the negative log-likelihood, in nats; the greatest of all splits.
+        nll: That of the negative log-likelihood, in nats.
         accuracy: That of the accuracy, as a share.
     """
 
@@ -241,7 +261,7 @@ class Bf16Error(FrozenModel):
 
 
 class Summary(FrozenModel):
-    """A mean over models or paths, and how far they scatter.
+    """Mean and scatter over models or paths.
 
     Attributes:
         mean: The mean.
@@ -257,7 +277,7 @@ class Summary(FrozenModel):
 
     @classmethod
     def of(cls, values: Sequence[float], *, more_is_better: bool = False) -> Summary:
-        """Summarize some values."""
+        """Summarize values."""
         if not values:
             raise UsageError(
                 "", "nothing to summarize: no such path or model was evaluated", hint="see evaluate.source_pairs"
@@ -271,29 +291,29 @@ class Summary(FrozenModel):
 
 
 class Evaluation(FrozenModel):
-    """Everything that was measured on one star.
+    """All measurements of one star.
 
     Attributes:
         paths: All paths.
-        qualities: Predictive quality of members, held-outs, means of weights, the star, its domain and ensembles.
-        images: Number of images that were evaluated, by split.
-        validation_images: Number of images that temperatures and the domain's points were chosen by.
+        qualities: Scores of sources, held-outs, means of weights, the star, its domain, ensembles and baselines.
+        images: Number of images, by split.
+        validation_images: Number of images on which temperatures and the points of the domain were chosen.
         domain: Which points of the star domain were averaged.
-        ood_images: Number of images of another data set, for the AUROC of OOD detection.
+        ood_images: Number of out-of-distribution images.
         planes: The loss around the star.
-        data: The images that it was measured on, where they are not those that the star was fitted on.
+        data: The images, where they are not those that the star was fitted on.
         repaired: Whether the points between the ends of every path have the channel statistics of the ends (REPAIR);
             such a path is no straight line.
-        rounding: What forward passes in bfloat16 change; None where they were in float32.
+        rounding: The error of forward passes in bfloat16; None where they were in float32.
     """
 
-    paths: Annotated[tuple[Path, ...], Field(max_length=10_000)]
+    paths: Annotated[tuple[PathCurve, ...], Field(max_length=10_000)]
     qualities: Annotated[tuple[PredictionScores, ...], Field(max_length=10_000)]
     images: dict[Split, Number] = {}
     validation_images: Number = 0
     domain: DomainSampling | None = None
     ood_images: Number = 0
-    planes: Annotated[tuple[Plane, ...], Field(max_length=2)] = ()
+    planes: Annotated[tuple[LossPlane, ...], Field(max_length=2)] = ()
     data: DataConfig | None = None
     repaired: bool = False
     rounding: Bf16Error | None = None
@@ -301,39 +321,34 @@ class Evaluation(FrozenModel):
     @model_validator(mode="after")
     def _check_counts(self) -> Evaluation:
         for role, count in Counter(quality.role for quality in self.qualities).items():
-            if count > _AT_MOST and role not in {"source", "held-out"}:
-                raise ValueError(f"{count} rows have the role {role!r}, which at most {_AT_MOST} may have")
+            if count > _MAX_OF_ROLE and role not in {"source", "held-out"}:
+                raise ValueError(f"{count} rows have the role {role!r}, which at most {_MAX_OF_ROLE} may have")
         return self
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """The splits on which anything was measured, in order of appearance."""
-        return tuple(dict.fromkeys([*(q.split for q in self.qualities), *(p.split for p in self.paths)]))
+        """The measured splits, in order of appearance."""
+        return tuple(dict.fromkeys(row.split for row in (*self.qualities, *self.paths)))
 
     @property
     def kinds(self) -> tuple[PathKind, ...]:
-        """The kinds of paths that were measured, in order of appearance."""
+        """The measured kinds of paths, in order of appearance."""
         return tuple(dict.fromkeys(path.kind for path in self.paths))
 
-    def paths_of(self, kind: PathKind, split: Split = "test") -> tuple[Path, ...]:
+    def paths_of(self, kind: PathKind, split: Split = "test") -> tuple[PathCurve, ...]:
         """The paths of one kind on one split."""
         return tuple(path for path in self.paths if path.kind == kind and path.split == split)
 
     def qualities_of(self, role: Role, split: Split = "test") -> tuple[PredictionScores, ...]:
-        """The qualities of one role on one split."""
+        """The scores of one role on one split."""
         return tuple(quality for quality in self.qualities if quality.role == role and quality.split == split)
 
-    def spread(
-        self,
-        kind: PathKind,
-        measure: Measure = "barrier",
-        split: Split = "test",
-    ) -> Summary:
-        """One measure of all paths of one kind.
+    def summarize(self, kind: PathKind, measure: Measure = "barrier", split: Split = "test") -> Summary:
+        """Summarize one measure over all paths of one kind.
 
         Args:
             kind: The kind of path.
-            measure: One of the four measures, or the barrier in accuracy.
+            measure: A measure of `PathCurve`.
             split: The data.
 
         Returns:
@@ -345,10 +360,10 @@ class Evaluation(FrozenModel):
     def interval(
         self, kind: PathKind, measure: Measure = "barrier", split: Split = "test"
     ) -> tuple[float, float] | None:
-        """The 95 % bootstrap interval of a measure's mean over paths.
+        """Bootstrap the 95 % interval of a measure's mean over paths.
 
-        Models are drawn with replacement, not paths: paths that share an end are no independent ones. A path counts as
-        often as both of its ends were drawn, an end that all paths have in common, as the star, as often as the other.
+        Models are drawn with replacement, not paths, since paths that share an end are not independent. A path has the
+        product of the counts of its ends as weight, but for an end that all paths share, such as the star.
 
         Args:
             kind: The kind of path.
@@ -356,7 +371,7 @@ class Evaluation(FrozenModel):
             split: The data.
 
         Returns:
-            The 2.5th and the 97.5th percentile over 1,000 draws; None where there are fewer than three models to draw.
+            The 2.5th and the 97.5th percentile over 1,000 draws; None for fewer than three models.
         """
         paths = self.paths_of(kind, split)
         values = tuple(getattr(path, measure) for path in paths)
@@ -364,7 +379,7 @@ class Evaluation(FrozenModel):
         return _bootstrap(tuple(tuple(sorted({path.a, path.b} - shared)) for path in paths), values)
 
 
-@lru_cache(maxsize=64)  # a card shows an interval in several places
+@lru_cache(maxsize=64)  # a card needs the same interval several times
 def _bootstrap(ends: Sequence[Sequence[str]], values: Sequence[float]) -> tuple[float, float] | None:
     models = sorted({name for pair in ends for name in pair})
     if len(models) < 3:
@@ -380,10 +395,6 @@ def _bootstrap(ends: Sequence[Sequence[str]], values: Sequence[float]) -> tuple[
 
 
 def _barrier(t: Sequence[float], loss: Sequence[float]) -> float:
-    """How far a curve rises above the straight line between its ends: 0 where it nowhere does."""
-    return max(0.0, *(at - line for at, line in zip(loss, _chord(t, loss), strict=True)))
-
-
-def _chord(t: Sequence[float], values: Sequence[float]) -> list[float]:
-    """The straight line between a path's ends, at each of its points."""
-    return [(1 - at) * values[0] + at * values[-1] for at in t]
+    """The greatest rise of a curve above the straight line between its ends; 0 where it nowhere rises."""
+    line = [(1 - position) * loss[0] + position * loss[-1] for position in t]
+    return max(0.0, *map(operator.sub, loss, line))

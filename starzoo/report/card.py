@@ -1,8 +1,7 @@
 """The model card of a star: a README.md whose numbers come from star.json.
 
-What a stranger may have written (names, labels, repositories, licenses) reaches it escaped for Markdown and HTML,
-because the template escapes whatever it is given: nothing here marks a text as safe.
-Imports neither torch nor the network.
+The template escapes all values for Markdown and HTML, since names, labels, repositories and licenses may come from a
+stranger. Nothing here marks a text as safe. Imports neither torch nor the network.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
 from starzoo.config import Beta, Constant, DataConfig, Method, RunConfig, Uniform
 from starzoo.errors import UsageError
-from starzoo.evaluate.results import Evaluation, PathKind, Role
+from starzoo.evaluate.results import KIND_LABELS, ROLE_LABELS, Evaluation, Measure, PathKind, Role, Scores
 from starzoo.files import check_inside, write_text
 from starzoo.hub.names import METRICS, PLOTS, is_commit, is_repo, split_repo
 from starzoo.models.licenses import is_identifier, license_of_sources
@@ -31,34 +30,20 @@ from starzoo.text import clean, pluralize
 
 __all__ = ["describe_data", "refuse_other_card", "render", "write_card"]
 
-_KIND_NAMES: dict[PathKind, str] = {
-    "star-source": "star to source",
-    "star-heldout": "star to held-out",
-    "star-star": "star to another star",
-    "source-source": "source to source, aligned",
-    "source-source-unaligned": "source to source, not aligned",
-}
-_ROLE_NAMES: dict[Role, str] = {
-    "source": "sources",
-    "held-out": "held-outs",
-    "aligned-mean": "the aligned mean",
-    "star": "the star",
-    "domain": "the average over the star domain",
-    "ensemble": "the ensemble",
-}
-_MATCHED_BY: dict[Method, str] = {
+_METHOD_LABELS: dict[Method, str] = {
     "weights": "matching the weights as they are",
     "balanced-weights": "matching the weights, with layers of norm 1",
     "activations": "matching activations",
     "activations-gradients": "matching activations and gradients",
 }
-_ON_REQUEST = ("star-star",)  # not missed where they were not measured
-_OUR_WORDS = b"A **star model**: one "  # as the template has them
-_SHOWN = 20  # changes of a run
-_LARGEST = 50_000_000  # bytes of a card
+_EXPECTED: tuple[PathKind | Role, ...] = (  # the card says which of these were not measured
+    *("star-source", "star-heldout", "source-source", "source-source-unaligned"),
+    *("source", "held-out", "aligned-mean", "star", "domain", "ensemble"),
+)
+_GENERATED_MARKER = b"A **star model**: one "  # in the template
+_MAX_CHANGES = 20  # of a run
+_MAX_CARD_SIZE = 50_000_000  # bytes
 _FORMULA = re.compile(r"[=+\-@＝＋－＠]")
-_SCORES = ("accuracy", "nll", "ece", "brier", "auroc", "ood_auroc", "ood_auroc_entropy")
-_MEASURES = ("barrier", "tempered_barrier", "accuracy_barrier", "highest_loss", "worst_accuracy", "excess")
 
 
 def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = True) -> str:
@@ -80,9 +65,9 @@ def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = 
         costs={split: has_costs(evaluation, split) for split in splits},
         connections={split: summarize_paths(evaluation, split) for split in splits},
         predictors={split: summarize_predictors(evaluation, split) for split in splits},
-        kind_names=_KIND_NAMES,
-        role_names=_ROLE_NAMES,
-        on_request=_ON_REQUEST,
+        kind_labels=KIND_LABELS,
+        role_labels=ROLE_LABELS,
+        expected=_EXPECTED,
         shown=lambda row: row.role != "sub-ensemble" or row.passes & (row.passes - 1) == 0,
         data=describe_data(manifest.config.data),
         ood_data=describe_data(manifest.config.evaluate.ood or manifest.config.data),
@@ -104,7 +89,7 @@ def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = 
         apart={model.images for model in (*manifest.sources, *manifest.holdouts)} == {manifest.data_fingerprint},
         run_config=portable.model_dump(mode="json", exclude_none=True),
     )
-    return re.sub(r"\n{3,}", "\n\n", text)  # what parts that are not there leave behind
+    return re.sub(r"\n{3,}", "\n\n", text)  # parts that are left out leave blank lines
 
 
 def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) -> Path:
@@ -114,7 +99,7 @@ def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) ->
     text = render(manifest, repo, complete=is_complete(folder, manifest))
     for name in ("plots", "metrics"):
         check_inside(folder / name, folder)
-    for name in (*PLOTS, *METRICS):  # of an evaluation before, some of which may be made no more
+    for name in (*PLOTS, *METRICS):  # the new evaluation may have fewer
         (folder / name).unlink(missing_ok=True)
     if manifest.evaluation is not None:
         _write_plots(folder / "plots", manifest.evaluation)
@@ -124,25 +109,25 @@ def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) ->
 
 
 def refuse_other_card(folder: Path) -> None:
-    """Make sure that the README.md of a star's folder is a card that starzoo wrote, or is not there."""
+    """Make sure that no README.md of another author is overwritten."""
     readme = folder / "README.md"
-    if readme.is_symlink() or not readme.is_file():  # a link is replaced, and what it leads to stays
+    if readme.is_symlink() or not readme.is_file():  # a link is replaced, and its target stays
         return
-    if readme.stat().st_size > _LARGEST or _OUR_WORDS not in readme.read_bytes():
+    if readme.stat().st_size > _MAX_CARD_SIZE or _GENERATED_MARKER not in readme.read_bytes():
         raise UsageError(
             str(readme),
-            "is no card that starzoo wrote, and would be overwritten",
+            "is not a card that starzoo wrote, and would be overwritten",
             hint="move it away, and give the same command again",
         )
 
 
 def is_complete(folder: Path, manifest: StarManifest) -> bool:
-    """Whether the star's own files lie in a folder, and not only its card."""
+    """Whether a folder holds the star's own files, and not only its card."""
     return all((folder / name).is_file() for name in manifest.files)
 
 
 def describe_data(data: DataConfig) -> str:
-    """A data set in a few words, without the path of a local one."""
+    """Describe a data set in a few words, without the path of a local one."""
     if data.dataset == "digits":
         return "digits of scikit-learn"
     return clean(data.dataset) if _is_hub_data(data) else f"a local folder, {_folder_name(data)}"
@@ -157,16 +142,16 @@ def _write_plots(folder: Path, evaluation: Evaluation) -> None:
 
 def _write_metrics(folder: Path, evaluation: Evaluation) -> None:
     ends = ("kind", "a", "b", "split")
-    scores = ("name", "role", "split", *_SCORES, "passes", "bytes")
-    scaled = ("temperature", *(score for score in _SCORES if score != "accuracy"))
-    paths = [[getattr(path, column) for column in (*ends, *_MEASURES)] for path in evaluation.paths]
+    paths = [[getattr(path, column) for column in (*ends, *get_args(Measure))] for path in evaluation.paths]
+    _write_csv(folder / "paths.csv", (*ends, *get_args(Measure)), paths)
     curves = [
         [*(getattr(path, column) for column in ends), *point]
         for path in evaluation.paths
         for point in zip(path.t, path.loss, path.accuracy, path.tempered_loss or [None] * len(path.t), strict=True)
     ]
-    _write_csv(folder / "paths.csv", (*ends, *_MEASURES), paths)
     _write_csv(folder / "curves.csv", (*ends, "t", "loss", "accuracy", "tempered_loss"), curves)
+    scores = ("name", "role", "split", "accuracy", *Scores.model_fields, "passes", "bytes")
+    scaled = ("temperature", *Scores.model_fields)
     rows = [
         [*(getattr(row, score) for score in scores), *(getattr(row.tempered, score, None) for score in scaled)]
         for row in evaluation.qualities
@@ -182,17 +167,17 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
     write_text(file, table.getvalue())
 
 
-@lru_cache(maxsize=256)  # the ends of a path stand in a row for each of its points
+@lru_cache(maxsize=256)  # curves.csv has the ends of a path in a row for each of its points
 def _text_cell(text: str) -> str:
-    """A text for a table: a spreadsheet would compute what begins as a formula does."""
+    """A text for a table, quoted where a spreadsheet would compute it as a formula."""
     text = clean(text)
     return f"'{text}" if _FORMULA.match(text) else text
 
 
 def _front_matter(manifest: StarManifest) -> dict[str, Any]:
-    """The card's metadata, in the words of the Hub's specification of model cards."""
-    places = [split_repo(source.repo) for source in manifest.sources if source.repo]
-    bases = dict.fromkeys(place[0] for place in places if place)
+    """The card's metadata, by the Hub's specification of model cards."""
+    repos = [split_repo(source.repo) for source in manifest.sources if source.repo]
+    bases = dict.fromkeys(repo[0] for repo in repos if repo)
     data = manifest.config.data
     entries: dict[str, Any] = {
         "library_name": "timm",
@@ -224,7 +209,7 @@ def _model_index(manifest: StarManifest) -> list[dict[str, Any]]:
             {
                 "type": "loss_barrier",
                 "value": round(row.barrier.mean, 6),
-                "name": f"{barrier}, {_KIND_NAMES[row.kind]} (mean of {row.barrier.count})",
+                "name": f"{barrier}, {KIND_LABELS[row.kind]} (mean of {row.barrier.count})",
             }
             for row in summarize_paths(evaluation, split)
         ]
@@ -244,24 +229,24 @@ def _model_index(manifest: StarManifest) -> list[dict[str, Any]]:
 
 
 def _license(manifest: StarManifest) -> str | None:
-    """The license that the star's publisher chose, or that of its sources."""
+    """The license that the publisher chose, or that of the sources."""
     chosen = manifest.chosen_license
     return chosen if chosen and is_identifier(chosen) else _shared_license(manifest)
 
 
 def _shared_license(manifest: StarManifest) -> str | None:
-    """The most restrictive license of the sources, if it is an identifier as the Hub writes them."""
+    """The most restrictive license of the sources, if it is an identifier of the Hub."""
     license = license_of_sources(manifest.sources).license
     return license if license and is_identifier(license) else None
 
 
 def _is_hub_data(data: DataConfig) -> bool:
-    """Whether the data set is one of the Hub: a manifest names local folders as `./NAME`."""
+    """Whether a data set is on the Hub; a manifest names local folders as `./NAME`."""
     return is_repo(data.dataset)
 
 
 def _folder_name(data: DataConfig) -> str:
-    """A local folder's own name; the rest of its path tells about a machine and its user."""
+    """The name of a local folder, without its path, which would tell about the machine and its user."""
     return clean(PurePosixPath(data.dataset.replace("\\", "/")).name) or "images"
 
 
@@ -274,25 +259,25 @@ def _describe_split(split: str, data: DataConfig, count: int | None) -> str:
 
 
 def _repository(model: ModelRecord) -> tuple[str, str | None, str]:
-    """What a model's repository is called, where it is on the Hub: the commit, if one is named; and what is missing."""
-    place = split_repo(model.repo) if model.repo else None
-    if place is None:
+    """The text of the link to a model's repository, its target on the Hub, and a note on what is missing."""
+    parts = split_repo(model.repo) if model.repo else None
+    if parts is None:
         return model.repo or "local folder", None, ""
-    repo, folder = place
+    repo, folder = parts
     if model.sha is None or not is_commit(model.sha):
         return f"{model.repo}", repo, ", no commit recorded"
     return f"{model.repo} at {model.sha[:12]}", f"{repo}/tree/{model.sha}/{folder}".removesuffix("/"), ""
 
 
 def _recipe(manifest: StarManifest) -> Iterator[str]:
-    """How the star was fitted, in words and numbers of the configuration."""
+    """Say how the star was fitted, in terms of the configuration."""
     fit = manifest.config.star
-    starts = {
+    inits = {
         "aligned-average": "the mean of the aligned sources",
         "random": "random weights",
         "source": "the first source",
     }
-    yield f"Start: {starts[fit.init]}."
+    yield f"Start: {inits[fit.init]}."
     match fit.t:
         case Uniform():
             law = f"uniform from {fit.t.low:g} to {fit.t.high:g}"
@@ -300,35 +285,35 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
             law = f"from a Beta({fit.t.a:g}, {fit.t.b:g}) distribution"
         case Constant():
             law = f"always {fit.t.value:g}"
-    taken = len(manifest.history) or fit.epochs
-    early = f" (of {fit.epochs}: it was stopped when the half-way losses no longer fell)" if taken < fit.epochs else ""
-    draws = "one source and one place t on the line to it"
+    epochs = len(manifest.history) or fit.epochs
+    early = f" (of {fit.epochs}: it was stopped when the midpoint losses no longer fell)" if epochs < fit.epochs else ""
+    draws = "one source and one position t on the line to it"
     if manifest.draws is not None and manifest.draws > 1:
-        draws = f"{manifest.draws} sources, each with a place t on the line to it and its share of the batch"
+        draws = f"{manifest.draws} sources, each with a position t on the line to it and its share of the batch"
     yield (
-        f"Fit: {pluralize(taken, 'epoch')}{early} in batches of {fit.batch_size}, "
+        f"Fit: {pluralize(epochs, 'epoch')}{early} in batches of {fit.batch_size}, "
         f"{fit.optimizer.upper()} with learning rate {fit.lr:g} and weight decay {fit.weight_decay:g}; every step "
         f"takes {draws}, t {law}; the star's own loss has weight μ = {fit.mu:g}"
         + (f", and the source's prediction weight κ = {fit.kappa:g} beside the label." if fit.kappa else ".")
     )
-    often = {0: "once", 1: "every epoch"}.get(fit.realign_every, f"every {fit.realign_every} epochs")
+    frequency = {0: "once", 1: "every epoch"}.get(fit.realign_every, f"every {fit.realign_every} epochs")
     method = manifest.config.align.method
     yield (
-        f"Alignment: by {_MATCHED_BY[method]}, {often}; {manifest.groups} "
+        f"Alignment: by {_METHOD_LABELS[method]}, {frequency}; {manifest.groups} "
         f"{'group of neurons is' if manifest.groups == 1 else 'groups of neurons are'} permuted, in tensors that hold "
         f"{100 * manifest.coverage:.1f} % of the parameters."
     )
     yield from _differences(manifest)
     if manifest.changes:
-        more = len(manifest.changes) - _SHOWN
+        more = len(manifest.changes) - _MAX_CHANGES
         yield (
             f"The run was resumed with changes, so that its command does not replay it bit for bit: "
-            f"{'; '.join(manifest.changes[:_SHOWN])}{f'; and {more} more' if more > 0 else ''}."
+            f"{'; '.join(manifest.changes[:_MAX_CHANGES])}{f'; and {more} more' if more > 0 else ''}."
         )
 
 
 def _training(manifest: StarManifest) -> str:
-    """How many training steps the sources took, in words."""
+    """Say how many training steps the sources took."""
     steps = [source.steps for source in manifest.sources if source.steps is not None]
     if not steps or len(steps) < len(manifest.sources):
         return "How many training steps the sources took is not recorded."
@@ -337,21 +322,21 @@ def _training(manifest: StarManifest) -> str:
 
 
 def _differences(manifest: StarManifest) -> Iterator[str]:
-    """In what the models' files differ from what the star was fitted with; nothing in manifests that do not say it."""
+    """Say how the models' files differ from each other and from what the star was fitted with."""
     models = [*manifest.sources, *manifest.holdouts]
-    stated = [model.preprocessing for model in models if model.preprocessing]
+    preprocessings = [model.preprocessing for model in models if model.preprocessing]
     chosen = manifest.architecture.preprocessing
-    if len(set(stated)) > 1:
+    if len(set(preprocessings)) > 1:
         yield (
             f"Images: the models cut and resize a picture in different ways; all were fitted and measured with "
             f"interpolation {chosen.interpolation}, crop_pct {chosen.crop_pct:g} and crop_mode "
-            f"{chosen.crop_mode}, which {stated.count(chosen)} of {len(stated)} state (the most "
+            f"{chosen.crop_mode}, which {preprocessings.count(chosen)} of {len(preprocessings)} state (the most "
             f"frequent one when the star was fitted; of several, the first). Mean, deviation and size are equal in all."
         )
     types = Counter(model.dtype for model in models if model.dtype)
     if set(types) - {"float32"}:
-        pluralize = ", ".join(f"{dtype} {count}" for dtype, count in sorted(types.items()))
-        yield f"Weights: read as float32; types of the models' files: {pluralize}."
+        counts = ", ".join(f"{dtype} {count}" for dtype, count in sorted(types.items()))
+        yield f"Weights: read as float32; types of the models' files: {counts}."
     if reordered := sum(model.label_names is not None for model in models):
         yield f"Classes: matched by name; {reordered} of {len(models)} models had another order."
     if manifest.data_label_names is not None:
@@ -359,24 +344,24 @@ def _differences(manifest: StarManifest) -> Iterator[str]:
 
 
 def _portable(manifest: StarManifest) -> RunConfig:
-    """The configuration without the path of a local data set, and with the draws of a run of several processes."""
+    """The configuration without local paths, and with the draws of a run of several processes."""
     config = manifest.config
     if manifest.draws is not None and manifest.draws > 1:
         config = config.model_copy(update={"star": config.star.model_copy(update={"draws": manifest.draws})})
-    ood = config.evaluate.ood and _elsewhere(config.evaluate.ood)
+    ood = config.evaluate.ood and _portable_data(config.evaluate.ood)
     evaluate = config.evaluate.model_copy(update={"ood": ood})
-    return config.model_copy(update={"data": _elsewhere(config.data), "evaluate": evaluate})
+    return config.model_copy(update={"data": _portable_data(config.data), "evaluate": evaluate})
 
 
-def _elsewhere(data: DataConfig) -> DataConfig:
-    """A data set as another machine names it: a local folder lies at some path there."""
+def _portable_data(data: DataConfig) -> DataConfig:
+    """A data set for another machine, where a local folder has another path."""
     if data.dataset == "digits" or _is_hub_data(data):
         return data
     return data.model_copy(update={"dataset": f"path/to/{_folder_name(data)}"})
 
 
 def _images_option(data: DataConfig) -> str:
-    """What a command needs to be told of images that are a local folder, since it may lie anywhere."""
+    """The option that a command needs for a local folder of images, whose path is not known."""
     return "" if data.dataset == "digits" or _is_hub_data(data) else f"--dataset {shlex.quote(data.dataset)}"
 
 
@@ -388,7 +373,7 @@ def _command(manifest: StarManifest) -> str:
 
 
 def _reference(model: ModelRecord) -> str:
-    """How the command line names a model."""
+    """A model's reference on the command line."""
     if model.repo and split_repo(model.repo):
         return shlex.quote(f"{model.repo}@{clean(model.sha)}" if model.sha else model.repo)
     return shlex.quote(f"path/to/{clean(model.name)}")

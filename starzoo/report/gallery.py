@@ -15,42 +15,42 @@ from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
 
 __all__ = ["list_star_folders", "write_gallery"]
 
-_OUR_WORDS = b"page is written by `starzoo card DIR --gallery`"  # as the template has them
+_GENERATED_MARKER = b"page is written by `starzoo card DIR --gallery`"  # in the template
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def list_star_folders(folder: Path) -> list[Path]:
-    """The stars in a folder, each in a folder of its own."""
-    found = sorted(file.parent for file in folder.glob(f"*/{MANIFEST}"))
-    if not found:
+    """List the folders of stars in a folder."""
+    stars = sorted(file.parent for file in folder.glob(f"*/{MANIFEST}"))
+    if not stars:
         raise UsageError(str(folder), f"no folder in it holds a {MANIFEST}", hint="put stars into it")
-    for star in found:
+    for star in stars:
         check_inside(star, folder)
-    return found
+    return stars
 
 
 def write_gallery(folder: Path) -> Path:
     """Write README.md into a folder of stars; every number comes from their star.json."""
-    found, page = list_star_folders(folder), folder / "README.md"
-    for star in found:
+    folders, page = list_star_folders(folder), folder / "README.md"
+    for star in folders:
         refuse_other_card(star)
-    if page.is_file() and _OUR_WORDS not in page.read_bytes():
+    if page.is_file() and _GENERATED_MARKER not in page.read_bytes():
         raise UsageError(
             str(page),
-            "is no page of a gallery, and would be overwritten",
+            "is not a gallery that starzoo wrote, and would be overwritten",
             hint="put the stars into a folder of their own, or move it away",
         )
-    stars = [_describe(star.name, read_manifest(star / MANIFEST)) for star in found]
+    stars = [_describe(star.name, read_manifest(star / MANIFEST)) for star in folders]
     write_text(page, load_template("gallery.md.jinja").render(stars=stars))
     return page
 
 
 def _describe(folder: str, manifest: StarManifest) -> dict[str, object]:
-    """What the page says of a star: of its test images, or of the training images where no others were evaluated."""
+    """The values of a star's rows: on the test images, or on the training images where no others were evaluated."""
     evaluation = manifest.evaluation or Evaluation(paths=(), qualities=())
     split = min(evaluation.splits, key=lambda split: split != "test", default=None)
     return {
-        "place": f"{_UNSAFE.sub(_encode, folder)}/",
+        "link": f"{_UNSAFE.sub(_percent_encode, folder)}/",
         "manifest": manifest,
         "data": describe_data(evaluation.data or manifest.config.data),
         "split": split,
@@ -63,6 +63,5 @@ def _describe(folder: str, manifest: StarManifest) -> dict[str, object]:
     }
 
 
-def _encode(found: re.Match[str]) -> str:
-    """A character as a link writes it."""
-    return "".join(f"%{byte:02X}" for byte in found[0].encode())
+def _percent_encode(character: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in character[0].encode())

@@ -1,7 +1,7 @@
 """The card as one self-contained HTML file.
 
-What a stranger wrote reaches the card as text, and of HTML only the tags that the card folds its parts with are let
-through here. The page's own policy forbids every script and request, and every form and base, besides.
+Text of strangers is escaped in the card. Of HTML only the tags that fold its parts pass here. The page's own policy
+also forbids every script, request, form and base.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from starzoo.star.manifest import StarManifest
 __all__ = ["render_report", "write_report"]
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?^---\n", re.DOTALL | re.MULTILINE)
-_OUR_POLICY = b"Content-Security-Policy\" content=\"default-src 'none'; img-src data:"  # as the template has it
+_GENERATED_MARKER = b"Content-Security-Policy\" content=\"default-src 'none'; img-src data:"  # in the template
 _FOLDING = re.compile(r"&lt;(/?(?:details|summary)|details open)&gt;")
 _FIGURE = re.compile(r"plots/([a-z]+-[a-z]+)\.png")
 
@@ -45,14 +45,14 @@ def render_report(manifest: StarManifest, repo: str | None = None, *, complete: 
 def write_report(folder: Path, manifest: StarManifest, repo: str | None = None) -> Path:
     """Write report.html into the folder of a star."""
     page = folder / "report.html"
-    if page.is_file() and not page.is_symlink() and _OUR_POLICY not in page.read_bytes()[:1000]:
-        raise UsageError(str(page), "is no page that starzoo wrote, and would be overwritten", hint="move it away")
+    if page.is_file() and not page.is_symlink() and _GENERATED_MARKER not in page.read_bytes()[:1000]:
+        raise UsageError(str(page), "is not a page that starzoo wrote, and would be overwritten", hint="move it away")
     write_text(page, render_report(manifest, repo, complete=is_complete(folder, manifest)))
     return page
 
 
 class _Renderer(RendererHTML):
-    """HTML in which tables scroll by themselves, and images are the figures drawn here."""
+    """HTML with tables that scroll, and with the figures drawn here as images."""
 
     def table_open(self, *_: Any) -> str:
         return '<div class="table"><table>\n'
@@ -68,14 +68,14 @@ class _Renderer(RendererHTML):
 
     def image(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: MutableMapping[str, Any]) -> str:
         alt = Markup.escape(self.renderInlineAsText(tokens[idx].children, options, env))
-        named = _FIGURE.fullmatch(str(tokens[idx].attrs["src"]))
-        if named is None or named[1] not in env["figures"]:
+        name = _FIGURE.fullmatch(str(tokens[idx].attrs["src"]))
+        if name is None or name[1] not in env["figures"]:
             return alt
-        return f'<img src="{env["figures"][named[1]]}" alt="{alt}">'
+        return f'<img src="{env["figures"][name[1]]}" alt="{alt}">'
 
 
 def _draw(evaluation: Evaluation) -> dict[str, str]:
-    """Every figure by its name, as a data URI."""
+    """Draw every figure, as a data URI by name."""
     from starzoo.report.plots import all_figures, to_png
 
     return {

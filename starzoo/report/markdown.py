@@ -26,12 +26,12 @@ def escape(text: str) -> Markup:
 
 
 def load_template(name: str) -> Template:
-    """Read a template of `starzoo.model_cards`: whatever it puts out is escaped, but for what a filter here made."""
-    escaped = _escape_html if name.endswith(".html.jinja") else escape
+    """Read a template of `starzoo.model_cards`; all values but those that a filter here made are escaped."""
+    escape_value = _escape_html if name.endswith(".html.jinja") else escape
     environment = Environment(
         undefined=StrictUndefined,
         autoescape=True,  # leaves the template's own words and the results of its macros alone
-        finalize=lambda value: value if isinstance(value, Markup) else escaped(str(value)),
+        finalize=lambda value: value if isinstance(value, Markup) else escape_value(str(value)),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -42,26 +42,26 @@ def load_template(name: str) -> Template:
         "fence": _fence,
         "line": _line,
         "listed": _listed,
-        "spread": _spread,
+        "mean_std": _mean_std,
         "yaml": _yaml,
     }
     return environment.from_string(files("starzoo.model_cards").joinpath(name).read_text(encoding="utf-8"))
 
 
 def _code(text: str) -> Markup:
-    """Inline code, for identifiers; a back-tick or a pipe, which no identifier has, is left out."""
+    """Inline code for an identifier, without back-ticks and pipes, which no identifier has."""
     return Markup(f"`{re.sub(r'[`|]', '', clean(text)) or '?'}`")
 
 
 def _fence(text: str, language: str) -> Markup:
-    """A block of code, in a fence that is longer than any run of back-ticks in it."""
+    """A block of code in a fence longer than any run of back-ticks in it."""
     ticks = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", text)), 0)
     lines = "\n".join(printable(line) for line in text.split("\n"))
     return Markup(f"{ticks}{language}\n{lines.rstrip()}\n{ticks}")
 
 
 def _line(text: str) -> Markup:
-    """A part of a line in a block of code; it does not begin one, where back-ticks would end the block."""
+    """Part of a line in a block of code; not its beginning, where back-ticks would end the block."""
     return Markup(clean(text))
 
 
@@ -75,17 +75,16 @@ def _escape_html(text: str) -> Markup:
 
 
 def _pluralize(number: int, noun: str) -> Markup:
-    """A number with its noun."""
     return Markup(pluralize(number, noun))
 
 
 def _listed(texts: list[str], limit: int = 20) -> Markup:
-    """Some names after each other, and how many were left out."""
+    """The first names, and the number of the others."""
     shown = Markup(", ").join(escape(text) for text in texts[:limit])
     return shown + f" and {len(texts) - limit} more" if len(texts) > limit else shown
 
 
-def _spread(spread: Summary, digits: int, factor: float = 1.0) -> Markup:
-    """A mean, with its standard deviation where there are several values."""
-    mean = f"{factor * spread.mean:.{digits}f}"
-    return Markup(f"{mean} ± {factor * spread.std:.{digits}f}" if spread.count > 1 else mean)
+def _mean_std(value: Summary, digits: int, factor: float = 1.0) -> Markup:
+    """The mean, with the standard deviation where there are several values."""
+    mean = f"{factor * value.mean:.{digits}f}"
+    return Markup(f"{mean} ± {factor * value.std:.{digits}f}" if value.count > 1 else mean)

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, get_args
 
-from starzoo.evaluate.results import Evaluation, PathKind, PredictionScores, Role, Scores, Summary, TemperatureScaled
+from starzoo.evaluate.results import (
+    ROLE_LABELS,
+    Evaluation,
+    PathKind,
+    PredictionScores,
+    Role,
+    Scores,
+    Split,
+    Summary,
+)
 from starzoo.text import pluralize
 
 __all__ = [
@@ -15,19 +25,19 @@ __all__ = [
     "ScaledSummary",
     "bf16_note",
     "has_costs",
+    "label_group",
     "summarize_paths",
     "summarize_predictors",
     "summary",
 ]
 
-Split = Literal["train", "test"]
 Score = Literal["accuracy", "nll", "brier", "ece", "auroc"]
 _MORE_IS_BETTER: frozenset[Score] = frozenset({"accuracy", "auroc"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class PathSummary:
-    """How the models of one kind of path are connected.
+    """All paths of one kind.
 
     Attributes:
         kind: The kind of path.
@@ -46,28 +56,51 @@ class PathSummary:
     worst_accuracy: float
     excess: Summary
     drop: Summary
-    interval: tuple[float, float] | None = None
-    tempered: Summary | None = None
+    interval: tuple[float, float] | None
+    tempered: Summary | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictorSummary:
-    """One way to predict: a single model, a mean over several single models, an average of weights or predictions.
+class ScoreSummary:
+    """Proper scores and AUROCs over some predictors; None where one of them was not measured.
 
     Attributes:
-        role: What it is.
-        label: What it is, in words for a table.
-        name: The one model's name, or None for a mean over several.
-        accuracy: Share of right answers.
         nll: Negative log-likelihood, in nats.
         ece: Expected calibration error, as a share.
+        brier: Brier score.
+        auroc: AUROC of misclassification detection by confidence.
+        ood_auroc: AUROC of OOD detection by confidence.
+        ood_auroc_entropy: The same by entropy.
+    """
+
+    nll: Summary
+    ece: Summary
+    brier: Summary | None
+    auroc: Summary | None
+    ood_auroc: Summary | None
+    ood_auroc_entropy: Summary | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaledSummary(ScoreSummary):
+    """Scores after temperature scaling, with the temperatures."""
+
+    temperature: Summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorSummary(ScoreSummary):
+    """A row of the table of predictions: one predictor, or the mean over several of one role.
+
+    Attributes:
+        role: Their role.
+        label: What they are, in words for a table.
+        name: The one model's name, or None for a mean over several.
+        accuracy: Share of right answers.
         passes: Forward passes per image.
-        brier: Brier score, where it was measured.
-        auroc: How well confidence tells right answers from wrong ones, where it was measured.
-        bytes: Size of the weights that a prediction takes, where it was measured.
+        bytes: Size of the weights that a prediction takes; None where it was not measured.
         steps: Training steps of a baseline; None of all others.
-        scaled: The one model's scores after temperature scaling, where there were validation images.
-        ood: AUROC of OOD detection of the one model, by confidence and by entropy, where it was measured.
+        scaled: The scores after temperature scaling; None without validation images.
         best: The scores in which no other row is better.
     """
 
@@ -75,172 +108,130 @@ class PredictorSummary:
     label: str
     name: str | None
     accuracy: Summary
-    nll: Summary
-    ece: Summary
     passes: int
-    brier: Summary | None = None
-    auroc: Summary | None = None
-    bytes: int | None = None
-    steps: int | None = None
-    scaled: ScaledSummary | None = None
-    ood: tuple[Summary, Summary] | None = None
+    bytes: int | None
+    steps: int | None
+    scaled: ScaledSummary | None
     best: frozenset[Score] = frozenset()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScaledSummary:
-    """The scores of a predictor after temperature scaling.
-
-    Attributes:
-        temperature: The temperature.
-        nll: Negative log-likelihood, in nats.
-        ece: Expected calibration error, as a share.
-        brier: Brier score.
-        auroc: How well confidence tells right answers from wrong ones.
-        ood: AUROC of OOD detection by confidence and by entropy.
-    """
-
-    temperature: Summary
-    nll: Summary
-    ece: Summary
-    brier: Summary | None
-    auroc: Summary | None
-    ood: tuple[Summary, Summary] | None
-
-
 def summarize_paths(evaluation: Evaluation, split: Split) -> list[PathSummary]:
-    """Sum up the paths by kind."""
-    return [
-        PathSummary(
-            kind=kind,
-            barrier=evaluation.spread(kind, "barrier", split),
-            highest_loss=evaluation.spread(kind, "highest_loss", split).worst,
-            worst_accuracy=evaluation.spread(kind, "worst_accuracy", split).worst,
-            excess=evaluation.spread(kind, "excess", split),
-            drop=evaluation.spread(kind, "accuracy_barrier", split),
-            interval=evaluation.interval(kind, "barrier", split),
-            tempered=evaluation.spread(kind, "tempered_barrier", split)
-            if all(path.tempered_loss for path in evaluation.paths_of(kind, split))
-            else None,
+    """Summarize the paths by kind."""
+    summaries = []
+    for kind in get_args(PathKind):
+        paths = evaluation.paths_of(kind, split)
+        if not paths:
+            continue
+        summarize = partial(evaluation.summarize, kind, split=split)
+        summaries.append(
+            PathSummary(
+                kind=kind,
+                barrier=summarize("barrier"),
+                highest_loss=summarize("highest_loss").worst,
+                worst_accuracy=summarize("worst_accuracy").worst,
+                excess=summarize("excess"),
+                drop=summarize("accuracy_barrier"),
+                interval=evaluation.interval(kind, "barrier", split),
+                tempered=summarize("tempered_barrier") if all(path.tempered_loss for path in paths) else None,
+            )
         )
-        for kind in get_args(PathKind)
-        if evaluation.paths_of(kind, split)
-    ]
+    return summaries
 
 
 def summarize_predictors(evaluation: Evaluation, split: Split) -> list[PredictorSummary]:
-    """Sum up the qualities by role, with the most accurate source in a row of its own."""
+    """Summarize the predictors by role, with the most accurate source in a row of its own."""
     rows: list[PredictorSummary] = []
     for role in get_args(Role):
         group = evaluation.qualities_of(role, split)
         if role == "sub-ensemble":
-            rows += [_sum_up([quality]) for quality in group]
+            rows += [_summarize_group([quality]) for quality in group]
         elif group:
-            rows.append(_sum_up(group))
+            rows.append(_summarize_group(group))
         if role == "source" and len(group) > 1:
-            rows.append(_sum_up([max(group, key=lambda quality: quality.accuracy)], "most accurate source"))
-    tops: dict[Score, float] = {}
+            best = max(group, key=lambda quality: quality.accuracy)
+            rows.append(replace(_summarize_group([best]), label="most accurate source"))
+    best_means: dict[Score, float] = {}
     for score in get_args(Score):
-        values = [spread.mean for row in rows if (spread := getattr(row, score))]
-        if values:
-            tops[score] = max(values) if score in _MORE_IS_BETTER else min(values)
-    return [_mark(row, tops) for row in rows]
+        means = [value.mean for row in rows if (value := getattr(row, score))]
+        if means:
+            best_means[score] = max(means) if score in _MORE_IS_BETTER else min(means)
+    return [_with_best(row, best_means) for row in rows]
+
+
+def label_group(group: Sequence[PredictionScores]) -> str:
+    """Name predictors of one role: how many they are, or how many models they average."""
+    role, passes = group[0].role, group[0].passes
+    match role:
+        case "ensemble" | "sub-ensemble":
+            return f"{ROLE_LABELS[role]} of {passes} sources"
+        case "domain" | "domain-whole-lines":
+            return f"{ROLE_LABELS[role]}, {pluralize(passes, 'point')}"
+        case _:
+            return f"mean of {len(group)} {ROLE_LABELS[role]}s" if len(group) > 1 else ROLE_LABELS[role]
 
 
 def has_costs(evaluation: Evaluation, split: Split) -> bool:
-    """Whether several ways to predict at several forward passes were measured, so that their costs can be drawn."""
+    """Whether predictors of more than one forward pass were measured, so that a plot of their costs says something."""
     return bool(evaluation.qualities_of("sub-ensemble", split) or evaluation.qualities_of("domain", split))
 
 
 def summary(evaluation: Evaluation, split: Split) -> dict[str, str]:
-    """Say in words what the two tables show, whoever wins."""
+    """Sum up the two tables in sentences."""
     parts = {
         "Connected": _on_connections(evaluation, split),
         "By itself": _on_predictions(evaluation, split),
         "Its domain": _on_domain(evaluation, split),
         "Who wins": _on_winners(evaluation, split),
     }
-    found = {question: " ".join(answer) for question, answer in parts.items()}
-    return {question: answer for question, answer in found.items() if answer}
+    texts = {topic: " ".join(sentences) for topic, sentences in parts.items()}
+    return {topic: text for topic, text in texts.items() if text}
 
 
 def bf16_note(evaluation: Evaluation) -> str | None:
     """The sentence that states what forward passes in bfloat16 change; None where they were in float32."""
     if evaluation.rounding is None:
         return None
-    found = evaluation.rounding
+    error = evaluation.rounding
     return (
-        f"Forward passes were in bfloat16: the star's own negative log-likelihood differs by {found.nll:.2g} nats, and "
-        f"its accuracy by {100 * found.accuracy:.2g} percentage points, from those in float32 on the same images."
+        f"Forward passes were in bfloat16: the star's own negative log-likelihood differs by {error.nll:.2g} nats, and "
+        f"its accuracy by {100 * error.accuracy:.2g} percentage points, from those in float32 on the same images."
     )
 
 
-def _sum_up(group: Sequence[PredictionScores], label: str = "") -> PredictorSummary:
-    role, several = group[0].role, f"mean of {len(group)} " if len(group) > 1 else ""
-    labels: dict[Role, str] = {
-        "source": f"{several}sources" if several else "source",
-        "held-out": f"{several}held-outs" if several else "held-out",
-        "naive-mean": "mean of the sources' weights, not aligned",
-        "aligned-mean": "aligned mean of the sources",
-        "star": "star",
-        "domain": f"star domain, {pluralize(group[0].passes, 'point')}",
-        "domain-whole-lines": f"star domain, {pluralize(group[0].passes, 'point')} of whole lines",
-        "swa": "SWA, going on from one source",
-        "student": "student, distilled from the sources",
-        "sub-ensemble": f"ensemble of {group[0].passes} sources",
-        "ensemble": f"ensemble of {group[0].passes} sources",
-    }
+def _summarize_group(group: Sequence[PredictionScores]) -> PredictorSummary:
     scaled = [quality.tempered for quality in group if quality.tempered]
+    first = group[0]
     return PredictorSummary(
-        role=role,
-        label=label or labels[role],
-        name=group[0].name if len(group) == 1 else None,
+        role=first.role,
+        label=label_group(group),
+        name=first.name if len(group) == 1 else None,
         accuracy=Summary.of([quality.accuracy for quality in group], more_is_better=True),
-        nll=Summary.of([quality.nll for quality in group]),
-        ece=Summary.of([quality.ece for quality in group]),
         passes=max(quality.passes for quality in group),
-        brier=_spread([quality.brier for quality in group]),
-        auroc=_spread([quality.auroc for quality in group]),
-        bytes=group[0].bytes,
-        steps=group[0].steps,
-        ood=_ood(group),
-        scaled=_scale(scaled) if len(scaled) == len(group) else None,
+        bytes=first.bytes,
+        steps=first.steps,
+        scaled=ScaledSummary(
+            temperature=Summary.of([scores.temperature for scores in scaled]), **_summarize_scores(scaled)
+        )
+        if len(scaled) == len(group)
+        else None,
+        **_summarize_scores(group),
     )
 
 
-def _scale(group: Sequence[TemperatureScaled]) -> ScaledSummary:
-    return ScaledSummary(
-        temperature=Summary.of([scores.temperature for scores in group]),
-        nll=Summary.of([scores.nll for scores in group]),
-        ece=Summary.of([scores.ece for scores in group]),
-        brier=_spread([scores.brier for scores in group]),
-        auroc=_spread([scores.auroc for scores in group]),
-        ood=_ood(group),
-    )
+def _summarize_scores(group: Sequence[Scores]) -> dict[str, Any]:
+    """Summarize the fields of a `ScoreSummary`, each if all predictors have it."""
+    columns = {name: [getattr(scores, name) for scores in group] for name in Scores.model_fields}
+    return {name: None if None in values else Summary.of(values) for name, values in columns.items()}
 
 
-def _ood(group: Sequence[Scores]) -> tuple[Summary, Summary] | None:
-    confidence, entropy = (
-        _spread([scores.ood_auroc for scores in group]),
-        _spread([scores.ood_auroc_entropy for scores in group]),
-    )
-    return (confidence, entropy) if confidence and entropy else None
-
-
-def _spread(values: Sequence[float | None]) -> Summary | None:
-    """Their spread, if all of them were measured."""
-    known = [value for value in values if value is not None]
-    return Summary.of(known) if len(known) == len(values) else None
-
-
-def _mark(row: PredictorSummary, tops: dict[Score, float]) -> PredictorSummary:
-    spreads = {score: getattr(row, score) for score in tops}
-    best = frozenset(score for score, spread in spreads.items() if spread and spread.mean == tops[score])
-    return PredictorSummary(**{**vars(row), "best": best})
+def _with_best(row: PredictorSummary, best_means: dict[Score, float]) -> PredictorSummary:
+    values = {score: getattr(row, score) for score in best_means}
+    best = frozenset(score for score, value in values.items() if value and value.mean == best_means[score])
+    return replace(row, best=best)
 
 
 def _on_connections(evaluation: Evaluation, split: Split) -> Iterator[str]:
-    held, pairs, raw, own = (
+    heldout, pairs, unaligned, own = (
         [path.barrier for path in evaluation.paths_of(kind, split)]
         for kind in ("star-heldout", "source-source", "source-source-unaligned", "star-source")
     )
@@ -249,9 +240,9 @@ def _on_connections(evaluation: Evaluation, split: Split) -> Iterator[str]:
             "Every path here is repaired: the points between its ends have the channel statistics of the ends, which a "
             "straight line would not have."
         )
-    if held:
-        yield f"On the {split} images the loss barrier from the star to a model it never saw is {_nats(held)}" + (
-            f", {_compare(held, pairs)}." if pairs else "; no pair of sources was measured beside it."
+    if heldout:
+        yield f"On the {split} images the loss barrier from the star to a model it never saw is {_nats(heldout)}" + (
+            f", {_compare_with_pairs(heldout, pairs)}." if pairs else "; no pair of sources was measured beside it."
         )
     else:
         yield "No held-out model was measured: whether the star is connected to models it never saw is not known."
@@ -259,15 +250,15 @@ def _on_connections(evaluation: Evaluation, split: Split) -> Iterator[str]:
             yield f"On the {split} images two sources that are aligned have a loss barrier of {_nats(pairs)}."
     if own:
         yield f"From the star to its own sources the barrier is {_nats(own)}."
-    if raw:
-        yield f"Two sources that are not aligned have a barrier of {_nats(raw)}."
+    if unaligned:
+        yield f"Two sources that are not aligned have a barrier of {_nats(unaligned)}."
 
 
-def _compare(held: Sequence[float], pairs: Sequence[float]) -> str:
-    ours, theirs = (round(Summary.of(values).mean, 3) for values in (held, pairs))
+def _compare_with_pairs(heldout: Sequence[float], pairs: Sequence[float]) -> str:
+    ours, theirs = (round(Summary.of(values).mean, 3) for values in (heldout, pairs))
     between = f"{_nats(pairs)} between two sources aligned in the same way"
     if ours < theirs:
-        overlap = max(held) >= min(pairs)
+        overlap = max(heldout) >= min(pairs)
         return f"lower than {between}" + (", though the two ranges overlap" if overlap else "")
     if ours > theirs:
         return f"higher than {between}: this star is connected to new models no better than they are to each other"
@@ -281,7 +272,8 @@ def _on_predictions(evaluation: Evaluation, split: Split) -> Iterator[str]:
         yield "How well the star itself predicts was not measured."
         return
     star, others = stars[0], [row for row in rows if row.role in {"source", "ensemble"}]
-    accuracy, nll = _ranked(star, others, "accuracy", _percent), _ranked(star, others, "nll", _loss)
+    accuracy = _compare_with(star, others, "accuracy", _percent)
+    nll = _compare_with(star, others, "nll", _loss)
     yield f"The star has an accuracy of {_percent(star.accuracy)}{accuracy}."
     yield f"Its negative log-likelihood is {_loss(star.nll)} nats{nll}."
     own_paths = [row for row in summarize_paths(evaluation, split) if row.kind in {"star-source", "star-heldout"}]
@@ -311,55 +303,53 @@ def _on_domain(evaluation: Evaluation, split: Split) -> Iterator[str]:
     )
     for baseline in summarize_predictors(evaluation, split):
         if baseline.role in {"ensemble", "sub-ensemble"} and baseline.passes == domain.passes:
-            errors = (
+            aurocs = (
                 f"; the AUROC of errors is {domain.auroc.mean:.4f}, and {baseline.auroc.mean:.4f} of the ensemble"
                 if domain.auroc and baseline.auroc
                 else ""
             )
             scores = f"{_percent(baseline.accuracy)} and {_loss(baseline.nll)} nats"
-            yield f"An ensemble at as many forward passes has {scores}{errors}."
+            yield f"An ensemble at as many forward passes has {scores}{aurocs}."
 
 
 def _on_winners(evaluation: Evaluation, split: Split) -> Iterator[str]:
     rows = summarize_predictors(evaluation, split)
     if len(rows) < 2:
         return
-    right, nll = ([row for row in rows if score in row.best] for score in ("accuracy", "nll"))
+    most_accurate, lowest_nll = ([row for row in rows if score in row.best] for score in ("accuracy", "nll"))
     yield (
-        f"Of all that was measured, highest in accuracy: {_name(right)} ({_percent(right[0].accuracy)}, "
-        f"{_cheapest(right)}); lowest in negative log-likelihood: {_name(nll)} ({_loss(nll[0].nll)}, {_cheapest(nll)})."
+        f"Of all that was measured, highest in accuracy: {_join_labels(most_accurate)} "
+        f"({_percent(most_accurate[0].accuracy)}, {_cheapest(most_accurate)}); lowest in negative log-likelihood: "
+        f"{_join_labels(lowest_nll)} ({_loss(lowest_nll[0].nll)}, {_cheapest(lowest_nll)})."
     )
-    once = [row for row in rows if row.passes == 1]
-    if once and all(row.passes > 1 for row in right):
-        single = max(once, key=lambda row: row.accuracy.mean)
+    single_pass = [row for row in rows if row.passes == 1]
+    if single_pass and all(row.passes > 1 for row in most_accurate):
+        single = max(single_pass, key=lambda row: row.accuracy.mean)
         yield f"Highest in accuracy at one forward pass: {single.label} ({_percent(single.accuracy)})."
 
 
-def _name(level: Sequence[PredictorSummary]) -> str:
-    """All of those that are level."""
-    *others, last = [row.label for row in level]
+def _join_labels(rows: Sequence[PredictorSummary]) -> str:
+    *others, last = [row.label for row in rows]
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def _cheapest(level: Sequence[PredictorSummary]) -> str:
-    return f"{'from ' if len(level) > 1 else ''}{_cost(min(level, key=lambda row: row.passes))}"
+def _cheapest(rows: Sequence[PredictorSummary]) -> str:
+    """The cost of the cheapest of several equal predictors."""
+    row = min(rows, key=lambda row: row.passes)
+    cost = f"{'from ' if len(rows) > 1 else ''}{pluralize(row.passes, 'forward pass', 'forward passes')} per image"
+    return cost if row.bytes is None else f"{cost}, {row.bytes / 1e6:,.1f} MB of weights"
 
 
-def _cost(row: PredictorSummary) -> str:
-    passes = f"{pluralize(row.passes, 'forward pass', 'forward passes')} per image"
-    return passes if row.bytes is None else f"{passes}, {row.bytes / 1e6:,.1f} MB of weights"
-
-
-def _ranked(
+def _compare_with(
     star: PredictorSummary, others: Sequence[PredictorSummary], score: Score, show: Callable[[Summary], str]
 ) -> str:
-    """How the star compares with each of the others, as they are shown: a difference that is rounded away is none."""
+    """Compare the star with each of the others as they are shown: a difference that is rounded away is none."""
     more, less = ("above", "below") if score == "accuracy" else ("worse than", "better than")
     ours, parts = show(getattr(star, score)), []
     for row in others:
         theirs = show(getattr(row, score))
-        higher = getattr(star, score).mean > getattr(row, score).mean
-        order = "level with" if ours == theirs else more if higher else less
+        is_higher = getattr(star, score).mean > getattr(row, score).mean
+        order = "level with" if ours == theirs else more if is_higher else less
         price = f", at {row.passes} forward passes per image" if row.passes > 1 else ""
         parts.append(f"{order} {_describe(row)} ({theirs}{price})")
     return f": {', '.join(parts[:-1])}{' and ' if parts[1:] else ''}{parts[-1]}" if parts else ""
@@ -372,14 +362,14 @@ def _describe(row: PredictorSummary) -> str:
 
 
 def _nats(values: Sequence[float]) -> str:
-    spread = Summary.of(values)
-    scatter = f" ± {spread.std:.3f}" if spread.count > 1 else ""
-    return f"{spread.mean:.3f}{scatter} nats ({pluralize(spread.count, 'path')})"
+    value = Summary.of(values)
+    deviation = f" ± {value.std:.3f}" if value.count > 1 else ""
+    return f"{value.mean:.3f}{deviation} nats ({pluralize(value.count, 'path')})"
 
 
-def _percent(spread: Summary) -> str:
-    return f"{100 * spread.mean:.2f} %"
+def _percent(value: Summary) -> str:
+    return f"{100 * value.mean:.2f} %"
 
 
-def _loss(spread: Summary) -> str:
-    return f"{spread.mean:.3f}"
+def _loss(value: Summary) -> str:
+    return f"{value.mean:.3f}"

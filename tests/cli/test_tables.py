@@ -5,7 +5,7 @@ import pytest
 from starzoo.cli.output import Output
 from starzoo.cli.tables import show_star, summary_json
 from starzoo.config import RunConfig
-from starzoo.evaluate.results import Evaluation, Path, PredictionScores
+from starzoo.evaluate.results import Evaluation, PathCurve, PredictionScores
 from starzoo.models.architecture import Architecture
 from starzoo.models.record import ModelRecord
 from starzoo.star.manifest import StarManifest
@@ -13,7 +13,7 @@ from starzoo.workflows.fit import StarResult
 
 
 def path(kind, b, middle, split="test"):
-    return Path(kind=kind, a="star", b=b, split=split, t=(0, 0.5, 1), loss=(0.2, middle, 0.4), accuracy=(0.9, 0.8, 0.9))
+    return PathCurve(kind=kind, a="star", b=b, split=split, t=(0, 0.5, 1), loss=(0.2, middle, 0.4), accuracy=(0.9, 0.8, 0.9))
 
 
 EVALUATION = Evaluation(

@@ -77,7 +77,7 @@ def test_sources_are_measured_where_the_fit_has_brought_them(
 
 
 def test_alignment_lowers_the_highest_loss_between_regular_models(measured: Evaluation) -> None:
-    aligned, raw = (measured.spread(kind, "highest_loss") for kind in ("source-source", "source-source-unaligned"))
+    aligned, raw = (measured.summarize(kind, "highest_loss") for kind in ("source-source", "source-source-unaligned"))
     assert aligned.mean < raw.mean
 
 
@@ -107,9 +107,9 @@ def test_t11_barrier_is_zero_for_a_model_and_its_own_permutation(
     config = CONFIG.model_copy(update={"splits": ("test",)})
     found = evaluate(models[0].architecture, zoo, data, config, ALIGN)
     for kind in ("star-source", "star-heldout", "source-source"):
-        assert found.spread(kind).worst < 1e-6
+        assert found.summarize(kind).worst < 1e-6
     # The control: without alignment, or without new statistics, the same two models have a barrier.
-    assert found.spread("source-source-unaligned").mean > 0.1
+    assert found.summarize("source-source-unaligned").mean > 0.1
 
 
 def test_stale_statistics_would_show(models: list[Source], spec: PermutationSpec, data: ImageTask) -> None:

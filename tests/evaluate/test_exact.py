@@ -43,7 +43,7 @@ def test_t11_no_barrier_to_itself_and_to_its_own_permutation(name: str) -> None:
     config = EvalConfig(points=5, source_pairs=1, bma_samples=0, batch_norm_images=100)
     found = evaluate(architecture, zoo, data, config, AlignConfig(method="weights"))
     for kind in ("star-source", "star-heldout", "source-source"):
-        assert found.spread(kind).worst <= 1e-6
-        assert found.spread(kind, "accuracy_barrier").worst <= 1e-6
+        assert found.summarize(kind).worst <= 1e-6
+        assert found.summarize(kind, "accuracy_barrier").worst <= 1e-6
     [raw] = found.paths_of("source-source-unaligned")  # the control: not aligned, the path between them is another one
     assert max(abs(loss - raw.loss[0]) for loss in raw.loss) > 1e-3

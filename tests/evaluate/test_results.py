@@ -4,12 +4,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from starzoo.errors import UsageError
-from starzoo.evaluate.results import Evaluation, Path, PredictionScores, Summary
+from starzoo.evaluate.results import Evaluation, PathCurve, PredictionScores, Summary
 
 
 def make_path(loss, accuracy=None, t=None, kind="star-source", split="test", b="b"):
     t = t or [number / (len(loss) - 1) for number in range(len(loss))]
-    return Path(kind=kind, a="a", b=b, split=split, t=t, loss=loss, accuracy=accuracy or [0.5] * len(loss))
+    return PathCurve(kind=kind, a="a", b=b, split=split, t=t, loss=loss, accuracy=accuracy or [0.5] * len(loss))
 
 
 def make_quality(name, role, accuracy, split="test"):
@@ -91,7 +91,7 @@ def test_json_shows_the_measures_but_does_not_trust_them():
     path = make_path([0.0, 1.0, 0.0])
     dump = path.model_dump()
     assert dump["barrier"] == 1.0
-    assert Path.model_validate(dump | {"barrier": 0.0}).barrier == 1.0
+    assert PathCurve.model_validate(dump | {"barrier": 0.0}).barrier == 1.0
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_json_shows_the_measures_but_does_not_trust_them():
 )
 def test_a_path_with_missing_points_is_refused(loss, accuracy, t):
     with pytest.raises(ValidationError, match="a path needs two points or more"):
-        Path(kind="star-source", a="a", b="b", split="test", t=t, loss=loss, accuracy=accuracy)
+        PathCurve(kind="star-source", a="a", b="b", split="test", t=t, loss=loss, accuracy=accuracy)
 
 
 def test_a_loss_that_is_no_number_is_refused():
@@ -110,7 +110,7 @@ def test_a_loss_that_is_no_number_is_refused():
 
 def test_a_key_that_is_not_known_is_refused():
     with pytest.raises(ValidationError, match="Extra inputs"):
-        Path.model_validate(make_path([0.1, 0.2]).model_dump() | {"barriers": 0.0})
+        PathCurve.model_validate(make_path([0.1, 0.2]).model_dump() | {"barriers": 0.0})
 
 
 def test_spread_of_some_values():
@@ -143,11 +143,11 @@ def test_an_evaluation_picks_kind_role_and_split():
     assert evaluation.paths_of("star-source", "train") == (other,)
     assert [quality.name for quality in evaluation.qualities_of("star", "train")] == ["y"]
     assert evaluation.qualities_of("star") == ()
-    barrier = evaluation.spread("star-source")
+    barrier = evaluation.summarize("star-source")
     assert (barrier.mean, barrier.worst, barrier.count) == (pytest.approx(0.3), 0.4, 2)
-    assert evaluation.spread("star-source", "worst_accuracy").worst == 0.3
+    assert evaluation.summarize("star-source", "worst_accuracy").worst == 0.3
     with pytest.raises(UsageError, match="no such path"):
-        evaluation.spread("source-source")
+        evaluation.summarize("source-source")
 
 
 def slow_interval(paths, draws):
@@ -167,10 +167,10 @@ def test_an_interval_draws_models_and_not_paths():
     evaluation = Evaluation(paths=paths, qualities=())
     low, high = evaluation.interval("star-source")
     assert (low, high) == pytest.approx(slow_interval(paths, 4000), abs=0.03)
-    assert low < evaluation.spread("star-source").mean < high
+    assert low < evaluation.summarize("star-source").mean < high
     # All pairs of three models: only one pair can be drawn without the third model.
     pairs = [
-        Path(kind="source-source", a=a, b=b, split="test", t=(0, 0.5, 1), loss=(0, bump, 0), accuracy=(1, 1, 1))
+        PathCurve(kind="source-source", a=a, b=b, split="test", t=(0, 0.5, 1), loss=(0, bump, 0), accuracy=(1, 1, 1))
         for a, b, bump in (("x", "y", 0.1), ("x", "z", 0.5), ("y", "z", 0.9))
     ]
     assert Evaluation(paths=tuple(pairs), qualities=()).interval("source-source") == (0.1, 0.9)

@@ -15,7 +15,7 @@ from starzoo.config import AlignConfig, DataConfig, EvalConfig, Uniform
 from starzoo.data.task import ImageTask, load_data
 from starzoo.evaluate.domain_average import choose, draw_points, ensemble_sizes, ranges
 from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.evaluate.results import Evaluation, Path
+from starzoo.evaluate.results import Evaluation, PathCurve
 from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import Source
 from starzoo.models.weights import average, interpolate
@@ -116,7 +116,7 @@ def test_every_way_to_predict_equals_a_slow_reference(
 
 def paths_of(
     models: list[Source], a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], data: ImageTask
-) -> list[Path]:
+) -> list[PathCurve]:
     config = CONFIG.model_copy(update={"bma_samples": 0, "sources": 1})
     zoo, architecture = Zoo(star=a, sources={"b": b}, holdouts={}), models[0].architecture
     return list(evaluate(architecture, zoo, data, config, ALIGN).paths)

@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path as FilePath
+from pathlib import Path
 
 import pytest
 import yaml
@@ -18,7 +18,7 @@ import starzoo
 from starzoo.config import Beta, DataConfig, RunConfig, StarConfig, Uniform
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import UsageError
-from starzoo.evaluate.results import Bf16Error, DomainSampling, Evaluation, Path, PredictionScores
+from starzoo.evaluate.results import Bf16Error, DomainSampling, Evaluation, PathCurve, PredictionScores
 from starzoo.models.architecture import Architecture
 from starzoo.models.record import ModelRecord
 from starzoo.report.card import render, write_card
@@ -36,7 +36,7 @@ PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
 def make_path(kind, bump, a="star", b="m0", split="test"):
     loss = tuple(0.05 + 4 * t * (1 - t) * bump for t in T)
-    return Path(kind=kind, a=a, b=b, split=split, t=T, loss=loss, accuracy=tuple(0.98 - value / 10 for value in loss))
+    return PathCurve(kind=kind, a=a, b=b, split=split, t=T, loss=loss, accuracy=tuple(0.98 - value / 10 for value in loss))
 
 
 def make_quality(role, accuracy, nll=0.1, ece=0.02, name="m", passes=1, split="test"):
@@ -177,7 +177,7 @@ def test_training_steps_are_stated_where_they_are_known():
 
 
 def test_a_star_of_an_earlier_version_is_still_read():
-    file = FilePath(__file__).parents[2] / "model_cards" / "cifar10-star" / "star.json"
+    file = Path(__file__).parents[2] / "model_cards" / "cifar10-star" / "star.json"
     old = json.loads(file.read_bytes())
     old.pop("steps", None)
     old["config"]["evaluate"].pop("precision", None)
@@ -215,7 +215,7 @@ def test_evaluation_results_are_read_by_the_hubs_own_parser():
     assert (accuracy.metric_value, accuracy.dataset_type, accuracy.dataset_split) == (0.95, "me/pictures", "test")
     assert accuracy.dataset_revision == COMMIT
     barrier = results["loss_barrier", "loss barrier, star to held-out (mean of 3)"]
-    assert barrier.metric_value == pytest.approx(manifest.evaluation.spread("star-heldout").mean, abs=1e-6)
+    assert barrier.metric_value == pytest.approx(manifest.evaluation.summarize("star-heldout").mean, abs=1e-6)
     assert card.data.model_name == "my-star"
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
 
@@ -438,7 +438,7 @@ def words(card):
 
 
 def test_h02_no_module_of_a_card_marks_a_text_as_safe():
-    folder = FilePath(starzoo.__file__).parent
+    folder = Path(starzoo.__file__).parent
     for name in ("report/card", "report/gallery", "report/summary", "star/manifest"):
         names = {
             node.id for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())) if isinstance(node, ast.Name)

@@ -4,7 +4,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from starzoo.errors import UsageError
-from starzoo.evaluate.results import Evaluation, Path, PredictionScores
+from starzoo.evaluate.results import Evaluation, PathCurve, PredictionScores
 from starzoo.report.gallery import write_gallery
 from starzoo.workflows.cards import render_gallery
 from tests.report.test_html import HOSTILE, make_manifest
@@ -17,7 +17,7 @@ def keep(folder, manifest):
 
 def test_the_page_has_a_row_for_each_star(tmp_path):
     def path(kind, bump):
-        return Path(kind=kind, a="star", b="m", split="test", t=(0, 0.5, 1), loss=(1, 1 + bump, 1), accuracy=(0.9,) * 3)
+        return PathCurve(kind=kind, a="star", b="m", split="test", t=(0, 0.5, 1), loss=(1, 1 + bump, 1), accuracy=(0.9,) * 3)
 
     def quality(role, accuracy, nll):
         return PredictionScores(name=role, role=role, split="test", accuracy=accuracy, nll=nll, ece=0)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from starzoo.config import DataConfig, RunConfig
 from starzoo.errors import UsageError
-from starzoo.evaluate.results import Evaluation, Path, PredictionScores
+from starzoo.evaluate.results import Evaluation, PathCurve, PredictionScores
 from starzoo.models.architecture import Architecture
 from starzoo.models.record import ModelRecord
 from starzoo.report import html as report
@@ -32,7 +32,7 @@ HOSTILE = "<script>alert(1)</script> ![x](https://evil.example/x.png) <img src=h
 
 
 def make_manifest(name="my-star", **changes):
-    path = Path(kind="star-source", a="star", b="m", split="test", t=(0, 0.5, 1), loss=(1, 1.2, 1), accuracy=(0.9,) * 3)
+    path = PathCurve(kind="star-source", a="star", b="m", split="test", t=(0, 0.5, 1), loss=(1, 1.2, 1), accuracy=(0.9,) * 3)
     scores = {"split": "test", "accuracy": 0.9, "nll": 0.3, "ece": 0.02}
     qualities = (
         PredictionScores(name="m", role="source", **scores),
@@ -226,6 +226,6 @@ def test_h02_a_browser_asks_for_nothing_and_runs_nothing(tmp_path, no_figures):
 
 def test_h12_a_page_that_a_person_wrote_is_kept(tmp_path, no_figures):
     (tmp_path / "report.html").write_text("<html>mine</html>")
-    with pytest.raises(UsageError, match=r"report\.html: is no page that starzoo wrote"):
+    with pytest.raises(UsageError, match=r"report\.html: is not a page that starzoo wrote"):
         write_report(tmp_path, make_manifest())
     assert (tmp_path / "report.html").read_text() == "<html>mine</html>"

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.evaluate.results import Evaluation, Path, Plane, PredictionScores
-from starzoo.report.plots import plot_cost, plot_paths, plot_plane, plot_quality, save
+from starzoo.evaluate.results import Evaluation, PathCurve, LossPlane, PredictionScores
+from starzoo.report.plots import plot_cost, plot_paths, plot_loss_plane, plot_quality, save
 
 T = tuple(number / 10 for number in range(11))
 BUMPS = {"star-source": 0.0, "star-heldout": 0.02, "source-source": 0.3, "source-source-unaligned": 2.0}
@@ -17,7 +17,7 @@ BUMPS = {"star-source": 0.0, "star-heldout": 0.02, "source-source": 0.3, "source
 def make_path(kind, bump, number=0, split="test"):
     loss = tuple(0.05 + 4 * t * (1 - t) * bump * (1 + number / 10) for t in T)
     accuracy = tuple(0.985 - min(0.8, bump / 2) * 4 * t * (1 - t) for t in T)
-    return Path(kind=kind, a="a", b=f"$b_{number}", split=split, t=T, loss=loss, accuracy=accuracy)
+    return PathCurve(kind=kind, a="a", b=f"$b_{number}", split=split, t=T, loss=loss, accuracy=accuracy)
 
 
 def make_quality(role, accuracy, name="m", passes=1, split="test"):
@@ -80,7 +80,7 @@ def test_a_narrow_range_is_drawn_on_plain_axes():
 
 
 def test_errors_of_zero_and_losses_of_zero_can_be_drawn(tmp_path):
-    perfect = Path(kind="star-source", a="a", b="b", split="test", t=T, loss=[0.0] * 11, accuracy=[1.0] * 11)
+    perfect = PathCurve(kind="star-source", a="a", b="b", split="test", t=T, loss=[0.0] * 11, accuracy=[1.0] * 11)
     raw = make_path("source-source-unaligned", 2.0)
     png, _ = save(plot_paths(Evaluation(paths=(perfect, raw), qualities=())), tmp_path / "paths")
     assert png.stat().st_size > 0
@@ -155,8 +155,8 @@ def test_costs_are_drawn_against_forward_passes():
 def test_a_plane_shows_its_three_models(loss):
     corners = ((0.0, 0.0), (2.0, 0.0), (0.5, 1.5))
     names = ("star", "a", "b")
-    plane = Plane(names=names, corners=corners, split="test", x=(-1, 3), y=(-1, 2), loss=loss)
-    axes, bar = plot_plane(plane).axes
+    plane = LossPlane(names=names, corners=corners, split="test", x=(-1, 3), y=(-1, 2), loss=loss)
+    axes, bar = plot_loss_plane(plane).axes
     assert [text.get_text() for text in axes.texts] == ["star", "source", "held-out"]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines()] == list(corners)
     assert bar.get_ylabel() == "test loss (nats)"
@@ -166,9 +166,9 @@ def test_a_plane_shows_its_three_models(loss):
 @pytest.mark.parametrize(("x", "y", "loss"), [((0,), (0,), ((1,),)), ((2, 2), (0, 1), ((1, 1), (1, 1)))])
 def test_a_plane_along_a_line_is_no_picture(x, y, loss):
     corners = ((0.0, 0.0), (2.0, 0.0), (0.5, 1.5))
-    plane = Plane(names=("star", "a", "b"), corners=corners, split="test", x=x, y=y, loss=loss)
+    plane = LossPlane(names=("star", "a", "b"), corners=corners, split="test", x=x, y=y, loss=loss)
     with pytest.raises(UntrustedInputError, match="the plane of star, a, b was measured along a line only"):
-        plot_plane(plane)
+        plot_loss_plane(plane)
 
 
 def test_plots_need_neither_torch_nor_pyplot():
