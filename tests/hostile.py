@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from starzoo.config import DataConfig, RunConfig
 from starzoo.data.preprocessing import Preprocessing
-from starzoo.evaluate.results import Bf16Error, Evaluation, PathCurve, PathKind, LossPlane, PredictionScores, Role
+from starzoo.evaluate.results import Bf16Error, Evaluation, LossPlane, PathCurve, PathKind, PredictionScores, Role
 from starzoo.models.architecture import Architecture
 from starzoo.models.record import ModelRecord
 from starzoo.star.manifest import StarManifest

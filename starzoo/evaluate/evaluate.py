@@ -24,7 +24,7 @@ from starzoo.evaluate.evaluator import Curve, Evaluator
 from starzoo.evaluate.loss_plane import LossPlaneSampler
 from starzoo.evaluate.model_pool import Line, Zoo
 from starzoo.evaluate.result_cache import ResultCache
-from starzoo.evaluate.results import Bf16Error, DomainSampling, Evaluation, PathCurve, PathKind, LossPlane, Role
+from starzoo.evaluate.results import Bf16Error, DomainSampling, Evaluation, LossPlane, PathCurve, PathKind, Role
 from starzoo.evaluate.scores import measure_qualities
 from starzoo.metrics import accuracy, negative_log_likelihood
 from starzoo.models.architecture import Architecture

@@ -263,9 +263,7 @@ def _curves(paths: Sequence[PathCurve], t: Values) -> tuple[Values, Values]:
 
 def _band_values(axes: Axes) -> Values:
     """All y values in the bands of the axes."""
-    return np.concatenate([
-        np.asarray(path.vertices)[:, 1] for band in axes.collections for path in band.get_paths()
-    ])
+    return np.concatenate([np.asarray(path.vertices)[:, 1] for band in axes.collections for path in band.get_paths()])
 
 
 def _scale_loss(axes: Axes) -> None:

@@ -13,7 +13,9 @@ from starzoo.workflows.fit import StarResult
 
 
 def path(kind, b, middle, split="test"):
-    return PathCurve(kind=kind, a="star", b=b, split=split, t=(0, 0.5, 1), loss=(0.2, middle, 0.4), accuracy=(0.9, 0.8, 0.9))
+    return PathCurve(
+        kind=kind, a="star", b=b, split=split, t=(0, 0.5, 1), loss=(0.2, middle, 0.4), accuracy=(0.9, 0.8, 0.9)
+    )
 
 
 EVALUATION = Evaluation(

@@ -95,8 +95,8 @@ def test_baselines_are_measured_beside_the_star_and_trained_once(
     assert student.accuracy > 0.3  # the networks of this zoo have never seen an image, and this one has
     assert swa.tempered is not None
     labels = {row.label: row.steps for row in summarize_predictors(found, "test")}
-    assert labels["SWA, going on from one source"] == 24
-    assert labels["student, distilled from the sources"] == 18
+    assert labels["SWA of a source"] == 24
+    assert labels["distilled student"] == 18
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("trained again")

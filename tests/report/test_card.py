@@ -36,7 +36,9 @@ PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
 def make_path(kind, bump, a="star", b="m0", split="test"):
     loss = tuple(0.05 + 4 * t * (1 - t) * bump for t in T)
-    return PathCurve(kind=kind, a=a, b=b, split=split, t=T, loss=loss, accuracy=tuple(0.98 - value / 10 for value in loss))
+    return PathCurve(
+        kind=kind, a=a, b=b, split=split, t=T, loss=loss, accuracy=tuple(0.98 - value / 10 for value in loss)
+    )
 
 
 def make_quality(role, accuracy, nll=0.1, ece=0.02, name="m", passes=1, split="test"):
@@ -343,7 +345,7 @@ def test_a_star_that_wins_is_not_warned_of():
             "nan",
         ),
         (Evaluation(paths=(), qualities=(make_quality("star", 0.9),)), "Not measured: star to source", "paths-test"),
-        (Evaluation(paths=(make_path("star-source", 0.1),), qualities=()), "Not measured: sources", "quality-"),
+        (Evaluation(paths=(make_path("star-source", 0.1),), qualities=()), "Not measured: source, held-out", "quality-"),
         (make_evaluation(split="train"), "train images", "test images"),
     ],
 )
@@ -652,7 +654,7 @@ def test_figures_of_other_images_are_not_those_of_the_fit():
 def test_the_recipe_says_what_the_fit_did():
     config = RunConfig(data=DataConfig(dataset="me/pictures"), star=StarConfig(epochs=9, patience=1))
     shown = render(make_manifest(config=config, draws=4, history=({"path_loss": 0.5},) * 3))
-    assert "Fit: 3 epochs (of 9: it was stopped when the half-way losses no longer fell)" in shown
+    assert "Fit: 3 epochs (of 9: it was stopped when the midpoint losses no longer fell)" in shown
     assert "every step takes 4 sources, each with a place t" in shown
     assert "  draws: 4\n" in shown  # a single process makes the same star again
     plain = render(make_manifest(config=config, draws=1, history=({"path_loss": 0.5},) * 9))
@@ -696,7 +698,7 @@ def test_h12_a_table_has_no_formula_and_its_numbers_stay_numbers(tmp_path):
 
 def test_h12_a_card_that_a_person_wrote_is_kept(tmp_path):
     (tmp_path / "README.md").write_text("# My star")
-    with pytest.raises(UsageError, match=r"README\.md: is no card that starzoo wrote"):
+    with pytest.raises(UsageError, match=r"README\.md: is not a card that starzoo wrote"):
         write_card(tmp_path, make_manifest())
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("README.md", "# My star")]
 

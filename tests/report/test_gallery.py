@@ -17,7 +17,9 @@ def keep(folder, manifest):
 
 def test_the_page_has_a_row_for_each_star(tmp_path):
     def path(kind, bump):
-        return PathCurve(kind=kind, a="star", b="m", split="test", t=(0, 0.5, 1), loss=(1, 1 + bump, 1), accuracy=(0.9,) * 3)
+        return PathCurve(
+            kind=kind, a="star", b="m", split="test", t=(0, 0.5, 1), loss=(1, 1 + bump, 1), accuracy=(0.9,) * 3
+        )
 
     def quality(role, accuracy, nll):
         return PredictionScores(name=role, role=role, split="test", accuracy=accuracy, nll=nll, ece=0)
@@ -56,7 +58,7 @@ def test_a_folder_without_stars_is_refused(tmp_path):
 def test_a_page_of_somebody_else_is_kept(tmp_path):
     keep(tmp_path / "star", make_manifest("mine"))
     (tmp_path / "README.md").write_text("# My project")
-    with pytest.raises(UsageError, match=r"README\.md: is no page of a gallery"):
+    with pytest.raises(UsageError, match=r"README\.md: is not a gallery that starzoo wrote"):
         render_gallery(tmp_path)
     assert (tmp_path / "README.md").read_text() == "# My project"
     assert [file.name for file in (tmp_path / "star").iterdir()] == ["star.json"]
@@ -76,7 +78,7 @@ def test_h12_a_card_that_a_person_wrote_is_kept(tmp_path):
     for name in ("a", "b"):
         keep(tmp_path / name, make_manifest(name))
     (tmp_path / "b" / "README.md").write_text("# Mine")
-    with pytest.raises(UsageError, match=r"b/README\.md: is no card that starzoo wrote"):
+    with pytest.raises(UsageError, match=r"b/README\.md: is not a card that starzoo wrote"):
         render_gallery(tmp_path)
     assert (tmp_path / "b" / "README.md").read_text() == "# Mine"
     assert sorted(file.name for file in tmp_path.rglob("*.*")) == ["README.md", "star.json", "star.json"]

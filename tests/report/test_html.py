@@ -32,7 +32,9 @@ HOSTILE = "<script>alert(1)</script> ![x](https://evil.example/x.png) <img src=h
 
 
 def make_manifest(name="my-star", **changes):
-    path = PathCurve(kind="star-source", a="star", b="m", split="test", t=(0, 0.5, 1), loss=(1, 1.2, 1), accuracy=(0.9,) * 3)
+    path = PathCurve(
+        kind="star-source", a="star", b="m", split="test", t=(0, 0.5, 1), loss=(1, 1.2, 1), accuracy=(0.9,) * 3
+    )
     scores = {"split": "test", "accuracy": 0.9, "nll": 0.3, "ece": 0.02}
     qualities = (
         PredictionScores(name="m", role="source", **scores),

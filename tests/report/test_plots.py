@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.evaluate.results import Evaluation, PathCurve, LossPlane, PredictionScores
-from starzoo.report.plots import plot_cost, plot_paths, plot_loss_plane, plot_quality, save
+from starzoo.evaluate.results import Evaluation, LossPlane, PathCurve, PredictionScores
+from starzoo.report.plots import plot_cost, plot_loss_plane, plot_paths, plot_quality, save
 
 T = tuple(number / 10 for number in range(11))
 BUMPS = {"star-source": 0.0, "star-heldout": 0.02, "source-source": 0.3, "source-source-unaligned": 2.0}
