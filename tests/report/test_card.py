@@ -655,7 +655,7 @@ def test_the_recipe_says_what_the_fit_did():
     config = RunConfig(data=DataConfig(dataset="me/pictures"), star=StarConfig(epochs=9, patience=1))
     shown = render(make_manifest(config=config, draws=4, history=({"path_loss": 0.5},) * 3))
     assert "Fit: 3 epochs (of 9: it was stopped when the midpoint losses no longer fell)" in shown
-    assert "every step takes 4 sources, each with a place t" in shown
+    assert "every step takes 4 sources, each with a position t" in shown
     assert "  draws: 4\n" in shown  # a single process makes the same star again
     plain = render(make_manifest(config=config, draws=1, history=({"path_loss": 0.5},) * 9))
     assert "Fit: 9 epochs in batches" in plain
