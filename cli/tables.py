@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from starzoo.evaluate.results import Evaluation, PredictionScores
-    from starzoo.evaluate.results import Path as MeasuredPath
+    from starzoo.evaluate.results import PathCurve
     from starzoo.star.join import JoinResult
     from starzoo.workflows.align import AlignmentReport
     from starzoo.workflows.fit import StarResult
@@ -105,7 +105,7 @@ def show_joined(out: Output, joined: JoinResult) -> None:
     )
 
 
-def _measures(paths: list[MeasuredPath]) -> list[str]:
+def _measures(paths: list[PathCurve]) -> list[str]:
     """How many paths there are, and the mean of each of the four measures."""
     barrier, excess, highest, worst = (fmean(getattr(path, measure) for path in paths) for measure in _SHOWN)
     return [str(len(paths)), f"{barrier:.4f}", f"{excess:.4f}", f"{highest:.4f}", _percent(worst)]

@@ -328,7 +328,7 @@ class Evaluation(FrozenModel):
     @property
     def splits(self) -> tuple[Split, ...]:
         """The measured splits, in order of appearance."""
-        return tuple(dict.fromkeys(row.split for row in (*self.qualities, *self.paths)))
+        return tuple(dict.fromkeys([*(row.split for row in self.qualities), *(path.split for path in self.paths)]))
 
     @property
     def kinds(self) -> tuple[PathKind, ...]:
@@ -397,4 +397,4 @@ def _bootstrap(ends: Sequence[Sequence[str]], values: Sequence[float]) -> tuple[
 def _barrier(t: Sequence[float], loss: Sequence[float]) -> float:
     """The greatest rise of a curve above the straight line between its ends; 0 where it nowhere rises."""
     line = [(1 - position) * loss[0] + position * loss[-1] for position in t]
-    return max(0.0, *map(operator.sub, loss, line))
+    return max(0.0, *(value - chord for value, chord in zip(loss, line, strict=True)))

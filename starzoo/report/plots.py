@@ -72,7 +72,7 @@ _CORNER_ROLES: tuple[Role, ...] = ("star", "source", "held-out")
 _ACCURACY_TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 100)
 _FLOOR = 0.1  # points of error below which the stretched accuracy axis turns linear, so that 100 % has a place on it
 _WIDTH = 7.6  # inches
-_LABEL_WIDTH = 20  # letters
+_LABEL_WIDTH = 22  # letters
 _SPREAD = 4.0  # a range of values wider than this factor is drawn on a logarithmic axis
 
 

@@ -345,7 +345,11 @@ def test_a_star_that_wins_is_not_warned_of():
             "nan",
         ),
         (Evaluation(paths=(), qualities=(make_quality("star", 0.9),)), "Not measured: star to source", "paths-test"),
-        (Evaluation(paths=(make_path("star-source", 0.1),), qualities=()), "Not measured: source, held-out", "quality-"),
+        (
+            Evaluation(paths=(make_path("star-source", 0.1),), qualities=()),
+            "Not measured: source, held-out",
+            "quality-",
+        ),
         (make_evaluation(split="train"), "train images", "test images"),
     ],
 )
