@@ -10,8 +10,7 @@ from .output import Output, Table
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from starzoo.evaluate.results import Evaluation, PredictionScores
-    from starzoo.evaluate.results import PathCurve
+    from starzoo.evaluate.results import Evaluation, PathCurve, PredictionScores
     from starzoo.star.join import JoinResult
     from starzoo.workflows.align import AlignmentReport
     from starzoo.workflows.fit import StarResult
