@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from starzoo.config import Method
 from starzoo.errors import UsageError
 from starzoo.evaluate.chance_check import find_class_orders
 from starzoo.evaluate.evaluate import measure_path
-from starzoo.evaluate.results import Path
+from starzoo.evaluate.results import PathCurve
 from starzoo.models.class_order import named_classes, reorder_classes
 from starzoo.models.compatibility import check_compatible
 from starzoo.models.record import ModelRecord
@@ -51,8 +51,8 @@ class JoinResult:
     method: Method
     distance_before: float
     distance_after: float
-    paths: tuple[Path, ...]
-    known: tuple[Path, ...]
+    paths: tuple[PathCurve, ...]
+    known: tuple[PathCurve, ...]
     state: Mapping[str, Tensor]
     permutation: Permutation
 
@@ -60,7 +60,7 @@ class JoinResult:
 def join(
     manifest: StarManifest,
     star: Mapping[str, Tensor],
-    ref: str | FilePath,
+    ref: str | Path,
     data: ImageTask,
     *,
     progress: Progress = no_progress,
