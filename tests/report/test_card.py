@@ -663,7 +663,7 @@ def test_the_recipe_says_what_the_fit_did():
     assert "  draws: 4\n" in shown  # a single process makes the same star again
     plain = render(make_manifest(config=config, draws=1, history=({"path_loss": 0.5},) * 9))
     assert "Fit: 9 epochs in batches" in plain
-    assert "every step takes one source and one place t" in plain
+    assert "every step takes one source and one position t" in plain
     assert "draws:" not in plain
 
 
