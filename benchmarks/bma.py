@@ -72,7 +72,7 @@ def predict(star: Mapping[str, Tensor], members: Sequence[Source], data: ImageTa
     spec, align = architecture.spec, AlignConfig()
     probe = Probe(architecture.build(), *data.train.labeled_images(limit=align.images, seed=align.seed))
     aligner = Aligner(spec, align, probe)
-    first, *others = map(aligner.evidence.of, [star, *sources.values()])
+    first, *others = map(aligner.features.extract, [star, *sources.values()])
     matched = aligner.match(first, iter(others))
     aligned = {name: found.permutation.apply(sources[name]) for name, found in zip(sources, matched, strict=True)}
     assert data.validation is not None

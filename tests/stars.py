@@ -57,7 +57,7 @@ def make_star(
     star = Star(
         manifest=manifest,
         state=average([permutation.apply(source.state) for permutation, source in pairs]),
-        permutations={source.name: permutation.tensors() for permutation, source in pairs},
+        permutations={source.name: permutation.to_tensors() for permutation, source in pairs},
     )
     star.save_timm_folder(folder)
     LocalPaths.of([str(member) for member in members], [], DataConfig()).write(folder)

@@ -1,10 +1,10 @@
-"""Cycle-consistent matching: every model is permuted into one universe, and all pairs agree by construction.
+"""Cycle-consistent matching: each model gets one permutation, so that all pairs agree by construction.
 
 Matched pair by pair, three models contradict each other: A to B and B to C do not compose to A to C. C2M3 (Crisostomi
-et al. 2024) factors every pairwise permutation through a universe, π_pq = π_p⁻¹ ∘ π_q, and maximizes the sum over all
-pairs of what their agreement is worth. For one model, the others standing as they are, that is matching it to all of
-them at once. The models take turns until none of them moves; neither a group's assignment nor a model's turn can lower
-the sum. (C2M3 ascends by Frank–Wolfe instead. Both end where no single move helps.)
+et al. 2024) factors every pairwise permutation through a common universe, π_pq = π_p⁻¹ ∘ π_q, and maximizes the sum of
+⟨π_p A_p, π_q A_q⟩ over all pairs. For one model, with the others held still, that is weight matching to the sum of the
+others. The models take turns until none moves, and no turn lowers the objective. (C2M3 ascends by Frank–Wolfe instead.
+Both end where no single move helps.)
 """
 
 from __future__ import annotations
@@ -19,17 +19,13 @@ from starzoo.models.weights import StateDict
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
-__all__ = ["match_all"]
+__all__ = ["match_cycle_consistent"]
 
-_MAX_TURNS = 100  # of each model; they settle after about ten
+_MAX_ROUNDS = 100  # the models settle after about ten
 
 
-def match_all(
-    spec: PermutationSpec,
-    states: Sequence[StateDict],
-    rng: np.random.Generator,
-    *,
-    max_sweeps: int = 100,
+def match_cycle_consistent(
+    spec: PermutationSpec, states: Sequence[StateDict], rng: np.random.Generator, *, max_sweeps: int = 100
 ) -> list[Permutation]:
     """Maximize Σ_{p<q} ⟨π_p A_p, π_q A_q⟩ over the tensors that can be permuted.
 
@@ -42,29 +38,28 @@ def match_all(
     Returns:
         One permutation per model, into the universe.
     """
-    moving = [name for name in spec.axes if spec.is_permuted(name)]
     permutations = [Permutation.identity(spec)] * len(states)
 
-    def place(number: int) -> dict[str, Tensor]:
-        return permutations[number].apply(states[number], only=moving)
+    def permuted(model: int) -> dict[str, Tensor]:
+        return permutations[model].apply(states[model], only=spec.permuted_tensors)
 
-    def take_turn(number: int, others: StateDict) -> tuple[bool, dict[str, Tensor]]:
-        """Match one model to the sum of the others: whether it moved, and the sum with it."""
-        before = permutations[number]
-        permutations[number] = matcher.with_fixed(others).match(states[number], before).permutation
-        own = place(number)
-        return permutations[number].moved(before) > 0, {name: others[name] + own[name] for name in moving}
+    def rematch(model: int, others: StateDict) -> tuple[bool, dict[str, Tensor]]:
+        """Match one model to the sum of the others; return whether it moved, and the sum with it."""
+        previous = permutations[model]
+        permutations[model] = matcher.with_fixed(others).match(states[model], previous).permutation
+        own = permuted(model)
+        return permutations[model].count_moved(previous) > 0, {name: others[name] + own[name] for name in own}
 
-    total = place(0)
+    total = permuted(0)
     matcher = WeightMatcher(spec, total, max_sweeps=max_sweeps)
-    for number in range(1, len(states)):  # the models come one after the other
-        _, total = take_turn(number, total)
-    for _ in range(_MAX_TURNS if len(states) > 1 else 0):
-        settled = True
-        for number in rng.permutation(len(states)):
-            own = place(number)
-            moved, total = take_turn(number, {name: total[name] - own[name] for name in moving})
-            settled = settled and not moved
-        if settled:
+    for model in range(1, len(states)):  # the models come one after the other
+        _, total = rematch(model, total)
+    for _ in range(_MAX_ROUNDS if len(states) > 1 else 0):
+        any_moved = False
+        for model in rng.permutation(len(states)):
+            own = permuted(model)
+            moved, total = rematch(model, {name: total[name] - own[name] for name in own})
+            any_moved = any_moved or moved
+        if not any_moved:
             break
     return permutations

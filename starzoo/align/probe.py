@@ -10,27 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from starzoo.config import Method
-from starzoo.errors import UsageError
 from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
 from starzoo.models.memory_format import as_channels_last, channels_last
 from starzoo.models.weights import StateDict, interpolate
 from starzoo.parallel import default_device
 
-__all__ = ["Probe", "Response", "required"]
+__all__ = ["Activation", "Probe"]
 
-_CHANCE = 0.9  # of the loss of a model that answers blindly
+_USEFUL_LOSS = 0.9  # of the loss of a model that predicts all classes alike
 
-Response = tuple[Tensor, ...]
-"""What a module returns for some images, and perhaps how the network's output depends on it, in the same shape."""
+Activation = tuple[Tensor, ...]
+"""A module's output for a batch and, with gradients, the gradient with respect to it, in the same shape."""
 
 
 class Probe:
     """Runs any weights of one architecture on the same images.
 
     Args:
-        network: The architecture, which becomes the probe's own: its weights are overwritten and need no gradients any
-            more, and it is brought to the current GPU, where there is one.
+        network: The architecture. The probe owns it: it overwrites the weights, turns off their gradients and moves the
+            network to the current GPU, where there is one.
         images: Un-augmented training images in batches, each of shape (batch, channels, height, width).
         labels: Their classes, shape (images,).
     """
@@ -40,12 +38,12 @@ class Probe:
         self.network = channels_last(network.to(self.device)).eval().requires_grad_(False)
         self.images = [as_channels_last(batch.to(self.device)) for batch in images]
         self.labels = labels.to(self.device)
-        self._classes = 1  # known once a model has predicted
+        self._classes = 1  # known after the first loss
 
-    def responses(
+    def activations(
         self, state: StateDict, images: Tensor, modules: Collection[str], *, gradients: bool
-    ) -> dict[str, Response]:
-        """Run the network, and listen to some of its modules.
+    ) -> dict[str, Activation]:
+        """Run the network on a batch and record the outputs of some modules.
 
         Args:
             state: The weights.
@@ -54,39 +52,41 @@ class Probe:
             gradients: Whether to run backward as well.
 
         Returns:
-            For each module what it returns at its first call and, with gradients, the gradient with respect to that of
-            one random combination of every image's outputs: always the same combinations, so that models compare.
+            For each module its output at its first call. With gradients also the gradient of one random combination of
+            every image's logits with respect to that output; the combinations never change, so that models compare.
         """
-        self.network.load_state_dict(dict(state))
-        self.network.eval()  # which drops what some networks cache of the weights before
-        seen: dict[str, Tensor] = {}
+        self._load(state)
+        recorded: dict[str, Tensor] = {}
 
-        def listen(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
+        def record(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
             def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
-                if name in seen:
+                if name in recorded:
                     return None
                 if gradients and not output.requires_grad:
-                    output.requires_grad_()  # it does not depend on the images, and the outputs depend on it
-                seen[name] = output
-                return output.clone()  # what comes next may write into it
+                    output.requires_grad_()  # it does not depend on the images, but the logits depend on it
+                recorded[name] = output
+                return output.clone()  # the next module may write into it
 
             return hook
 
-        hooks = [self.network.get_submodule(name).register_forward_hook(listen(name)) for name in modules]
+        hooks = [self.network.get_submodule(name).register_forward_hook(record(name)) for name in modules]
         try:
             with torch.set_grad_enabled(gradients):
-                outputs = self.network(images.clone().requires_grad_(gradients)).float()
+                logits = self.network(images.clone().requires_grad_(gradients)).float()
         finally:
             for hook in hooks:
                 hook.remove()
-        if not gradients or not seen:
-            return {name: (output,) for name, output in seen.items()}
-        combination = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
-        found = torch.autograd.grad(outputs, list(seen.values()), combination, materialize_grads=True)
-        return {name: (output.detach(), gradient) for (name, output), gradient in zip(seen.items(), found, strict=True)}
+        if not gradients or not recorded:
+            return {name: (output,) for name, output in recorded.items()}
+        combination = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
+        by_module = torch.autograd.grad(logits, list(recorded.values()), combination, materialize_grads=True)
+        return {
+            name: (output.detach(), gradient)
+            for (name, output), gradient in zip(recorded.items(), by_module, strict=True)
+        }
 
     def loss(self, state: StateDict) -> float:
-        """The cross-entropy of some weights, batch-norm statistics estimated anew.
+        """The cross-entropy of some weights, with re-estimated batch-norm statistics.
 
         Args:
             state: The weights.
@@ -94,8 +94,7 @@ class Probe:
         Returns:
             The mean over the images, in nats.
         """
-        self.network.load_state_dict(dict(state))
-        self.network.eval()
+        self._load(state)
         if has_batch_norm(self.network):
             reestimate_batch_norm(self.network, self.images)
         with torch.inference_mode():
@@ -104,7 +103,7 @@ class Probe:
         return float(cross_entropy(logits, self.labels))
 
     def midpoint_loss(self, a: StateDict, b: StateDict) -> float:
-        """The loss half-way between two models: what alignment is for.
+        """The loss at the midpoint of two models, which alignment lowers.
 
         Args:
             a: A state dict.
@@ -116,36 +115,18 @@ class Probe:
         return self.loss(interpolate(a, b, 0.5))
 
     def are_connected(self, a: StateDict, b: StateDict) -> bool:
-        """Whether the mean of two models is about as good as they are, as of two fine-tunes of one checkpoint.
+        """Whether the mean of two models is about as good as they are, as for two fine-tunes of one checkpoint.
 
         Args:
             a: A state dict.
-            b: Another one, as it stands.
+            b: Another one, not aligned.
 
         Returns:
-            True where the loss half-way is at most a tenth above that of the worse model, which is better than chance.
+            True where the worse model is better than chance, and the midpoint loss at most a tenth above its loss.
         """
         worse = max(self.loss(a), self.loss(b))
-        return worse < _CHANCE * math.log(self._classes) and self.midpoint_loss(a, b) <= 1.1 * worse + 0.01
+        return worse < _USEFUL_LOSS * math.log(self._classes) and self.midpoint_loss(a, b) <= 1.1 * worse + 0.01
 
-
-def required(probe: Probe | None, method: Method) -> Probe:
-    """The probe that a method needs.
-
-    Args:
-        probe: What there is.
-        method: The method of alignment.
-
-    Returns:
-        The same probe.
-
-    Raises:
-        UsageError: There is none.
-    """
-    if probe is None:
-        raise UsageError(
-            f"alignment by {method}",
-            "runs the models on images, and there are none",
-            hint="name a data set, or choose another method",
-        )
-    return probe
+    def _load(self, state: StateDict) -> None:
+        self.network.load_state_dict(dict(state))
+        self.network.eval()  # which drops what some networks derive from their weights and cache

@@ -1,15 +1,15 @@
 """Weight matching (Git Re-Basin, Ainsworth et al. 2023, algorithm 1) over any permutation specification.
 
-The distance between a fixed model A and a permutee B is ‖A − πB‖² over the tensors that π moves, so a smaller
-distance is a larger inner product ⟨A, πB⟩. With all groups but one held still, the inner product is linear in that
-group's permutation: one assignment problem, whose matrix G says what it is worth to put B's position j at place i.
-Coordinate ascent over the groups ends when no group wants to move.
+The distance between a fixed model A and a permutee B is ‖A − πB‖² over the tensors that π moves, so a smaller distance
+is a larger inner product ⟨A, πB⟩. With all groups but one held still, the inner product is linear in that group's
+permutation: one assignment problem, whose gain matrix G[i, j] is the value of putting B's position j at position i.
+Coordinate ascent over the groups ends when no group moves.
 
 Four things differ from the published code. A group is solved again only when a tensor that it shares has changed. Its
-G is kept, and only what the positions contribute that its neighbors have moved since is computed anew. Sweeps go
-through the network there and back instead of at random: they are fewer, and end no farther away. And a group is solved
-together with the wreath groups within it: the best inner assignment for every pair of blocks, then the assignment of
-the blocks (`starzoo.align.group_views.plan_steps` says which of them at once).
+gain matrix is kept, and updated only by the features that have moved since. Sweeps go through the network forward and
+backward instead of in random order: they are fewer, and end no farther away. And a group is solved together with the
+wreath groups within it: the best inner assignment for every pair of blocks, then the assignment of the blocks
+(`starzoo.align.group_views.plan_steps` says which of them at once).
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ from torch import Tensor
 from starzoo.align.assignment import solve_assignment
 from starzoo.align.group_views import GroupOccurrence, JointStep, plan_steps
 from starzoo.models.weights import StateDict
-from starzoo.symmetry.permutation import Permutation
+from starzoo.symmetry.permutation import Index, Permutation, gather
 from starzoo.symmetry.spec import PermutationSpec
 
 __all__ = ["MatchResult", "WeightMatcher"]
 
 Gain = NDArray[np.floating]
-Index = NDArray[np.int64]
 
-_ROUNDING = 1e-6  # share of a family's inner product below which a gain is float32 noise, and following it could cycle
+_ROUNDING = 1e-6  # share of a step's inner product below which a gain is float32 noise, and following it could cycle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class MatchResult:
     Attributes:
         permutation: Takes the permutee, as it was given, toward the fixed model.
         sweeps: Groups solved, divided by the number of groups.
-        objective: ⟨A, πB⟩ at the start and after every family that moved; it never falls.
+        objective: ⟨A, πB⟩ at the start and after every outer group that moved; it never falls.
     """
 
     permutation: Permutation
@@ -59,18 +58,22 @@ class WeightMatcher:
         spec: The symmetries of the architecture.
         fixed: State dict of the model that stays.
         max_sweeps: Bound on passes over the groups.
+
+    Attributes:
+        groups: The outer groups, in the order of the network.
+        steps: For each of them its joint steps, over the tensors of the fixed model that are not zero.
+        tensors: For each of them the tensors of its steps.
     """
 
     def __init__(self, spec: PermutationSpec, fixed: StateDict, *, max_sweeps: int = 100) -> None:
         self.spec = spec
         self.max_sweeps = max_sweeps
-        self.moving = tuple(name for name in spec.axes if spec.is_permuted(name))
-        self._all_turns = plan_steps(spec)
-        self.groups = list(self._all_turns)
-        self._face(fixed)
+        self._all_steps = plan_steps(spec)
+        self.groups = list(self._all_steps)
+        self._set_fixed(fixed)
 
     def with_fixed(self, fixed: StateDict) -> WeightMatcher:
-        """A matcher of the same architecture, for which its symmetries are not looked through again.
+        """A matcher to another fixed model, which shares the plan of the steps.
 
         Args:
             fixed: State dict of the model that stays.
@@ -79,31 +82,33 @@ class WeightMatcher:
             The matcher.
         """
         other = copy(self)
-        other._face(fixed)
+        other._set_fixed(fixed)
         return other
 
-    def _face(self, fixed: StateDict) -> None:
-        self.fixed = _floats(fixed, self.moving)
-        votes = {name for name, tensor in self.fixed.items() if tensor.any()}
-        self.turns = {group: tuple(each.among(votes) for each in turns) for group, turns in self._all_turns.items()}
-        self.tensors = {
-            group: tuple(dict.fromkeys(name for each in turns for name in each.tensors))
-            for group, turns in self.turns.items()
+    def _set_fixed(self, fixed: StateDict) -> None:
+        self.fixed = _floats(fixed, self.spec)
+        nonzero = {name for name, tensor in self.fixed.items() if tensor.any()}
+        self.steps = {
+            group: tuple(step.restricted_to(nonzero) for step in steps) for group, steps in self._all_steps.items()
         }
-        self.neighbors = self._find_neighbors()
+        self.tensors = {
+            group: tuple(dict.fromkeys(name for step in steps for name in step.tensors))
+            for group, steps in self.steps.items()
+        }
+        self._neighbors = self._find_neighbors()
 
     def match(self, permutee: StateDict, initial: Permutation) -> MatchResult:
-        """Find a permutation of the permutee that no step improves: each solves one group, or a family, by assignments.
+        """Find a permutation of the permutee that no step improves.
 
         Args:
             permutee: State dict of the model that is permuted.
             initial: Where the ascent starts.
 
         Returns:
-            The matching.
+            The result.
         """
-        ascent = _Ascent(self, permutee, initial)
-        objective = [ascent.inner_product(self.moving, initial)]
+        ascent = _CoordinateAscent(self, permutee, initial)
+        objective = [ascent.inner_product(self.spec.permuted_tensors, initial)]
         order, stale, solved = list(self.groups), set(self.groups), 0
         while stale and solved < self.max_sweeps * len(self.groups):
             for group in order:
@@ -111,9 +116,9 @@ class WeightMatcher:
                     continue
                 stale.discard(group)
                 solved += 1
-                if gain := ascent.step(group):
+                if gain := ascent.improve(group):
                     objective.append(objective[-1] + gain)
-                    stale |= self.neighbors[group]
+                    stale |= self._neighbors[group]
             order.reverse()
         return MatchResult(
             permutation=ascent.permutation, sweeps=solved / max(1, len(self.groups)), objective=tuple(objective)
@@ -121,79 +126,80 @@ class WeightMatcher:
 
     def _find_neighbors(self) -> dict[str, frozenset[str]]:
         """Groups whose assignment may change when one moves: those that share a tensor with it."""
-        at: dict[str, set[str]] = {}
+        groups_of: dict[str, set[str]] = {}
         for group, tensors in self.tensors.items():
             for tensor in tensors:
-                at.setdefault(tensor, set()).add(group)
-        found = {}
+                groups_of.setdefault(tensor, set()).add(group)
+        neighbors = {}
         for group, tensors in self.tensors.items():
-            near = {other for tensor in tensors for other in at[tensor]}
-            if len(self.turns[group]) == 1 and not self.turns[group][0].is_quadratic:
-                near.discard(group)  # it stands at its best
-            found[group] = frozenset(near)
-        return found
+            near = {other for tensor in tensors for other in groups_of[tensor]}
+            if len(self.steps[group]) == 1 and not self.steps[group][0].is_quadratic:
+                near.discard(group)  # one linear step reaches its optimum
+            neighbors[group] = frozenset(near)
+        return neighbors
 
 
-class _Ascent:
-    """Where one permutee stands, and what is known of the gain matrix G of every group.
+class _CoordinateAscent:
+    """The current permutation of one permutee, and the gain matrix G of every group.
 
-    Positions are counted as the permutee has them, so what the groups of a turn move changes nothing of their G.
+    Positions are those of the permutee as it was given, so the moves of a step's own groups change nothing of their G.
 
     Attributes:
-        permutation: Takes the permutee, as it was given, to where it stands.
+        permutation: Takes the permutee, as it was given, to where it is now.
     """
 
     def __init__(self, matcher: WeightMatcher, permutee: StateDict, initial: Permutation) -> None:
         self.permutation = initial
         self._matcher, self._spec = matcher, matcher.spec
         self._identity = Permutation.identity(self._spec)
-        self._permutee = _floats(permutee, matcher.moving)
+        self._permutee = _floats(permutee, self._spec)
         self._device = next((tensor.device for tensor in self._permutee.values()), None)
         self._gains: dict[tuple[JointStep, str], Tensor] = {}
-        self._seen: dict[GroupOccurrence, list[Index]] = {}
+        self._included: dict[GroupOccurrence, list[Index]] = {}  # the indices of the axes that G accounts for
 
-    def step(self, group: str) -> float:
-        """Solve one family, the others standing as they do, and move it where that is a gain.
+    def improve(self, group: str) -> float:
+        """Solve one outer group with its inner groups, all others held still, and move them where that is a gain.
 
         Args:
-            group: The family's outer group.
+            group: The outer group.
 
         Returns:
-            How much the inner product has grown; 0 if the family stays.
+            The growth of the inner product; 0 if nothing moves.
         """
-        return sum(map(self._move, self._matcher.turns[group]))
+        return sum(map(self._move, self._matcher.steps[group]))
 
-    def _move(self, turn: JointStep) -> float:
-        stands = self.permutation
-        moved = replace(stands, indices={**stands.indices, **self.best(turn)})
-        # The gain of groups that meet themselves in one tensor is a quadratic form, whose linear part can promise what
-        # the step does not keep: it is measured, not read off G.
-        value = self._measure if turn.is_quadratic else self._read
-        before, after = value(turn, stands), value(turn, moved)
+    def _move(self, step: JointStep) -> float:
+        current = self.permutation
+        moved = replace(current, indices={**current.indices, **self.solve(step)})
+        # The inner product of groups that occur twice in one tensor is a quadratic form. Its linear part can promise
+        # what the step does not keep, so it is computed exactly instead of read from G.
+        value = self._exact_value if step.is_quadratic else self._value_from_gain
+        before, after = value(step, current), value(step, moved)
         if after - before <= _ROUNDING * abs(before):
             return 0.0
         self.permutation = moved
         return after - before
 
-    def best(self, turn: JointStep) -> dict[str, Index]:
-        """The best permutation of the groups of one turn, all others standing as they do.
+    def solve(self, step: JointStep) -> dict[str, Index]:
+        """The best permutation of the groups of one step, all others held still.
 
         Args:
-            turn: The groups.
+            step: The groups.
 
         Returns:
-            The index vectors of the whole family: groups within it whose turn it is not go along with their blocks.
+            The index vectors of the outer group and all its inner groups: those outside of the step are carried along
+            with their blocks.
         """
-        blocks = self._spec.groups[turn.outer].size
-        at_home = self._at_home(turn)
-        gain, found = self._gain(turn, turn.outer, at_home), {}
-        for name in turn.inner:
-            values, indices = _assign_within(self._gain(turn, name, at_home), blocks)
-            gain, found[name] = gain + values, indices
-        chosen = solve_assignment(gain)
-        carried = {name: at_home.indices[name][chosen] for name in self._spec.inner_groups[turn.outer]}
-        solved = {name: indices[np.arange(blocks), chosen] for name, indices in found.items()}
-        return {turn.outer: chosen, **carried, **solved}
+        blocks = self._spec.groups[step.outer].size
+        unpermuted = self._unpermuted(step)
+        gain, assignments = self._gain(step, step.outer, unpermuted), {}
+        for name in step.inner:
+            values, assignments[name] = _assign_within(self._gain(step, name, unpermuted), blocks)
+            gain = gain + values
+        outer = solve_assignment(gain)
+        carried = {name: unpermuted.indices[name][outer] for name in self._spec.inner_groups[step.outer]}
+        solved = {name: indices[np.arange(blocks), outer] for name, indices in assignments.items()}
+        return {step.outer: outer, **carried, **solved}
 
     def inner_product(self, tensors: Iterable[str], permutation: Permutation) -> float:
         """⟨A, πB⟩.
@@ -207,65 +213,63 @@ class _Ascent:
         """
         total = 0.0
         for name in tensors:
-            index = [permutation.index(term) for term in self._spec.axes[name]]
-            moved = _take(self._permutee[name], index)
+            moved = _gather(self._permutee[name], [permutation.index(term) for term in self._spec.axes[name]])
             total += float(torch.dot(self._matcher.fixed[name].reshape(-1), moved.reshape(-1)))
         return total
 
-    def _measure(self, turn: JointStep, permutation: Permutation) -> float:
-        return self.inner_product(turn.tensors, permutation)
+    def _exact_value(self, step: JointStep, permutation: Permutation) -> float:
+        return self.inner_product(step.tensors, permutation)
 
-    def _read(self, turn: JointStep, permutation: Permutation) -> float:
-        """The turn's part of the inner product: the trace of each G, its columns in the order of the permutation."""
-        value, outer = 0.0, permutation.indices[turn.outer]
-        for member in (turn.outer, *turn.inner):
-            gain, index = self._gains[turn, member], permutation.indices[member]
-            columns = index if member == turn.outer else (outer[:, None] * index.shape[1] + index).reshape(-1)
-            value += float(gain.gather(1, _index(columns, gain)[:, None]).double().sum())
+    def _value_from_gain(self, step: JointStep, permutation: Permutation) -> float:
+        """The step's part of the inner product: the trace of each G, its columns in the order of the permutation."""
+        value, outer = 0.0, permutation.indices[step.outer]
+        for group in (step.outer, *step.inner):
+            gain, index = self._gains[step, group], permutation.indices[group]
+            columns = index if group == step.outer else (outer[:, None] * index.shape[1] + index).reshape(-1)
+            value += float(gain.gather(1, torch.from_numpy(columns).to(gain.device)[:, None]).double().sum())
         return value
 
-    def _at_home(self, turn: JointStep) -> Permutation:
-        """What stands now, but for the turn's groups, which are as the permutee has them; others keep their blocks."""
-        here = self.permutation.indices
-        back = np.argsort(here[turn.outer])
-        family = (turn.outer, *turn.inner)
-        home = {name: here[name][back] for name in self._spec.inner_groups[turn.outer]}
-        home |= {name: self._identity.indices[name] for name in family}
-        return replace(self.permutation, indices={**here, **home})
+    def _unpermuted(self, step: JointStep) -> Permutation:
+        """The current permutation with the step's groups as the permutee has them; other inner groups keep blocks."""
+        current = self.permutation.indices
+        back = np.argsort(current[step.outer])
+        carried = {name: current[name][back] for name in self._spec.inner_groups[step.outer]}
+        own = {name: self._identity.indices[name] for name in (step.outer, *step.inner)}
+        return replace(self.permutation, indices={**current, **carried, **own})
 
-    def _gain(self, turn: JointStep, member: str, at_home: Permutation) -> Gain:
-        """Bring G up to date: Σ over views of A_i · B_j, the other families standing as they do.
+    def _gain(self, step: JointStep, group: str, unpermuted: Permutation) -> Gain:
+        """Bring G up to date: Σ over occurrences of A_i · B_j, the groups of other steps held still.
 
-        The first product with a tensor is a whole one. Later on, only those features count that have moved since: what
-        they add where they are, less what they added where they were.
+        The first product with a tensor is a whole one. After that only the features count that have moved since: their
+        product where they are now, less their product where they were.
 
         Returns:
             Shape (n, n), or (h·n, h·n) for a wreath group in h blocks.
         """
-        if (turn, member) not in self._gains:
-            size = self._identity.indices[member].size
-            self._gains[turn, member] = torch.zeros(size, size, device=self._device)
-        total = self._gains[turn, member]
-        for view in turn.views[member]:
-            now, then = self._places(view, at_home), self._seen.get(view)
-            self._seen[view] = now
-            fixed, permutee = self._matcher.fixed[view.tensor], self._permutee[view.tensor]
-            if then is None:
-                total.addmm_(view.rows(fixed), view.rows(_take(permutee, now)).T)
-            elif changed := [axis for axis, places in enumerate(now) if not np.array_equal(places, then[axis])]:
-                if len(changed) == 1 and changed[0] != view.axis:
+        if (step, group) not in self._gains:
+            size = self._identity.indices[group].size
+            self._gains[step, group] = torch.zeros(size, size, device=self._device)
+        total = self._gains[step, group]
+        for one in step.occurrences[group]:
+            new, old = self._axis_indices(one, unpermuted), self._included.get(one)
+            self._included[one] = new
+            fixed, permutee = self._matcher.fixed[one.tensor], self._permutee[one.tensor]
+            if old is None:
+                total.addmm_(one.rows(fixed), one.rows(_gather(permutee, new)).T)
+            elif changed := [axis for axis, index in enumerate(new) if not np.array_equal(index, old[axis])]:
+                if len(changed) == 1 and changed[0] != one.axis:
                     axis = changed[0]
-                    where = np.flatnonzero(now[axis] != then[axis])
-                    fixed = fixed.index_select(axis, _index(where, fixed))
-                    now, then = ([*each[:axis], each[axis][where], *each[axis + 1 :]] for each in (now, then))
-                total.addmm_(view.rows(fixed), view.rows(_take(permutee, now) - _take(permutee, then)).T)
+                    where = np.flatnonzero(new[axis] != old[axis])
+                    fixed = gather(fixed, axis, where)
+                    new, old = ([*index[:axis], index[axis][where], *index[axis + 1 :]] for index in (new, old))
+                total.addmm_(one.rows(fixed), one.rows(_gather(permutee, new) - _gather(permutee, old)).T)
         return total.cpu().numpy()
 
-    def _places(self, view: GroupOccurrence, at_home: Permutation) -> list[Index]:
-        """Where each axis of a view's tensor stands, the view's own one without the moves of its own turn."""
+    def _axis_indices(self, one: GroupOccurrence, unpermuted: Permutation) -> list[Index]:
+        """The index of each axis of an occurrence's tensor, its own axis without the moves of its own step."""
         return [
-            (at_home if axis == view.axis else self.permutation).index(term)
-            for axis, term in enumerate(self._spec.axes[view.tensor])
+            (unpermuted if axis == one.axis else self.permutation).index(term)
+            for axis, term in enumerate(self._spec.axes[one.tensor])
         ]
 
 
@@ -278,17 +282,12 @@ def _assign_within(gain: Gain, blocks: int) -> tuple[Gain, Index]:
     return values, indices
 
 
-def _take(tensor: Tensor, index: Sequence[Index]) -> Tensor:
-    """Read a tensor at the given places of every axis."""
-    for axis, places in enumerate(index):
-        if not np.array_equal(places, np.arange(tensor.shape[axis])):
-            tensor = tensor.index_select(axis, _index(places, tensor))
+def _gather(tensor: Tensor, indices: Sequence[Index]) -> Tensor:
+    """Read a tensor at the given indices of every axis."""
+    for axis, index in enumerate(indices):
+        tensor = gather(tensor, axis, index)
     return tensor
 
 
-def _index(places: Index, like: Tensor) -> Tensor:
-    return torch.from_numpy(places).to(like.device)
-
-
-def _floats(state: StateDict, names: Sequence[str]) -> dict[str, Tensor]:
-    return {name: state[name].detach().float().contiguous() for name in names}
+def _floats(state: StateDict, spec: PermutationSpec) -> dict[str, Tensor]:
+    return {name: state[name].detach().float().contiguous() for name in spec.permuted_tensors}

@@ -123,7 +123,9 @@ class ModelPool:
         return {
             "config": self.config.model_dump(mode="json"),
             "fixed": [self.hashes[line.a] for line in lines],
-            "known": [hash_tensors(known[line.b].tensors()) for line in lines if line.a == "star" and line.b in known],
+            "known": [
+                hash_tensors(known[line.b].to_tensors()) for line in lines if line.a == "star" and line.b in known
+            ],
         }
 
     @property
@@ -143,7 +145,7 @@ class ModelPool:
         """Some models, aligned to another one where that lowers the loss half-way."""
         if not names:
             return {}
-        seen = map(self._aligner.evidence.of, map(self.by_name.__getitem__, (fixed, *names)))
+        seen = map(self._aligner.features.extract, map(self.by_name.__getitem__, (fixed, *names)))
         matched, identity = self._aligner.match(next(seen), seen), Permutation.identity(self.architecture.spec)
         aligned = {}
         for name, found in zip(names, matched, strict=True):

@@ -370,7 +370,7 @@ class _Run:
             step=self.step,
             star={name: parameter.detach() for name, parameter in self.star.items()},
             optimizer=optimizer_tensors(self.optimizer),
-            permutations=[permutation.tensors() for permutation in self.alignment.permutations],
+            permutations=[permutation.to_tensors() for permutation in self.alignment.permutations],
             history=self.history,
             sums=sums,
             scaler=scaler.state_dict() if scaler else None,

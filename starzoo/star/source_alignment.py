@@ -77,14 +77,14 @@ class SourceAlignment:
         """Align the sources to the star, each from where it is; those that share an ancestor stay as they are."""
         # Not only where it lowers the loss half-way, which is too noisy to judge a small move by: on the digits a star
         # so held back has a barrier of 0.018 to held-outs, and one that follows its sources 0.012 (three seeds).
-        fixed, before = self._aligner.evidence.of(star), self.permutations
+        fixed, before = self._aligner.features.extract(star), self.permutations
 
         def match(numbers: Sequence[int]) -> Iterator[Permutation]:
             starts = [before[number] for number in numbers]
             return (found.permutation for found in self._aligner.match(fixed, self._evidence(numbers), starts))
 
         self._replace(self._moving, split_across_processes(self._moving, match))
-        return sum(new.moved(old) for new, old in zip(self.permutations, before, strict=True))
+        return sum(new.count_moved(old) for new, old in zip(self.permutations, before, strict=True))
 
     def _replace(self, numbers: Sequence[int], found: Sequence[Permutation]) -> None:
         changed = dict(zip(numbers, found, strict=True))
@@ -94,9 +94,9 @@ class SourceAlignment:
         """What some sources are compared by: made once, where it is needed, and kept off the GPU."""
         for number in numbers:
             if number not in self._kept:
-                found = self._aligner.evidence.of(self._sources[number])
+                found = self._aligner.features.extract(self._sources[number])
                 self._kept[number] = {name: tensor.cpu() for name, tensor in found.items()}
-            device = self._aligner.evidence.device
+            device = self._aligner.features.device
             yield {name: tensor.to(device) for name, tensor in self._kept[number].items()}
 
     def midpoint_losses(self, star: StateDict) -> list[float]:

@@ -1,7 +1,7 @@
 """A permutation of a whole network: one index vector per group.
 
-Indices gather: ``new[i] = old[index[i]]``. A wreath group within an outer group of h blocks carries an (h, n) array
-whose row i is the permutation inside the block that stands at place i *after* the outer permutation.
+Indices gather: ``new[i] = old[index[i]]``. A wreath group within an outer group of h blocks has an (h, n) array whose
+row i is the permutation inside the block that is at position i *after* the outer permutation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starzoo.errors import IncompatibleError, UntrustedInputError
 from starzoo.symmetry.spec import PermutationSpec
 from starzoo.symmetry.terms import Concat, Leaf, Pinned, Product, Term, groups_of
 
-__all__ = ["Permutation"]
+__all__ = ["Index", "Permutation", "gather"]
 
 Index = NDArray[np.int64]
 StateDict = Mapping[str, Tensor]
@@ -40,7 +40,11 @@ class Permutation:
     @classmethod
     def identity(cls, spec: PermutationSpec) -> Permutation:
         """The permutation that moves nothing."""
-        return cls(spec, {name: np.tile(np.arange(shape[-1]), (*shape[:-1], 1)) for name, shape in _shapes(spec)})
+        indices = {}
+        for name, group in spec.groups.items():
+            blocks = () if group.within is None else (spec.groups[group.within].size, 1)
+            indices[name] = np.tile(np.arange(group.size), blocks)
+        return cls(spec, indices)
 
     @classmethod
     def random(cls, spec: PermutationSpec, rng: np.random.Generator) -> Permutation:
@@ -53,17 +57,12 @@ class Permutation:
         Returns:
             The permutation.
         """
-        return cls(
-            spec,
-            {
-                name: rng.permuted(np.tile(np.arange(shape[-1]), (*shape[:-1], 1)), axis=-1)
-                for name, shape in _shapes(spec)
-            },
-        )
+        identity = cls.identity(spec).indices
+        return cls(spec, {name: rng.permuted(index, axis=-1) for name, index in identity.items()})
 
     @classmethod
     def from_tensors(cls, spec: PermutationSpec, tensors: StateDict, *, subject: str = "") -> Permutation:
-        """Read the index vectors that `tensors` wrote, and check that they are permutations of the right shape.
+        """Read the index vectors that `to_tensors` wrote, and check that they are permutations of the right shape.
 
         Args:
             spec: The symmetries of the network.
@@ -80,26 +79,24 @@ class Permutation:
         indices = {
             name: tensor.numpy().astype(np.int64) for name, tensor in tensors.items() if tensor.dtype in integers
         }
-        for name, shape in _shapes(spec):
-            expected = np.broadcast_to(np.arange(shape[-1]), shape)
+        for name, identity in cls.identity(spec).indices.items():
             index = indices.get(name)
-            if index is None or index.shape != shape or not np.array_equal(np.sort(index, axis=-1), expected):
+            if index is None or index.shape != identity.shape or (np.sort(index, axis=-1) != identity).any():
                 raise UntrustedInputError(
                     subject or "permutations",
-                    f"group {name!r} holds no permutation of shape {shape}",
+                    f"group {name!r}: expected a permutation of shape {identity.shape}",
                     hint="fetch the file again",
                 )
-        known = dict(_shapes(spec))
-        if unknown := tensors.keys() - known.keys():
+        if unknown := tensors.keys() - spec.groups.keys():
             raise UntrustedInputError(
                 subject or "permutations",
                 f"unknown group {min(unknown)!r}",
-                hint="the file belongs to another architecture",
+                hint="use the file of a star of this architecture",
             )
-        return cls(spec, {name: indices[name] for name in known})
+        return cls(spec, {name: indices[name] for name in spec.groups})
 
-    def tensors(self) -> dict[str, Tensor]:
-        """One int32 tensor per group: what is stored in `permutations.safetensors`."""
+    def to_tensors(self) -> dict[str, Tensor]:
+        """One int32 tensor per group, as stored in `permutations.safetensors`."""
         return {name: torch.from_numpy(index.astype(np.int32)) for name, index in self.indices.items()}
 
     def index(self, term: Term) -> Index:
@@ -114,7 +111,7 @@ class Permutation:
         return self._index(term, {})
 
     def _index(self, term: Term, blocks: Mapping[str, int]) -> Index:
-        """`blocks` says at which place of each enclosing outer group we stand: a wreath group reads that row."""
+        """`blocks` maps each enclosing outer group to a position: a wreath group reads that row."""
         match term:
             case Leaf(group):
                 within = self.spec.groups[group].within
@@ -130,23 +127,19 @@ class Permutation:
             case Product((only,)):
                 return self._index(only, blocks)
             case Product(factors):
-                leads = (
-                    place for place, factor in enumerate(factors) if isinstance(factor, Leaf) and self._leads(factor)
-                )
-                place = next(leads, 0)
-                head, rest = self._index(factors[place], blocks), Product(factors[:place] + factors[place + 1 :])
-                if isinstance(lead := factors[place], Leaf) and self._leads(lead):
+                # A group with others within it is the head: in every block of it the rest has an index of its own.
+                outer = [isinstance(factor, Leaf) and self.spec.inner_groups[factor.group] for factor in factors]
+                number = next((number for number, inner_groups in enumerate(outer) if inner_groups), 0)
+                lead, rest = factors[number], Product(factors[:number] + factors[number + 1 :])
+                head = self._index(lead, blocks)
+                if isinstance(lead, Leaf) and outer[number]:
                     rows = np.stack([self._index(rest, {**blocks, lead.group: block}) for block in range(len(head))])
                 else:
                     rows = self._index(rest, blocks)[None]
-                inner = math.prod(factor.size for factor in factors[place + 1 :])
+                inner = math.prod(factor.size for factor in factors[number + 1 :])
                 joint: Index = ((rows // inner) * len(head) + head[:, None]) * inner + rows % inner
                 return joint.reshape(len(head), -1, inner).swapaxes(0, 1).reshape(-1)
         raise AssertionError(term)
-
-    def _leads(self, leaf: Leaf) -> bool:
-        """Whether other groups have a permutation of their own in every block of this one."""
-        return bool(self.spec.inner_groups[leaf.group])
 
     def apply(self, state: StateDict, *, only: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Permute parameters and buffers.
@@ -165,10 +158,10 @@ class Permutation:
         return {name: self._apply_to(name, state[name]) for name in names}
 
     def apply_to_outputs(self, outputs: Sequence[Tensor]) -> list[Tensor]:
-        """Move what the network returned as it moves when its weights are permuted.
+        """Permute the network's outputs as they are permuted when its weights are.
 
         Args:
-            outputs: The tensors that it returned, in the order of `spec.outputs`.
+            outputs: The tensors that the network returned, in the order of `spec.outputs`.
 
         Returns:
             New tensors where anything moved: all are as they were if the output was pinned.
@@ -187,7 +180,7 @@ class Permutation:
                             "positions in the trace, which has a batch of one",
                             hint="check a batch of one",
                         )
-                    tensor = tensor.index_select(axis, torch.from_numpy(self.index(term)).to(tensor.device))
+                    tensor = gather(tensor, axis, self.index(term))
             moved.append(tensor)
         return moved
 
@@ -199,16 +192,14 @@ class Permutation:
                     f"shape {tuple(tensor.shape)} does not match the permutation specification",
                     hint="use models of one architecture with the same arguments",
                 )
-            index = self.index(term)
-            if not np.array_equal(index, np.arange(len(index))):
-                tensor = tensor.index_select(axis, torch.from_numpy(index).to(tensor.device))
+            tensor = gather(tensor, axis, self.index(term))
         return tensor
 
     def compose(self, first: Permutation) -> Permutation:
         """The permutation that applies `first` and then this one.
 
         Args:
-            first: What is applied first.
+            first: The permutation that is applied first.
 
         Returns:
             A permutation p with ``p.apply(x) == self.apply(first.apply(x))``.
@@ -229,11 +220,22 @@ class Permutation:
             inverted[name] = rows if within is None else rows[np.argsort(self.indices[within])]
         return Permutation(self.spec, inverted)
 
-    def moved(self, other: Permutation) -> int:
-        """How many positions the two permutations send elsewhere."""
+    def count_moved(self, other: Permutation) -> int:
+        """The number of positions that the two permutations send elsewhere."""
         return sum(int((index != other.indices[name]).sum()) for name, index in self.indices.items())
 
 
-def _shapes(spec: PermutationSpec) -> Iterable[tuple[str, tuple[int, ...]]]:
-    for name, group in spec.groups.items():
-        yield name, (group.size,) if group.within is None else (spec.groups[group.within].size, group.size)
+def gather(tensor: Tensor, axis: int, index: Index) -> Tensor:
+    """Read a tensor at the given indices of an axis: ``new[i] = old[index[i]]``.
+
+    Args:
+        tensor: The tensor.
+        axis: The axis.
+        index: Indices into the axis.
+
+    Returns:
+        A new tensor, or the tensor itself where that changes nothing.
+    """
+    if np.array_equal(index, np.arange(tensor.shape[axis])):
+        return tensor
+    return tensor.index_select(axis, torch.from_numpy(index).to(tensor.device))

@@ -56,12 +56,17 @@ class PermutationSpec:
     @cached_property
     def occurrences(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
         """For every group, the (tensor name, axis) pairs in which it occurs, in the order of the state dict."""
-        found: dict[str, dict[tuple[str, int], None]] = {name: {} for name in self.groups}
+        occurrences: dict[str, dict[tuple[str, int], None]] = {name: {} for name in self.groups}
         for tensor, terms in self.axes.items():
             for axis, term in enumerate(terms):
                 for group in groups_of(term):
-                    found[group][tensor, axis] = None
-        return {name: tuple(places) for name, places in found.items()}
+                    occurrences[group][tensor, axis] = None
+        return {name: tuple(axes) for name, axes in occurrences.items()}
+
+    @cached_property
+    def permuted_tensors(self) -> tuple[str, ...]:
+        """The tensors that some group moves, in the order of the state dict."""
+        return tuple(filter(self.is_permuted, self.axes))
 
     @cached_property
     def inner_groups(self) -> Mapping[str, tuple[str, ...]]:

@@ -104,7 +104,7 @@ def align_models(
     made = {"fixed": anchor.name, "align": config.model_dump_json()}
     aligned = align(spec, anchor.state, states, config, probe=probe, meter=probe, progress=progress)
     for other, folder, result in zip(others, folders, aligned, strict=True):
-        save_tensors(folder / PERMUTATIONS, result.permutation.tensors(), made)  # which says that the model is ours
+        save_tensors(folder / PERMUTATIONS, result.permutation.to_tensors(), made)  # which says that the model is ours
         save_timm_folder(folder, other.architecture, result.state)
         reports.append(
             AlignmentReport(
@@ -117,7 +117,7 @@ def align_models(
                 midpoint_loss_after=result.midpoint_loss_after,
                 sweeps=result.sweeps,
                 connected=probe is not None
-                and not result.permutation.moved(identity)
+                and not result.permutation.count_moved(identity)
                 and probe.are_connected(anchor.state, other.state),
             )
         )

@@ -233,7 +233,7 @@ def _save(
         }
     )
     permutations = {
-        member.name: permutation.tensors() for member, permutation in zip(members, fitted.permutations, strict=True)
+        member.name: permutation.to_tensors() for member, permutation in zip(members, fitted.permutations, strict=True)
     }
     star = Star(manifest=manifest, state=fitted.state, permutations=permutations)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from starzoo.align.activation_features import most_numbers
+from starzoo.align.activation_features import max_feature_elements
 from starzoo.config import RunConfig
 from starzoo.errors import ResourceError, UsageError
 from starzoo.hub.download import fetch
@@ -134,7 +134,9 @@ def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig
         free=free,
         parameters=numbers,
         memory=4 * numbers * (len(models) + 4),
-        evidence=4 * len(sources) * (numbers + (most_numbers(len(sources)) if config.align.needs_images else 0)),
+        evidence=4
+        * len(sources)
+        * (numbers + (max_feature_elements(len(sources)) if config.align.needs_images else 0)),
         images=images,
         steps=steps,
         licensing=combine_licenses([model.license for model in models[: len(sources)] if model.sha or model.license]),

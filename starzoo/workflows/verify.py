@@ -123,7 +123,7 @@ def _check_source(star: Star, number: int, record: ModelRecord) -> Iterator[Chec
     images, states = _random_images(star, torch.float64), (source.state, permutation.apply(source.state))
     before, after = (_logits(source.model(), state, images) for state in states)
     error = float((before - after).norm() / before.norm())
-    moved = permutation.moved(Permutation.identity(spec))
+    moved = permutation.count_moved(Permutation.identity(spec))
     yield Check(
         subject=record.name,
         what="computes the same when it is permuted",

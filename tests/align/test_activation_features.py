@@ -1,4 +1,4 @@
-"""Responses as evidence: what is noted, against autograd and correlations by the book."""
+"""Activations as features: what is noted, against autograd and correlations by the book."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from starzoo.align import activation_features as responses
+from starzoo.align import activation_features
 from starzoo.align.activation_features import ActivationFeatures
 from starzoo.align.align import align
 from starzoo.align.features import Features
@@ -27,10 +27,10 @@ NETWORKS = ["residual", "attention"]
 def test_responses_move_as_the_weights_do(network: str, gradients: bool) -> None:
     spec, state = spec_of(network), make(network, 0).state_dict()
     seen = ActivationFeatures(spec, probe_of(network), gradients=gradients)
-    evidence = Features(spec, "activations-gradients" if gradients else "activations", probe_of(network))
+    features = Features(spec, "activations-gradients" if gradients else "activations", probe_of(network))
     permutation = Permutation.random(spec, np.random.default_rng(0))
-    moved = Permutation(evidence.spec, permutation.indices).apply(evidence.of(state))
-    again = evidence.of(permutation.apply(state))
+    moved = Permutation(features.spec, permutation.indices).apply(features.extract(state))
+    again = features.extract(permutation.apply(state))
     assert moved.keys() == again.keys() == state.keys() | seen.axes.keys()
     for name in seen.axes:
         torch.testing.assert_close(again[name], moved[name], atol=1e-5, rtol=1e-4)
@@ -40,9 +40,11 @@ def test_responses_move_as_the_weights_do(network: str, gradients: bool) -> None
 def test_the_product_of_two_rows_is_their_correlation(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a sample large enough for everything, against numpy on activations that a plain hook caught."""
     probe = probe_of("residual", images=40, batch=10)
-    monkeypatch.setattr(responses, "_SAMPLE", 40 * 16)  # 16 positions an image
+    monkeypatch.setattr(activation_features, "_SAMPLE", 40 * 16)  # 16 positions an image
     states = [make("residual", seed).state_dict() for seed in (0, 1)]
-    seen = [ActivationFeatures(spec_of("residual"), probe, gradients=False).of(state)["conv1()"] for state in states]
+    seen = [
+        ActivationFeatures(spec_of("residual"), probe, gradients=False).extract(state)["conv1()"] for state in states
+    ]
     caught = []
     for state in states:
         model = make("residual", 5)
@@ -59,7 +61,7 @@ def test_the_product_of_two_rows_is_their_correlation(monkeypatch: pytest.Monkey
 def test_gradients_are_those_of_autograd() -> None:
     probe = probe_of("residual", images=12, batch=12)
     model = make("residual", 3)
-    found = probe.responses(model.state_dict(), probe.images[0], ["conv1"], gradients=True)["conv1"]
+    found = probe.activations(model.state_dict(), probe.images[0], ["conv1"], gradients=True)["conv1"]
     images = probe.images[0]
     hidden = model.conv1(model.norm(model.stem(images)).relu()).detach().requires_grad_()
     x = model.norm(model.stem(images)).relu()
@@ -70,21 +72,21 @@ def test_gradients_are_those_of_autograd() -> None:
 
 
 def test_the_sample_is_the_same_for_every_model_and_grows_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(responses, "_SAMPLE", 30)
+    monkeypatch.setattr(activation_features, "_SAMPLE", 30)
     spec, state = spec_of("residual"), make("residual", 0).state_dict()
     few, many = (ActivationFeatures(spec, probe_of("residual", images=n, batch=20), gradients=False) for n in (40, 60))
-    assert {tensor.shape[-1] for tensor in few.of(state).values()} == {30}
-    assert {tensor.shape[-1] for tensor in many.of(state).values()} == {30}
-    assert all(torch.equal(tensor, few.of(state)[name]) for name, tensor in few.of(state).items())
+    assert {tensor.shape[-1] for tensor in few.extract(state).values()} == {30}
+    assert {tensor.shape[-1] for tensor in many.extract(state).values()} == {30}
+    assert all(torch.equal(tensor, few.extract(state)[name]) for name, tensor in few.extract(state).items())
 
 
 def test_the_sample_is_smaller_where_a_network_has_many_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, state = spec_of("residual"), make("residual", 0).state_dict()
     probe = probe_of("residual", images=40, batch=20)
-    rows = sum(len(tensor) for tensor in ActivationFeatures(spec, probe, gradients=False).of(state).values())
-    monkeypatch.setattr(responses, "_MOST", 2 * 100 * rows)
+    rows = sum(len(tensor) for tensor in ActivationFeatures(spec, probe, gradients=False).extract(state).values())
+    monkeypatch.setattr(activation_features, "_MAX_PER_MODEL", 2 * 100 * rows)
     for gradients in (False, True):
-        found = ActivationFeatures(spec, probe, gradients=gradients).of(state)
+        found = ActivationFeatures(spec, probe, gradients=gradients).extract(state)
         assert {tensor.shape[-1] for tensor in found.values()} == {100 if gradients else 200}
         assert sum(tensor.numel() for tensor in found.values()) == 2 * 100 * rows
 
@@ -92,16 +94,16 @@ def test_the_sample_is_smaller_where_a_network_has_many_channels(monkeypatch: py
 def test_many_models_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, state = spec_of("residual"), make("residual", 0).state_dict()
     probe = probe_of("residual", images=40, batch=20)
-    rows = sum(len(tensor) for tensor in ActivationFeatures(spec, probe, gradients=False).of(state).values())
-    monkeypatch.setattr(responses, "_MOST_OF_ALL", 50 * 100 * rows)
-    for models, columns in ((1, responses._SAMPLE), (25, 200), (50, 100)):
-        found = ActivationFeatures(spec, probe, gradients=False, models=models).of(state)
+    rows = sum(len(tensor) for tensor in ActivationFeatures(spec, probe, gradients=False).extract(state).values())
+    monkeypatch.setattr(activation_features, "_MAX_TOTAL", 50 * 100 * rows)
+    for models, columns in ((1, activation_features._SAMPLE), (25, 200), (50, 100)):
+        found = ActivationFeatures(spec, probe, gradients=False, models=models).extract(state)
         assert {tensor.shape[-1] for tensor in found.values()} == {columns}
 
 
 def test_rows_that_are_rounding_beside_others_say_nothing() -> None:
     rows = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)) * torch.tensor([[1.0], [1e-3], [1e-6]])
-    norms = responses._standardise(rows).norm(dim=-1)
+    norms = activation_features._standardize(rows).norm(dim=-1)
     torch.testing.assert_close(norms, torch.tensor([1.0, 1.0, 0.0]))
 
 
@@ -139,7 +141,7 @@ def test_masks_are_passed_over_and_a_result_may_be_the_channels_alone(gradients:
     seen = ActivationFeatures(spec, probe, gradients=gradients)
     assert "scale()" in seen.axes
     assert "mask()" not in seen.axes
-    assert {len(tensor) for tensor in seen.of(network.state_dict()).values()} == {6}
+    assert {len(tensor) for tensor in seen.extract(network.state_dict()).values()} == {6}
 
 
 def test_a_channel_that_never_responds_is_placed_by_its_weights() -> None:
@@ -194,7 +196,7 @@ def test_a_result_is_noted_before_it_is_overwritten() -> None:
     assert (expected < 0).any()
     probe = Probe(Written(), [images], torch.zeros(3, dtype=torch.int64))
     for gradients in (False, True):
-        found = probe.responses(model.state_dict(), images, ["first"], gradients=gradients)["first"]
+        found = probe.activations(model.state_dict(), images, ["first"], gradients=gradients)["first"]
         torch.testing.assert_close(found[0], expected)
 
 
@@ -264,7 +266,7 @@ def test_no_model_is_run_with_what_was_cached_of_another() -> None:
     images, labels = torch.randn(6, 1, 4, 4), torch.zeros(6, dtype=torch.int64)
     one, two = Caching().eval(), Caching().eval()
     shared, own = Probe(Caching(), [images], labels), Probe(Caching(), [images], labels)
-    shared.responses(one.state_dict(), images, ["second"], gradients=False)
-    found = shared.responses(two.state_dict(), images, ["second"], gradients=False)["second"][0]
+    shared.activations(one.state_dict(), images, ["second"], gradients=False)
+    found = shared.activations(two.state_dict(), images, ["second"], gradients=False)["second"][0]
     torch.testing.assert_close(found, two(images).detach())
     assert shared.loss(two.state_dict()) == pytest.approx(own.loss(two.state_dict()))

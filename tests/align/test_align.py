@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from starzoo.align.align import Aligner, align
-from starzoo.align.weight_features import balanced, plain
+from starzoo.align.features import Features, unit_norm_layers
 from starzoo.config import AlignConfig, Method
 from starzoo.errors import UsageError
 from starzoo.models.weights import average, distance
@@ -19,7 +19,7 @@ from tests.symmetry.maximality import networks
 
 NETWORKS = ["residual", "attention"]
 METHODS = get_args(Method)
-SCALINGS = {"weights": plain, "balanced-weights": balanced}
+SCALINGS = {"weights": dict, "balanced-weights": unit_norm_layers}
 SMALL = networks.NETWORKS | networks.SLOW
 
 
@@ -34,7 +34,7 @@ def test_keeps_the_function_and_changes_the_weights(network: str, method: str) -
     moved.load_state_dict(aligned.permutation.apply(permutee.state_dict()))
     images = torch.randn(7, *example(network).shape[1:], dtype=torch.float64)
     torch.testing.assert_close(moved(images), permutee(images), rtol=1e-9, atol=1e-9)
-    assert aligned.permutation.moved(Permutation.identity(spec)) > 0
+    assert aligned.permutation.count_moved(Permutation.identity(spec)) > 0
     assert any(not torch.equal(aligned.state[name], permutee.state_dict()[name]) for name in aligned.state)
 
 
@@ -55,7 +55,7 @@ def test_is_deterministic_and_independent_of_the_other_permutees(restarts: int) 
     together, again = align(spec, fixed, others, config), align(spec, fixed, others, config)
     alone = align(spec, fixed, others[1:], config)
     for one, two in zip(together, [again[0], *alone], strict=True):
-        assert one.permutation.moved(two.permutation) == 0
+        assert one.permutation.count_moved(two.permutation) == 0
 
 
 def test_restarts_never_end_farther_away() -> None:
@@ -79,20 +79,23 @@ def test_scaling_commutes_with_permutation(method: str) -> None:
 
 def test_what_is_zero_stays_zero_in_half_precision() -> None:
     weight = torch.tensor([[1.0, 2.0], [0.0, 0.0]], dtype=torch.float16)
-    found = balanced({"some": weight, "none": torch.zeros(2, 2, dtype=torch.float16)})
-    assert found["some"].isfinite().all()
-    assert found["some"][0].any()
-    assert not found["some"][1].any()
-    assert not found["none"].any()
+    scaled = unit_norm_layers({"some": weight, "none": torch.zeros(2, 2, dtype=torch.float16)})
+    assert scaled["some"].isfinite().all()
+    assert scaled["some"][0].any()
+    assert not scaled["some"][1].any()
+    assert not scaled["none"].any()
 
 
 def test_scalings_do_what_their_names_say() -> None:
     state = make("residual", 0).state_dict()
-    found = balanced(state)
-    assert found["conv1.weight"].norm() == pytest.approx(1)
-    assert found["head.weight"].norm() == pytest.approx(1)
-    assert found["norm.running_var"].abs().sum() == 0
-    assert all(torch.equal(tensor, state[name]) for name, tensor in plain(state).items())
+    scaled = unit_norm_layers(state)
+    assert scaled["conv1.weight"].norm() == pytest.approx(1)
+    assert scaled["head.weight"].norm() == pytest.approx(1)
+    assert scaled["norm.running_var"].abs().sum() == 0
+    assert all(
+        torch.equal(tensor, state[name])
+        for name, tensor in Features(spec_of("residual"), "weights").extract(state).items()
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -111,8 +114,8 @@ def test_models_matched_at_once_are_seen_from_the_first(method: str) -> None:
     spec, state = spec_of("residual"), make("residual", 0).state_dict()
     copies = [Permutation.random(spec, np.random.default_rng(seed)).apply(state) for seed in range(4)]
     aligner = Aligner(spec, AlignConfig(method=method), probe_of("residual"))  # type: ignore[arg-type]
-    permutations = aligner.match_all([aligner.evidence.of(each) for each in copies])
-    assert permutations[0].moved(Permutation.identity(spec)) == 0
+    permutations = aligner.match_all([aligner.features.extract(each) for each in copies])
+    assert permutations[0].count_moved(Permutation.identity(spec)) == 0
     for permutation, copy in zip(permutations, copies, strict=True):
         moved = permutation.apply(copy)
         assert all(torch.equal(moved[name], tensor) for name, tensor in copies[0].items())
@@ -157,4 +160,4 @@ def test_a_planted_permutation_is_undone_where_groups_lie_within_others(network:
     assert spec.wreath_groups > 0
     assert aligned.distance_before > 1
     assert aligned.distance_after == 0
-    assert planted.compose(aligned.permutation).moved(Permutation.identity(spec)) == 0
+    assert planted.compose(aligned.permutation).count_moved(Permutation.identity(spec)) == 0

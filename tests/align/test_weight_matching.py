@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from starzoo.align.group_views import plan_steps
-from starzoo.align.weight_matching import WeightMatcher, _Ascent
+from starzoo.align.weight_matching import WeightMatcher, _CoordinateAscent
 from starzoo.symmetry import Permutation, PermutationSpec, infer
 from starzoo.symmetry.terms import groups_of
 from tests.align.networks import make, spec_of
@@ -34,7 +34,7 @@ def test_undoes_a_random_permutation(network: str, seed: int) -> None:
     found = WeightMatcher(spec, state).match(shuffled, Permutation.identity(spec))
     restored = found.permutation.apply(shuffled)
     assert all(torch.equal(restored[name], state[name]) for name in state)
-    assert found.permutation.compose(shuffle).moved(Permutation.identity(spec)) == 0
+    assert found.permutation.compose(shuffle).count_moved(Permutation.identity(spec)) == 0
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -53,10 +53,10 @@ def test_objective_never_falls_and_is_what_it_says(network: str, seed: int) -> N
 def test_every_step_gains_what_it_says(network: str, seed: int) -> None:
     spec, fixed, permutee = case(network, seed)
     matcher = WeightMatcher(spec, fixed)
-    ascent = _Ascent(matcher, permutee, Permutation.random(spec, np.random.default_rng(seed)))
+    ascent = _CoordinateAscent(matcher, permutee, Permutation.random(spec, np.random.default_rng(seed)))
     stands, gains = inner_product(spec, fixed, ascent.permutation.apply(permutee)), []
     for group in (*matcher.groups, *reversed(matcher.groups)):
-        gains.append(ascent.step(group))
+        gains.append(ascent.improve(group))
         now = inner_product(spec, fixed, ascent.permutation.apply(permutee))
         assert now - stands == pytest.approx(gains[-1], rel=1e-4, abs=1e-4)
         stands = now
@@ -71,7 +71,7 @@ def test_matching_again_moves_nothing_in_one_sweep(network: str) -> None:
     permutee = make(network, 2).state_dict()
     first = matcher.match(permutee, Permutation.identity(spec))
     again = matcher.match(permutee, first.permutation)
-    assert again.permutation.moved(first.permutation) == 0
+    assert again.permutation.count_moved(first.permutation) == 0
     assert again.sweeps == 1
 
 
@@ -161,7 +161,7 @@ def blocks(seed: int) -> dict[str, Tensor]:
 def test_groups_that_describe_the_same_positions_take_turns(seed: int) -> None:
     spec, fixed, permutee = case("blocks", seed)
     ((outer, inner),) = ((name, inner) for name, inner in spec.inner_groups.items() if inner)
-    assert [turn.inner for turn in plan_steps(spec)[outer]] == [(name,) for name in inner]
+    assert [step.inner for step in plan_steps(spec)[outer]] == [(name,) for name in inner]
     assert len(inner) == 2
     matcher, shuffle = WeightMatcher(spec, fixed), Permutation.random(spec, np.random.default_rng(seed))
     for start in (Permutation.identity(spec), shuffle):
@@ -170,7 +170,7 @@ def test_groups_that_describe_the_same_positions_take_turns(seed: int) -> None:
             true = inner_product(spec, fixed, permutation.apply(permutee))
             assert value == pytest.approx(true, rel=1e-4, abs=1e-4)
         again = matcher.match(permutee, found.permutation)
-        assert again.permutation.moved(found.permutation) == 0
+        assert again.permutation.count_moved(found.permutation) == 0
     # What was permuted comes back from nearby: two blocks and some channels in each are out of place.
     swapped = {
         name: np.array([1, 0, *range(2, index.size)]) if index.ndim == 1 else index[:, np.r_[1, 0, 2 : index.shape[1]]]
@@ -179,7 +179,7 @@ def test_groups_that_describe_the_same_positions_take_turns(seed: int) -> None:
     }
     plant = Permutation(spec, {**Permutation.identity(spec).indices, **swapped})
     back = matcher.match(plant.apply(fixed), Permutation.identity(spec)).permutation
-    assert back.compose(plant).moved(Permutation.identity(spec)) == 0
+    assert back.compose(plant).count_moved(Permutation.identity(spec)) == 0
 
 
 def case(network: str, seed: int) -> tuple[PermutationSpec, Mapping[str, Tensor], Mapping[str, Tensor]]:
@@ -196,17 +196,17 @@ def test_gains_that_are_kept_up_to_date_are_those_computed_anew(network: str, se
     """A group is given another permutation at random, and all gains are asked for at some of those moments."""
     spec, fixed, permutee = case(network, seed)
     matcher, rng = WeightMatcher(spec, fixed), np.random.default_rng(seed)
-    ascent = _Ascent(matcher, permutee, Permutation.identity(spec))
+    ascent = _CoordinateAscent(matcher, permutee, Permutation.identity(spec))
     for _ in range(10):
         outer = rng.choice(matcher.groups)
         other = Permutation.random(spec, rng).indices
         moved = {**ascent.permutation.indices, **{name: other[name] for name in (outer, *spec.inner_groups[outer])}}
         ascent.permutation = Permutation(spec, moved)
         if rng.random() < 0.5:
-            anew = _Ascent(matcher, permutee, ascent.permutation)
-            for turn in (turn for turns in matcher.turns.values() for turn in turns):
-                for name in (turn.outer, *turn.inner):
-                    kept, computed = (each._gain(turn, name, each._at_home(turn)) for each in (ascent, anew))
+            anew = _CoordinateAscent(matcher, permutee, ascent.permutation)
+            for step in (step for steps in matcher.steps.values() for step in steps):
+                for name in (step.outer, *step.inner):
+                    kept, computed = (each._gain(step, name, each._unpermuted(step)) for each in (ascent, anew))
                     np.testing.assert_allclose(kept, computed, atol=1e-4)
 
 
@@ -214,13 +214,13 @@ def test_gains_that_are_kept_up_to_date_are_those_computed_anew(network: str, se
 def test_ascends_where_a_group_meets_itself(seed: int) -> None:
     spec, fixed, permutee = case("loop", seed)
     matcher = WeightMatcher(spec, fixed)
-    for group, (turn,) in matcher.turns.items():
-        assert turn.is_quadratic == (spec.groups[group].size == 8)
+    for group, (step,) in matcher.steps.items():
+        assert step.is_quadratic == (spec.groups[group].size == 8)
     start = Permutation.random(spec, np.random.default_rng(seed))
     found = matcher.match(permutee, start)
     for permutation, value in ((start, found.objective[0]), (found.permutation, found.objective[-1])):
         assert value == pytest.approx(inner_product(spec, fixed, permutation.apply(permutee)), rel=1e-5)
-    assert matcher.match(permutee, found.permutation).permutation.moved(found.permutation) == 0
+    assert matcher.match(permutee, found.permutation).permutation.count_moved(found.permutation) == 0
 
 
 def test_tensors_that_are_zero_have_no_say_and_stopping_early_is_possible() -> None:
@@ -228,7 +228,7 @@ def test_tensors_that_are_zero_have_no_say_and_stopping_early_is_possible() -> N
     no_progress = {name: tensor * (tensor.ndim > 1) for name, tensor in fixed.items()}
     matcher = WeightMatcher(spec, no_progress)
     assert {name for tensors in matcher.tensors.values() for name in tensors} == {
-        name for name in matcher.moving if fixed[name].ndim > 1
+        name for name in spec.permuted_tensors if fixed[name].ndim > 1
     }
     found = matcher.match(permutee, Permutation.identity(spec))
     assert found.objective[-1] == pytest.approx(
@@ -249,9 +249,11 @@ def test_wreath_group_is_solved_to_the_optimum(seed: int) -> None:
     assert outer is not None
     fixed, permutee = make("attention", seed).state_dict(), make("attention", seed + 9).state_dict()
     matcher = WeightMatcher(spec, fixed)
-    (turn,) = matcher.turns[outer]
-    step = _Ascent(matcher, permutee, Permutation.identity(spec)).best(turn)
-    ours = inner_product(spec, fixed, Permutation(spec, {**Permutation.identity(spec).indices, **step}).apply(permutee))
+    (step,) = matcher.steps[outer]
+    solution = _CoordinateAscent(matcher, permutee, Permutation.identity(spec)).solve(step)
+    ours = inner_product(
+        spec, fixed, Permutation(spec, {**Permutation.identity(spec).indices, **solution}).apply(permutee)
+    )
     best = -np.inf
     rows = [np.array(order) for order in itertools.permutations(range(3))]
     identity = Permutation.identity(spec)
@@ -282,18 +284,18 @@ def gain_of(
     moved = Permutation(spec, indices).apply(permutee)
     return sum(
         float((view.rows(fixed[view.tensor]).double() * view.rows(moved[view.tensor]).double()).sum())
-        for (turn,) in plan_steps(spec).values()
-        for view in turn.views.get(group, ())
+        for (step,) in plan_steps(spec).values()
+        for view in step.occurrences.get(group, ())
     )
 
 
 @pytest.mark.parametrize("network", [*NETWORKS, "loop", "blocks"])
-def test_views_of_one_turn_of_every_family_cover_every_permuted_position_once(network: str) -> None:
+def test_occurrences_of_one_step_per_outer_group_cover_every_permuted_position_once(network: str) -> None:
     spec, *_ = case(network, 0)
-    for turns in itertools.product(*plan_steps(spec).values()):
-        views = [view for turn in turns for each in turn.views.values() for view in each]
+    for steps in itertools.product(*plan_steps(spec).values()):
+        occurrences = [one for step in steps for group in step.occurrences.values() for one in group]
         for tensor, terms in spec.axes.items():
             for axis, term in enumerate(terms):
                 if list(groups_of(term)):
-                    found = [view.places.reshape(-1) for view in views if (view.tensor, view.axis) == (tensor, axis)]
+                    found = [one.indices.reshape(-1) for one in occurrences if (one.tensor, one.axis) == (tensor, axis)]
                     assert sorted(np.concatenate(found)) == list(range(term.size))

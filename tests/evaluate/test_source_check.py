@@ -124,7 +124,7 @@ def test_alignment_runs_a_model_with_the_statistics_that_belong_to_it(zoo: list[
     for name, state in {"whole": dict(zoo[1].state), "broken": broken, "mended": mended}.items():
         probe = Probe(zoo[0].architecture.build(), *images.train.labeled_images(limit=1000))
         aligner = Aligner(spec, config, probe)
-        [found] = aligner.match(aligner.evidence.of(zoo[0].state), [aligner.evidence.of(state)])
+        [found] = aligner.match(aligner.features.extract(zoo[0].state), [aligner.features.extract(state)])
         losses[name] = probe.midpoint_loss(zoo[0].state, found.permutation.apply(zoo[1].state))
     assert losses["mended"] <= losses["whole"] + 0.05
     assert losses["broken"] > losses["mended"] + 0.1, losses
@@ -245,7 +245,7 @@ def test_fine_tunes_of_one_checkpoint_are_not_permuted(
     aligner = Aligner(spec, AlignConfig(), probe)
     first, *others = tunes
     identity = Permutation.identity(spec)
-    matched = aligner.match(aligner.evidence.of(first), [aligner.evidence.of(other) for other in others])
+    matched = aligner.match(aligner.features.extract(first), [aligner.features.extract(other) for other in others])
     for other, found in zip(others, matched, strict=True):
         _, before, after = take_better(probe, first, other, identity, found.permutation)
         assert after == min(before, probe.midpoint_loss(first, found.permutation.apply(other)))

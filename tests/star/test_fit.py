@@ -97,7 +97,7 @@ def assert_same(one: FittedStar, other: FittedStar) -> None:
     assert one.history == other.history
     assert all(torch.equal(one.state[name], other.state[name]) for name in other.state)
     for mine, theirs in zip(one.permutations, other.permutations, strict=True):
-        assert mine.moved(theirs) == 0
+        assert mine.count_moved(theirs) == 0
 
 
 @pytest.fixture(scope="module")

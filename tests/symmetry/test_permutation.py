@@ -92,14 +92,14 @@ def test_the_inverse_undoes_from_both_sides(spec, state, rng):
     element = Permutation.random(spec, rng)
     assert same(element.inverse().apply(element.apply(state)), state)
     assert same(element.apply(element.inverse().apply(state)), state)
-    assert element.compose(element.inverse()).moved(Permutation.identity(spec)) == 0
+    assert element.compose(element.inverse()).count_moved(Permutation.identity(spec)) == 0
 
 
 def test_moved_counts_the_positions_that_differ(spec):
     identity = Permutation.identity(spec)
     inner = identity.indices["inner"].copy()
     inner[1, [0, 1]] = [1, 0]
-    assert Permutation(spec, {**identity.indices, "inner": inner}).moved(identity) == 2
+    assert Permutation(spec, {**identity.indices, "inner": inner}).count_moved(identity) == 2
 
 
 def test_only_some_tensors_are_returned_when_asked(spec, state, rng):
@@ -108,13 +108,13 @@ def test_only_some_tensors_are_returned_when_asked(spec, state, rng):
 
 def test_tensors_round_trip(spec, rng):
     element = Permutation.random(spec, rng)
-    tensors = element.tensors()
+    tensors = element.to_tensors()
     assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()} == {
         "heads": (torch.int32, (3,)),
         "inner": (torch.int32, (3, 4)),
         "stream": (torch.int32, (5,)),
     }
-    assert Permutation.from_tensors(spec, tensors).moved(element) == 0
+    assert Permutation.from_tensors(spec, tensors).count_moved(element) == 0
 
 
 @pytest.mark.parametrize(
@@ -123,28 +123,29 @@ def test_tensors_round_trip(spec, rng):
         {"heads": torch.tensor([0, 1, 1])},
         {"heads": torch.tensor([0, 1, 3])},
         {"heads": torch.tensor([0, 1])},
+        {"heads": torch.tensor(0)},
         {"heads": torch.tensor([[0, 1, 2]])},
         {"inner": torch.arange(4)},
         {"inner": torch.tensor([[0, 1, 2, 3], [0, 1, 2, 3], [0, 0, 2, 3]])},
         {"heads": torch.tensor([0.0, 1.5, 2.0])},
         {"heads": torch.tensor([0.5, 1.5, 2.5])},
     ],
-    ids=["twice", "outside", "short", "rank", "one row", "bad row", "fraction", "all fractions"],
+    ids=["twice", "outside", "short", "number", "rank", "one row", "bad row", "fraction", "all fractions"],
 )
 def test_what_is_no_permutation_is_refused(spec, damage):
-    tensors = {**Permutation.identity(spec).tensors(), **damage}
+    tensors = {**Permutation.identity(spec).to_tensors(), **damage}
     with pytest.raises(
-        UntrustedInputError, match=rf"p\.safetensors: group '{next(iter(damage))}' holds no permutation"
+        UntrustedInputError, match=rf"p\.safetensors: group '{next(iter(damage))}': expected a permutation"
     ):
         Permutation.from_tensors(spec, tensors, subject="p.safetensors")
 
 
 def test_missing_and_unknown_groups_are_refused(spec):
-    tensors = Permutation.identity(spec).tensors()
+    tensors = Permutation.identity(spec).to_tensors()
     with pytest.raises(UntrustedInputError, match="unknown group 'other'"):
         Permutation.from_tensors(spec, {**tensors, "other": torch.arange(2)})
     del tensors["stream"]
-    with pytest.raises(UntrustedInputError, match="group 'stream' holds no permutation"):
+    with pytest.raises(UntrustedInputError, match="group 'stream': expected a permutation"):
         Permutation.from_tensors(spec, tensors)
 
 
