@@ -15,7 +15,7 @@ from starzoo.models.architecture import Architecture, HasArchitecture
 from starzoo.models.sources import Source
 from starzoo.models.spec_cache import cached_spec
 from starzoo.symmetry import Permutation
-from starzoo.symmetry.spec import Leaf
+from starzoo.symmetry.terms import Leaf
 
 __all__ = ["common_label_names", "match_classes", "named_classes", "permute_outputs", "reorder_classes"]
 
