@@ -42,7 +42,7 @@ PLAIN = "plain SGD"
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     PLAIN: {},
     "Starlight (κ = 0)": {},
-    "the same, the source permuted for each draw": {"ready": False},
+    "the same, the source permuted for each draw": {"sources_on": "host"},
     "Starlight with distillation (κ = 1)": {"kappa": 1.0},
 }
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,10 +66,10 @@ def make_step(variant: str) -> Callable[[], None]:
 
         return plain
     options = dict(VARIANTS[variant])
-    ready = options.pop("ready", True)
+    sources_on = options.pop("sources_on", "device")
     star = {name: torch.nn.Parameter(value.detach().clone()) for name, value in network.named_parameters()}
     optimizer = make_optimizer(star.values(), StarConfig())
-    ends = Endpoints([source], star, ready=ready)
+    ends = Endpoints([source], star, sources_on=sources_on)
     ends.align([Permutation.identity(spec)])
     ends.prefetch(0)
     teacher = timm.create_model(NETWORK).to("meta").eval() if "kappa" in options else None
@@ -78,7 +78,7 @@ def make_step(variant: str) -> Callable[[], None]:
     def starlight() -> None:
         end = ends.get(0)
         ends.prefetch(0)
-        loss.clear()
+        loss.zero_grad()
         prediction = None
         if teacher:
             tensors = {**dict(zip(star, end.parameters, strict=True)), **end.buffers}

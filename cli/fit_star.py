@@ -60,11 +60,15 @@ def fit_star(
     Example:
         starzoo fit-star zoo/seed-{0..7} --holdout={zoo/seed-8,zoo/seed-9} --out star
     """
-    run = options.load_run(config, overrides, seed, data=data, align=align, star=star, evaluate=evaluate)
+    runtime = {"keep_weak_sources": keep_weak_sources or None}
+    run = options.load_run(
+        config, overrides, seed, data=data, align=align, star=star, evaluate=evaluate, runtime=runtime
+    )
     if dry_run:
         from starzoo.workflows.plan import plan_star
 
         return show_plan(out, plan_star(sources, holdouts or [], run))
+    from starzoo.workflows.fit import PublishOptions, ResumeOptions
     from starzoo.workflows.fit import fit_star as run_fit_star
 
     result = run_fit_star(
@@ -72,13 +76,8 @@ def fit_star(
         holdouts or [],
         run,
         folder,
-        name=title,
-        keep_weak_sources=keep_weak_sources,
-        override=override,
-        allow_world_size_change=allow_world_size_change,
-        push_to=push_to,
-        private=private,
-        accept_license=accept_license,
+        resume=ResumeOptions(override=override, allow_world_size_change=allow_world_size_change),
+        publish=PublishOptions(name=title, push_to=push_to, private=private, accept_license=accept_license),
         progress=out.progress,
     )
     return show_star(out, result)

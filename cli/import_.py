@@ -38,18 +38,10 @@ def import_(
         starzoo import runs/*/model_best.pth.tar --out zoo
     """
     arguments, names = parse_model_args(model_args), read_lines(labels)
-    from starzoo.workflows.import_checkpoints import import_checkpoints
+    from starzoo.workflows.import_checkpoints import ImportOptions, import_checkpoints
 
-    models = import_checkpoints(
-        checkpoints,
-        folder,
-        arch=arch,
-        model_args=arguments,
-        num_classes=num_classes,
-        label_names=names,
-        ema=not no_ema,
-        progress=out.progress,
-    )
+    options = ImportOptions(arch=arch, model_args=arguments, num_classes=num_classes, label_names=names, ema=not no_ema)
+    models = import_checkpoints(checkpoints, folder, options, progress=out.progress)
     rows = [
         (
             model.folder.name,

@@ -33,7 +33,7 @@ def show_plan(out: Output, plan: Plan) -> None:
     notes = [
         f"models to download: {decimal(plan.to_download)}, free: {decimal(plan.free)}",
         f"memory for weights: {decimal(plan.memory)}; on top come activations, which depend on the batch, and what "
-        f"alignment compares, which with large networks may be {decimal(plan.evidence)}, never more",
+        f"alignment compares, which with large networks may be {decimal(plan.alignment_memory)}, never more",
         f"steps: {plan.steps:,}"
         if plan.steps is not None
         else "steps: not known before the data set is read; give --train-size",

@@ -83,9 +83,9 @@ def show_joined(out: Output, joined: JoinResult) -> None:
     rows = []
     for path in joined.paths:
         rows.append((f"star to {joined.name}", path.split, *_measures([path])))
-        known = [other for other in joined.known if other.split == path.split]
-        if known:
-            rows.append(("star to its held-outs, mean", path.split, *_measures(known)))
+        published = [other for other in joined.published_paths if other.split == path.split]
+        if published:
+            rows.append(("star to its held-outs, mean", path.split, *_measures(published)))
     columns = "path", "split", "n", "loss barrier", "excess", "highest\nloss", "lowest\naccuracy"
     distance = f"distance {joined.distance_before:.4f}, {joined.distance_after:.4f} after alignment"
     out.result(

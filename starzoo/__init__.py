@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from starzoo.models.training import architecture_for as architecture_for
     from starzoo.models.training import train_zoo as train_zoo
     from starzoo.star.domain import StarDomain as StarDomain
+    from starzoo.star.fit import ResumeOptions as ResumeOptions
     from starzoo.star.star import Star as Star
     from starzoo.star.star import load_star as load_star
     from starzoo.symmetry.permutation import Permutation as Permutation
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from starzoo.workflows.align import align_models as align_models
     from starzoo.workflows.cards import render_card as render_card
     from starzoo.workflows.evaluate import evaluate_star as evaluate_star
+    from starzoo.workflows.fit import PublishOptions as PublishOptions
     from starzoo.workflows.fit import fit_star as fit_star
     from starzoo.workflows.inspect import inspect_model as inspect_model
     from starzoo.workflows.plan import plan_star as plan_star
@@ -46,6 +48,8 @@ _HOME = {
     "Permutation": "starzoo.symmetry.permutation",
     "PermutationSpec": "starzoo.symmetry.spec",
     "Preprocessing": "starzoo.data.preprocessing",
+    "PublishOptions": "starzoo.workflows.fit",
+    "ResumeOptions": "starzoo.star.fit",
     "RunConfig": "starzoo.config",
     "Source": "starzoo.models.sources",
     "Star": "starzoo.star.star",
@@ -77,6 +81,8 @@ __all__ = [
     "Permutation",
     "PermutationSpec",
     "Preprocessing",
+    "PublishOptions",
+    "ResumeOptions",
     "RunConfig",
     "Source",
     "Star",

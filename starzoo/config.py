@@ -270,6 +270,7 @@ class RuntimeConfig(FrozenModel):
         "draw; auto chooses the device while they take at most half of its free memory.",
     )
     compile: bool = Field(False, description="Use torch.compile; results differ in the last digits.")
+    keep_weak_sources: bool = Field(False, description="Use sources that are far worse than the others.")
     trackers: tuple[str, ...] = Field(
         (), max_length=100, description="Trackers that Accelerate reports to, for example tensorboard or wandb."
     )

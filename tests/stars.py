@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from starzoo.align.align import align
-from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig
+from starzoo.config import AlignConfig, EvalConfig, RunConfig
 from starzoo.evaluate.results import Evaluation
 from starzoo.models.record import ModelRecord
 from starzoo.models.sources import load_sources
@@ -60,5 +60,5 @@ def make_star(
         permutations={source.name: permutation.to_tensors() for permutation, source in pairs},
     )
     star.save_timm_folder(folder)
-    LocalPaths.of([str(member) for member in members], [], DataConfig()).write(folder)
+    LocalPaths.from_run([str(member) for member in members], [], CONFIG).write(folder)
     return folder

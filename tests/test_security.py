@@ -34,7 +34,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "training.json": read_json,
     "zoo.yaml": read_zoo_file,
     "model.safetensors": read_header,
-    "run-places.json": lambda file: LocalPaths.read(file.parent),
+    "local-paths.json": lambda file: LocalPaths.read(file.parent),
     "args.yaml": lambda file: import_checkpoints([file.parent / "best.safetensors"], file.parent / "out"),
 }
 
@@ -52,7 +52,7 @@ def folder(make_member: MakeMember, tmp_path: Path) -> Path:
             "args.yaml": "a: 1",
         }.items():
             (made / name).write_text(text)
-        (made / "run-places.json").write_text("{}")
+        (made / "local-paths.json").write_text("{}")
         (made / "README.md").write_text("---\nlicense: mit\n---\n")
     return tmp_path / "clone"
 
@@ -202,9 +202,9 @@ def test_h05_any_text_is_read_or_refused_in_time(text: str) -> None:
     "value", [None, True, 224, -3, 0.9, 1e-6, 1e22, "text", "123", "true", "", "null", "a: b", "- x", [1, "2"], {}]
 )
 def test_h05_the_arguments_that_timm_writes_keep_their_types(value: object) -> None:
-    from starzoo.workflows.import_checkpoints import _value
+    from starzoo.workflows.import_checkpoints import _parse_value
 
-    assert parse_yaml(yaml.safe_dump({"key": value}).encode(), "it", plain=_value) == {"key": value}
+    assert parse_yaml(yaml.safe_dump({"key": value}).encode(), "it", plain=_parse_value) == {"key": value}
     assert parse_yaml(yaml.safe_dump({"key": "x"}).encode(), "it") == {"key": "x"}
 
 

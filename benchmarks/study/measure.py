@@ -112,7 +112,7 @@ def make(
             state = train_baseline(chosen.baseline, architecture, [source.state for source in first], data, star)
         else:
             run = RunConfig(data=recipe.on(dataset), align=align, star=star)
-            state = fit(architecture, [source.state for source in sources], data, run).state
+            state = fit(sources, data, run).state
         return {**state, SECONDS: torch.tensor(time.process_time() - before)}
 
     state = ResultCache(folder).get_or_compute(deciding, fresh)

@@ -116,7 +116,7 @@ def check_sources(
                 f"{usual:.1%} for the others (an untrained head, another order of classes, or broken weights?)"
             )
             if each.name in sources and not keep_weak:
-                hint = "leave it out, or use it all the same: --keep-weak-sources (keep_weak_sources=True)"
+                hint = "leave it out, or use it all the same: --keep-weak-sources (runtime.keep_weak_sources=true)"
                 raise IncompatibleError(each.name, problem, hint=hint)
             _logger.warning("%s: %s", each.name, problem)
             continue

@@ -1,8 +1,8 @@
 """The star domain: a star, its aligned sources, and the straight lines between them.
 
 Every point on these lines is a model of the task, so that their predictions can be averaged: Bayesian model averaging
-(BMA) over the star domain. Points are drawn from the part of the lines that the star's evaluation chose on validation
-images. Where it chose none they come from the half near the star, since the path's residual barrier lies beyond.
+(BMA) over the star domain. Points are drawn from the range of t that the star's evaluation chose on validation images.
+Without one they come from the half near the star, since the path's residual barrier lies beyond.
 """
 
 from __future__ import annotations
@@ -27,75 +27,57 @@ from starzoo.models.memory_format import as_channels_last, channels_last
 from starzoo.models.weights import StateDict, interpolate
 from starzoo.parallel import default_device
 from starzoo.progress import Progress, no_progress
-from starzoo.star.inputs import load_models
+from starzoo.star.inputs import reload_models
 from starzoo.star.join import JoinResult, join, star_as_source
-from starzoo.star.manifest import StarManifest
-from starzoo.symmetry import Permutation
+from starzoo.star.run.local_paths import resolve_records
+from starzoo.star.star import Star
 
-__all__ = ["NEAR_STAR", "Point", "StarDomain", "probabilities"]
+__all__ = ["NEAR_STAR", "Point", "StarDomain", "predict_probabilities"]
 
 _BATCH = 64  # images
 
 
 class StarDomain:
-    """A star and its aligned sources, as `Star.domain` makes it; what it is made of are its attributes too.
+    """A star and its aligned sources, as `Star.domain` makes it.
 
     Args:
-        manifest: What stands in the star's star.json.
-        star: The star's state dict.
-        sources: State dicts of the sources, aligned to the star, by name.
+        star: The star.
+        sources: State dicts of its sources, aligned to it, by name.
     """
 
-    def __init__(self, manifest: StarManifest, star: StateDict, sources: Mapping[str, StateDict]) -> None:
-        self.manifest, self.star, self.sources = manifest, star, sources
-        self._statistics: Callable[[], Iterable[Tensor]] | None = None
+    def __init__(self, star: Star, sources: Mapping[str, StateDict]) -> None:
+        self.star, self.sources = star, sources
+        self._batch_norm_images: Callable[[], Iterable[Tensor]] | None = None
 
     @classmethod
-    def load(
-        cls,
-        manifest: StarManifest,
-        star: StateDict,
-        permutations: Mapping[str, StateDict],
-        refs: Sequence[str | Path],
-        *,
-        progress: Progress = no_progress,
-    ) -> Self:
-        """Load the sources of a star, check that they are the very files it was fitted on, and align them.
-
-        Args:
-            manifest: What stands in the star's star.json.
-            star: The star's state dict.
-            permutations: For every source, by name, one index vector per group that brings it to the star.
-            refs: Where the sources are, one reference per source.
-            progress: Told after every source.
-
-        Returns:
-            The domain.
-        """
-        members = load_models(manifest.sources, refs, progress=progress)
-        check_compatible([star_as_source(manifest, star), *members])
-        members = reorder_classes(members, manifest.architecture.label_names)  # as when the star was fitted
-        aligned = {
-            member.name: Permutation.from_tensors(
-                manifest.architecture.spec, permutations[member.name], subject=member.name
-            ).apply(member.state)
-            for member in members
-        }
-        return cls(manifest, star, aligned)
+    def load(cls, star: Star, folders: Sequence[str | Path] | None = None, *, progress: Progress = no_progress) -> Self:
+        """Load, check and align the sources of a star, as `Star.domain` does."""
+        records = star.manifest.sources
+        refs = resolve_records(records, star.local_paths.sources) if folders is None else folders
+        if len(refs) != len(records):
+            raise UsageError(
+                star.manifest.name,
+                f"has {len(records)} sources, and {len(refs)} folders are given",
+                hint=f"give one for each of {', '.join(record.name for record in records)}",
+            )
+        sources = reload_models(records, refs, progress=progress)
+        check_compatible([star_as_source(star), *sources])
+        sources = reorder_classes(sources, star.manifest.architecture.label_names)  # as when the star was fitted
+        return cls(star, {source.name: star.permutation(source.name).apply(source.state) for source in sources})
 
     @property
-    def t(self) -> Uniform:
+    def t_range(self) -> Uniform:
         """Where on the lines points are drawn: as the star's evaluation chose, or near the star."""
-        evaluation = self.manifest.evaluation
+        evaluation = self.star.manifest.evaluation
         return evaluation.domain.t if evaluation and evaluation.domain else NEAR_STAR
 
     @cached_property
     def needs_images(self) -> bool:
-        """Whether points between the ends need `calibrate`: the network has batch-norm statistics."""
+        """Whether points between the ends need `set_batch_norm_images`: the network has batch-norm statistics."""
         return has_batch_norm(self._network)
 
-    def calibrate(self, images: ImageTask | Tensor | Iterable[Tensor]) -> None:
-        """Give the training images on which batch-norm statistics are estimated anew, at every point by itself.
+    def set_batch_norm_images(self, images: ImageTask | Tensor | Iterable[Tensor]) -> None:
+        """Set the training images on which batch-norm statistics are re-estimated at every point.
 
         Args:
             images: The task, of which the images of the star's evaluation serve; or training images, preprocessed and
@@ -105,47 +87,46 @@ class StarDomain:
             UsageError: There is no image.
         """
         if isinstance(images, ImageTask):
-            self._statistics = partial(images.statistics_images, self.manifest.config.evaluate)
+            self._batch_norm_images = partial(images.statistics_images, self.star.manifest.config.evaluate)
             return
         batches = [images] if isinstance(images, Tensor) else list(images)
         if not sum(map(len, batches)):
             raise UsageError("", "no image to estimate batch-norm statistics on", hint="give training images")
-        self._statistics = lambda: batches
+        self._batch_norm_images = lambda: batches
 
     def interpolate(self, name: str, t: float) -> dict[str, Tensor]:
         """The model at a point of the domain.
 
         Args:
             name: The source.
-            t: Place on the line: 0 at the star, 1 at the source, which have the statistics of their own unless those of
-                the source are broken.
+            t: Position on the line: 0 at the star, 1 at the source, which keep their own batch-norm statistics unless
+                those of the source are broken.
 
         Returns:
-            (1 − t)·star + t·source, with batch-norm statistics estimated on the images of `calibrate`.
+            (1 − t)·star + t·source, with batch-norm statistics estimated on the images of `set_batch_norm_images`.
 
         Raises:
-            UsageError: There is no such source or place, or `calibrate` was not called where it is needed.
+            UsageError: The star has no such source, t is out of range, or there are no images where they are needed.
         """
         if name not in self.sources:
-            known = ", ".join(self.sources)
-            raise UsageError(name, "no source of this star", hint=f"there are {known}")
+            raise UsageError(name, "no source of this star", hint=f"there are {', '.join(self.sources)}")
         if not 0 <= t <= 1:
             raise UsageError("t", f"expected a number from 0 to 1, got {t}")
-        state = interpolate(self.star, self.sources[name], t)
-        broken = any(source.estimated for source in self.manifest.sources if source.name == name)
+        state = interpolate(self.star.state, self.sources[name], t)
+        broken = any(source.estimated for source in self.star.manifest.sources if source.name == name)
         if t == 0 or (t == 1 and not broken) or not self.needs_images:
             return state
         self._network.load_state_dict(state)
-        reestimate_batch_norm(self._network, map(self._place, self._training_images()))
+        reestimate_batch_norm(self._network, map(self._to_device, self._training_images()))
         return {key: tensor.to("cpu", copy=True) for key, tensor in self._network.state_dict().items()}
 
     def sample(self, samples: int, seed: int | np.random.Generator = 0, *, t: Uniform | None = None) -> list[Point]:
-        """Draw points of the domain: a source, each as likely as any other, and a place on its line.
+        """Draw points of the domain: a source, each with equal probability, and a position on its line.
 
         Args:
-            samples: How many.
+            samples: Number of points.
             seed: Draws them; a seed's first points are the same for any number of samples.
-            t: Where on the line, uniformly; `StarDomain.t` when not given.
+            t: The range of positions, drawn uniformly; `t_range` when not given.
 
         Returns:
             The points.
@@ -155,7 +136,7 @@ class StarDomain:
         """
         if samples < 1:
             raise UsageError("samples", f"expected one or more, got {samples}")
-        return draw_points(list(self.sources), samples, seed, t or self.t)
+        return draw_points(list(self.sources), samples, seed, t or self.t_range)
 
     def predict_each(
         self,
@@ -166,24 +147,24 @@ class StarDomain:
         t: Uniform | None = None,
         progress: Progress = no_progress,
     ) -> Tensor:
-        """What each of some points of the domain says.
+        """The predictions of each of several points of the domain.
 
         Args:
             images: As the star takes them, shape (batch, channels, height, width).
-            samples: How many points are drawn.
+            samples: Number of points.
             seed: Draws them.
-            t: Where on the lines; `StarDomain.t` when not given.
+            t: The range of positions; `t_range` when not given.
             progress: Told after every point.
 
         Returns:
             Probabilities, shape (samples, batch, classes), on the CPU.
         """
-        members = []
-        for name, place in self.sample(samples, seed, t=t):
-            self._network.load_state_dict(self.interpolate(name, place))
-            members.append(probabilities(self._network, images))
-            progress("averaging models", len(members), samples)
-        return torch.stack(members)
+        predictions = []
+        for point in self.sample(samples, seed, t=t):
+            self._network.load_state_dict(self.interpolate(point.source, point.t))
+            predictions.append(predict_probabilities(self._network, images))
+            progress("averaging models", len(predictions), samples)
+        return torch.stack(predictions)
 
     def predict(
         self,
@@ -197,9 +178,9 @@ class StarDomain:
 
         Args:
             images: As the star takes them, shape (batch, channels, height, width).
-            samples: How many points are drawn: as many forward passes.
+            samples: Number of points, each with a forward pass.
             seed: Draws them.
-            t: Where on the lines; `StarDomain.t` when not given.
+            t: The range of positions; `t_range` when not given.
 
         Returns:
             Probabilities, shape (batch, classes), on the CPU; each row sums to 1.
@@ -217,31 +198,31 @@ class StarDomain:
         Returns:
             The aligned model with its paths.
         """
-        return join(self.manifest, self.star, ref, data, progress=progress)
+        return join(self.star, ref, data, progress=progress)
 
     @cached_property
     def _network(self) -> nn.Module:
-        network = self.manifest.architecture.build().requires_grad_(False)
+        network = self.star.manifest.architecture.build().requires_grad_(False)
         return channels_last(network.to(default_device()))
 
-    def _place(self, images: Tensor) -> Tensor:
+    def _to_device(self, images: Tensor) -> Tensor:
         return as_channels_last(images.to(next(self._network.parameters()).device))
 
     def _training_images(self) -> Iterable[Tensor]:
-        if self._statistics is None:
+        if self._batch_norm_images is None:
             raise UsageError(
-                self.manifest.name,
-                "the network has batch-norm statistics, which must be estimated anew at every "
-                "point of the star domain, and there are no images",
-                hint="give training images: domain.calibrate(images), or --dataset on the command line",
+                self.star.manifest.name,
+                "the network has batch-norm statistics, which must be re-estimated at every point of the star domain, "
+                "and there are no images",
+                hint="give training images: domain.set_batch_norm_images(images), or --dataset on the command line",
             )
-        return self._statistics()
+        return self._batch_norm_images()
 
 
-def probabilities(network: nn.Module, images: Tensor) -> Tensor:
-    """What a network says about some images."""
+def predict_probabilities(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the probabilities that a network predicts, shape (images, classes), on the CPU."""
     device = next(network.parameters()).device
-    network.eval()  # which drops what some networks cache of the weights before
+    network.eval()  # which drops what some networks cache of earlier weights
     parts = (as_channels_last(part.to(device)) for part in torch.split(images, _BATCH))
     with torch.inference_mode():
         logits = torch.cat([network(part).float().cpu() for part in parts])

@@ -1,4 +1,4 @@
-"""Endpoints of the paths of a fit: the aligned sources."""
+"""Endpoints of the paths of a fit: the aligned sources, on the device of the star."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,13 @@ from torch import Tensor, nn
 from starzoo.models.weights import StateDict
 from starzoo.symmetry.permutation import Permutation
 
-__all__ = ["End", "Endpoints"]
+__all__ = ["Endpoint", "Endpoints"]
 
-_SHARE = 0.5  # of the device's free memory that aligned sources may take
+_MEMORY_SHARE = 0.5  # of the device's free memory that aligned sources may take
 
 
 @dataclass(frozen=True)
-class End:
+class Endpoint:
     """One aligned source on the device of the star.
 
     Attributes:
@@ -35,60 +36,69 @@ class End:
 class Endpoints:
     """The aligned sources.
 
-    Either all of them are ready on the device, or they stay as they are in the computer's memory, and the one that a
-    step needs is brought over and permuted while the step before is still being computed.
+    Either all of them are on the device, or they stay unpermuted in the host's memory, and the one that a step needs is
+    copied and permuted while the step before is still being computed.
     """
 
     def __init__(
-        self, sources: Sequence[StateDict], star: Mapping[str, nn.Parameter], *, ready: bool | None = None
+        self,
+        sources: Sequence[StateDict],
+        star: Mapping[str, nn.Parameter],
+        *,
+        sources_on: Literal["auto", "device", "host"] = "auto",
     ) -> None:
         self.star = star
         self.device = next(iter(star.values())).device
         self.sources = [dict(source) for source in sources]
         size = sum(parameter.numel() * parameter.element_size() for parameter in star.values())
-        self.ready = len(sources) * size <= _SHARE * _free_memory(self.device) if ready is None else ready
-        if not self.ready and self.device.type == "cuda":
+        fits = sources_on == "auto" and len(sources) * size <= _MEMORY_SHARE * _free_memory(self.device)
+        self.on_device = fits or sources_on == "device"
+        if not self.on_device and self.device.type == "cuda":
             self.sources = [{name: value.pin_memory() for name, value in source.items()} for source in self.sources]
         self._permutations: Sequence[Permutation] = ()
-        self._made: dict[int, End] = {}
-        self._ahead: tuple[int, Future[End]] | None = None
+        self._endpoints: dict[int, Endpoint] = {}
+        self._prefetched: tuple[int, Future[Endpoint]] | None = None
         self._thread = ThreadPoolExecutor(1)
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def align(self, permutations: Sequence[Permutation]) -> None:
-        """Permute the sources anew."""
+        """Set the permutations of the sources."""
         if permutations is self._permutations:
             return
-        self._permutations, self._ahead = permutations, None
-        self._made.clear()
-        if self.ready:
-            self._made = {number: self._make(number) for number in range(len(self.sources))}
+        self._permutations, self._prefetched = permutations, None
+        self._endpoints.clear()
+        if self.on_device:
+            self._endpoints = {index: self._permute(index) for index in range(len(self.sources))}
 
-    def prefetch(self, number: int) -> None:
-        """Begin to make a source available: the next call of `get` asks for it."""
-        if not self.ready:
-            self._ahead = number, self._thread.submit(self._make, number)
+    def prefetch(self, index: int | None) -> None:
+        """Begin to permute the source that the next call of `get` asks for, if it is known."""
+        if index is not None and not self.on_device:
+            self._prefetched = index, self._thread.submit(self._permute, index)
 
-    def get(self, number: int) -> End:
-        """An aligned source."""
-        if self.ready:
-            return self._made[number]
-        end = self._ahead[1].result() if self._ahead and self._ahead[0] == number else self._make(number)
+    def get(self, index: int) -> Endpoint:
+        """Return an aligned source."""
+        if self.on_device:
+            return self._endpoints[index]
+        if self._prefetched and self._prefetched[0] == index:
+            endpoint = self._prefetched[1].result()
+        else:
+            endpoint = self._permute(index)
         if self._stream:
-            for tensor in (*end.parameters, *end.buffers.values()):  # so that its memory is not used again too early
+            for tensor in (*endpoint.parameters, *endpoint.buffers.values()):  # its memory is not reused too early
                 tensor.record_stream(torch.cuda.current_stream(self.device))
-        return end
+        return endpoint
 
-    def _make(self, number: int) -> End:
+    def _permute(self, index: int) -> Endpoint:
         with torch.cuda.stream(self._stream) if self._stream else nullcontext():
-            source = {name: value.to(self.device, non_blocking=True) for name, value in self.sources[number].items()}
-            end = self._permutations[number].apply(source)
+            source = {name: value.to(self.device, non_blocking=True) for name, value in self.sources[index].items()}
+            tensors = self._permutations[index].apply(source)
             parameters = [
-                end.pop(name).contiguous(memory_format=_layout(parameter)) for name, parameter in self.star.items()
+                tensors.pop(name).contiguous(memory_format=_memory_format(parameter))
+                for name, parameter in self.star.items()
             ]
         if self._stream:
             self._stream.synchronize()  # this thread waits, not the one that trains
-        return End(parameters, end)
+        return Endpoint(parameters, tensors)
 
 
 def _free_memory(device: torch.device) -> float:
@@ -99,6 +109,6 @@ def _free_memory(device: torch.device) -> float:
     return float(psutil.virtual_memory().available) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def _layout(tensor: Tensor) -> torch.memory_format:
-    last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    is_channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_channels_last else torch.contiguous_format

@@ -25,15 +25,16 @@ from starzoo.models.record import ModelRecord
 from starzoo.models.sources import Source, load_sources
 from starzoo.progress import Progress, no_progress
 from starzoo.star.manifest import StarManifest
-from starzoo.star.run.local_paths import LocalPaths, is_folder
+from starzoo.star.run.local_paths import is_local_dataset, resolve_path
+from starzoo.star.star import Star
 
-__all__ = ["load_data_for", "load_images", "load_models", "load_named_images", "load_ood_data"]
+__all__ = ["load_data_for", "load_ood_data", "reload_data", "reload_models", "reload_ood_data"]
 
 _NO_PATH = re.compile(r"[^/\\.][^/\\]*|refs/[a-z]+/[\w-]+")  # the name of a configuration, a commit, a branch
-_MOST = 16_000_000_000  # bytes of images that a stranger's star may have in memory at once
+_MAX_BYTES = 16_000_000_000  # of images that a stranger's star may have in memory at once
 
 
-def load_models(
+def reload_models(
     records: Sequence[ModelRecord], refs: Sequence[str | Path], *, progress: Progress = no_progress
 ) -> list[Source]:
     """Load a star's own models under their own names, and make sure that they are still the same files."""
@@ -53,14 +54,14 @@ def load_models(
     ]
 
 
-def load_images(manifest: StarManifest, places: LocalPaths, changes: Mapping[str, Any] | None = None) -> ImageTask:
-    """Open the data set of a star, or another one for the same classes."""
-    if not places.dataset:
-        _refuse_greed(manifest)
-        if "dataset" not in (changes or {}):
+def reload_data(star: Star, changes: Mapping[str, Any] | None = None) -> ImageTask:
+    """Open the data set of a star, or with `changes` another one for the same classes."""
+    manifest, changes = star.manifest, changes or {}
+    if not star.local_paths.dataset:
+        _check_memory(manifest)
+        if "dataset" not in changes:
             _check_named(manifest, manifest.config.data, option="--dataset")
-    known = {"dataset": places.dataset} if places.dataset else {}
-    config = validate(DataConfig, merge_section({**manifest.config.data.model_dump(), **known}, changes or {}))
+    config = resolve_path(validate(DataConfig, merge_section(manifest.config.data.model_dump(), changes)))
     return load_data_for(manifest.architecture, config, manifest.architecture.label_names)
 
 
@@ -69,14 +70,12 @@ def load_data_for(architecture: Architecture, config: DataConfig, names: Sequenc
     return load_data(config, architecture.preprocessing, class_names=names, num_classes=architecture.num_classes)
 
 
-def load_named_images(
-    manifest: StarManifest, places: LocalPaths, config: DataConfig | None, given: object
-) -> Split | None:
-    """Open the test images of the other data set of a star."""
-    by_user = isinstance(given, str) or (isinstance(given, Mapping) and "dataset" in given)
-    if config and not by_user and not places.ood:
-        _check_named(manifest, config, option="--ood")
-    return load_ood_data(config, manifest.architecture)
+def reload_ood_data(star: Star, config: DataConfig | None, override: object) -> Split | None:
+    """Open the out-of-distribution images of a star; `override` is what the user says about them."""
+    by_user = isinstance(override, str) or (isinstance(override, Mapping) and "dataset" in override)
+    if config and not by_user and not star.local_paths.ood:
+        _check_named(star.manifest, config, option="--ood")
+    return load_ood_data(config, star.manifest.architecture)
 
 
 def load_ood_data(config: DataConfig | None, architecture: Architecture) -> Split | None:
@@ -99,7 +98,7 @@ def _check_named(manifest: StarManifest, data: DataConfig, *, option: str) -> No
             f"{what} with the configuration {data.name!r} and the revision {data.revision!r}, which cannot be",
             hint=f"name the images yourself: {option} DATASET",
         )
-    if is_folder(data):
+    if is_local_dataset(data):
         raise UsageError(
             data.dataset,
             f"{what} of the Hub, and a folder here is called so too",
@@ -115,12 +114,12 @@ def _has_token() -> bool:
     return get_token() is not None
 
 
-def _refuse_greed(manifest: StarManifest) -> None:
+def _check_memory(manifest: StarManifest) -> None:
     """Make sure that the settings of a star which was not fitted on this machine do not fill it."""
     align, evaluate = manifest.config.align, manifest.config.evaluate
     size = 4 * math.prod(manifest.architecture.preprocessing.input_size)
     for name, images in (("align.images", align.images), ("evaluate.batch_size", evaluate.batch_size)):
-        if images * size > _MOST:
+        if images * size > _MAX_BYTES:
             raise UntrustedInputError(
                 manifest.name,
                 f"its star.json has {name} = {images:,}, which take {images * size / 1e9:.0f} GB",

@@ -12,118 +12,117 @@ from torch import Tensor
 
 from starzoo.errors import NumericalError
 
-__all__ = ["Epoch", "LossMonitor"]
+__all__ = ["EpochSums", "LossMonitor", "nonfinite_error"]
 
-_WINDOW = 100  # steps that tell what loss is usual
-_SPIKE = 4.0  # times the usual
-_IN_A_ROW = 20
-_CURE = (
+_WINDOW = 100  # recent steps whose mean loss a spike is measured by
+_SPIKE = 4.0  # times the recent mean
+_MAX_IN_A_ROW = 20
+_HINT = (
     "lower star.lr, raise star.warmup, or set star.clip_grad_norm=1, and add --override: the last checkpoint is kept"
 )
 
 
 @dataclass
-class Epoch:
-    """Sums over the steps of an epoch on one process; of the whole, once they are added up.
+class EpochSums:
+    """Sums over the steps of an epoch on one process.
 
     Attributes:
-        paths: Mini-batches on paths.
-        path: Their losses.
-        owns: Mini-batches at the star itself.
-        own: Their losses.
+        path_count: Mini-batches on paths.
+        path_loss: The sum of their losses.
+        own_count: Mini-batches at the star itself.
+        own_loss: The sum of their losses.
         skipped: Steps that overflowed in half precision and were not taken.
-        spikes: Steps whose loss was far above what is usual.
+        spikes: Steps whose loss was far above the recent mean.
+        moved: Positions that the alignment before the epoch moved.
     """
 
-    paths: float = 0
-    path: float = 0
-    owns: float = 0
-    own: float = 0
-    skipped: float = 0
-    spikes: float = 0
-    _waiting: list[tuple[Tensor, bool]] = field(default_factory=list)
+    path_count: float = 0.0
+    path_loss: float = 0.0
+    own_count: float = 0.0
+    own_loss: float = 0.0
+    skipped: float = 0.0
+    spikes: float = 0.0
+    moved: float = 0.0
+    _pending: list[tuple[Tensor, bool]] = field(default_factory=list, init=False)
 
-    def add(self, loss: Tensor, *, own: bool) -> None:
-        """Count a mini-batch; its loss may still be in the making."""
-        self._waiting.append((loss, own))
+    def add(self, loss: Tensor, *, at_star: bool) -> None:
+        """Count a mini-batch, without waiting for its loss to be computed."""
+        self._pending.append((loss, at_star))
 
-    def sums(self) -> list[float]:
-        """All of this as numbers, in the order of the attributes."""
-        for loss, own in self._waiting:  # one by one, so that a resumed run rounds as an uninterrupted one
-            if own:
-                self.owns += 1
-                self.own += float(loss)
+    def values(self) -> list[float]:
+        """Return the attributes in their order."""
+        for loss, at_star in self._pending:  # one by one, so that a resumed run rounds as an uninterrupted one
+            if at_star:
+                self.own_count += 1
+                self.own_loss += float(loss)
             else:
-                self.paths += 1
-                self.path += float(loss)
-        self._waiting.clear()
-        return [self.paths, self.path, self.owns, self.own, self.skipped, self.spikes]
+                self.path_count += 1
+                self.path_loss += float(loss)
+        self._pending.clear()
+        losses = [self.path_count, self.path_loss, self.own_count, self.own_loss]
+        return [*losses, self.skipped, self.spikes, self.moved]
 
     @classmethod
-    def shared_out(cls, parts: Sequence[Sequence[float]], rank: int, ranks: int) -> Epoch:
-        """What a process goes on with, where perhaps another number of them has begun an epoch."""
+    def redistribute(cls, parts: Sequence[Sequence[float]], rank: int, ranks: int) -> EpochSums:
+        """Return the sums of one of `ranks` processes that resume an epoch, whose `parts` another number has begun."""
         if len(parts) == ranks:
-            sums = parts[rank]
-        else:
-            *losses, skipped, spikes = zip(*parts, strict=True)
-            shared = [sum(column) for column in losses] if rank == 0 else [0.0] * len(losses)
-            sums = [*shared, skipped[0], spikes[0]]  # of which the last two are alike on all processes
-        paths, path, owns, own, skip, spike = sums
-        return cls(paths, path, owns, own, skip, spike)
+            return cls(*parts[rank])
+        losses = [sum(column) if rank == 0 else 0.0 for column in zip(*parts, strict=True)]
+        return cls(*losses[:4], *parts[0][4:])  # the others are equal on all processes
 
     @staticmethod
     def record(parts: Sequence[Sequence[float]]) -> dict[str, float]:
-        """What an epoch's history tells."""
-        paths, path, owns, own, skipped, spikes = (sum(column) for column in zip(*parts, strict=True))
-        record = {"path_loss": path / paths} if paths else {}
-        if owns:
-            record["own_loss"] = own / owns
-        shared = {"skipped_steps": skipped / len(parts), "loss_spikes": spikes / len(parts)}  # alike on all processes
-        return record | {name: count for name, count in shared.items() if count}
+        """Return the record of an epoch from the sums of all processes."""
+        path_count, path_loss, own_count, own_loss, *_ = map(sum, zip(*parts, strict=True))
+        skipped, spikes, moved = parts[0][4:]  # equal on all processes
+        record = {"path_loss": path_loss / path_count} if path_count else {}
+        if own_count:
+            record["own_loss"] = own_loss / own_count
+        counts = {"skipped_steps": skipped, "loss_spikes": spikes}
+        return record | {name: count for name, count in counts.items() if count} | {"moved": moved}
 
 
 class LossMonitor:
-    """Watches the losses of a fit as all processes hear them, and ends it when they are no losses any more."""
+    """Monitors the losses of a fit, and raises when too many steps in a row fail."""
 
     def __init__(self, classes: int) -> None:
         self._guessing = math.log(classes)
-        self._usual = deque[float](maxlen=_WINDOW)
+        self._recent = deque[float](maxlen=_WINDOW)
         self._spikes = self._skipped = 0
 
-    @property
-    def memory(self) -> dict[str, Any]:
-        """What it goes by, as JSON."""
-        return {"usual": list(self._usual), "spikes": self._spikes, "skipped": self._skipped}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as JSON."""
+        return {"recent": list(self._recent), "spikes": self._spikes, "skipped": self._skipped}
 
-    def remember(self, memory: Mapping[str, Any]) -> None:
-        """Go on from what another one went by."""
-        self._usual.extend(memory["usual"])
-        self._spikes, self._skipped = memory["spikes"], memory["skipped"]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state of another monitor."""
+        self._recent.extend(state["recent"])
+        self._spikes, self._skipped = state["spikes"], state["skipped"]
 
-    def is_spike(self, loss: float) -> bool:
-        """Whether a loss is far above the usual one."""
-        usual = sum(self._usual) / len(self._usual) if self._usual else math.inf
-        spike = loss > max(_SPIKE * usual, self._guessing)
-        self._spikes = self._spikes + 1 if spike else 0
-        if self._spikes > _IN_A_ROW:
+    def record_loss(self, loss: float) -> bool:
+        """Record the loss of a step, and return whether it is a spike."""
+        mean = sum(self._recent) / len(self._recent) if self._recent else math.inf
+        is_spike = loss > max(_SPIKE * mean, self._guessing)
+        self._spikes = self._spikes + 1 if is_spike else 0
+        if self._spikes > _MAX_IN_A_ROW:
             raise NumericalError(
-                "", f"{self._spikes} steps in a row lost more than {_SPIKE:.0f} times the usual", hint=_CURE
+                "", f"{self._spikes} steps in a row lost more than {_SPIKE:.0f} times the usual", hint=_HINT
             )
-        if not spike:
-            self._usual.append(loss)
-        return spike
+        if not is_spike:
+            self._recent.append(loss)
+        return is_spike
 
-    def skipped(self, now: bool) -> None:
-        """Hear whether a step overflowed in half precision."""
-        self._skipped = self._skipped + 1 if now else 0
-        if self._skipped > _IN_A_ROW:
+    def record_overflow(self, overflowed: bool) -> None:
+        """Record whether a step overflowed in half precision."""
+        self._skipped = self._skipped + 1 if overflowed else 0
+        if self._skipped > _MAX_IN_A_ROW:
             raise NumericalError(
                 "",
                 f"{self._skipped} steps in a row overflowed in half precision",
                 hint="set star.precision=bf16 and add --override: the last checkpoint is kept",
             )
 
-    @staticmethod
-    def broken(where: str) -> NumericalError:
-        """The error of a loss that is not finite."""
-        return NumericalError("", f"the loss of the star is not finite {where}", hint=_CURE)
+
+def nonfinite_error(when: str) -> NumericalError:
+    """Return the error of a loss that is not finite."""
+    return NumericalError("", f"the loss of the star is not finite {when}", hint=_HINT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -72,16 +72,6 @@ class StarManifest(FrozenModel):
     evaluation: Evaluation | None = None
     software: Table = {}
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_first_version(cls, value: Any) -> Any:
-        """Before there was distillation a star had none, and its checkpoints were part of what it is."""
-        config = value.get("config") if isinstance(value, dict) else None
-        if isinstance(config, dict) and isinstance(config.get("star"), dict) and "checkpoint_every" in config["star"]:
-            then = {key: entry for key, entry in config["star"].items() if key != "checkpoint_every"}
-            return {**value, "config": {**config, "star": {"kappa": 0.0, **then}}}
-        return value
-
     @field_validator("repo")
     @classmethod
     def _is_repo(cls, repo: str | None) -> str | None:
@@ -97,15 +87,6 @@ class StarManifest(FrozenModel):
         if taken := RESERVED_NAMES.intersection(names):
             raise ValueError(f"a model has the name {min(taken)!r}, which an evaluation gives to one of its own")
         return self
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What tells one fit from another: where it differs, no checkpoint is resumed and no finished star is kept."""
-        return {
-            "architecture": self.architecture.model_dump(mode="json"),
-            "sources": {str(number): source.files for number, source in enumerate(self.sources)},
-            "data": self.data_fingerprint,
-        }
 
     @property
     def fitted_config(self) -> StarConfig:

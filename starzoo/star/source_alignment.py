@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from starzoo.align.align import Aligner
 from starzoo.align.probe import Probe
@@ -24,85 +26,82 @@ _logger = logging.getLogger(__name__)
 
 
 class SourceAlignment:
-    """Aligns the sources of a fit; several processes share them out, and each permutation comes from one of them.
+    """Aligns the sources of a fit; the processes share the work, and each permutation comes from one of them.
 
     Attributes:
-        config: How the sources are aligned.
         permutations: One for every source, as they were last aligned.
     """
 
     def __init__(
-        self,
-        architecture: Architecture,
-        sources: Sequence[StateDict],
-        data: ImageTask,
-        config: RunConfig,
+        self, architecture: Architecture, sources: Sequence[StateDict], data: ImageTask, config: RunConfig
     ) -> None:
-        self._sources, self._start, align = sources, config.star.init, config.align
-        network, split = architecture.build(), data.train
-        probe = (
-            Probe(network, *split.labeled_images(limit=align.images, seed=align.seed)) if align.needs_images else None
-        )
-        some = split.labeled_images(limit=config.star.midpoint_images, seed=config.star.seed)
-        self._halfway = Probe(network, *some)
-        self.config = align
-        self._aligner = Aligner(architecture.spec, align, probe, models=len(sources))
-        self._kept: dict[int, StateDict] = {}
-        self.permutations = [Permutation.identity(architecture.spec) for _ in sources]
-        self._moving = list(range(len(sources)))
+        self._sources, self._init, align = sources, config.star.init, config.align
+        network, labeled_images = architecture.build(), data.train.labeled_images
+        probe = Probe(network, *labeled_images(limit=align.images, seed=align.seed)) if align.needs_images else None
+        self._probe = Probe(network, *labeled_images(limit=config.star.midpoint_images, seed=config.star.seed))
+        self._spec = architecture.spec
+        self._aligner = Aligner(self._spec, align, probe, models=len(sources))
+        self._features: dict[int, StateDict] = {}
+        self.permutations = [Permutation.identity(self._spec) for _ in sources]
+        self._moving = self._find_moving()
 
-    def start(self, random: StateDict, known: Sequence[Permutation] | None = None) -> StateDict:
-        """Where the star starts from, and the sources aligned to that."""
-        others = range(1, len(self._sources))
-        first, of_one = self._sources[0], random if self._start == "random" else self._sources[0]
-        related = split_across_processes(
-            others, partial(map, lambda number: self._halfway.are_connected(first, self._sources[number]))
-        )
-        self._moving = [number for number, stays in enumerate([bool(related) and all(related), *related]) if not stays]
-        if not self._moving:
+    def _find_moving(self) -> list[int]:
+        """Return the sources to align: not those that share an ancestor, whose plain mean is already good."""
+        first, *others = self._sources
+        connected = split_across_processes(others, partial(map, lambda other: self._probe.are_connected(first, other)))
+        all_connected = bool(connected) and all(connected)
+        if all_connected:
             _logger.warning("these models share an ancestor: their plain mean is already good, and none is permuted")
-        if known is not None:
-            self.permutations = list(known)
-        elif self._start != "aligned-average":
-            self.align_to(of_one)
+        stays = [all_connected, *connected]
+        return [index for index, is_connected in enumerate(stays) if not is_connected]
+
+    def initial_weights(self, random: StateDict, aligned: Sequence[Mapping[str, Tensor]] | None = None) -> StateDict:
+        """Return the weights that the star starts from, with the sources aligned to them, or `aligned` as they were."""
+        weights = random if self._init == "random" else self._sources[0]
+        if aligned is not None:
+            self.permutations = [Permutation.from_tensors(self._spec, tensors) for tensors in aligned]
+        elif self._init != "aligned-average":
+            self.align_to(weights)
         elif self._moving:
-            numbers = sorted({0, *self._moving})
-            found = on_main_process(lambda: self._aligner.match_all(list(self._evidence(numbers))))
-            self._replace(numbers, found)
-        if self._start != "aligned-average":
-            return of_one
-        return average([found.apply(source) for found, source in zip(self.permutations, self._sources, strict=True)])
+            indices = sorted({0, *self._moving})
+            features = self._features_of(indices)
+            self._replace(indices, on_main_process(lambda: self._aligner.match_all(list(features))))
+        return self._aligned_average() if self._init == "aligned-average" else weights
 
     def align_to(self, star: StateDict) -> int:
-        """Align the sources to the star, each from where it is; those that share an ancestor stay as they are."""
-        # Not only where it lowers the loss half-way, which is too noisy to judge a small move by: on the digits a star
+        """Align the sources to the star, each from its last permutation; return how many positions moved."""
+        # Not only where it lowers the midpoint loss, which is too noisy to judge a small move by: on the digits a star
         # so held back has a barrier of 0.018 to held-outs, and one that follows its sources 0.012 (three seeds).
-        fixed, before = self._aligner.features.extract(star), self.permutations
+        fixed, previous = self._aligner.features.extract(star), self.permutations
 
-        def match(numbers: Sequence[int]) -> Iterator[Permutation]:
-            starts = [before[number] for number in numbers]
-            return (found.permutation for found in self._aligner.match(fixed, self._evidence(numbers), starts))
+        def match(indices: Sequence[int]) -> Iterator[Permutation]:
+            starts = [previous[index] for index in indices]
+            return (result.permutation for result in self._aligner.match(fixed, self._features_of(indices), starts))
 
         self._replace(self._moving, split_across_processes(self._moving, match))
-        return sum(new.count_moved(old) for new, old in zip(self.permutations, before, strict=True))
-
-    def _replace(self, numbers: Sequence[int], found: Sequence[Permutation]) -> None:
-        changed = dict(zip(numbers, found, strict=True))
-        self.permutations = [changed.get(number, old) for number, old in enumerate(self.permutations)]
-
-    def _evidence(self, numbers: Iterable[int]) -> Iterator[StateDict]:
-        """What some sources are compared by: made once, where it is needed, and kept off the GPU."""
-        for number in numbers:
-            if number not in self._kept:
-                found = self._aligner.features.extract(self._sources[number])
-                self._kept[number] = {name: tensor.cpu() for name, tensor in found.items()}
-            device = self._aligner.features.device
-            yield {name: tensor.to(device) for name, tensor in self._kept[number].items()}
+        return sum(new.count_moved(old) for new, old in zip(self.permutations, previous, strict=True))
 
     def midpoint_losses(self, star: StateDict) -> list[float]:
-        """The losses half-way between the star and every source, on some training images, in nats."""
+        """Return the losses at the midpoint between the star and every source, on training images, in nats."""
 
-        def measure(number: int) -> float:
-            return self._halfway.midpoint_loss(star, self.permutations[number].apply(self._sources[number]))
+        def measure(index: int) -> float:
+            return self._probe.midpoint_loss(star, self.permutations[index].apply(self._sources[index]))
 
         return split_across_processes(range(len(self._sources)), partial(map, measure))
+
+    def _aligned_average(self) -> StateDict:
+        pairs = zip(self.permutations, self._sources, strict=True)
+        return average([permutation.apply(source) for permutation, source in pairs])
+
+    def _replace(self, indices: Sequence[int], permutations: Sequence[Permutation]) -> None:
+        changed = dict(zip(indices, permutations, strict=True))
+        self.permutations = [changed.get(index, old) for index, old in enumerate(self.permutations)]
+
+    def _features_of(self, indices: Iterable[int]) -> Iterator[StateDict]:
+        """Yield the features that sources are matched by: computed once, and kept in the computer's memory."""
+        extractor = self._aligner.features
+        for index in indices:
+            if index not in self._features:
+                features = extractor.extract(self._sources[index])
+                self._features[index] = {name: tensor.cpu() for name, tensor in features.items()}
+            yield {name: tensor.to(extractor.device) for name, tensor in self._features[index].items()}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.errors import UntrustedInputError
 from starzoo.hub.ref import ModelRef
 from starzoo.models.pull import pull
 from starzoo.models.safetensors_header import TENSOR_LIMIT, read_header
@@ -25,12 +25,14 @@ from starzoo.models.timm_folder import (
     write_text,
 )
 from starzoo.progress import Progress, no_progress
-from starzoo.star.domain import StarDomain
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
-from starzoo.star.run.local_paths import LocalPaths, resolve_records
+from starzoo.star.run.local_paths import LocalPaths, redact_paths
+from starzoo.symmetry import Permutation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from starzoo.star.domain import StarDomain
 
 __all__ = ["HASHED_FILES", "PERMUTATIONS", "Star", "download_star", "load_star", "load_star_folder", "write_manifest"]
 
@@ -50,12 +52,14 @@ class Star:
         state: Its state dict.
         permutations: For every source, by name, one index vector per group that brings it to the star.
         folder: Where it was loaded from: its own folder, or that of the local cache; None for a star that was not.
+        local_paths: Where the models and images of its fit lie on this machine, as far as that is known.
     """
 
     manifest: StarManifest
     state: Mapping[str, Tensor]
     permutations: Mapping[str, Mapping[str, Tensor]]
     folder: Path | None = None
+    local_paths: LocalPaths = LocalPaths()
 
     def model(self) -> nn.Module:
         """The star as a timm model in evaluation mode, a drop-in for any of its sources.
@@ -67,13 +71,20 @@ class Star:
         model.load_state_dict(dict(self.state))
         return model
 
-    @property
-    def places(self) -> LocalPaths:
-        """Where the models and images of its fit lie on this machine, as far as that is known."""
-        return LocalPaths.read(self.folder)
+    def permutation(self, source: str) -> Permutation:
+        """The permutation that aligns a source to the star.
+
+        Args:
+            source: The name of the source.
+
+        Returns:
+            The permutation, checked against the symmetries of the architecture.
+        """
+        spec = self.manifest.architecture.spec
+        return Permutation.from_tensors(spec, self.permutations[source], subject=source)
 
     def domain(self, folders: Sequence[str | Path] | None = None, *, progress: Progress = no_progress) -> StarDomain:
-        """The star domain: the sources, loaded from where they are pinned, checked, and aligned to the star.
+        """Load the star domain: the sources from where they are pinned, checked, and aligned to the star.
 
         Args:
             folders: Local folders of the sources, in their order, instead of where the star was fitted on them.
@@ -85,15 +96,9 @@ class Star:
         Raises:
             UsageError: A source cannot be found, or `folders` are not as many as the sources.
         """
-        sources = self.manifest.sources
-        refs = resolve_records(sources, self.places.sources) if folders is None else folders
-        if len(refs) != len(sources):
-            raise UsageError(
-                self.manifest.name,
-                f"has {len(sources)} sources, and {len(refs)} folders are given",
-                hint=f"give one for each of {', '.join(source.name for source in sources)}",
-            )
-        return StarDomain.load(self.manifest, self.state, self.permutations, refs, progress=progress)
+        from starzoo.star.domain import StarDomain
+
+        return StarDomain.load(self, folders, progress=progress)
 
     def save_timm_folder(self, folder: Path) -> None:
         """Write the star in timm's folder format, with star.json and permutations.safetensors beside.
@@ -112,11 +117,11 @@ class Star:
 
 
 def write_manifest(folder: Path, manifest: StarManifest) -> None:
-    """Write star.json alone, whole or not at all."""
+    """Write star.json alone, whole or not at all; nothing of this machine is in it."""
     if not manifest.files:
         files = {name: sha256_file(folder / name) for name in HASHED_FILES if (folder / name).is_file()}
         manifest = manifest.model_copy(update={"files": files})
-    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    write_text(folder / MANIFEST, redact_paths(manifest).model_dump_json(indent=1) + "\n")
 
 
 def load_star(ref: str | Path) -> Star:
@@ -132,9 +137,9 @@ def load_star(ref: str | Path) -> Star:
 
 
 def download_star(ref: str | Path) -> Path:
-    """The folder of a star: its own, or that of the local cache, to which it is brought from the Hub."""
-    where = ModelRef.parse(ref)
-    return where.folder if where.folder is not None else pull(where).folder
+    """Return the folder of a star: its own, or its snapshot of the Hub in the local cache."""
+    model_ref = ModelRef.parse(ref)
+    return model_ref.folder if model_ref.folder is not None else pull(model_ref).folder
 
 
 def load_star_folder(folder: Path) -> Star:
@@ -166,5 +171,11 @@ def load_star_folder(folder: Path) -> Star:
                 str(file), f"permutes source {number!r}, which this star does not have", hint="fetch the star again"
             )
         permutations[names[number]][group] = index
-    state = load_state(folder, architecture)
-    return Star(manifest=manifest, state=state, permutations=permutations, folder=folder)
+    local_paths = LocalPaths.read(folder)
+    return Star(
+        manifest=manifest.model_copy(update={"config": local_paths.restore(manifest.config)}),
+        state=load_state(folder, architecture),
+        permutations=permutations,
+        folder=folder,
+        local_paths=local_paths,
+    )

@@ -1,4 +1,4 @@
-"""Predictions of aligned sources, for distillation."""
+"""Predictions of the aligned sources, for distillation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from starzoo.star.endpoints import End
+from starzoo.star.endpoints import Endpoint
 
 __all__ = ["Teacher"]
 
 
 class Teacher:
-    """Computes the predictions of sources."""
+    """Predicts with the weights of one aligned source after another, in one network."""
 
     def __init__(
         self,
@@ -30,11 +30,11 @@ class Teacher:
         self._buffers = [name for name, _ in network.named_buffers()]
 
     @torch.no_grad()
-    def predict(self, end: End, images: Tensor) -> Tensor:
-        """What an aligned source predicts: the same as the source itself."""
-        self._network.eval()  # each time: some networks keep what they make of their weights until this is called
-        buffers = {name: end.buffers[name] for name in self._buffers if name in end.buffers}
-        tensors = {**dict(zip(self._names, end.parameters, strict=True)), **buffers}
+    def predict(self, endpoint: Endpoint, images: Tensor) -> Tensor:
+        """Return the probabilities of an aligned source, which are those of the source itself."""
+        self._network.eval()  # each time, as some networks cache what they derive from their weights until then
+        buffers = {name: endpoint.buffers[name] for name in self._buffers if name in endpoint.buffers}
+        tensors = {**dict(zip(self._names, endpoint.parameters, strict=True)), **buffers}
         with self._precision():
             logits: Tensor = functional_call(self._network, tensors, (images,))
         return logits.float().softmax(1)

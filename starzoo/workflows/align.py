@@ -18,7 +18,7 @@ from starzoo.models.timm_folder import save_tensors, save_timm_folder
 from starzoo.progress import Progress, no_progress
 from starzoo.star.inputs import load_data_for
 from starzoo.star.manifest import MANIFEST
-from starzoo.star.run.local_paths import check_not_overwriting
+from starzoo.star.run.folder import check_not_overwriting
 from starzoo.star.star import PERMUTATIONS
 from starzoo.symmetry import Permutation
 from starzoo.workflows.measure import match_to_data
@@ -34,10 +34,10 @@ class AlignmentReport:
     Attributes:
         name: The permutee.
         folder: Its aligned weights, in timm's folder format, with permutations.safetensors.
-        method: How it was matched: what `auto` chose, where that was asked for.
+        method: How it was matched.
         distance_before: Euclidean distance to the fixed model over the tensors that can be permuted.
         distance_after: The same after alignment.
-        midpoint_loss_before: Loss half-way to the fixed model on training images, in nats; None without a data set.
+        midpoint_loss_before: Loss at the midpoint to the fixed model, on training images, in nats; None without data.
         midpoint_loss_after: The same after alignment.
         sweeps: Passes over the permutation groups.
         connected: Whether the two are connected without any permutation, and none was applied.
@@ -73,7 +73,7 @@ def align_models(
         out: Gets one folder per permutee, with permutations.safetensors beside the weights, whose metadata say how the
             model was aligned.
         config: The method of alignment.
-        data: The task, for the methods that run the models, and to measure the loss half-way between them.
+        data: The task, for the methods that run the models, and to measure the loss at the midpoints between them.
         progress: Told after every permutee.
 
     Returns:
@@ -87,28 +87,27 @@ def align_models(
     check_compatible(models)
     folders = [out / model.name for model in models[1:]]
     for folder in folders:
-        check_not_overwriting(folder, [fixed, *permutees], unless=[PERMUTATIONS])
-        if (folder / MANIFEST).exists():  # a star has permutations too
-            raise UsageError(str(folder), "holds a star, which would be overwritten", hint="choose another --out")
-    if data:
-        models, images = match_to_data(models, partial(load_data_for, models[0].architecture, data), progress)
-    else:
-        models = reorder_classes(models, common_label_names(models))
-    anchor, *others = models
-    spec, states = anchor.architecture.spec, [other.state for other in others]
+        _check_writable(folder, [fixed, *permutees])
     probe = None
     if data:
+        models, images = match_to_data(models, partial(load_data_for, models[0].architecture, data), progress)
         sample = images.train.labeled_images(limit=config.images, seed=config.seed)
-        probe = Probe(anchor.architecture.build(), *sample)
-    reports, identity = [], Permutation.identity(spec)
-    made = {"fixed": anchor.name, "align": config.model_dump_json()}
-    aligned = align(spec, anchor.state, states, config, probe=probe, meter=probe, progress=progress)
-    for other, folder, result in zip(others, folders, aligned, strict=True):
-        save_tensors(folder / PERMUTATIONS, result.permutation.to_tensors(), made)  # which says that the model is ours
-        save_timm_folder(folder, other.architecture, result.state)
+        probe = Probe(models[0].architecture.build(), *sample)
+    else:
+        models = reorder_classes(models, common_label_names(models))
+    target, *others = models
+    spec, states = target.architecture.spec, [other.state for other in others]
+    aligned = align(spec, target.state, states, config, probe=probe, meter=probe, progress=progress)
+    metadata = {"fixed": target.name, "align": config.model_dump_json()}
+    identity, reports = Permutation.identity(spec), []
+    for model, folder, result in zip(others, folders, aligned, strict=True):
+        save_tensors(
+            folder / PERMUTATIONS, result.permutation.to_tensors(), metadata
+        )  # first: it marks the folder as ours
+        save_timm_folder(folder, model.architecture, result.state)
         reports.append(
             AlignmentReport(
-                name=other.name,
+                name=model.name,
                 folder=folder,
                 method=config.method,
                 distance_before=result.distance_before,
@@ -118,7 +117,14 @@ def align_models(
                 sweeps=result.sweeps,
                 connected=probe is not None
                 and not result.permutation.count_moved(identity)
-                and probe.are_connected(anchor.state, other.state),
+                and probe.are_connected(target.state, model.state),
             )
         )
     return reports
+
+
+def _check_writable(folder: Path, inputs: Sequence[str]) -> None:
+    """Make sure that a folder holds neither an input nor a star, which has permutations too."""
+    check_not_overwriting(folder, inputs, unless=[PERMUTATIONS])
+    if (folder / MANIFEST).exists():
+        raise UsageError(str(folder), "holds a star, which would be overwritten", hint="choose another --out")

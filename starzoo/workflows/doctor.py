@@ -1,4 +1,4 @@
-"""Check this machine: versions, devices, caches, disk and token scope."""
+"""Check this machine: versions, devices, caches, disk and the scope of the token."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from starzoo.hub.retry import with_retries
 __all__ = ["Check", "clean_cache", "run_checks"]
 
 _PACKAGES = ("starzoo", "torch", "timm", "huggingface_hub", "safetensors", "datasets", "accelerate")
-_LITTLE = 2_000_000_000
-_ORPHAN_AGE = 3600.0  # seconds: a download that lives writes to its file more often
+_LOW_DISK = 2_000_000_000  # bytes
+_INCOMPLETE_AGE = 3600.0  # seconds: a download in progress writes to its file more often
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        what: Its name.
-        found: How it is.
+        what: The name of the check.
+        found: What it found.
         problem: What to do about it, or an empty string.
     """
 
@@ -39,14 +39,14 @@ class Check:
 
 
 def run_checks(*, clean: bool = False) -> list[Check]:
-    """Look at everything that a run needs."""
+    """Check everything that a run needs."""
     return [*_versions(), *_devices(), *_cache(clean), _token()]
 
 
 def clean_cache() -> tuple[int, int]:
-    """Remove what downloads that were killed left in the Hub's cache; those that may be going on are left alone."""
+    """Remove the files of killed downloads from the Hub's cache; return their number and bytes."""
     removed = size = 0
-    for file in _orphans():
+    for file in _incomplete_downloads():
         size += file.stat().st_size
         file.unlink(missing_ok=True)
         removed += 1
@@ -78,25 +78,25 @@ def _cache(clean: bool) -> Iterator[Check]:
     free = free_bytes(cache)
     yield Check("cache of the Hub", str(cache))
     yield Check("cache of starzoo", str(cache_folder("")))
-    yield Check("free disk", f"{free / 1e9:.1f} GB", "free space, or set HF_HOME" if free < _LITTLE else "")
+    yield Check("free disk", f"{free / 1e9:.1f} GB", "free space, or set HF_HOME" if free < _LOW_DISK else "")
     if clean:
         removed, size = clean_cache()
         yield Check("broken-off downloads", f"{removed} removed, {size:,} bytes")
     else:
-        orphans = list(_orphans())
-        yield Check("broken-off downloads", str(len(orphans)), "starzoo doctor --clean" if orphans else "")
+        count = len(list(_incomplete_downloads()))
+        yield Check("broken-off downloads", str(count), "starzoo doctor --clean" if count else "")
 
 
-def _orphans() -> Iterator[Path]:
+def _incomplete_downloads() -> Iterator[Path]:
     from huggingface_hub import constants
 
     for file in Path(constants.HF_HUB_CACHE).glob("*--*/blobs/*.incomplete"):
-        if time.time() - file.stat().st_mtime > _ORPHAN_AGE:
+        if time.time() - file.stat().st_mtime > _INCOMPLETE_AGE:
             yield file
 
 
 def _token() -> Check:
-    """Who the Hub says that the token is, and what it may do."""
+    """Check whose token it is, and its scope, by the Hub."""
     from huggingface_hub import HfApi, constants, get_token
 
     what = f"token for {without_password(constants.ENDPOINT)}"

@@ -17,15 +17,10 @@ from starzoo.models.sources import load_sources
 from starzoo.parallel import ignore_other_launchers, is_main_process
 from starzoo.progress import Progress, no_progress
 from starzoo.report.card import refuse_other_card
-from starzoo.star.inputs import load_images, load_models, load_named_images
+from starzoo.star.inputs import reload_data, reload_models, reload_ood_data
 from starzoo.star.join import star_as_source
-from starzoo.star.run.local_paths import (
-    LocalPaths,
-    redact_paths,
-    resolve_records,
-)
+from starzoo.star.run.local_paths import resolve_records
 from starzoo.star.star import load_star, write_manifest
-from starzoo.symmetry import Permutation
 from starzoo.workflows.cards import render_card
 from starzoo.workflows.fit import StarResult
 from starzoo.workflows.measure import (
@@ -80,18 +75,18 @@ def evaluate_star(
     loaded, folder = load_star(star), ModelRef.parse(star).folder
     if folder is not None and not shard:
         refuse_other_card(folder)
-    then, places = loaded.manifest, LocalPaths.read(folder)
-    settings = override_eval_config(places.found(then.config).evaluate, evaluate or {})
-    members = load_models(then.sources, resolve_records(then.sources, places.sources), progress=progress)
+    then, places = loaded.manifest, loaded.local_paths
+    settings = override_eval_config(then.config.evaluate, evaluate or {})
+    members = reload_models(then.sources, resolve_records(then.sources, places.sources), progress=progress)
     names = [member.name for member in members]
     if holdouts:
         unseen = load_sources(holdouts, reserved_names=names, progress=progress)
     else:
-        unseen = load_models(then.holdouts, resolve_records(then.holdouts, places.holdouts), progress=progress)
+        unseen = reload_models(then.holdouts, resolve_records(then.holdouts, places.holdouts), progress=progress)
     taken = [*names, *(model.name for model in unseen)]
     stars = load_sources(other_stars, reserved_names=taken, progress=progress) if other_stars else []
-    check_compatible([star_as_source(then, loaded.state), *members, *unseen, *stars])
-    images = load_images(then, places, data)
+    check_compatible([star_as_source(loaded), *members, *unseen, *stars])
+    images = reload_data(loaded, data)
     if holdouts:
         unseen = name_classes(unseen, images, progress)
     order = then.architecture.label_names
@@ -105,20 +100,20 @@ def evaluate_star(
             "its baselines would be trained on other images than it was",
             hint="leave --baseline out, or measure on the star's own data",
         )
-    if not same and not leaves_the_same(images.config, places.found(then.config).data):
+    if not same and not leaves_the_same(images.config, then.config.data):
         images = replace(images, validation=None)  # the star may have been fitted on them
-    outside = load_named_images(then, places, settings.ood, (evaluate or {}).get("ood"))
+    outside = reload_ood_data(loaded, settings.ood, (evaluate or {}).get("ood"))
     settings = with_split_of(outside, settings)
     cache = ResultCache.of_user() if use_cache else ResultCache(None)
     models, settings = look_at([*members, *unseen], len(members), images, settings, cache, True, progress)
     members, unseen = models[: len(members)], models[len(members) :]
     manifest = then.model_copy(
         update={
-            "config": redact_paths(then.config.model_copy(update={"evaluate": settings})),
+            "config": then.config.model_copy(update={"evaluate": settings}),
             "holdouts": tuple(model.record for model in unseen),
         }
     )
-    permutations = [Permutation.from_tensors(then.architecture.spec, loaded.permutations[name]) for name in names]
+    permutations = [loaded.permutation(name) for name in names]
     zoo = make_zoo(loaded.state, members, permutations, unseen, stars)
     if shard:
         arguments = (then.architecture, zoo, images, settings, then.config.align, shard)
@@ -127,6 +122,6 @@ def evaluate_star(
     manifest = measure(manifest, zoo, images, outside, cache, progress)
     if folder is not None and is_main_process():
         write_manifest(folder, manifest)
-        places.with_changes(holdouts, settings.ood).write(folder)
+        places.updated(holdouts, settings.ood).write(folder)
         render_card(folder)
     return StarResult(folder=folder or Path(star), manifest=manifest)

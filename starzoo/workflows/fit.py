@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,43 +23,49 @@ from starzoo.models.sources import Source, load_sources
 from starzoo.models.timm_folder import WEIGHTS_FILE, write_text
 from starzoo.parallel import join, on_main_process, raise_everywhere
 from starzoo.progress import Progress, no_progress
-from starzoo.star.fit import FittedStar, fit
+from starzoo.star.fit import FittedStar, ResumeOptions, fit
 from starzoo.star.inputs import load_data_for, load_ood_data
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
-from starzoo.star.run.local_paths import (
-    OF_A_RUN,
-    LocalPaths,
-    check_folder_unused,
-    check_not_overwriting,
-    redact_paths,
-)
+from starzoo.star.run.folder import RUN_MARKERS, check_folder_unused, check_not_overwriting
+from starzoo.star.run.local_paths import LocalPaths, redact_paths, resolve_paths
 from starzoo.star.run.lock import RunLock
 from starzoo.star.run.signals import ignore_signals, raise_on_signals
 from starzoo.star.run.status import Status
 from starzoo.star.star import Star, write_manifest
 from starzoo.workflows.cards import render_card
-from starzoo.workflows.measure import (
-    look_at,
-    make_zoo,
-    match_to_data,
-    measure,
-    with_split_of,
-)
+from starzoo.workflows.measure import look_at, make_zoo, match_to_data, measure, with_split_of
 from starzoo.workflows.publish import check_license, publish_star
 from starzoo.workflows.refs import resolve_zoo
 
-__all__ = ["StarResult", "fit_star"]
+__all__ = ["FitInputs", "PublishOptions", "ResumeOptions", "StarResult", "fit_star"]
 
 CONFIG_FILE = "run.yaml"  # the resolved configuration, as `--config` reads it
 
 
 @dataclass(frozen=True, kw_only=True)
+class PublishOptions:
+    """How a star is named, and where it is published once it is measured.
+
+    Attributes:
+        name: The star's name, the title of its card; the folder's when not given.
+        push_to: The Hub repository to publish in, `user/name`.
+        private: Whether a new repository is private.
+        accept_license: The license to publish the star under, where its sources leave that open.
+    """
+
+    name: str | None = None
+    push_to: str | None = None
+    private: bool = False
+    accept_license: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class StarResult:
-    """What `fit_star` and `quickstart` made.
+    """The result of `fit_star`, `quickstart` and `evaluate_star`.
 
     Attributes:
         folder: The star's folder.
-        manifest: What stands in its star.json, the evaluation included.
+        manifest: The star's record, the evaluation included.
         pushed: URL of the commit on the Hub, or None.
     """
 
@@ -67,161 +74,176 @@ class StarResult:
     pushed: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class FitInputs:
+    """Everything that a fit needs, loaded and checked.
+
+    Attributes:
+        sources: The models that the star is fitted on, in one class order.
+        holdouts: The models that it never sees.
+        data: The images of the task.
+        ood: Other images, which uncertainty should tell from those of the task.
+        manifest: The star's record as far as it is known before the fit.
+        local_paths: Where all of it lies on this machine.
+        cache: Results that were measured before.
+    """
+
+    sources: Sequence[Source]
+    holdouts: Sequence[Source]
+    data: ImageTask
+    ood: Split | None
+    manifest: StarManifest
+    local_paths: LocalPaths
+    cache: ResultCache
+
+
 def fit_star(
     sources: Sequence[str],
     holdouts: Sequence[str],
     config: RunConfig,
     out: Path,
     *,
-    name: str | None = None,
-    push_to: str | None = None,
-    private: bool = False,
-    accept_license: str | None = None,
-    keep_weak_sources: bool = False,
-    override: bool = False,
-    allow_world_size_change: bool = False,
+    resume: ResumeOptions = ResumeOptions(),
+    publish: PublishOptions = PublishOptions(),
     progress: Progress = no_progress,
 ) -> StarResult:
     """The main job: load, align, fit, evaluate, write the card and push. The same call again resumes.
 
-    Called by every process that torchrun has started, it is one run on all of them. How far it is and how it ended
-    stands in status.json, one line per epoch in training.log.
+    Called by every process that torchrun has started, it is one run on all of them. Its progress and how it ended are
+    in status.json, with one line per epoch in training.log.
 
     Args:
         sources: References of the models that the star is fitted on, at least two.
         holdouts: References of models that it never sees, for the proof.
         config: The run's configuration.
         out: The star's folder.
-        name: The star's name; the folder's when not given.
-        push_to: The Hub repository to publish in, `user/name`.
-        private: Whether a new repository is private.
-        accept_license: The license to publish the star under, where a person must decide.
-        keep_weak_sources: Use sources that are far worse than the others.
-        override: Go on from checkpoints that were made with another configuration.
-        allow_world_size_change: Go on from checkpoints that were made by another number of processes.
+        resume: What may differ from the run that is resumed.
+        publish: The star's name, and where it is published.
         progress: Told about every stage.
 
     Returns:
-        The folder, the manifest with the evaluation, and where it was pushed to.
+        The folder, the manifest with the evaluation, and the URL of the commit.
 
     Raises:
         UsageError: There are fewer than two sources, or another run is at work in the folder.
     """
     sources, holdouts = resolve_zoo(sources, holdouts)
+    _check_request(sources, holdouts, out, publish)
+    status = Status(out, progress)
+    with RunLock(out) as lock, ignore_signals(), status.record_outcome(), raise_on_signals():
+        join(config.runtime)
+        status.processes_joined()
+        name = publish.name or out.resolve().name
+        inputs = _load_inputs(sources, holdouts, resolve_paths(config), out, name, status)
+        with raise_everywhere():  # refused before anything is spent
+            if publish.push_to:
+                check_license(inputs.manifest, publish.accept_license)
+            if not resume.override:
+                LocalPaths.read(out).check_unchanged(inputs.local_paths)
+        if not on_main_process(lambda: _matches_finished_run(out, inputs.manifest)):
+            _begin_run(inputs, out, lock)
+            config = inputs.manifest.config
+            fitted = fit(inputs.sources, inputs.data, config, folder=out, resume=resume, progress=status)
+            _save_and_evaluate(inputs, fitted, out, status)
+        return on_main_process(lambda: _publish(inputs, out, publish))
+
+
+def _check_request(sources: Sequence[str], holdouts: Sequence[str], out: Path, publish: PublishOptions) -> None:
+    """Check what needs no model to be loaded."""
     if len(sources) < 2:
         raise UsageError("SOURCE", "a star needs at least two sources", hint="give more model references")
-    if push_to:
-        check_repo(push_to)
-    check_not_overwriting(out, [*sources, *holdouts], unless=OF_A_RUN)
+    if publish.push_to:
+        check_repo(publish.push_to)
+    check_not_overwriting(out, [*sources, *holdouts], unless=RUN_MARKERS)
     check_folder_unused(out)
-    status = Status(out, watcher=progress)
-    with RunLock(out) as lock, ignore_signals(), status.recording(), raise_on_signals():
-        join(config.runtime)
-        status.met()
-        with raise_everywhere():
-            models = load_sources([*sources, *holdouts], progress=status)
-            check_compatible(models)
-            began = LocalPaths.read(out)
-            asked, architecture = began.at_its_commit(config.data), models[0].architecture
-            models, data = match_to_data(models, partial(load_data_for, architecture, asked), status)
-        cache = ResultCache.of_user()
-        models, settings = look_at(models, len(sources), data, config.evaluate, cache, keep_weak_sources, status)
-        config = config.model_copy(update={"evaluate": settings})
-        with raise_everywhere():
-            members, unseen = models[: len(sources)], models[len(sources) :]
-            outside = load_ood_data(config.evaluate.ood, members[0].architecture)
-            config = config.model_copy(update={"evaluate": with_split_of(outside, config.evaluate)})
-            manifest = _describe(name or out.resolve().name, members, unseen, config, data)
-            if push_to:
-                check_license(manifest, accept_license)  # before the fit
-            weights = [member.record.files[WEIGHTS_FILE] for member in members]
-            refs = [model.record.pinned or ref for model, ref in zip(models, [*sources, *holdouts], strict=True)]
-            pinned = refs[: len(sources)], refs[len(sources) :]
-            places = LocalPaths.of(*pinned, data.config, config.evaluate.ood, weights)
-            if not override:
-                began.check_unchanged(places)
-        if not on_main_process(lambda: _is_finished(out, manifest)):
-            with raise_everywhere():
-                data.train.loader(config.star.batch_size, epoch=0, seed=0)  # refused before anything is written
-            on_main_process(lock.take)
-            on_main_process(lambda: None if LocalPaths.read(out).sources else places.write(out))
-            fitted = fit(
-                manifest.architecture,
-                [member.state for member in members],
-                data,
-                manifest.config,
-                folder=out,
-                names=[member.name for member in members],
-                identity=manifest.identity,
-                override=override,
-                allow_world_size_change=allow_world_size_change,
-                progress=status,
-            )
-            _save(out, manifest, places, fitted, members, unseen, data, outside, cache, status)
-
-        def publish() -> str | None:
-            places.write(out)
-            if push_to:
-                return publish_star(out, push_to, private=private, accept_license=accept_license).url
-            render_card(out)
-            return None
-
-        pushed = on_main_process(publish)
-        found = on_main_process(lambda: read_manifest(out / MANIFEST))
-    return StarResult(folder=out, manifest=found, pushed=pushed)
 
 
-def _describe(
-    name: str, members: Sequence[Source], unseen: Sequence[Source], config: RunConfig, data: ImageTask
+def _load_inputs(
+    sources: Sequence[str], holdouts: Sequence[str], config: RunConfig, out: Path, name: str, progress: Progress
+) -> FitInputs:
+    """Load the models and images of a run, in one class order, and check them."""
+    with raise_everywhere():
+        models = load_sources([*sources, *holdouts], progress=progress)
+        check_compatible(models)
+        data_config = LocalPaths.read(out).pin_dataset(config.data)
+        models, data = match_to_data(models, partial(load_data_for, models[0].architecture, data_config), progress)
+    cache, keep_weak = ResultCache.of_user(), config.runtime.keep_weak_sources
+    models, settings = look_at(models, len(sources), data, config.evaluate, cache, keep_weak, progress)
+    with raise_everywhere():
+        ood = load_ood_data(settings.ood, models[0].architecture)
+        config = config.model_copy(update={"data": data.config, "evaluate": with_split_of(ood, settings)})
+        pinned = [model.record.pinned or ref for model, ref in zip(models, [*sources, *holdouts], strict=True)]
+        count = len(sources)
+        hashes = [source.record.files[WEIGHTS_FILE] for source in models[:count]]
+        return FitInputs(
+            sources=models[:count],
+            holdouts=models[count:],
+            data=data,
+            ood=ood,
+            manifest=_initial_manifest(name, models[:count], models[count:], config, data),
+            local_paths=LocalPaths.from_run(pinned[:count], pinned[count:], config, hashes),
+            cache=cache,
+        )
+
+
+def _initial_manifest(
+    name: str, sources: Sequence[Source], holdouts: Sequence[Source], config: RunConfig, data: ImageTask
 ) -> StarManifest:
-    """All that is known about a star before it is fitted."""
-    described = {
+    """Return the record of a star as far as it is known before the fit."""
+    values = {
         "name": name,
-        "architecture": named_classes(members[0], data.class_names).architecture,
-        "sources": tuple(model.record for model in members),
-        "holdouts": tuple(model.record for model in unseen),
-        "config": redact_paths(config.model_copy(update={"data": data.config})),
+        "architecture": named_classes(sources[0], data.class_names).architecture,
+        "sources": tuple(model.record for model in sources),
+        "holdouts": tuple(model.record for model in holdouts),
+        "config": config,
         "data_fingerprint": data.fingerprint,
         "data_label_names": data.label_names,
         "software": {package: metadata.version(package) for package in ("starzoo", "torch", "timm")},
     }
-    return validate(StarManifest, described, origin="the command, or the names of models and classes")
+    return validate(StarManifest, values, origin="the command, or the names of models and classes")
 
 
-def _is_finished(out: Path, manifest: StarManifest) -> bool:
-    """Whether `out` holds the very star that is asked for, evaluation included."""
+def _matches_finished_run(out: Path, manifest: StarManifest) -> bool:
+    """Whether `out` holds the star that is asked for, evaluation included."""
     if not (out / MANIFEST).is_file():
         return False
-    found = read_manifest(out / MANIFEST)
-    asked, had = (
-        (
-            one.identity,
-            one.name,
-            [(model.name, model.repo, model.sha, model.files) for model in one.holdouts],
-            one.config.model_dump(exclude={"runtime": True, "data": {"revision"}}),
-        )
-        for one in (manifest, found)
-    )
-    same = asked == had
-    return same and found.evaluation is not None and found.evaluation.data is None
+    old = read_manifest(out / MANIFEST)
+    complete = old.evaluation is not None and old.evaluation.data is None
+    return complete and _requested(old) == _requested(redact_paths(manifest))
 
 
-def _save(
-    out: Path,
-    manifest: StarManifest,
-    places: LocalPaths,
-    fitted: FittedStar,
-    members: Sequence[Source],
-    unseen: Sequence[Source],
-    data: ImageTask,
-    outside: Split | None,
-    cache: ResultCache,
-    progress: Progress,
-) -> None:
-    """Save a fitted star and its configuration, then measure it on all processes and save what was measured."""
-    sizes = {name: parameter.numel() for name, parameter in manifest.architecture.build().named_parameters()}
-    spec = manifest.architecture.spec
-    manifest = manifest.model_copy(
+def _requested(manifest: StarManifest) -> list[Any]:
+    """Return what decides the files of a star, and not where its models and images lie."""
+    return [
+        manifest.name,
+        manifest.architecture,
+        manifest.data_fingerprint,
+        [source.files for source in manifest.sources],
+        [(model.name, model.repo, model.sha, model.files) for model in manifest.holdouts],
+        manifest.config.model_dump(exclude={"runtime": True, "data": {"revision"}}),
+    ]
+
+
+def _begin_run(inputs: FitInputs, out: Path, lock: RunLock) -> None:
+    """Take the folder of a run, once everything that can be refused before the fit was checked."""
+    with raise_everywhere():
+        _ = inputs.manifest.architecture.spec
+        inputs.data.train.loader(inputs.manifest.config.star.batch_size, epoch=0, seed=0)
+
+    def take_folder() -> None:
+        lock.acquire()
+        if not LocalPaths.read(out).sources:
+            inputs.local_paths.write(out)
+
+    on_main_process(take_folder)
+
+
+def _save_and_evaluate(inputs: FitInputs, fitted: FittedStar, out: Path, progress: Progress) -> None:
+    """Save a fitted star and its configuration, then measure it on all processes and save the result."""
+    architecture = inputs.manifest.architecture
+    spec = architecture.spec
+    sizes = {name: parameter.numel() for name, parameter in architecture.build_uninitialized().named_parameters()}
+    manifest = inputs.manifest.model_copy(
         update={
             "parameters": sum(sizes.values()),
             "groups": len(spec.groups),
@@ -232,17 +254,29 @@ def _save(
             "draws": fitted.draws,
         }
     )
+    names = [source.name for source in inputs.sources]
     permutations = {
-        member.name: permutation.to_tensors() for member, permutation in zip(members, fitted.permutations, strict=True)
+        name: permutation.to_tensors() for name, permutation in zip(names, fitted.permutations, strict=True)
     }
-    star = Star(manifest=manifest, state=fitted.state, permutations=permutations)
 
     def save() -> None:
-        config = places.found(manifest.config).model_dump(mode="json")
+        config = manifest.config.model_dump(mode="json")
         write_text(out / CONFIG_FILE, yaml.safe_dump(config, sort_keys=False))
-        star.save_timm_folder(out)
+        Star(manifest=manifest, state=fitted.state, permutations=permutations).save_timm_folder(out)
 
     on_main_process(save)
-    zoo = make_zoo(fitted.state, members, fitted.permutations, unseen)
-    measured = measure(manifest, zoo, data, outside, cache, progress)
-    on_main_process(lambda: write_manifest(out, measured))
+    zoo = make_zoo(fitted.state, inputs.sources, fitted.permutations, inputs.holdouts)
+    evaluated = measure(manifest, zoo, inputs.data, inputs.ood, inputs.cache, progress)
+    on_main_process(lambda: write_manifest(out, evaluated))
+
+
+def _publish(inputs: FitInputs, out: Path, options: PublishOptions) -> StarResult:
+    """Write the card of a measured star, and push it where that is asked for."""
+    inputs.local_paths.write(out)
+    url = None
+    if options.push_to:
+        license = options.accept_license
+        url = publish_star(out, options.push_to, private=options.private, accept_license=license).url
+    else:
+        render_card(out)
+    return StarResult(folder=out, manifest=read_manifest(out / MANIFEST), pushed=url)

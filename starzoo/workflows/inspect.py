@@ -22,8 +22,7 @@ from starzoo.symmetry.terms import Concat, Leaf, Pinned, Product, Term, groups_o
 
 __all__ = ["Explanation", "SymmetryReport", "explain_axis", "inspect_model"]
 
-# What the short reasons of the rules mean.
-REASONS = {
+PIN_REASONS = {  # what the short reasons of the rules mean
     "block sizes do not fit": "it meets another axis whose blocks are of other sizes",
     "blocks do not fit the parts": "it is cut into blocks that do not fit the axes that it is put together from",
     "constant": "it meets numbers that no training changes and that differ along it",
@@ -31,18 +30,18 @@ REASONS = {
     "cut inside a block": "a cut goes through its blocks",
     "empty": "it has no position",
     "gate": "it counts the gates of a recurrent layer",
-    "index": "its numbers are places in another tensor",
+    "index": "its numbers are indices into another tensor",
     "indexed": "it is read by position",
     "input": "it is, or meets, an axis of the input, whose positions mean something",
-    "kernel": "the places of a kernel lie beside each other",
+    "kernel": "the positions of a kernel are neighbors in space",
     "layer and direction": "it counts the layers and directions of a recurrent layer",
     "never read": "the network never reads the tensor",
     "order matters": "an operator goes along it in order",
     "output": "it is, or meets, an axis of the output, whose positions mean something",
-    "pixel shuffle": "its positions become places, or places become its positions",
-    "position is told": "an operator tells a position along it",
+    "pixel shuffle": "its positions become positions in space, or the other way round",
+    "position is told": "an operator returns positions along it",
     "roll": "it is turned, or reversed, by position",
-    "space": "its positions are places, which a convolution, pooling or resizing mixes by their distance",
+    "space": "it is an axis of space, which a convolution, pooling or resizing mixes by distance",
     "split across the boundary of a block": "a view splits it where its blocks do not end",
     "stack": "it counts tensors that were stacked",
     "strided slice": "every so many positions of it are read",
@@ -59,10 +58,10 @@ class Explanation:
         axis: The axis.
         size: Its length.
         structure: The axis in one line: a letter for each of `groups`, in their order, `×` between the factors of a
-            row-major product, `|` between what stands one after the other, and lengths in parentheses.
-        groups: For every group that moves it, how many positions it moves, within which outer group, and the other
-            axes that it moves, as (name, size, outer or None, places such as ``"conv1.weight:0"``).
-        pinned: For every part that stays in place, its size, the short reason and what that means.
+            row-major product, `|` between concatenated parts, and lengths in parentheses.
+        groups: For every group that permutes it: (name, size, outer group or None, the other axes that it permutes, for
+            example ``"conv1.weight:0"``).
+        pinned: For every pinned part: (size, short reason, its meaning).
     """
 
     tensor: str
@@ -84,11 +83,11 @@ class SymmetryReport:
         wreath_groups: How many of them act blockwise within another.
         coverage: Share of parameters in tensors that a group permutes.
         unsupported_operators: Operators without a rule.
-        trace_seconds: Seconds that finding the symmetries took, when they were found.
-        pinned: Reasons, with the number of axis positions that each keeps in place.
+        trace_seconds: Seconds that inferring the symmetries took, when it was done.
+        pinned: Reasons, with the number of axis positions that each pins.
         table: (group, size, outer group or None, number of tensor axes) for every group.
         verify: The fields of `symmetry.Verification`, and `passed`; None unless asked for.
-        why: How the axis that was asked about may be permuted; None unless asked for.
+        why: The explanation of one axis; None unless asked for.
     """
 
     architecture: str
@@ -116,15 +115,15 @@ def inspect_model(
     """Find the permutation symmetries of a model or of an architecture.
 
     Args:
-        ref_or_arch: A reference, or a timm name (what has no slash and is no folder).
-        model_args: Arguments of the architecture, where a name is given.
-        image_size: Pixels per side, where a name is given; timm's default otherwise.
+        ref_or_arch: A reference, or the name of a timm architecture.
+        model_args: Arguments of a named architecture.
+        image_size: Pixels per side of a named architecture; timm's default otherwise.
         pin_output: Whether the output must stay as it is. An embedding may be permuted too.
-        verify: Whether to prove the symmetries by permuting at random.
-        why: A tensor and an axis, such as ``"conv1.weight:0"``, to be explained.
+        verify: Whether to verify the symmetries by random permutations.
+        why: A tensor and an axis to explain, for example ``"conv1.weight:0"``.
 
     Returns:
-        The inspection.
+        The report.
     """
     architecture = _find_architecture(ref_or_arch, model_args, image_size)
     spec = cached_spec(architecture, pin_output=pin_output)
@@ -153,27 +152,26 @@ def inspect_model(
     )
 
 
-def explain_axis(spec: PermutationSpec, place: str, *, subject: str = "the network") -> Explanation:
-    """Say how one axis may be permuted, and why not more."""
-    tensor, _, axis = place.rpartition(":")
+def explain_axis(spec: PermutationSpec, tensor_axis: str, *, subject: str = "the network") -> Explanation:
+    """Explain how one axis may be permuted, and why not more."""
+    tensor, _, axis = tensor_axis.rpartition(":")
     if not axis.isdecimal() or tensor not in spec.axes or int(axis) >= len(spec.axes[tensor]):
-        raise UsageError(
-            subject, f"no axis {place!r}", hint=_how_to_name_an_axis(spec, tensor if tensor in spec.axes else place)
-        )
+        hint = _how_to_name_an_axis(spec, tensor if tensor in spec.axes else tensor_axis)
+        raise UsageError(subject, f"no axis {tensor_axis!r}", hint=hint)
     term = spec.axes[tensor][int(axis)]
     groups = [spec.groups[name] for name in dict.fromkeys(groups_of(term))]
-    others = {group.name: [f"{name}:{at}" for name, at in spec.occurrences[group.name]] for group in groups}
+    axes = {group.name: [f"{name}:{number}" for name, number in spec.occurrences[group.name]] for group in groups}
     return Explanation(
         tensor=tensor,
         axis=int(axis),
         size=term.size,
         structure=_structure(term, dict(zip((group.name for group in groups), ascii_uppercase, strict=False))),
         groups=tuple(
-            (group.name, group.size, group.within, tuple(other for other in others[group.name] if other != place))
+            (group.name, group.size, group.within, tuple(other for other in axes[group.name] if other != tensor_axis))
             for group in groups
         ),
         pinned=tuple(
-            (part.size, part.reason, "; ".join(REASONS.get(reason, reason) for reason in part.reason.split(", ")))
+            (part.size, part.reason, "; ".join(PIN_REASONS.get(reason, reason) for reason in part.reason.split(", ")))
             for part in pinned_parts(term)
             if part.size > 1
         ),
@@ -183,8 +181,8 @@ def explain_axis(spec: PermutationSpec, place: str, *, subject: str = "the netwo
 def _how_to_name_an_axis(spec: PermutationSpec, tensor: str) -> str:
     if axes := spec.axes.get(tensor):
         return f"{tensor} has the axes 0 to {len(axes) - 1}: write {tensor}:0"
-    near = [name for name in spec.axes if tensor.rpartition(".")[2] in name][:3] or list(spec.axes)[:3]
-    return f"write TENSOR:AXIS, such as {', '.join(f'{name}:0' for name in near)}"
+    similar = [name for name in spec.axes if tensor.rpartition(".")[2] in name][:3] or list(spec.axes)[:3]
+    return f"write TENSOR:AXIS, for example {', '.join(f'{name}:0' for name in similar)}"
 
 
 def _structure(term: Term, letters: Mapping[str, str]) -> str:
@@ -209,8 +207,6 @@ def _find_architecture(ref_or_arch: str, model_args: Mapping[str, Any] | None, i
                 "a trained model has its own arguments and input size",
                 hint="give --model-args and --image-size with the name of an architecture only",
             )
-        where = ModelRef.parse(ref_or_arch)
-        if where.folder is not None:
-            return read_architecture(where.folder)
-        return architecture_of(list_files(where))
+        ref = ModelRef.parse(ref_or_arch)
+        return architecture_of(list_files(ref)) if ref.folder is None else read_architecture(ref.folder)
     return Architecture.from_registry(ref_or_arch, model_args=model_args, image_size=image_size)

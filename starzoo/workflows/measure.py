@@ -20,7 +20,7 @@ from starzoo.models.compatibility import check_have_classes
 from starzoo.models.sources import Source
 from starzoo.progress import Progress, no_progress
 from starzoo.star.manifest import StarManifest
-from starzoo.star.run.local_paths import is_folder, redact_path
+from starzoo.star.run.local_paths import is_local_dataset, resolve_path
 from starzoo.symmetry import Permutation
 
 __all__ = [
@@ -104,7 +104,9 @@ def override_eval_config(known: EvalConfig, changes: Mapping[str, Any]) -> EvalC
     ood, other = known.ood, changes.get("ood")
     if ood and isinstance(other, Mapping) and "dataset" not in other:
         changes = {**changes, "ood": {**ood.model_dump(), **other}}
-    return validate(EvalConfig, {**known.model_dump(), **changes})
+        return validate(EvalConfig, {**known.model_dump(), **changes})
+    config = validate(EvalConfig, {**known.model_dump(), **changes})
+    return config.model_copy(update={"ood": resolve_path(config.ood)}) if config.ood and other else config
 
 
 def leaves_the_same(data: DataConfig, of: DataConfig) -> bool:
@@ -112,7 +114,7 @@ def leaves_the_same(data: DataConfig, of: DataConfig) -> bool:
     of_test = {"test_split", "test_size", "augment"}
     if data.model_dump(exclude=of_test) == of.model_dump(exclude=of_test):
         return True
-    return data.dataset != of.dataset and not is_folder(data)
+    return data.dataset != of.dataset and not is_local_dataset(data)
 
 
 def measure(
@@ -135,9 +137,8 @@ def measure(
         cache=cache,
         progress=progress,
     )
-    other = redact_path(data.config)
-    if other != manifest.config.data:
-        measured = measured.model_copy(update={"data": other})
+    if data.config != manifest.config.data:
+        measured = measured.model_copy(update={"data": data.config})
     return manifest.model_copy(update={"evaluation": measured})
 
 

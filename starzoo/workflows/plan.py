@@ -1,4 +1,4 @@
-"""Estimate the cost of a star from listings, configurations and headers."""
+"""Estimate the cost of a star from file listings, configurations and headers of weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from starzoo.workflows.refs import resolve_zoo
 
 __all__ = ["Plan", "PlannedModel", "plan_star"]
 
-_DIGITS = 1437
+_DIGITS_TRAIN_SIZE = 1437
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +34,18 @@ class PlannedModel:
     """One model of a star that is not fitted yet.
 
     Attributes:
-        name: What messages call it.
+        name: Its name in messages.
         role: `source` or `held-out`.
         sha: The commit, or None for a local folder.
-        architecture: What its config.json says, with its preprocessing.
+        architecture: The architecture of its config.json, with its preprocessing.
         dtype: The type of its weights, or `unknown` for a pickle that is not converted.
-        license: What its card says, or None.
+        license: The license that its card states, or None.
         size: Bytes of all its files.
         to_download: Bytes of them that are not on this machine.
     """
 
     name: str
-    role: str
+    role: str = ""
     sha: str | None
     architecture: Architecture
     dtype: str
@@ -56,19 +56,19 @@ class PlannedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What fitting a star will take.
+    """The cost of fitting a star.
 
     Attributes:
         models: The models, sources first.
-        to_download: Bytes to download; what models of one repository share counts once.
+        to_download: Bytes to download; files that models of one repository share count once.
         free: Free bytes on the disk of the local cache.
-        parameters: Numbers in the weights of one model.
-        memory: Bytes for weights: of all models, of the star with gradient and momentum, and of a point on a path.
-            Activations and images come on top; they depend on the batch.
-        evidence: Bytes that alignment keeps of the sources while the star is fitted, at most.
-        images: Training images, where they are known without opening the data set.
+        parameters: Parameters and buffers of one model.
+        memory: Bytes for weights: of all models, of the star with gradient and momentum, and of a point on a path,
+            without activations and images, which depend on the batch.
+        alignment_memory: Bytes that alignment keeps of the sources during the fit, at most.
+        images: Training images, where their number is known without opening the data set.
         steps: Optimizer steps, where the number of images is known.
-        licensing: The license that the star may have.
+        licensing: The licenses that the star may have.
     """
 
     models: tuple[PlannedModel, ...]
@@ -76,17 +76,17 @@ class Plan:
     free: int
     parameters: int
     memory: int
-    evidence: int
+    alignment_memory: int
     images: int | None
     steps: int | None
     licensing: Licensing
 
 
 def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig) -> Plan:
-    """Look at all models without downloading any weights, and say what fitting their star will take.
+    """Inspect all models without downloading any weights, and estimate the cost of fitting their star.
 
-    config.json and the cards are downloaded, which are small, and the headers of the weights are checked; `to_download`
-    is what is missing after that.
+    config.json and the cards, which are small, are downloaded, and the headers of the weights are checked. The rest is
+    `to_download`.
 
     Args:
         sources: References of the models that the star is fitted on, at least two.
@@ -103,53 +103,36 @@ def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig
     sources, holdouts = resolve_zoo(sources, holdouts)
     if len(sources) < 2:
         raise UsageError("SOURCE", "a star needs at least two sources", hint="give more model references")
-    refs = [ModelRef.parse(ref) for ref in (*sources, *holdouts)]
-    different = [ref for ref in dict.fromkeys(refs) if ref.folder is None]
-    listings = dict(zip(different, thread_map(list_files, different), strict=True))
-    seen = dict(zip(different, thread_map(_look_at, list(listings.values())), strict=True))
-    models = [
-        replace(
-            seen[ref] if ref.folder is None else _look_at_folder(ref.folder),
-            role="source" if number < len(sources) else "held-out",
-        )
-        for number, ref in enumerate(refs)
-    ]
+    refs, count = [ModelRef.parse(ref) for ref in (*sources, *holdouts)], len(sources)
+    remote = [ref for ref in dict.fromkeys(refs) if ref.folder is None]
+    listings = thread_map(list_files, remote)
+    inspected = dict(zip(remote, thread_map(_inspect_remote, listings), strict=True))
+    models = [inspected[ref] if ref.folder is None else _inspect_local(ref.folder) for ref in refs]
+    models = [replace(model, role="source" if index < count else "held-out") for index, model in enumerate(models)]
     check_architectures(models)
     check_have_classes(models)
-    needed, free = bytes_to_download(listings.values()), _free()
-    if needed > free:
-        raise ResourceError(
-            "HF_HOME",
-            f"{needed:,} bytes are to be downloaded, but only {free:,} are free in the cache",
-            hint="free space, or set HF_HOME to a folder on another disk",
-        )
-    numbers = sum(math.prod(shape) for shape in models[0].architecture.shapes.values())
-    images = config.data.train_size or (_DIGITS if config.data.dataset == "digits" else None)
-    steps = (
-        config.star.epochs * (images // config.star.batch_size) if images else None
-    )  # incomplete batches are left out
+    parameters = sum(math.prod(shape) for shape in models[0].architecture.shapes.values())
+    features = max_feature_elements(count) if config.align.needs_images else 0
+    images = config.data.train_size or (_DIGITS_TRAIN_SIZE if config.data.dataset == "digits" else None)
     return Plan(
         models=tuple(models),
-        to_download=needed,
-        free=free,
-        parameters=numbers,
-        memory=4 * numbers * (len(models) + 4),
-        evidence=4
-        * len(sources)
-        * (numbers + (max_feature_elements(len(sources)) if config.align.needs_images else 0)),
+        to_download=bytes_to_download(listings),
+        free=_check_free_space(bytes_to_download(listings)),
+        parameters=parameters,
+        memory=4 * parameters * (len(models) + 4),
+        alignment_memory=4 * count * (parameters + features),
         images=images,
-        steps=steps,
-        licensing=combine_licenses([model.license for model in models[: len(sources)] if model.sha or model.license]),
+        steps=config.star.epochs * (images // config.star.batch_size) if images else None,
+        licensing=combine_licenses([model.license for model in models[:count] if model.sha or model.license]),
     )
 
 
-def _look_at(listing: Listing) -> PlannedModel:
+def _inspect_remote(listing: Listing) -> PlannedModel:
     check_pickle(listing)
     architecture = architecture_of(listing)
     card = fetch(listing, listing.files[CARD])[0] if CARD in listing.files else None
     return PlannedModel(
         name=listing.ref.model_id,
-        role="",
         sha=listing.sha,
         architecture=architecture,
         dtype="unknown" if listing.pickle else stored_dtype(read_weights_header(listing)),
@@ -159,14 +142,13 @@ def _look_at(listing: Listing) -> PlannedModel:
     )
 
 
-def _look_at_folder(folder: Path) -> PlannedModel:
+def _inspect_local(folder: Path) -> PlannedModel:
     check_files(folder, str(folder))
     architecture, file = read_architecture(folder), find_weights(folder)
     header = read_header(file)
     check_header(header, TimmConfig.parse(read_json(folder / CONFIG_FILE), str(folder)), architecture, str(file))
     return PlannedModel(
         name=folder.resolve().name,
-        role="",
         sha=None,
         architecture=architecture,
         dtype=stored_dtype(header),
@@ -176,7 +158,15 @@ def _look_at_folder(folder: Path) -> PlannedModel:
     )
 
 
-def _free() -> int:
+def _check_free_space(needed: int) -> int:
+    """Return the free bytes in the local cache, of which a number is needed."""
     from huggingface_hub import constants
 
-    return free_bytes(Path(constants.HF_HUB_CACHE))
+    free = free_bytes(Path(constants.HF_HUB_CACHE))
+    if needed > free:
+        raise ResourceError(
+            "HF_HOME",
+            f"{needed:,} bytes are to be downloaded, but only {free:,} are free in the cache",
+            hint="free space, or set HF_HOME to a folder on another disk",
+        )
+    return free

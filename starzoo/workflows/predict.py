@@ -11,8 +11,8 @@ from starzoo.data.image_files import read_images
 from starzoo.errors import UsageError
 from starzoo.metrics import entropy, mutual_information
 from starzoo.progress import Progress, no_progress
-from starzoo.star.domain import probabilities
-from starzoo.star.inputs import load_images
+from starzoo.star.domain import predict_probabilities
+from starzoo.star.inputs import reload_data
 from starzoo.star.join import JoinResult, join
 from starzoo.star.star import load_star
 
@@ -85,11 +85,11 @@ def predict_images(
     architecture = loaded.manifest.architecture
     images = read_images(files, architecture.preprocessing)
     if samples == 1:
-        members = probabilities(loaded.model(), images)[None]
+        members = predict_probabilities(loaded.model(), images)[None]
     else:
         domain = loaded.domain(progress=progress)
         if domain.needs_images:
-            domain.calibrate(load_images(loaded.manifest, loaded.places, data))
+            domain.set_batch_norm_images(reload_data(loaded, data))
         members = domain.predict_each(images, samples, seed, progress=progress)
     mean = members.mean(dim=0)
     best = mean.topk(min(top, mean.shape[1]))
@@ -130,5 +130,5 @@ def join_star(
         The aligned model with its paths.
     """
     loaded = load_star(star)
-    images = load_images(loaded.manifest, loaded.places, data)
-    return join(loaded.manifest, loaded.state, ref, images, progress=progress)
+    images = reload_data(loaded, data)
+    return join(loaded, ref, images, progress=progress)

@@ -1,4 +1,4 @@
-"""The whole flow on embedded digits."""
+"""The whole flow on the embedded digits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from starzoo.config import DataConfig, RunConfig, StarConfig, TrainConfig, valid
 from starzoo.models.training import architecture_for, train_zoo
 from starzoo.parallel import on_main_process
 from starzoo.progress import Progress, no_progress
-from starzoo.workflows.fit import StarResult, fit_star
+from starzoo.workflows.fit import PublishOptions, StarResult, fit_star
 
 __all__ = ["QUICKSTART_ARGS", "quickstart"]
 
@@ -18,7 +18,7 @@ QUICKSTART_RECIPE, QUICKSTART_STAR = TrainConfig(), StarConfig()
 
 
 def quickstart(out: Path, *, seed: int = 0, progress: Progress = no_progress) -> StarResult:
-    """The whole flow on embedded digits, without a network: train a zoo, fit its star, prove it on held-outs.
+    """Train a zoo on the embedded digits, fit its star, and prove it on held-outs; needs no network connection.
 
     Args:
         out: Folder for the zoo (`zoo/`) and the star (`star/`).
@@ -31,12 +31,11 @@ def quickstart(out: Path, *, seed: int = 0, progress: Progress = no_progress) ->
     data = DataConfig(dataset="digits")
     star = validate(StarConfig, {**QUICKSTART_STAR.model_dump(), "seed": seed})
     architecture = architecture_for("resnet18", data, model_args=QUICKSTART_ARGS, image_size=16)
-    members = range(QUICKSTART_SOURCES + QUICKSTART_HOLDOUTS)
+    seeds = range(QUICKSTART_SOURCES + QUICKSTART_HOLDOUTS)
     zoo = on_main_process(
-        lambda: train_zoo(architecture, data, QUICKSTART_RECIPE, members, out / "zoo", progress=progress)
+        lambda: train_zoo(architecture, data, QUICKSTART_RECIPE, seeds, out / "zoo", progress=progress)
     )
     refs = [str(member.folder) for member in zoo]
     sources, holdouts = refs[:QUICKSTART_SOURCES], refs[QUICKSTART_SOURCES:]
-    return fit_star(
-        sources, holdouts, RunConfig(data=data, star=star), out / "star", name="digits-star", progress=progress
-    )
+    config, options = RunConfig(data=data, star=star), PublishOptions(name="digits-star")
+    return fit_star(sources, holdouts, config, out / "star", publish=options, progress=progress)

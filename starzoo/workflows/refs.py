@@ -92,8 +92,8 @@ def read_zoo_file(file: Path) -> ZooFile:
         raise UsageError(str(file), f"cannot read it as a zoo file: {reason}", hint=hint) from error
     if not zoo.sources and not zoo.holdouts:
         raise UsageError(str(file), "names no model", hint=hint)
-    near = [
-        tuple(str((file.parent / ref).absolute()) if ref.startswith(("./", "../")) else ref for ref in refs)
-        for refs in (zoo.sources, zoo.holdouts)
-    ]
-    return ZooFile(sources=near[0], holdouts=near[1])
+
+    def resolve(ref: str) -> str:
+        return str((file.parent / ref).absolute()) if ref.startswith(("./", "../")) else ref
+
+    return ZooFile(sources=tuple(map(resolve, zoo.sources)), holdouts=tuple(map(resolve, zoo.holdouts)))

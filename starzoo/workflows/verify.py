@@ -18,7 +18,7 @@ from starzoo.models.record import ModelRecord
 from starzoo.models.sources import Source
 from starzoo.models.timm_folder import sha256_file
 from starzoo.progress import Progress, no_progress
-from starzoo.star.inputs import load_models
+from starzoo.star.inputs import reload_models
 from starzoo.star.join import star_as_source
 from starzoo.star.manifest import StarManifest
 from starzoo.star.run.local_paths import resolve_records
@@ -133,10 +133,10 @@ def _check_source(star: Star, number: int, record: ModelRecord) -> Iterator[Chec
 
 
 def _load_source(star: Star, number: int, record: ModelRecord) -> Source:
-    places = star.places.sources
+    places = star.local_paths.sources
     known = places[number : number + 1] if len(places) == len(star.manifest.sources) else ()
-    loaded = load_models([record], resolve_records([record], known))
-    check_compatible([star_as_source(star.manifest, star.state), *loaded])
+    loaded = reload_models([record], resolve_records([record], known))
+    check_compatible([star_as_source(star), *loaded])
     [source] = reorder_classes(loaded, star.manifest.architecture.label_names)
     return source
 

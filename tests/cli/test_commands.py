@@ -108,14 +108,14 @@ def test_inspect_explains_an_axis(run):
     assert why["groups"][2]["others"] == ["blocks.0.attn.qkv.bias:0", "blocks.0.attn.proj.weight:1"]
     assert why["pinned"] == []
     words = run("inspect", "test_vit", "--why", "pos_embed:1").out
-    assert "101 positions kept in place (space): its positions are places" in words
+    assert "101 positions kept in place (space): it is an axis of space" in words
 
 
 @pytest.mark.parametrize(
     ("place", "hint"),
     [
         ("pos_embed:7", "pos_embed has the axes 0 to 2: write pos_embed:0"),
-        ("embed.weight:0", "write TENSOR:AXIS, such as cls_token:0"),
+        ("embed.weight:0", "write TENSOR:AXIS, for example cls_token:0"),
         ("pos_embed", "pos_embed has the axes 0 to 2: write pos_embed:0"),
     ],
 )

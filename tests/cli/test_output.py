@@ -239,6 +239,6 @@ def test_h12_doctor_names_no_password(monkeypatch, capsys):
 
 def test_h12_status_json_names_no_password(tmp_path):
     status = Status(tmp_path, no_progress)
-    with pytest.raises(ValueError, match="mirror"), status.recording():
+    with pytest.raises(ValueError, match="mirror"), status.record_outcome():
         raise ValueError("https://me:canary@mirror.example/x failed")
     assert "canary" not in (tmp_path / "status.json").read_text()

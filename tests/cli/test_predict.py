@@ -80,7 +80,7 @@ def test_predict_with_what_is_not_there(run, star, images, tmp_path):
     assert (missing.code, "nothing.png: no such file" in missing.err) == (2, True)
     (tmp_path / "text.png").write_text("text")
     assert run("predict", star, tmp_path / "text.png").code == 3
-    elsewhere = shutil.copytree(star, tmp_path / "star", ignore=shutil.ignore_patterns("run-places.json"))
+    elsewhere = shutil.copytree(star, tmp_path / "star", ignore=shutil.ignore_patterns("local-paths.json"))
     assert run("predict", elsewhere, images[0]).code == 0  # the star itself needs no source
     ended = run("predict", elsewhere, images[0], "--samples", "2")
     assert (ended.code, "seed-0: was a local folder of another machine" in ended.err) == (2, True)
@@ -126,7 +126,7 @@ def test_verify_a_sound_star(run, star):
 
 
 def test_verify_ends_with_3_where_a_check_fails(run, star, tmp_path):
-    folder = shutil.copytree(star, tmp_path / "star", ignore=shutil.ignore_patterns("checkpoints", "run-places.json"))
+    folder = shutil.copytree(star, tmp_path / "star", ignore=shutil.ignore_patterns("checkpoints", "local-paths.json"))
     state = load_file(folder / "model.safetensors")
     state["fc.bias"][0] += 1
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

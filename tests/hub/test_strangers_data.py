@@ -13,9 +13,10 @@ from PIL import Image
 from starzoo.cli.main import main
 from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, RuntimeConfig, validate
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.star.inputs import load_images
+from starzoo.star.inputs import reload_data
 from starzoo.star.manifest import StarManifest, read_manifest
 from starzoo.star.run.local_paths import LocalPaths
+from starzoo.star.star import Star
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
 from tests.star.test_strangers_star import watched
@@ -52,7 +53,7 @@ def star(make_member: MakeMember, tmp_path: Path, fake_hub: FakeHub) -> Path:
         files = {name: (member / name).read_bytes() for name in FILES[:2]}
         fake_hub.commit(f"them/member-{seed}", files)
     folder = make_star(tmp_path / "star", refs)
-    (folder / "run-places.json").unlink()
+    (folder / "local-paths.json").unlink()
     make_member("new", seed=9)
     return folder
 
@@ -121,17 +122,17 @@ def test_h04_places_that_another_machine_wrote_are_not_believed(
     names(star, "folder", FakeHub, dataset="./private")
     places = LocalPaths(dataset=str(private), sources=(str(private), str(private)))
     for forged in (places.model_dump(), places.model_dump(exclude={"seal"}), {**places.model_dump(), "seal": "0" * 64}):
-        (star / "run-places.json").write_text(json.dumps(forged))
+        (star / "local-paths.json").write_text(json.dumps(forged))
         for command, _, *rest in commands:
             assert reads(private, command, str(star), *rest) == (3, [])
     places.write(star)  # as a run here does
     assert LocalPaths.read(star) == places
-    text = (star / "run-places.json").read_text()
-    (star / "run-places.json").write_text(text.replace("me/private", "me/secrets"))
+    text = (star / "local-paths.json").read_text()
+    (star / "local-paths.json").write_text(text.replace("me/private", "me/secrets"))
     assert LocalPaths.read(star) == LocalPaths()
     places.write(private)
-    (star / "run-places.json").unlink()
-    (star / "run-places.json").symlink_to(private / "run-places.json")
+    (star / "local-paths.json").unlink()
+    (star / "local-paths.json").symlink_to(private / "local-paths.json")
     with pytest.raises(UntrustedInputError, match="expected a file in"):
         LocalPaths.read(star)
 
@@ -184,7 +185,7 @@ def test_h04_a_star_asks_for_no_more_memory_than_there_may_be(star: Path) -> Non
         document["architecture"]["preprocessing"] = large.model_dump(mode="json")
         greedy = StarManifest.model_validate(document)
         with pytest.raises(UntrustedInputError, match=f"has {key} = "):
-            load_images(greedy, LocalPaths(), {"dataset": "digits"})
+            reload_data(Star(manifest=greedy, state={}, permutations={}), {"dataset": "digits"})
 
 
 def test_h04_a_data_set_of_the_user_is_theirs() -> None:

@@ -23,7 +23,7 @@ from starzoo.star.manifest import read_manifest
 from starzoo.star.run.checkpoint import Checkpoint, save_checkpoint
 from starzoo.star.run.log import TrainingLog
 from starzoo.star.run.status import Status
-from starzoo.workflows.import_checkpoints import import_checkpoints
+from starzoo.workflows.import_checkpoints import ImportOptions, import_checkpoints
 from tests.conftest import MakeMember
 from tests.hostile import full_manifest
 from tests.stars import make_star
@@ -120,7 +120,7 @@ def test_files_and_folders_have_the_mode_of_the_umask(
 ) -> None:
     request.addfinalizer(functools.partial(os.umask, os.umask(umask)))
     folder = make_member("zoo/seed-0")
-    nothing = Checkpoint(step=1, star={}, optimizer={}, permutations=[], history=[])
+    nothing = Checkpoint(step=1, star={}, optimizer={}, permutations=[], history=[], epoch_sums=[], loss_monitor={})
     checkpoint = save_checkpoint(tmp_path / "checkpoints", nothing, {})
     for path in (folder.parent, folder, checkpoint.parent, checkpoint):
         assert path.stat().st_mode & 0o777 == 0o777 & ~umask, path
@@ -145,20 +145,20 @@ def test_h09_whatever_is_written_has_the_mode_of_the_umask(
     members = [make_member(f"seed-{seed}", seed=seed, parent=root) for seed in range(2)]
     torch.save(load_file(members[0] / "model.safetensors"), tmp_path / "last.pth")
     config = json.loads((members[0] / "config.json").read_text())
-    arguments = {"model_args": config["model_args"], "arch": config["architecture"], "num_classes": 3}
-    import_checkpoints([tmp_path / "last.pth"], root / "imported", **arguments)
+    options = ImportOptions(arch=config["architecture"], model_args=config["model_args"], num_classes=3)
+    import_checkpoints([tmp_path / "last.pth"], root / "imported", options)
     star = make_star(root / "star", members, evaluation=full_manifest().evaluation)
     write_card(star, read_manifest(star / "star.json"))
-    TrainingLog(star / "training.log", [], epochs=1, images=1).note("x")
+    TrainingLog(star / "training.log", [], epochs=1, images=1).write_line("x")
     Status(star, no_progress)("stage", 1, 1)
     ResultCache.of_user().get_or_compute({"key": 1}, lambda: {"value": torch.zeros(1)})
-    nothing = Checkpoint(step=1, star={}, optimizer={}, permutations=[], history=[])
+    nothing = Checkpoint(step=1, star={}, optimizer={}, permutations=[], history=[], epoch_sums=[], loss_monitor={})
     save_checkpoint(star / "checkpoints", nothing, {})
     key = root / "home" / "starzoo" / "key"
     found = [path for path in root.rglob("*") if path != key]
     assert {path.name for path in found} >= {
         *("model.safetensors", "permutations.safetensors", "star.json", "README.md", "paths-test.png", "paths.csv"),
-        *("training.log", "status.json", "run-places.json", "state.json", "specs", "evaluations", "imported"),
+        *("training.log", "status.json", "local-paths.json", "state.json", "specs", "evaluations", "imported"),
     }
     for path in found:
         assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~umask, path

@@ -22,7 +22,8 @@ def make_checkpoint(step: int) -> Checkpoint:
         permutations=[{"g:0": torch.tensor(order, dtype=torch.int32)} for order in ([1, 0], [0, 1])],
         history=[{"path_loss": 0.5}] * step,
         scaler={"scale": 2.0**16, "_growth_tracker": 7},
-        loss_monitor={"usual": [0.1, 0.7], "spikes": 1, "skipped": 0},
+        epoch_sums=[[1.0, 0.5, 0.0, 0.0, 0.0, 0.0]],
+        loss_monitor={"recent": [0.1, 0.7], "spikes": 1, "skipped": 0},
     )
 
 
@@ -33,6 +34,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert found is not None
     assert (found.step, found.history) == (3, saved.history)
     assert (found.scaler, found.loss_monitor) == (saved.scaler, saved.loss_monitor)
+    assert found.epoch_sums == saved.epoch_sums
     assert torch.equal(found.star["weight"], saved.star["weight"])
     assert torch.equal(found.optimizer["0.momentum_buffer"], torch.ones(3, 2))
     assert [p["g:0"].tolist() for p in found.permutations] == [[1, 0], [0, 1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from starzoo.config import DataConfig, Uniform
+from starzoo.config import DataConfig, RunConfig, Uniform
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import IncompatibleError, NumericalError, UntrustedInputError, UsageError
@@ -90,7 +91,7 @@ def test_sources_are_the_same_functions_close_to_the_star(
 
 def test_folders_of_another_machine_are_given(folder: Path, digits_zoo: list[Path], tmp_path: Path) -> None:
     there = shutil.copytree(folder, tmp_path / "star")
-    (there / "run-places.json").unlink()
+    (there / "local-paths.json").unlink()
     moved = [shutil.copytree(place, tmp_path / place.name) for place in digits_zoo[:3]]
     star = load_star(there)
     with pytest.raises(UsageError, match="seed-0: was a local folder of another machine"):
@@ -132,7 +133,7 @@ def test_sources_of_the_hub_are_pinned(digits_zoo: list[Path], fake_hub: FakeHub
             {name: (place / name).read_bytes() for name in ("config.json", "model.safetensors")},
         )
     there = make_star(tmp_path / "star", ["them/member-0", "them/member-1"])
-    (there / "run-places.json").unlink()
+    (there / "local-paths.json").unlink()
     other = (digits_zoo[3] / "model.safetensors").read_bytes()
     fake_hub.commit("them/member-1", {"model.safetensors": other})  # its main branch has moved on
     found = load_star(there).domain()
@@ -154,7 +155,7 @@ def test_the_ends_are_the_models_themselves(domain: StarDomain, star: Star) -> N
 
 def test_a_point_has_batch_norm_statistics_of_its_own(domain: StarDomain, star: Star, data: ImageTask) -> None:
     batches = list(data.train.images(100, limit=200))
-    domain.calibrate(iter(batches))  # what can be gone through only once serves as well
+    domain.set_batch_norm_images(iter(batches))  # what can be gone through only once serves as well
     for _ in range(2):
         found = domain.interpolate("seed-1", 0.5)
         stale = interpolate(star.state, domain.sources["seed-1"], 0.5)
@@ -173,11 +174,11 @@ def test_stale_statistics_are_never_used(domain: StarDomain, data: ImageTask) ->
         lambda: domain.predict(images, samples=2),
         lambda: domain.predict_each(images, samples=1),
     ):
-        with pytest.raises(UsageError, match=r"tiny-star: .* there are no images .*domain\.calibrate"):
+        with pytest.raises(UsageError, match=r"tiny-star: .* there are no images .*domain\.set_batch_norm_images"):
             use()
     for nothing in ([], images[:0], [images[:0]]):
         with pytest.raises(UsageError, match="no image to estimate batch-norm statistics on"):
-            domain.calibrate(nothing)
+            domain.set_batch_norm_images(nothing)
 
 
 def test_places_that_are_not_in_the_domain(domain: StarDomain) -> None:
@@ -207,8 +208,8 @@ def test_points_are_drawn_near_the_star_from_all_sources_alike(domain: StarDomai
 def test_points_are_drawn_where_the_evaluation_of_the_star_chose(domain: StarDomain) -> None:
     choice = DomainSampling(t=Uniform(low=0.75, high=0.8), samples=4, nll=0.5)
     evaluation = Evaluation(paths=(), qualities=(), domain=choice)
-    manifest = domain.manifest.model_copy(update={"evaluation": evaluation})
-    chosen = StarDomain(manifest, domain.star, domain.sources)
+    manifest = domain.star.manifest.model_copy(update={"evaluation": evaluation})
+    chosen = StarDomain(replace(domain.star, manifest=manifest), domain.sources)
     assert all(0.75 <= point.t <= 0.8 for point in chosen.sample(20))
     assert all(point.t <= 0.1 for point in chosen.sample(20, t=Uniform(low=0, high=0.1)))
 
@@ -218,7 +219,7 @@ def test_points_are_drawn_where_the_evaluation_of_the_star_chose(domain: StarDom
 
 def test_predictions_are_the_average_over_the_points(domain: StarDomain, star: Star, data: ImageTask) -> None:
     batches, images = list(data.train.images(100, limit=200)), data.test.tensors()[0][:70]
-    domain.calibrate(batches)
+    domain.set_batch_norm_images(batches)
     found = domain.predict(images, samples=3, seed=4)
     assert found.shape == (70, 10)
     torch.testing.assert_close(found.sum(dim=1), torch.ones(70))
@@ -236,18 +237,18 @@ def test_predictions_are_the_average_over_the_points(domain: StarDomain, star: S
 
 def test_a_data_set_calibrates_as_in_an_evaluation(domain: StarDomain, data: ImageTask) -> None:
     images = data.test.tensors()[0][:5]
-    domain.calibrate(data)
+    domain.set_batch_norm_images(data)
     found = domain.predict(images, samples=2)
-    domain.calibrate(list(data.train.images(256, limit=CONFIG.evaluate.batch_norm_images)))
+    domain.set_batch_norm_images(list(data.train.images(256, limit=CONFIG.evaluate.batch_norm_images)))
     torch.testing.assert_close(found, domain.predict(images, samples=2))
 
 
 def test_without_batch_norm_no_image_is_needed(vit: StarDomain) -> None:
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     found = vit.predict(images, samples=2, seed=1)
-    model, expected = vit.manifest.architecture.build(), torch.zeros(3, 3)
+    model, expected = vit.star.manifest.architecture.build(), torch.zeros(3, 3)
     for name, t in vit.sample(2, seed=1):
-        model.load_state_dict(interpolate(vit.star, vit.sources[name], t))
+        model.load_state_dict(interpolate(vit.star.state, vit.sources[name], t))
         with torch.no_grad():
             expected += model(images).softmax(1) / 2
     torch.testing.assert_close(found, expected)
@@ -275,12 +276,12 @@ def test_a_held_out_joins_as_it_was_measured(
     for measure in ("barrier", "excess", "highest_loss", "worst_accuracy"):
         assert getattr(path, measure) == pytest.approx(getattr(expected, measure), abs=1e-4)
     assert joined.distance_after < joined.distance_before
-    assert joined.known == ()
+    assert joined.published_paths == ()
     assert torch.equal(joined.permutation.apply(held.state)["conv1.weight"], joined.state["conv1.weight"])
     # Beside it stand the star's own held-outs, where they were measured on the same images.
     for fingerprint, known in ((data.fingerprint, measured.paths_of("star-heldout")), ("other", ())):
         manifest = star.manifest.model_copy(update={"evaluation": measured, "data_fingerprint": fingerprint})
-        assert StarDomain(manifest, star.state, {}).join(digits_zoo[3], data).known == known
+        assert StarDomain(replace(star, manifest=manifest), {}).join(digits_zoo[3], data).published_paths == known
 
 
 def test_what_proves_nothing_cannot_join(
@@ -304,11 +305,11 @@ def test_another_architecture_cannot_join(domain: StarDomain, make_member: MakeM
 def test_a_model_without_label_names_must_beat_chance(
     domain: StarDomain, make_member: MakeMember, digits_zoo: list[Path], data: ImageTask
 ) -> None:
-    architecture = domain.manifest.architecture.model_copy(update={"label_names": None})
+    architecture = domain.star.manifest.architecture.model_copy(update={"label_names": None})
     blind = make_member("blind", **architecture.model_dump())
     with pytest.raises(IncompatibleError, match=r"blind: is right on .* no better than chance"):
         domain.join(blind, data)
 
 
 def test_places_of_a_star_are_those_of_its_folder(star: Star, digits_zoo: list[Path]) -> None:
-    assert star.places == LocalPaths.of([str(place) for place in digits_zoo[:3]], [], DataConfig())
+    assert star.local_paths == LocalPaths.from_run([str(place) for place in digits_zoo[:3]], [], RunConfig())

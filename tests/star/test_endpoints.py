@@ -13,19 +13,19 @@ from starzoo.symmetry import Permutation, infer
 from tests.align.networks import make
 
 
-def make_ends(ready: bool) -> tuple[Endpoints, list[Permutation], list[dict[str, torch.Tensor]]]:
+def make_ends(on_device: bool) -> tuple[Endpoints, list[Permutation], list[dict[str, torch.Tensor]]]:
     network = channels_last(make("residual", 0))
     spec = infer(network, torch.zeros(1, 1, 4, 4))
     sources = [make("residual", seed).state_dict() for seed in (1, 2)]
     permutations = [Permutation.random(spec, np.random.default_rng(seed)) for seed in (1, 2)]
     star = {name: nn.Parameter(value) for name, value in network.named_parameters()}
-    return Endpoints(sources, star, ready=ready), permutations, sources
+    return Endpoints(sources, star, sources_on="device" if on_device else "host"), permutations, sources
 
 
 @pytest.mark.parametrize("ahead", [True, False])
-@pytest.mark.parametrize("ready", [True, False])
-def test_an_end_is_the_permuted_source(ready: bool, ahead: bool) -> None:
-    ends, permutations, sources = make_ends(ready)
+@pytest.mark.parametrize("on_device", [True, False])
+def test_an_end_is_the_permuted_source(on_device: bool, ahead: bool) -> None:
+    ends, permutations, sources = make_ends(on_device)
     ends.align(permutations)
     for number in (1, 0, 1):
         if ahead:
@@ -39,7 +39,7 @@ def test_an_end_is_the_permuted_source(ready: bool, ahead: bool) -> None:
 
 
 def test_what_was_asked_for_in_advance_is_forgotten_at_an_alignment() -> None:
-    ends, permutations, sources = make_ends(ready=False)
+    ends, permutations, sources = make_ends(on_device=False)
     ends.align(permutations)
     ends.prefetch(0)
     ends.align(permutations[::-1])
@@ -48,6 +48,6 @@ def test_what_was_asked_for_in_advance_is_forgotten_at_an_alignment() -> None:
         assert torch.equal(tensor, expected[name])
 
 
-def test_few_small_sources_are_kept_ready() -> None:
-    ends, _, _ = make_ends(ready=True)
-    assert Endpoints(ends.sources, ends.star).ready
+def test_few_small_sources_are_kept_on_the_device() -> None:
+    ends, _, _ = make_ends(on_device=True)
+    assert Endpoints(ends.sources, ends.star).on_device

@@ -66,6 +66,8 @@ def make_checkpoint(step: int) -> Checkpoint:
         optimizer={"0.momentum_buffer": torch.ones(64, 64)},
         permutations=[{"g:0": torch.tensor([1, 0], dtype=torch.int32)}],
         history=[],
+        epoch_sums=[],
+        loss_monitor={},
     )
 
 
@@ -171,7 +173,7 @@ def test_k06_another_number_of_ranks_is_refused_or_noted(fit: Fit, killed_of_two
     out = shutil.copytree(killed_of_two, tmp_path / "star")
     step = max(kept(out))
     for path in (out / "checkpoints").iterdir():
-        forge(path, sums=[[*sums[:-1], 3.0] for sums in read_state(path)["sums"]])
+        forge(path, epoch_sums=[[*sums[:-1], 3.0] for sums in read_state(path)["epoch_sums"]])
     before = contents(out)
     assert_refused(fit(out), 2, str(out), "2 processes before, 1 now", "--allow-world-size-change")
     assert contents(out) == before

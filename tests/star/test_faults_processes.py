@@ -53,7 +53,7 @@ def test_d01_sigterm_to_torchrun_ends_the_run_with_a_checkpoint_and_75(
     assert status(out)["exit_code"] == 75
     assert status(out)["message"].startswith("stopped by SIGTERM; step 14 of 22 is kept")
     assert kept(out) == [14]
-    assert text.count("error: stopped by SIGTERM; step 14 of 22 is kept (hint: the same command goes on") == 2
+    assert text.count("error: stopped by SIGTERM; step 14 of 22 is kept (hint: re-run the same command to resume") == 2
     assert_goes_on(members, out, 14, whole_of_two)
 
 
@@ -79,7 +79,7 @@ def test_d02_d03_a_signal_to_some_ranks_ends_all_of_them_at_one_step(
     assert kept(out) == [last]
     words = f"stopped by {number.name}; step {last} of 22 is kept"
     for rank, each in enumerate(ended):
-        assert f"error: {words} (hint: the same command goes on from there)" in each.text
+        assert f"error: {words} (hint: re-run the same command to resume)" in each.text
         assert "Traceback" not in each.text
         assert mark_of(out, rank)["exit_code"] == status(out)["exit_code"] == 75
         assert mark_of(out, rank)["message"].startswith(words)
@@ -126,7 +126,7 @@ def test_d04_one_interrupt_ends_the_run_with_a_checkpoint_and_130(members: list[
         until((tmp_path / f"held-{number}.0").exists, "the signal")
     [ended] = run.wait()
     assert ended.code == 130, ended.text
-    assert ended.text == "error: interrupted; step 14 of 22 is kept (hint: the same command goes on from there)\n"
+    assert ended.text == "error: interrupted; step 14 of 22 is kept (hint: re-run the same command to resume)\n"
     assert kept(out) == [14]
     assert status(out)["exit_code"] == 130
 
@@ -164,7 +164,7 @@ def test_d05_a_rank_that_is_killed_is_named_and_the_run_goes_on(
     ended = run.wait()
     assert [each.code for each in ended] == [75, -signal.SIGKILL], ended
     words = "process 1 of 2: was lost or does not answer; last done by this one: fitting the star 12/22"
-    assert f"error: {words} (hint: the same command goes on from the last checkpoint)" in ended[0].text
+    assert f"error: {words} (hint: re-run the same command to resume from the last checkpoint)" in ended[0].text
     assert "Traceback" not in ended[0].text
     assert status(out)["exit_code"] == 75
     assert status(out)["message"].startswith(words)
@@ -192,7 +192,7 @@ def test_d06_a_rank_that_hangs_is_noticed_after_the_timeout(members: list[Path],
     first, _ = run.wait()
     assert first.code == 75, first.text
     words = "process 1 of 2: was lost or does not answer; last done by this one: fitting the star 12/22"
-    assert f"error: {words} (hint: the same command goes on from the last checkpoint)" in first.text
+    assert f"error: {words} (hint: re-run the same command to resume from the last checkpoint)" in first.text
     assert "Traceback" not in first.text
     assert status(out)["exit_code"] == 75
     assert status(out)["message"].startswith(words)
@@ -299,7 +299,7 @@ def test_a_second_run_touches_nothing_of_the_first(members: list[Path], killed_o
     files = [out / "status.json", *(out / "processes" / f"{rank}.json" for rank in range(2))]
     before = [file.read_bytes() for file in files]
     with RunLock(out) as lock:
-        lock.take()
+        lock.acquire()
         first, second = fit_star(members, out, "--set", "runtime.timeout_minutes=0.1", ranks=2).wait()
     assert first.code == 2
     assert "another run is at work in it" in first.text

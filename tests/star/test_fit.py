@@ -18,7 +18,8 @@ from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import NumericalError, PreemptedError, UsageError
 from starzoo.models.sources import Source, load_sources
 from starzoo.progress import Progress, no_progress
-from starzoo.star.fit import FittedStar, _check_same, _make_accelerator, fit
+from starzoo.star.accelerator import make_accelerator
+from starzoo.star.fit import FittedStar, ResumeOptions, _load_checkpoint, fit
 from starzoo.star.objective import StarlightLoss
 from starzoo.star.source_alignment import SourceAlignment
 
@@ -46,8 +47,7 @@ def run(
         align=AlignConfig(method=method),  # type: ignore[arg-type]
         runtime=RuntimeConfig(checkpoint_epochs=1),
     )
-    states = [source.state for source in sources]
-    return fit(sources[0].architecture, states, data, config, folder=folder, progress=progress)
+    return fit(sources, data, config, folder=folder, progress=progress)
 
 
 def test_path_loss_falls(sources: list[Source], data: ImageTask) -> None:
@@ -131,7 +131,7 @@ def test_t01_divergence_stops_the_run_and_names_step_source_and_images(
     tmp_path: Path, sources: list[Source], data: ImageTask
 ) -> None:
     with pytest.raises(
-        NumericalError, match=r"not finite at step \d+ \(epoch 1\), source \d, t = 0\.\d+, on training images"
+        NumericalError, match=r"not finite at step \d+ \(epoch 1\), source seed-\d, t = 0\.\d+, on training images"
     ) as caught:
         run(sources, data, tmp_path, lr=1e6, warmup=0.0)
     assert "--override" in caught.value.hint
@@ -191,12 +191,12 @@ def test_t02_more_than_twenty_spikes_in_a_row_end_the_run(
 def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses are scaled as in half precision, which Accelerate does on a GPU only."""
 
-    def make_accelerator(*arguments: Any) -> Any:
-        accelerator = _make_accelerator(*arguments)
+    def scale(*arguments: Any) -> Any:
+        accelerator = make_accelerator(*arguments)
         accelerator.scaler = torch.amp.GradScaler("cpu")  # type: ignore[assignment]
         return accelerator
 
-    monkeypatch.setattr("starzoo.star.fit._make_accelerator", make_accelerator)
+    monkeypatch.setattr("starzoo.star.fit.make_accelerator", scale)
 
 
 @pytest.mark.usefixtures("scaled")
@@ -288,10 +288,12 @@ def test_one_image_for_a_draw_is_none_for_batch_norm(sources: list[Source], data
         run(sources, data, batch_size=8, draws=8)
 
 
-def test_processes_that_find_other_checkpoints_are_told(tmp_path: Path) -> None:
-    _check_same([500, 500], tmp_path)
+def test_processes_that_find_other_checkpoints_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("starzoo.star.fit.gather", lambda _: [500, 500])
+    assert _load_checkpoint(tmp_path, {}, ResumeOptions()) is None
+    monkeypatch.setattr("starzoo.star.fit.gather", lambda _: [500, 0])
     with pytest.raises(UsageError, match=r"the processes find different checkpoints there, of the steps 500, 0"):
-        _check_same([500, 0], tmp_path)
+        _load_checkpoint(tmp_path, {}, ResumeOptions())
 
 
 def test_a_signal_after_the_last_step_is_obeyed(
@@ -315,11 +317,10 @@ def test_another_optimizer_begins_without_a_state(tmp_path: Path, sources: list[
         star=StarConfig(epochs=2, batch_size=128, optimizer="adamw", lr=0.002),
         align=AlignConfig(method="balanced-weights"),
     )
-    states = [source.state for source in sources]
-    star = fit(sources[0].architecture, states, data, config, folder=tmp_path, override=True)
+    star = fit(sources, data, config, folder=tmp_path, resume=ResumeOptions(override=True))
     assert star.steps == 22
     assert "from step 11: the new optimizer begins without a state" in star.changes
-    again = fit(sources[0].architecture, states, data, config, folder=tmp_path)  # with the state of its own kind
+    again = fit(sources, data, config, folder=tmp_path)  # with the state of its own kind
     assert again.changes == star.changes
 
 

@@ -38,7 +38,7 @@ def test_gradient_is_that_of_the_paper(t: float, kappa: float) -> None:
     expected = by_the_book(copy.deepcopy(model), star, source, t, kappa, batch)
     loss = StarlightLoss(star, model, kappa=kappa)
     for _ in range(2):  # a second step must not see the first one's gradients
-        loss.clear()
+        loss.zero_grad()
         loss.accumulate(source, t, *batch)
     for parameter, gradient in zip(star, expected, strict=True):
         assert parameter.grad is not None
@@ -75,10 +75,10 @@ def test_draws_of_a_step_are_averaged() -> None:
     loss, both = StarlightLoss(star, model), StarlightLoss(star, model, draws=2)
     alone = []
     for source, batch in zip(sources, batches, strict=True):
-        loss.clear()
+        loss.zero_grad()
         loss.accumulate(source, 0.4, *batch)
         alone.append([p.grad.clone() for p in star if p.grad is not None])
-    both.clear()
+    both.zero_grad()
     for source, batch in zip(sources, batches, strict=True):
         both.accumulate(source, 0.4, *batch)
     for parameter, one, two in zip(star, *alone, strict=True):
@@ -94,7 +94,7 @@ def test_the_mean_gradient_of_distillation_is_that_of_the_ensemble() -> None:
     loss = StarlightLoss(star, model, kappa=1.0)
 
     def gradient(prediction: torch.Tensor) -> torch.Tensor:
-        loss.clear()
+        loss.zero_grad()
         loss.accumulate([p.detach() for p in star], 0.0, images, labels, prediction)
         return torch.cat([p.grad.flatten() for p in star if p.grad is not None])
 

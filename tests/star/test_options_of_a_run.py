@@ -39,9 +39,7 @@ class Fitter:
             align=AlignConfig(method="balanced-weights"),
             runtime=RuntimeConfig(**(runtime or {})),  # type: ignore[arg-type]
         )
-        states = [source.state for source in self.sources]
-        names = [source.name for source in self.sources]
-        return fit(self.sources[0].architecture, states, self.data, config, folder=folder, names=names)
+        return fit(self.sources, self.data, config, folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +108,7 @@ def test_the_log_has_a_line_for_every_epoch_that_names_the_worst_source(run: Fit
         losses = [record[f"midpoint_loss.{source}"] for source in range(2)]
         worst = run.sources[losses.index(max(losses))].name
         assert f"epoch {number}/2  path {record['path_loss']:.4f}" in line
-        assert f"half-way {record['midpoint_loss']:.4f} (worst {max(losses):.4f}, {worst})" in line
+        assert f"midpoint {record['midpoint_loss']:.4f} (worst {max(losses):.4f}, {worst})" in line
         assert f"moved {record['moved']:.0f}" in line
         assert "images/s" in line
         assert line.endswith(" left")

@@ -26,7 +26,7 @@ def test_the_star_is_that_of_a_plain_loop(kappa: float, digits_zoo: list[Path]) 
     star = StarConfig(epochs=1, batch_size=128, lr=0.1, warmup=0.2, mu=0.5, kappa=kappa, init="source", realign_every=0)
     config = RunConfig(star=star, align=matched)
     data = load_data(config.data, architecture.preprocessing)
-    found = fit(architecture, states, data, config).state
+    found = fit(models, data, config).state
 
     ends = [each.state for each in align(architecture.spec, states[0], states, matched)]  # each brought to the start
     teachers = [model.model() for model in models]
@@ -40,7 +40,7 @@ def test_the_star_is_that_of_a_plain_loop(kappa: float, digits_zoo: list[Path]) 
         falling = 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
         optimizer.param_groups[0]["lr"] = 0.1 * ((step + 1) / (rising + 1) if step < rising else falling)
         draw = sampler.draw(step)
-        drawn.add((draw.source, draw.own))
+        drawn.add((draw.source, draw.at_star))
         point = {name: (1 - draw.t) * weight + draw.t * ends[draw.source][name] for name, weight in weights.items()}
         truth = one_hot(labels, 10).float()
         with torch.no_grad():

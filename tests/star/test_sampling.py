@@ -59,11 +59,11 @@ def test_t_has_the_distribution_that_is_asked_for(t: Uniform | Beta | Constant, 
 def test_the_star_itself_is_drawn_as_often_as_its_weight_says(order: str) -> None:
     sampler = SourceSampler(StarConfig(mu=0.25, source_order=order), 4)  # type: ignore[arg-type]
     draws = [sampler.draw(step) for step in range(2000)]
-    own = [each for each in draws if each.own]
+    own = [each for each in draws if each.at_star]
     assert all(each.t == 0 for each in own)
-    assert all(each.t > 0 for each in draws if not each.own)
+    assert all(each.t > 0 for each in draws if not each.at_star)
     assert len(own) == pytest.approx(400, abs=1 if order == "shuffled" else 60)
     if order == "shuffled":
-        steps = [step for step, each in enumerate(draws) if each.own]
+        steps = [step for step, each in enumerate(draws) if each.at_star]
         assert {after - before for before, after in itertools.pairwise(steps)} == {5}
-    assert not any(SourceSampler(StarConfig(mu=0), 4).draw(step).own for step in range(100))
+    assert not any(SourceSampler(StarConfig(mu=0), 4).draw(step).at_star for step in range(100))

@@ -93,7 +93,7 @@ def star(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(2):
         save_timm_folder(home / f"seed-{seed}", architecture, architecture.build().state_dict())
     folder = make_star(home / "star", [home / f"seed-{seed}" for seed in range(2)])
-    (folder / "run-places.json").unlink()
+    (folder / "local-paths.json").unlink()
     found, full = json.loads((folder / "star.json").read_text()), full_manifest().model_dump(mode="json")
     kept = {key: found[key] for key in ("architecture", "sources", "files")}
     (folder / "star.json").write_text(json.dumps({**full, "holdouts": [], **kept}))

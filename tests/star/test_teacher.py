@@ -47,7 +47,7 @@ def test_each_source_is_predicted_in_turn(kind: str) -> None:
     star = {name: nn.Parameter(value.detach().clone()) for name, value in networks[0].named_parameters()}
     sources = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
     spec = infer(networks[0], images[:1])
-    ends = Endpoints(sources, star, ready=True)
+    ends = Endpoints(sources, star, sources_on="device")
     ends.align([Permutation.random(spec, np.random.default_rng(seed)) for seed in (1, 2)])
     teacher = Teacher(make(kind, 3), star, nullcontext)
     with torch.no_grad():

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,16 +19,17 @@ import starzoo
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, load_config
 from starzoo.data.records import open_data
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
-from starzoo.star.run.local_paths import LocalPaths, redact_paths
+from starzoo.star.run.local_paths import LocalPaths, redact_paths, resolve_paths
 from starzoo.star.star import load_star
 from starzoo.workflows.align import align_models
 from starzoo.workflows.cards import render_card
 from starzoo.workflows.evaluate import evaluate_star
-from starzoo.workflows.fit import StarResult, fit_star
+from starzoo.workflows.fit import PublishOptions, StarResult, fit_star
 from starzoo.workflows.measure import leaves_the_same, override_eval_config
 from starzoo.workflows.predict import join_star
 from starzoo.workflows.publish import publish_star
 from starzoo.workflows.verify import verify_star
+from tests.hostile import full_manifest
 from tests.hub.fakehub import FakeHub
 
 CONFIG = RunConfig(
@@ -79,7 +81,7 @@ def report(digits_zoo: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_a_star_folder_holds_what_the_house_says(report: StarResult) -> None:
     private = {name for name in files_in(report.folder) if name.startswith("checkpoints/")}
-    local = {".lock", "run.yaml", "run-places.json", "status.json", "training.log"}
+    local = {".lock", "run.yaml", "local-paths.json", "status.json", "training.log"}
     assert files_in(report.folder) - private == PUBLISHED | local
     manifest = json.loads((report.folder / "star.json").read_text())
     assert manifest["schema_version"] == 1
@@ -238,13 +240,17 @@ def test_the_configuration_of_a_run_is_read_from_anywhere(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     data, ood = DataConfig(dataset="images"), DataConfig(dataset="./others", test_size=7)
     config = RunConfig(data=data, evaluate=EvalConfig(ood=ood))
-    found = LocalPaths.of([], [], data, ood).found(redact_paths(config))
-    assert found.data.dataset == str(tmp_path / "images")
-    assert found.evaluate.ood == ood.model_copy(update={"dataset": str(tmp_path / "others")})
-    assert LocalPaths().found(CONFIG) == CONFIG
+    resolved = resolve_paths(config)
+    assert resolved.data.dataset == str(tmp_path / "images")
+    assert resolved.evaluate.ood == ood.model_copy(update={"dataset": str(tmp_path / "others")})
+    published = redact_paths(full_manifest().model_copy(update={"config": resolved})).config
+    assert published.data.dataset == "./images"
+    assert published.evaluate.ood == ood
+    assert LocalPaths.from_run([], [], resolved).restore(published) == resolved
+    assert LocalPaths().restore(CONFIG) == CONFIG
     # A folder that a user names is the one that lies here, whatever the star knows by that name.
-    known = LocalPaths.of([], [], data, DataConfig(dataset="/else/others"))
-    assert known.with_changes([], ood).ood == str(tmp_path / "others")
+    known = LocalPaths(ood="/else/others")
+    assert known.updated([], resolved.evaluate.ood).ood == str(tmp_path / "others")
 
 
 def test_single_values_of_other_data_change_that_data() -> None:
@@ -275,14 +281,13 @@ def test_images_validate_only_where_no_fit_may_have_seen_them(
 
 
 def test_k14_a_branch_that_moved_is_named_with_its_commit(tmp_path: Path) -> None:
-    data = DataConfig(dataset="digits")
     (tmp_path / "a@b").mkdir()
-    local, changed = (LocalPaths.of([str(tmp_path / "a@b")], [], data, None, [digest]) for digest in "12")
+    local, changed = (LocalPaths.from_run([str(tmp_path / "a@b")], [], CONFIG, [digest]) for digest in "12")
     with pytest.raises(UntrustedInputError, match="a@b: its files are not those"):
         local.check_unchanged(changed)
-    then = LocalPaths.of(["hf-hub:ann/net@" + "a" * 40], [], data, None, ["1"])
+    then = LocalPaths.from_run(["hf-hub:ann/net@" + "a" * 40], [], CONFIG, ["1"])
     then.check_unchanged(then)
-    moved = LocalPaths.of(["hf-hub:ann/net@" + "b" * 40], [], data, None, ["2"])
+    moved = LocalPaths.from_run(["hf-hub:ann/net@" + "b" * 40], [], CONFIG, ["2"])
     with pytest.raises(UsageError, match=f"ann/net: is at another commit .*name that one: ann/net@{'a' * 40}"):
         then.check_unchanged(moved)
 
@@ -372,11 +377,12 @@ def test_a_star_is_fitted_on_models_of_the_hub_pinned_to_their_commits(
         fake_hub.commit(f"them/member-{number}", {**files, "README.md": f"---\nlicense: {license}\n---\n".encode()})
     refs = [f"them/member-{number}" for number in range(3)]
     config = CONFIG.model_copy(update={"star": StarConfig(epochs=1, batch_size=256)})
-    fit = partial(fit_star, refs[:2], refs[2:], config, tmp_path / "star", push_to="me/their-star")
+    fit = partial(fit_star, refs[:2], refs[2:], config, tmp_path / "star")
+    push = PublishOptions(push_to="me/their-star")
     with pytest.raises(UsageError, match=r"forbid commercial use .*--accept-license LICENSE"):
-        fit()
+        fit(publish=push)
     assert not (tmp_path / "star").exists()  # asked before anything is spent
-    found = fit(accept_license="cc-by-nc-4.0")
+    found = fit(publish=replace(push, accept_license="cc-by-nc-4.0"))
     record = found.manifest.sources[0]
     assert (record.repo, record.license) == ("them/member-0", "mit")
     assert len(record.sha or "") == 40
@@ -567,6 +573,10 @@ def test_t04_the_data_set_is_brought_into_the_order_of_the_models(
     assert all(quality.accuracy > 0.8 for quality in found.evaluation.qualities_of("source"))
     # All that opens the images again agrees.
     assert evaluate_star(str(star.folder)).manifest.evaluation == found.evaluation
+    assert load_star(star.folder).manifest.config.data == digit_folders
+    published = (star.folder / "star.json").read_text()
+    assert '"dataset": "./digits"' in published
+    assert str(Path(digit_folders.dataset).parent) not in published
     assert all(path.accuracy[-1] > 0.8 for path in join_star(star.folder, refs[3]).paths)
     aligned = align_models(refs[0], refs[1:2], tmp_path / "aligned", config.align, data=digit_folders)
     assert aligned[0].midpoint_loss_before is not None
@@ -673,7 +683,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
             config = CONFIG.model_copy(update={"star": StarConfig(batch_size=5000)})
     push_to = "nowhere" if fault == "repository" else None
     with pytest.raises(error, match=message) as caught:
-        fit_star(refs, [], config, tmp_path / "star", push_to=push_to)
+        fit_star(refs, [], config, tmp_path / "star", publish=PublishOptions(push_to=push_to))
     assert "\n" not in str(caught.value)
     assert caught.value.hint
     assert not (tmp_path / "star").exists()

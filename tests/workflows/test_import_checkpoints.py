@@ -18,7 +18,7 @@ from starzoo.cli.main import main
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.models.sources import load_source
 from starzoo.models.unpickle import main as unpickle
-from starzoo.workflows.import_checkpoints import import_checkpoints
+from starzoo.workflows.import_checkpoints import ImportOptions, import_checkpoints
 from tests.hub.test_faults_hub import Evil
 from tests.timm_oracle import assert_as_timm
 
@@ -90,18 +90,18 @@ def test_without_the_average_and_many_at_once(tmp_path: Path) -> None:
     for seed in range(3):
         content = {"arch": "resnet18", "state_dict": network(seed).state_dict(), "model_ema": network(9).state_dict()}
         files.append(save(tmp_path / f"run-{seed}" / "last.pth.tar", content))
-    options: dict[str, Any] = {"model_args": SMALL, "ema": False, "label_names": ["a", "b", "c"]}
-    models = import_checkpoints(files, tmp_path / "zoo", **options)
+    options = ImportOptions(model_args=SMALL, ema=False, label_names=["a", "b", "c"])
+    models = import_checkpoints(files, tmp_path / "zoo", options)
     assert [model.folder.name for model in models] == ["run-0", "run-1", "run-2"]
     for seed, model in enumerate(models):
         assert torch.equal(logits(load_source(model.folder).model()), logits(network(seed)))
         assert not model.ema
         assert model.architecture.num_classes == 3  # as many as the classifier has rows
         assert model.architecture.label_names == ("a", "b", "c")
-    assert import_checkpoints(files[:1], tmp_path / "zoo", **options)[0].folder == models[0].folder
+    assert import_checkpoints(files[:1], tmp_path / "zoo", options)[0].folder == models[0].folder
     save(files[0], {"arch": "resnet18", "state_dict": network(7).state_dict()})
     with pytest.raises(UsageError, match=r"run-0: exists, and was not imported from this checkpoint"):
-        import_checkpoints(files, tmp_path / "zoo", **options)
+        import_checkpoints(files, tmp_path / "zoo", options)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -132,7 +132,7 @@ def test_a_checkpoint_of_torchvision(tmp_path: Path, theirs: str, name: str) -> 
     torch.manual_seed(0)
     model = torchvision.models.get_model(theirs, num_classes=5).eval()
     file = save(tmp_path / f"{theirs}-5c106cde.pth", model.state_dict())
-    [imported] = import_checkpoints([file], tmp_path / "zoo", arch=name)
+    [imported] = import_checkpoints([file], tmp_path / "zoo", ImportOptions(arch=name))
     assert imported.architecture.num_classes == 5
     torch.testing.assert_close(logits(load_source(imported.folder).model(), 224), logits(model, 224))
 
@@ -148,7 +148,7 @@ def test_a_checkpoint_of_lightning(tmp_path: Path, prefix: str) -> None:
         "epoch": 3,
     }
     file = save(tmp_path / "epoch=3-step=12.5.ckpt", content)
-    [imported] = import_checkpoints([file], tmp_path / "zoo", arch="resnet18", model_args=SMALL)
+    [imported] = import_checkpoints([file], tmp_path / "zoo", ImportOptions(arch="resnet18", model_args=SMALL))
     assert imported.folder.name == "epoch=3-step=12.5"
     assert torch.equal(logits(load_source(imported.folder).model()), logits(model))
 
@@ -157,14 +157,16 @@ def test_a_checkpoint_of_lightning(tmp_path: Path, prefix: str) -> None:
 def test_what_stands_beside_a_network_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = {f"module.{name}": tensor for name, tensor in network().state_dict().items()}
     file = save(tmp_path / "swa.pth", {**state, "n_averaged": torch.tensor(5), "criterion.weight": torch.ones(3)})
-    [imported] = import_checkpoints([file], tmp_path / "zoo", arch="resnet18", model_args=SMALL)
+    [imported] = import_checkpoints([file], tmp_path / "zoo", ImportOptions(arch="resnet18", model_args=SMALL))
     assert torch.equal(logits(load_source(imported.folder).model()), logits(network()))
     assert "every name begins with 'module.', which is taken off; 2 other tensors left out" in caplog.text
 
 
 def test_a_safetensors_file_needs_no_process(tmp_path: Path) -> None:
     save_file(network().state_dict(), tmp_path / "net.safetensors")
-    [imported] = import_checkpoints([tmp_path / "net.safetensors"], tmp_path / "zoo", arch="resnet18", model_args=SMALL)
+    [imported] = import_checkpoints(
+        [tmp_path / "net.safetensors"], tmp_path / "zoo", ImportOptions(arch="resnet18", model_args=SMALL)
+    )
     assert torch.equal(logits(load_source(imported.folder).model()), logits(network()))
 
 
@@ -174,23 +176,25 @@ def test_what_must_be_said_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"net.pth: does not say which architecture it is \(name it: --arch"):
         import_checkpoints([file], tmp_path / "zoo")
     with pytest.raises(UsageError, match=r"resnet_none: timm does not know"):
-        import_checkpoints([file], tmp_path / "zoo", arch="resnet_none")
+        import_checkpoints([file], tmp_path / "zoo", ImportOptions(arch="resnet_none"))
     with pytest.raises(UntrustedInputError, match=r"net.pth: model.safetensors: missing tensors"):
-        import_checkpoints([file], tmp_path / "zoo", arch="resnet18")
+        import_checkpoints([file], tmp_path / "zoo", ImportOptions(arch="resnet18"))
     with pytest.raises(UsageError, match=r"net.pth: has 3 classes, and 2 names are given"):
-        import_checkpoints([file], tmp_path / "zoo", arch="resnet18", model_args=SMALL, label_names=["a", "b"])
+        import_checkpoints(
+            [file], tmp_path / "zoo", ImportOptions(arch="resnet18", model_args=SMALL, label_names=["a", "b"])
+        )
     with pytest.raises(UsageError, match=r"nothing.pth: is not a file"):
-        import_checkpoints([tmp_path / "nothing.pth"], tmp_path / "zoo", arch="resnet18")
+        import_checkpoints([tmp_path / "nothing.pth"], tmp_path / "zoo", ImportOptions(arch="resnet18"))
     assert not (tmp_path / "zoo").exists()
 
 
 @pytest.mark.usefixtures("in_process")
 def test_two_checkpoints_of_one_name(tmp_path: Path) -> None:
     files = [save(tmp_path / f"{run}" / "net.pth", network(seed).state_dict()) for seed, run in enumerate("ab")]
-    models = import_checkpoints(files, tmp_path / "zoo", arch="resnet18", model_args=SMALL)
+    models = import_checkpoints(files, tmp_path / "zoo", ImportOptions(arch="resnet18", model_args=SMALL))
     assert [model.folder.name for model in models] == ["a", "b"]
     with pytest.raises(UsageError, match=r"a: two checkpoints would become this folder"):
-        import_checkpoints([files[0], files[0]], tmp_path / "zoo", arch="resnet18", model_args=SMALL)
+        import_checkpoints([files[0], files[0]], tmp_path / "zoo", ImportOptions(arch="resnet18", model_args=SMALL))
 
 
 def test_w01_a_checkpoint_that_would_run_code(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

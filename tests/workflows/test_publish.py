@@ -120,7 +120,7 @@ def test_c18_less_than_the_sources_demand_is_refused(star: Path, fake_hub: FakeH
         publish_star(star, "me/star", accept_license="mit")
     with pytest.raises(UsageError, match=r"--accept-license: lgpl-3.0: the sources demand agpl-3.0"):
         publish_star(with_licenses(star, "agpl-3.0", None, None), "me/star", accept_license="lgpl-3.0")
-    with pytest.raises(UsageError, match="no identifier of a license"):
+    with pytest.raises(UsageError, match="expected the identifier of a license, got"):
         publish_star(star, "me/star", accept_license="MIT\nx: y")
     with pytest.raises(IncompatibleError, match=r"cannot be published: gpl-3.0 allows commercial use") as caught:
         publish_star(with_licenses(star, "gpl-3.0", "cc-by-nc-4.0", None), "me/star", accept_license="gpl-3.0")

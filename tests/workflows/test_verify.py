@@ -124,7 +124,7 @@ def test_a_source_that_cannot_be_had_is_not_checked(star: Path) -> None:
     [missing] = outcome(checks, None)
     assert missing.startswith("seed-0: has the files that star.json names: ")
     assert outcome(checks, False) == []
-    (star / "run-places.json").unlink()
+    (star / "local-paths.json").unlink()
     assert len(outcome(verify_star(star), None)) == 2
 
 

@@ -1,8 +1,7 @@
 """Checkpoints of a run: written whole or not at all, hashed, and refused when they belong to another run.
 
-One folder per checkpoint, safetensors and JSON only. It is written beside its place under a temporary name, with the
-SHA-256 of every file in `manifest.json`, and renamed when complete; older ones are removed only after that. There is no
-state of a random number generator in it: all random numbers of a run are functions of its seed and of the step.
+One folder per checkpoint, safetensors and JSON only. It is written under a temporary name, with the SHA-256 of every
+file in `manifest.json`, and renamed when complete; older ones are removed only after that.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +25,20 @@ from starzoo.text import json_differences
 
 __all__ = ["Checkpoint", "load_newest", "optimizer_tensors", "restore_optimizer", "save_checkpoint"]
 
-_SCHEMA = 2
+_SCHEMA = 3
 _JSON_LIMIT = 100_000_000  # bytes
 _KEEP = 2  # the newest, and one to fall back on
 _MANIFEST = "manifest.json"
 _DRAFT = ".draft-"
 _TENSORS = ("star", "optimizer", "permutations")
+_VALUES = ("step", "history", "epoch_sums", "scaler", "loss_monitor", "changes")
 _FILES = {"state.json", *(f"{part}.safetensors" for part in _TENSORS)}
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """All that a run needs to go on.
+    """All that a run needs to resume.
 
     Attributes:
         step: Optimizer steps taken.
@@ -46,10 +46,10 @@ class Checkpoint:
         optimizer: The optimizer's state, flattened to named tensors.
         permutations: One set of index vectors per source, in the order of the sources.
         history: One record per finished epoch.
-        sums: What the unfinished epoch has summed up, one list per process.
+        epoch_sums: The sums of the unfinished epoch, one list per process.
         scaler: The state of the loss scaler of half precision, or None.
-        loss_monitor: What the watch over the losses goes by (`starzoo.star.loss_monitor.LossMonitor`), or None.
-        changes: What was changed when the run was resumed, in words: it is not the run that its configuration tells.
+        loss_monitor: The state of the `LossMonitor`.
+        changes: What was changed when the run was resumed, in words; empty for a run that its configuration replays.
     """
 
     step: int
@@ -57,14 +57,18 @@ class Checkpoint:
     optimizer: Mapping[str, Tensor]
     permutations: Sequence[Mapping[str, Tensor]]
     history: Sequence[Mapping[str, float]]
-    sums: Sequence[Sequence[float]] = ()
+    epoch_sums: Sequence[Sequence[float]]
     scaler: Mapping[str, float] | None = None
-    loss_monitor: Mapping[str, Any] | None = None
+    loss_monitor: Mapping[str, Any]
     changes: Sequence[str] = ()
+
+    def with_change(self, change: str) -> Checkpoint:
+        """Return the same checkpoint with a record of what is different from now on."""
+        return replace(self, changes=[*self.changes, f"from step {self.step}: {change}"])
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> Path:
-    """Publish a checkpoint, then remove all but it and the one before: those of later steps are what was given up."""
+    """Publish a checkpoint, then remove all but it and the one before: those of later steps were given up."""
     target = folder / f"step-{checkpoint.step:09d}"
     with translate_write_errors(target):
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,27 +79,27 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str,
                 _write(draft, checkpoint, identity)
                 shutil.rmtree(target, ignore_errors=True)  # damaged, or of a run that was given up
                 draft.rename(target)
-        except ResourceError as error:  # it names a file of the draft, which nobody will find
+        except ResourceError as error:  # it names a file of the draft, which is gone
             free = shutil.disk_usage(folder).free
             raise ResourceError(
                 str(target),
                 f"cannot be written: {error.message.rpartition(': ')[2]}",
                 hint=f"{free / 2**20:.0f} MB are free there; older checkpoints are kept",
             ) from error
-    published = _published(folder)
-    last = published.index(target) + 1
-    for old in (*published[: max(0, last - _KEEP)], *published[last:]):
+    checkpoints = _list(folder)
+    end = checkpoints.index(target) + 1
+    for old in (*checkpoints[: max(0, end - _KEEP)], *checkpoints[end:]):
         shutil.rmtree(old, ignore_errors=True)
     return target
 
 
 def load_newest(folder: Path, identity: Mapping[str, Any], *, override: bool = False) -> Checkpoint | None:
-    """Find the newest checkpoint whose files are whole; a damaged one is passed over with a warning."""
-    candidates = _published(folder)
+    """Load the newest intact checkpoint; a damaged one is skipped with a warning."""
+    candidates = _list(folder)
     for candidate in reversed(candidates):
-        if _is_whole(candidate):
+        if _is_intact(candidate):
             return _read(candidate, identity, override)
-        _log.warning("%s: damaged, the one before it is used", candidate)
+        _logger.warning("%s: damaged, the one before it is used", candidate)
     if candidates:
         raise CheckpointError(
             str(folder), f"no valid checkpoint among {len(candidates)}", hint="remove the folder to start the run again"
@@ -104,24 +108,24 @@ def load_newest(folder: Path, identity: Mapping[str, Any], *, override: bool = F
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors, `position.key`; the learning rate is a function of the step."""
+    """Return an optimizer's state as named tensors, `index.key`; the learning rate is a function of the step."""
     state = optimizer.state_dict()["state"]
     return {
-        f"{position}.{key}": value
-        for position, values in state.items()
+        f"{index}.{key}": value
+        for index, values in state.items()
         for key, value in values.items()
         if isinstance(value, Tensor)
     }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> bool:
-    """Give an optimizer the state that `optimizer_tensors` took from one of its kind."""
+    """Restore the state that `optimizer_tensors` returned; return False where it is that of another optimizer."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        position, _, key = name.partition(".")
-        state.setdefault(int(position), {})[key] = tensor
-    averages = isinstance(optimizer, torch.optim.AdamW)
-    if any(("exp_avg" in values) != averages for values in state.values()):
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor
+    has_averages = isinstance(optimizer, torch.optim.AdamW)
+    if any(("exp_avg" in values) != has_averages for values in state.values()):
         return False
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return True
@@ -135,17 +139,8 @@ def _write(draft: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> 
     }
     for name, tensors in zip(_TENSORS, (checkpoint.star, checkpoint.optimizer, indices), strict=True):
         save_tensors(draft / f"{name}.safetensors", tensors)
-    state = {
-        "schema": _SCHEMA,
-        "step": checkpoint.step,
-        "sources": len(checkpoint.permutations),
-        "history": list(checkpoint.history),
-        "sums": list(checkpoint.sums),
-        "scaler": checkpoint.scaler,
-        "vigil": checkpoint.loss_monitor,
-        "changes": list(checkpoint.changes),
-        "identity": identity,
-    }
+    values = {name: getattr(checkpoint, name) for name in _VALUES}
+    state = {"schema": _SCHEMA, "sources": len(checkpoint.permutations), "identity": identity, **values}
     (draft / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True), encoding="utf-8")
     hashes = {file.name: sha256_file(file) for file in sorted(draft.iterdir())}
     (draft / _MANIFEST).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
@@ -153,41 +148,35 @@ def _write(draft: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> 
 
 def _read(folder: Path, identity: Mapping[str, Any], override: bool) -> Checkpoint:
     state = _json(folder / "state.json")
-    changes = list(state["changes"])
-    then, now = state["identity"], json.loads(json.dumps(identity))
-    if differences := json_differences(then, now):
+    permutations: list[dict[str, Tensor]] = [{} for _ in range(state["sources"])]
+    for name, index in load_file(folder / "permutations.safetensors").items():
+        source, _, group = name.partition(".")
+        permutations[int(source)][group] = index
+    checkpoint = Checkpoint(
+        star=load_file(folder / "star.safetensors"),
+        optimizer=load_file(folder / "optimizer.safetensors"),
+        permutations=permutations,
+        **{name: state[name] for name in _VALUES},
+    )
+    if differences := json_differences(state["identity"], json.loads(json.dumps(identity))):
         only_config = all(difference.startswith("config.") for difference in differences)
         if not (override and only_config):
             raise UsageError(
                 str(folder.parent),
                 f"holds checkpoints of another run: {'; '.join(differences)}",
                 hint="use another --out, or the configuration of that run"
-                + ("; --override goes on with the new one" if only_config else ""),
+                + ("; --override resumes with the new one" if only_config else ""),
             )
-        changes += [f"from step {state['step']}: {difference}" for difference in differences]
-    permutations: list[dict[str, Tensor]] = [{} for _ in range(state["sources"])]
-    for name, index in load_file(folder / "permutations.safetensors").items():
-        source, _, group = name.partition(".")
-        permutations[int(source)][group] = index
-    return Checkpoint(
-        step=state["step"],
-        star=load_file(folder / "star.safetensors"),
-        optimizer=load_file(folder / "optimizer.safetensors"),
-        permutations=permutations,
-        history=state["history"],
-        sums=state["sums"],
-        scaler=state.get("scaler"),  # as of the next two, the first checkpoints of this schema say nothing of it
-        loss_monitor=state.get("vigil"),
-        changes=changes,
-    )
+    for difference in differences:
+        checkpoint = checkpoint.with_change(difference)
+    return checkpoint
 
 
-def _published(folder: Path) -> list[Path]:
-    # `epoch-…` were those of the first versions
-    return [*sorted(folder.glob("epoch-*")), *sorted(folder.glob("step-*"))] if folder.is_dir() else []
+def _list(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*")) if folder.is_dir() else []
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_intact(folder: Path) -> bool:
     try:
         hashes = dict(_json(folder / _MANIFEST))
         damaged = {name for name in _FILES if sha256_file(folder / name) != hashes.get(name)}
@@ -195,11 +184,11 @@ def _is_whole(folder: Path) -> bool:
         hashes, damaged = {}, _FILES
     if "state.json" not in damaged:
         _check_schema(folder)  # first, as another version may keep other files
-    strange = sorted({path.name for path in folder.iterdir()} - _FILES - {_MANIFEST})
-    if strange:
+    foreign = sorted({path.name for path in folder.iterdir()} - _FILES - {_MANIFEST})
+    if foreign:
         raise UntrustedInputError(
             str(folder),
-            f"holds {strange[0]}, which starzoo does not write there",
+            f"holds {foreign[0]}, which starzoo does not write there",
             hint="do not resume from a stranger's checkpoints; remove the folder to start the run again",
         )
     return not damaged and hashes.keys() == _FILES

@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""A lock that keeps a folder to one run at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FILE = ".lock"
 
 
 class RunLock:
-    """Keeps other runs out of a folder, as a context; on several processes the first one does so for all.
+    """Keeps other runs out of a folder, as a context; the main process holds it for all.
 
     The system releases the lock when the process ends, however that happens.
     """
@@ -26,17 +26,17 @@ class RunLock:
         self._lock = FileLock(folder / _FILE)
 
     def __enter__(self) -> RunLock:
-        """Take it, where a run has begun in the folder before."""
+        """Acquire the lock if a run has begun in the folder before."""
         if rank() == 0 and (self._folder / _FILE).exists():
-            self.take()
+            self.acquire()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give it back."""
+        """Release the lock."""
         self._lock.release()
 
-    def take(self) -> None:
-        """Take it, if that is not done yet."""
+    def acquire(self) -> None:
+        """Acquire the lock, unless this run holds it."""
         if self._lock.is_locked:
             return
         with translate_write_errors(self._folder / _FILE):

@@ -5,26 +5,26 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 from starzoo.errors import InterruptedRunError, PreemptedError
 
-__all__ = ["StopRequest", "ignore_signals", "raise_on_signals", "stop"]
+__all__ = ["StopRequest", "ignore_signals", "raise_for_signal", "raise_on_signals"]
 
-_WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # what schedulers send before they end a job
-_ECHO_SECONDS = 1.0  # a terminal and torchrun both send the same Ctrl-C
+_SCHEDULER_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # sent before a job is ended
+_DUPLICATE_SECONDS = 1.0  # a terminal and torchrun both send the same Ctrl-C
 
 
 class StopRequest:
-    """Remembers that the run shall end; the second Ctrl-C ends it at once.
+    """Records the first termination signal; the second Ctrl-C ends the run at once.
 
-    Used as a context, which takes over the signals if it is entered in the main thread.
+    As a context it handles the signals, if it is entered in the main thread.
 
     Attributes:
-        number: The signal, or 0 as long as there was none.
+        number: The signal, or 0 before there was one.
     """
 
     def __init__(self) -> None:
@@ -32,62 +32,59 @@ class StopRequest:
         self._interrupted: float | None = None
 
     def __enter__(self) -> StopRequest:
-        """Take over the signals."""
-        self._restore = _handle(self._note, (signal.SIGINT, *_WARNINGS))
+        """Install the handlers."""
+        self._handlers = _handle(self._note, (signal.SIGINT, *_SCHEDULER_SIGNALS))
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give them back."""
-        for number, before in self._restore.items():
-            signal.signal(number, before)
+        """Restore the handlers."""
+        _restore(self._handlers)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if number == signal.SIGINT:
-            if self._interrupted is not None and now - self._interrupted > _ECHO_SECONDS:
+            if self._interrupted is not None and now - self._interrupted > _DUPLICATE_SECONDS:
                 raise KeyboardInterrupt
             self._interrupted = self._interrupted or now
         self.number = self.number or number
 
 
-def stop(number: int, state: str) -> NoReturn:
-    """End the run as its signal wants it."""
+def raise_for_signal(number: int, state: str) -> NoReturn:
+    """Raise the error of a termination signal; `state` says what of the run is kept."""
     name = signal.Signals(number).name
     if number == signal.SIGINT:
-        raise InterruptedRunError("", f"interrupted; {state}", hint="the same command goes on from there")
-    raise PreemptedError("", f"stopped by {name}; {state}", hint="the same command goes on from there")
+        raise InterruptedRunError("", f"interrupted; {state}", hint="re-run the same command to resume")
+    raise PreemptedError("", f"stopped by {name}; {state}", hint="re-run the same command to resume")
 
 
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """End in an orderly way where a scheduler's signal would end the process as it stands; Ctrl-C does so by itself."""
+    """Raise an error where a scheduler's signal would end the process; Ctrl-C raises one anyway."""
 
-    def end(number: int, frame: FrameType | None) -> NoReturn:
+    def raise_signalled(number: int, frame: FrameType | None) -> NoReturn:
         raise _SignalledError(number)
 
-    before = _handle(end, _WARNINGS)
+    handlers = _handle(raise_signalled, _SCHEDULER_SIGNALS)
     try:
         yield
-    except _SignalledError as signalled:
-        stop(signalled.number, "what was finished is kept")
+    except _SignalledError as error:
+        raise_for_signal(error.number, "what was finished is kept")
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(handlers)
 
 
 @contextmanager
 def ignore_signals() -> Iterator[None]:
-    """Let a process say how its run ended, where torchrun sends SIGTERM because another one has ended before."""
-    before = _handle(signal.SIG_IGN, _WARNINGS)
+    """Ignore the SIGTERM that torchrun sends once another process has ended, so that this one can record why."""
+    handlers = _handle(signal.SIG_IGN, _SCHEDULER_SIGNALS)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(handlers)
 
 
 class _SignalledError(BaseException):
-    """Passes by whatever handles errors, as KeyboardInterrupt does."""
+    """Passes every `except Exception`, as KeyboardInterrupt does."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -95,7 +92,12 @@ class _SignalledError(BaseException):
 
 
 def _handle(handler: signal._HANDLER, numbers: Iterable[int]) -> dict[int, signal._HANDLER]:
-    """Handle some signals; which handlers there were. Only a main thread may do that."""
+    """Handle signals; return the previous handlers. Only the main thread may do that."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     return {number: signal.signal(number, handler) for number in numbers}
+
+
+def _restore(handlers: Mapping[int, signal._HANDLER]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
