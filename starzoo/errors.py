@@ -1,7 +1,7 @@
-"""Everything starzoo raises on purpose: one tree, one exit code per kind, data as attributes.
+"""The errors of starzoo, each kind with its exit code.
 
-An error names its subject, which is a file, a repository or an option, and says what is wrong with it in one line.
-`hint` says what to do next.
+An error names its subject, which is a file, a repository or an option, and its problem in one line. The hint says what
+to do next.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PASSWORD = re.compile(r"(?<=://)[^/\s@\"'<>]*@")
 
 
 def without_password(text: str) -> str:
-    """A text whose addresses name no user and no password, as that of a mirror (HF_ENDPOINT) may."""
+    """Remove user names and passwords from the URLs in a text, for example from that of a mirror (HF_ENDPOINT)."""
     return _PASSWORD.sub("", text)
 
 
@@ -52,7 +52,7 @@ class StarzooError(Exception):
     def __init__(self, subject: str, problem: str, *, hint: str = "") -> None:
         message = f"{subject}: {problem}" if subject else problem
         super().__init__(subject, problem)
-        # A stranger's name or another library's words may have several lines, and a URL a password.
+        # Names from strangers and messages of libraries may have several lines, and URLs a password.
         self.message = without_password(" ".join(message.splitlines()))
         self.hint = without_password(hint)
         self.subject = subject
@@ -69,7 +69,7 @@ class UsageError(StarzooError):
 
 
 class RunLockedError(UsageError):
-    """A folder in which another run is at work: its files are not to be touched."""
+    """A folder that another run is using."""
 
 
 class UntrustedInputError(StarzooError):
@@ -79,7 +79,7 @@ class UntrustedInputError(StarzooError):
 
 
 class HubError(StarzooError):
-    """The Hub or the network did not give what was asked for."""
+    """A request to the Hub or over the network failed."""
 
     exit_code = 4
 
@@ -97,7 +97,7 @@ class NumericalError(StarzooError):
 
 
 class CheckpointError(StarzooError):
-    """No valid checkpoint, or one that does not belong to this run."""
+    """No checkpoint is valid, or it belongs to another run."""
 
     exit_code = 7
 
@@ -109,29 +109,29 @@ class ResourceError(StarzooError):
 
 
 class UncheckedError(StarzooError):
-    """Nothing that was checked is wrong, but not everything could be checked."""
+    """All checks that could be made passed, but some could not be made."""
 
     exit_code = 9
 
 
 class PreemptedError(StarzooError):
-    """The run was told to stop; its state is saved and the same command resumes it."""
+    """A scheduler stopped the run; its state is saved and the same command resumes it."""
 
     exit_code = 75
 
 
 class InterruptedRunError(StarzooError):
-    """Ctrl-C; what was finished is kept and the same command resumes it."""
+    """Ctrl-C stopped the run; finished work is saved and the same command resumes it."""
 
     exit_code = 130
 
 
 def to_starzoo_error(error: BaseException) -> StarzooError | None:
-    """Say in words what an error of the system or of a library means for a user."""
+    """Translate an error of the system or of a library, or return None for a fault in the program."""
     if isinstance(error, StarzooError):
         return error
     if isinstance(error, KeyboardInterrupt):
-        return InterruptedRunError("", "interrupted", hint="the same command starts it again")
+        return InterruptedRunError("", "interrupted", hint="run the same command again")
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         problem = "the disk is full" if error.filename else f"the disk is full: {error}"
         return ResourceError(error.filename or "", problem, hint="free space, or write elsewhere")
@@ -144,6 +144,6 @@ def to_starzoo_error(error: BaseException) -> StarzooError | None:
 
 
 def exit_code_of(error: BaseException) -> int:
-    """The exit code of a command that ends with this error; 1 for a fault in the program."""
-    known = to_starzoo_error(error)
-    return known.exit_code if known else 1
+    """Return the exit code of a command that ends with an error; 1 for a fault in the program."""
+    translated = to_starzoo_error(error)
+    return translated.exit_code if translated else 1

@@ -29,7 +29,7 @@ __all__ = [
     "write_text",
 ]
 
-# The path is wrong; all else (a full disk, a broken one) is a lack of something.
+# Errors of a wrong path; any other is for example a full or broken disk.
 _WRONG_PATH = frozenset({
     errno.EACCES,
     errno.EEXIST,
@@ -41,13 +41,11 @@ _WRONG_PATH = frozenset({
     errno.EPERM,
     errno.EROFS,
 })
-
-
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
 def read_file(path: Path, limit: int, *, inside: Collection[Path] = (), subject: str = "") -> bytes:
-    """Read a file that may come from a stranger, as `open_file` opens it."""
+    """Read a file that may come from a stranger, of at most `limit` bytes, in one of the folders `inside` if given."""
     subject = subject or str(path)
     with open_file(path, inside=inside, subject=subject) as file, _reading(subject):
         content = file.read(limit + 1) if os.fstat(file.fileno()).st_size <= limit else None
@@ -58,7 +56,7 @@ def read_file(path: Path, limit: int, *, inside: Collection[Path] = (), subject:
 
 @contextmanager
 def open_file(path: Path, *, inside: Collection[Path] = (), subject: str = "") -> Iterator[BufferedReader]:
-    """Open a file that may come from a stranger: only a regular one, and without waiting for a pipe or a device."""
+    """Open a file that may come from a stranger: only a regular file, without waiting for a pipe or a device."""
     subject = subject or str(path)
     with _reading(subject):
         target = os.path.realpath(path)
@@ -84,13 +82,13 @@ def open_file(path: Path, *, inside: Collection[Path] = (), subject: str = "") -
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all; a link is replaced, and what it leads to stays as it is."""
+    """Write a text file atomically; a link is replaced, and its target is unchanged."""
     with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8", newline="\n")
 
 
 def open_append(path: Path) -> IO[bytes]:
-    """Open a file to which lines are added, never one to which a link leads."""
+    """Open a file to append lines; a link is refused."""
     with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab")
@@ -98,23 +96,23 @@ def open_append(path: Path) -> IO[bytes]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Write a file as a whole or not at all; a link is replaced, and what it leads to stays as it is.
+    """Yield a draft that replaces the file atomically; a link is replaced, and its target is unchanged.
 
-    Its mode is the one that the umask gives, whoever writes the draft: safetensors lets nobody else read its files.
+    The file gets the mode of the umask; safetensors would write it for its owner only.
     """
     with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(path.parent, ".writing-") as scratch:
             draft = scratch / path.name
             yield draft
-            _flush(draft)
+            _fsync(draft)
             draft.chmod(scratch.stat().st_mode & 0o666)
             draft.replace(path)
 
 
 @contextmanager
 def new_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Make a folder with the mode that the umask gives, which nobody else can enter before it is moved to its place."""
+    """Make a temporary folder with the mode of the umask; others cannot enter it before it is moved."""
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as hidden:
         folder = Path(hidden) / "draft"
         folder.mkdir()
@@ -123,7 +121,7 @@ def new_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def translate_write_errors(path: Path) -> Iterator[None]:
-    """Say which file or folder cannot be written, and whether its path or the disk is at fault."""
+    """Raise an error of starzoo for a failed write: `UsageError` for a wrong path, else `ResourceError`."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -135,21 +133,22 @@ def translate_write_errors(path: Path) -> Iterator[None]:
 
 
 def check_inside(path: Path, folder: Path) -> None:
-    """Make sure that a file or folder in a folder is no link to something elsewhere, which is somebody else's."""
+    """Refuse a link that leads out of a folder."""
     if not is_inside(path, folder):
-        raise UsageError(str(path), f"is a link that leads out of {folder}", hint="put the file itself there")
+        problem = f"expected a file in {folder}, got a link that leads out of it"
+        raise UsageError(str(path), problem, hint="put the file itself there")
 
 
 def is_inside(path: str | Path, folder: Path) -> bool:
-    """Tell whether a path leads into a folder, or from a snapshot of the Hub's cache to the blobs beside it."""
-    home, target = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
-    blobs = [above.parent / "blobs" for above in home.parents if above.name == "snapshots"]
-    return any(target.is_relative_to(place) for place in (home, *blobs))
+    """Whether a path leads into a folder, or from a snapshot in the Hub's cache into its blobs."""
+    root, target = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    blobs = [parent.parent / "blobs" for parent in root.parents if parent.name == "snapshots"]
+    return any(target.is_relative_to(allowed) for allowed in (root, *blobs))
 
 
 @contextmanager
 def _reading(subject: str) -> Iterator[None]:
-    """Say which file cannot be read; a name may hold a null byte, which is a ValueError."""
+    """Raise `UntrustedInputError` for a failed read; a null byte in a name is a ValueError."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -160,14 +159,14 @@ def _reading(subject: str) -> Iterator[None]:
         ) from error
 
 
-def _flush(path: Path) -> None:
-    """Put a file on the disk before it gets its name, so that a power cut cannot leave the name without content."""
+def _fsync(path: Path) -> None:
+    """Flush a file to the disk before it gets its name, so that a power cut cannot leave an empty file."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def cache_folder(kind: str) -> Path:
-    """The folder for one kind of cached files, in the Hub client's folder of assets; it may be deleted at any time."""
+    """Return the folder of one kind of cached files; `huggingface_hub.cached_assets_path` would also make it."""
     from huggingface_hub import constants
 
     return Path(os.environ.get("HF_ASSETS_CACHE", constants.HF_ASSETS_CACHE)).expanduser() / "starzoo" / kind

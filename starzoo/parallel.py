@@ -1,12 +1,12 @@
 """Threads, and the processes of one run as torchrun starts them.
 
-A run has several processes exactly when torchrun started it, which all of its variables say. What other launchers left
-in the environment is ignored: it would let one process wait for others that nobody started.
+A run has several processes only if torchrun started them. Variables of other launchers are ignored, since with them one
+process would wait for others that were never started.
 
-Everything here is called by all processes at the same place, and does nothing special where there is only one. An error
-on one process is raised on all of them, so that none waits for an answer that will not come. Within a step a process
-that does not answer is missed after `runtime.timeout_minutes`; where one has work that the others have not, such as a
-match or an upload, they wait for a day: a process that is lost ends the wait at once all the same.
+All processes call these functions at the same point; a single process need not wait. An error on one process is raised
+on all of them, so that none waits in vain. Within a step, a process that does not answer ends the run after
+`runtime.timeout_minutes`. Where only one has work, for example an upload, the others wait for up to a day, and a lost
+process still ends the wait at once.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DelayedMaxReduce",
+    "all_gather_object",
     "default_device",
-    "gather",
     "ignore_other_launchers",
+    "init_processes",
     "is_main_process",
     "is_torchrun",
-    "join",
     "on_main_process",
     "raise_everywhere",
     "rank",
@@ -52,11 +52,11 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
-Found = TypeVar("Found")
-_PATIENCE = datetime.timedelta(days=1)
+Result = TypeVar("Result")
+_BARRIER_TIMEOUT = datetime.timedelta(days=1)
 
-# What Accelerate goes by where it counts processes, with the value that is true of a single one.
-_ALONE = {
+# The variables by which Accelerate counts processes, with their values for a single process.
+_SINGLE_PROCESS = {
     **dict.fromkeys(("RANK", "LOCAL_RANK", "PMI_RANK", "MPI_LOCALRANKID"), "0"),
     **dict.fromkeys(("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"), "0"),
     **dict.fromkeys(("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_LOCAL_RANK"), "0"),
@@ -64,42 +64,44 @@ _ALONE = {
     **dict.fromkeys(("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"), "1"),
     **dict.fromkeys(("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"), "1"),
     **dict.fromkeys(("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"), ""),
-    "SLURM_NTASKS": "1",  # which nothing reads, but `srun -n 4` may seem to start one run on four processes
+    "SLURM_NTASKS": "1",  # nothing reads it, but `srun -n 4` may seem to start one run on four processes
 }
-_ACCELERATE = ("ACCELERATE_", "FORK_LAUNCHED")  # how its own launcher passes on its configuration
+_ACCELERATE = ("ACCELERATE_", "FORK_LAUNCHED")  # configuration from Accelerate's own launcher
 
 
 def is_torchrun() -> bool:
-    """Whether torchrun started this process: its variables are all there and fit together."""
-    return _unlike_torchrun() is None
+    """Whether torchrun started this process: all of its variables are set and consistent."""
+    return _inconsistent_variable() is None
 
 
 def rank() -> int:
-    """The number of this process in its run; 0 where there is only one. Needs no torch and no meeting."""
+    """Return the number of this process in its run, from 0; it may be called before `init_processes`."""
     return int(os.environ["RANK"]) if is_torchrun() else 0
 
 
 def world_size() -> int:
-    """How many processes the run has. Needs no torch and no meeting."""
+    """Return the number of processes of the run; it may be called before `init_processes`."""
     return int(os.environ["WORLD_SIZE"]) if is_torchrun() else 1
 
 
 def ignore_other_launchers() -> None:
-    """Take out of this process's environment what other launchers left there, and warn where it says something else.
+    """Remove the variables of other launchers from the environment, and warn if they say something else.
 
-    Accelerate would wait for processes that nobody started, or shard and compile as no option of starzoo says.
+    Accelerate would wait for processes that were never started, or shard and compile without an option of starzoo.
     """
-    environment, unlike = os.environ, _unlike_torchrun()
-    if unlike and "RANK" in environment and environment.get("WORLD_SIZE", "1") != "1":
+    environment, inconsistent = os.environ, _inconsistent_variable()
+    if inconsistent and "RANK" in environment and environment.get("WORLD_SIZE", "1") != "1":
         claimed = f"RANK={environment['RANK']!r} and WORLD_SIZE={environment['WORLD_SIZE']!r}"
         raise UsageError(
-            unlike,
-            f"expected what torchrun sets beside {claimed}, got {environment.get(unlike, '')!r}",
+            inconsistent,
+            f"expected what torchrun sets beside {claimed}, got {environment.get(inconsistent, '')!r}",
             hint="start several processes with torchrun, or a single one after `unset RANK WORLD_SIZE`",
         )
-    foreign = _ALONE if unlike else {}
-    values = {name: environment.pop(name) for name in [*environment] if name in foreign or name.startswith(_ACCELERATE)}
-    misleading = [name for name, value in values.items() if value != foreign.get(name)]
+    expected = _SINGLE_PROCESS if inconsistent else {}
+    removed = {
+        name: environment.pop(name) for name in [*environment] if name in expected or name.startswith(_ACCELERATE)
+    }
+    misleading = [name for name, value in removed.items() if value != expected.get(name)]
     if misleading:
         _logger.warning(
             "environment variables of another launcher are ignored: %s (only torchrun starts several processes, "
@@ -108,14 +110,14 @@ def ignore_other_launchers() -> None:
         )
 
 
-def _unlike_torchrun() -> str | None:
-    """The first variable of torchrun's that is not there or does not fit the others."""
+def _inconsistent_variable() -> str | None:
+    """Return the first variable of torchrun that is missing or does not fit the others."""
 
     def number(name: str) -> int:
         text = os.environ.get(name, "")
         return int(text) if text.isdecimal() and len(text) < 10 else -1
 
-    fits = {
+    valid = {
         "TORCHELASTIC_RUN_ID": "TORCHELASTIC_RUN_ID" in os.environ,
         "WORLD_SIZE": number("WORLD_SIZE") > 0,
         "RANK": 0 <= number("RANK") < number("WORLD_SIZE"),
@@ -124,11 +126,11 @@ def _unlike_torchrun() -> str | None:
         "MASTER_ADDR": bool(os.environ.get("MASTER_ADDR")),
         "MASTER_PORT": 0 < number("MASTER_PORT") < 2**16,
     }
-    return next((name for name, fit in fits.items() if not fit), None)
+    return next((name for name, is_valid in valid.items() if not is_valid), None)
 
 
 def default_device() -> torch.device:
-    """The device that fit, alignment and evaluation run on: the accelerator, else the CPU."""
+    """Return the device of fit, alignment and evaluation: the accelerator, else the CPU."""
     import torch
 
     kind = torch.accelerator.current_accelerator(check_available=True)
@@ -136,21 +138,21 @@ def default_device() -> torch.device:
 
 
 def runs_on_cpu() -> bool:
-    """Whether there is no accelerator: Accelerate takes several processes for several single ones unless it is told."""
+    """Whether there is no accelerator; Accelerate has to know, or it runs several processes as single ones."""
     import torch
 
     return not torch.accelerator.is_available()
 
 
 def rng_devices() -> list[int]:
-    """This process's GPU by its number, if it has one: as `torch.random.fork_rng` takes devices."""
+    """Return the number of this process's GPU, if it has one, for `torch.random.fork_rng`."""
     import torch
 
     return [torch.cuda.current_device()] if torch.cuda.is_available() else []
 
 
-def join(config: RuntimeConfig) -> None:
-    """Meet the other processes of the run."""
+def init_processes(config: RuntimeConfig) -> None:
+    """Connect to the other processes of the run."""
     count = _state(timeout=datetime.timedelta(minutes=config.timeout_minutes)).num_processes
     if config.num_processes not in {None, count}:
         raise UsageError(
@@ -159,63 +161,63 @@ def join(config: RuntimeConfig) -> None:
             hint=f"start it with torchrun --nproc_per_node {config.num_processes} -m starzoo.cli …"
             " (accelerate launch --cpu starts only one)",
         )
-    _meet()
+    _barrier()
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that writes and publishes; true where there is only one."""
+    """Whether this is the process that writes and publishes; true for a single process."""
     return bool(_state().is_main_process)
 
 
 @contextmanager
 def raise_everywhere() -> Iterator[None]:
-    """What goes wrong inside on one process goes wrong on all: the first one's error is raised everywhere."""
+    """Raise an error of one process on all of them, that of the lowest rank first."""
     error: Exception | None = None
     try:
         yield
-    except Exception as raised:  # noqa: BLE001 - raised below, when the others know
-        error = raised
-    _meet()
-    errors = gather(error and _portable(error))
+    except Exception as own_error:  # noqa: BLE001 - raised below, once all processes know of it
+        error = own_error
+    _barrier()
+    errors = all_gather_object(error and _picklable(error))
     if error:
         raise error
-    for rank, other in enumerate(errors):
-        if isinstance(other, StarzooError):
-            other.message = f"process {rank}: {other.message}"
-            raise other
-        if other:
-            raise RuntimeError(f"process {rank}: {other}")
+    for rank, remote_error in enumerate(errors):
+        if isinstance(remote_error, StarzooError):
+            remote_error.message = f"process {rank}: {remote_error.message}"
+            raise remote_error
+        if remote_error:
+            raise RuntimeError(f"process {rank}: {remote_error}")
 
 
-def on_main_process(work: Callable[[], Found]) -> Found:
-    """Do something on the first process only."""
-    found = None
+def on_main_process(work: Callable[[], Result]) -> Result:
+    """Run a function on the first process only, and return its result on all of them."""
+    result = None
     with raise_everywhere():
         if is_main_process():
-            found = work()
-    return gather(found)[0]  # type: ignore[return-value]
+            result = work()
+    return all_gather_object(result)[0]  # type: ignore[return-value]
 
 
 def split_across_processes(
     items: Sequence[Item],
-    work: Callable[[Sequence[Item]], Iterable[Found]],
+    work: Callable[[Sequence[Item]], Iterable[Result]],
     *,
     tell: Callable[[int, int], None] | None = None,
-) -> list[Found]:
-    """Do something with every item, each on one process."""
+) -> list[Result]:
+    """Map a function over items, each on one process, and return all results on all of them."""
     state = _state()
-    mine = list[Found]()
+    own_results = list[Result]()
     with raise_everywhere():
-        for found in work(items[state.process_index :: state.num_processes]):
-            mine.append(found)
+        for result in work(items[state.process_index :: state.num_processes]):
+            own_results.append(result)
             if tell:
-                tell(min(len(mine) * state.num_processes, len(items)), len(items))
-    parts = gather(mine)
-    return [parts[number % len(parts)][number // len(parts)] for number in range(len(items))]
+                tell(min(len(own_results) * state.num_processes, len(items)), len(items))
+    results = all_gather_object(own_results)
+    return [results[number % len(results)][number // len(results)] for number in range(len(items))]
 
 
-def gather(value: Found) -> list[Found]:
-    """What every process gives."""
+def all_gather_object(value: Result) -> list[Result]:
+    """Return the value of every process, by rank."""
     from accelerate.utils import gather_object
 
     if _state().num_processes == 1:
@@ -223,76 +225,76 @@ def gather(value: Found) -> list[Found]:
     return list(gather_object([value]))
 
 
-def _meet() -> None:
-    """Wait for the others, however long their work takes."""
+def _barrier() -> None:
+    """Wait for the other processes, however long their work takes."""
     import torch
 
     if _state().num_processes > 1:
-        torch.distributed.barrier(_patient_group(torch.distributed.group.WORLD))
+        torch.distributed.barrier(_slow_group(torch.distributed.group.WORLD))
 
 
 @cache
-def _patient_group(world: object) -> Any:
-    """The processes of a world once more, with more patience."""
+def _slow_group(world: object) -> Any:
+    """Return a group of all processes with a long timeout, one for each `world` that they have formed."""
     import torch
 
-    return torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    return torch.distributed.new_group(backend="gloo", timeout=_BARRIER_TIMEOUT)
 
 
-def _portable(error: Exception) -> StarzooError | str:
+def _picklable(error: Exception) -> StarzooError | str:
     return error if isinstance(error, StarzooError) else f"{type(error).__name__}: {error}"
 
 
 def _state(**options: Any) -> PartialState:
     ignore_other_launchers()
-    from accelerate import PartialState  # which reads some of these variables when it is imported
+    from accelerate import PartialState  # reads some of these variables on import
 
     return PartialState(cpu=runs_on_cpu(), **options)
 
 
 class DelayedMaxReduce:
-    """What all processes say at the end of a step, heard one step later, so that no step waits for it."""
+    """An asynchronous all-reduce of the maximum of a few scalars: step k + 1 reads the result of step k."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._alone = device, _state().num_processes == 1
-        self._said: tuple[Tensor, Any] | None = None
+        self._device, self._is_single = device, _state().num_processes == 1
+        self._pending: tuple[Tensor, Any] | None = None
 
-    def share(self, values: Sequence[Tensor | float]) -> list[float] | None:
-        """Say something, and hear what was said one step ago."""
+    def start(self, values: Sequence[Tensor | float]) -> list[float] | None:
+        """Start to reduce the values of a step, and return the reduced values of the step before."""
         import torch
 
-        words = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=self._device) for value in values])
-        greatest = torch.distributed.ReduceOp.MAX
-        said = None if self._alone else torch.distributed.all_reduce(words, greatest, async_op=True)
-        heard = self.hear()
-        self._said = words, said
-        return heard
+        scalars = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=self._device) for value in values])
+        maximum = torch.distributed.ReduceOp.MAX
+        work = None if self._is_single else torch.distributed.all_reduce(scalars, maximum, async_op=True)
+        reduced = self.wait()
+        self._pending = scalars, work
+        return reduced
 
-    def hear(self) -> list[float] | None:
-        """Hear what was said last, which has to be waited for."""
-        if self._said is None:
+    def wait(self) -> list[float] | None:
+        """Wait for the reduced values of the last step, and return them once."""
+        if self._pending is None:
             return None
-        words, said = self._said
-        self._said = None
-        if said is not None:
-            said.wait()
-        heard: list[float] = words.tolist()
-        return heard
+        scalars, work = self._pending
+        self._pending = None
+        if work is not None:
+            work.wait()
+        reduced: list[float] = scalars.tolist()
+        return reduced
 
 
-def threaded_map(work: Callable[[Item], Found], items: Iterable[Item], threads: int) -> Iterator[Found]:
-    """Map a function over items that are taken one by one, as many at a time as there are threads."""
+def threaded_map(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """Map a function over items in order, with at most one item per thread ahead of the consumer."""
     if threads < 2:
         yield from map(work, items)
         return
     with ThreadPoolExecutor(threads) as pool:
-        begun = deque[Future[Found]]()
+        futures = deque[Future[Result]]()
         try:
             for item in items:
-                begun.append(pool.submit(work, item))
-                if len(begun) == threads:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
+                futures.append(pool.submit(work, item))
+                if len(futures) == threads:
+                    yield futures.popleft().result()
+            while futures:
+                yield futures.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""How the library reports progress without knowing whether anyone watches."""
+"""The protocol by which long-running functions report progress."""
 
 from __future__ import annotations
 
@@ -15,4 +15,4 @@ class Progress(Protocol):
 
 
 def no_progress(stage: str, done: int, total: int, **figures: float) -> None:
-    """Report nothing: the default of every library function."""
+    """Ignore progress: the default of every function."""

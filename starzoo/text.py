@@ -1,4 +1,4 @@
-"""Numbers and differences in words, and text without what is not seen."""
+"""Text for people: printable characters, counted nouns and differences of JSON values."""
 
 from __future__ import annotations
 
@@ -7,37 +7,28 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["clean", "first_json_difference", "json_differences", "pluralize", "printable"]
+__all__ = ["clean", "json_differences", "pluralize", "printable"]
 
 
 def clean(text: str) -> str:
-    """Take out what is not seen: control bytes, terminal escapes, direction marks; white space becomes one space."""
+    """Remove invisible characters, for example terminal escapes and direction marks, and collapse white space."""
     return " ".join(printable(" ".join(text.split())).split())
 
 
 def printable(text: str) -> str:
-    """Take out what is not seen, line breaks too, and leave white space as it is."""
+    """Remove invisible characters, line breaks included, and keep other white space."""
     return "".join(character for character in text if unicodedata.category(character)[0] != "C")
 
 
 def pluralize(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun."""
+    """Return a number with its noun."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def first_json_difference(then: Any, now: Any, path: str = "") -> str:
-    """Say in words where two JSON values differ first."""
-    return next(_differences(then, now, path), "")
-
-
-def json_differences(then: Any, now: Any) -> list[str]:
-    """Say in words where two JSON values differ, once for every place, as `first_json_difference` does."""
-    return list(_differences(then, now, ""))
-
-
-def _differences(then: Any, now: Any, path: str) -> Iterator[str]:
-    if isinstance(then, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*then, *now]):
-            yield from _differences(then.get(key), now.get(key), f"{path}.{key}".lstrip("."))
-    elif then != now:
-        yield f"{path} was {json.dumps(then)}, now {json.dumps(now)}"
+def json_differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """Yield every difference of two JSON values, as `star.lr was 0.1, now 0.2`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            yield from json_differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+    elif old != new:
+        yield f"{path} was {json.dumps(old)}, now {json.dumps(new)}"

@@ -26,7 +26,7 @@ def _join(rank: int, port: int, together: Any) -> None:
     import torch.distributed  # noqa: F401
 
     together.wait(60)  # one may have taken longer to import all this than the other waits for it
-    processes.join(RuntimeConfig(timeout_minutes=2 / 60))
+    processes.init_processes(RuntimeConfig(timeout_minutes=2 / 60))
 
 
 def _share(rank: int, port: int, together: Any, out: str) -> None:
@@ -37,15 +37,15 @@ def _share(rank: int, port: int, together: Any, out: str) -> None:
             time.sleep(5)  # longer than processes wait within a step
             yield item * item
 
-    found = processes.split_across_processes([3], work)
+    squares = processes.split_across_processes([3], work)
     assert processes.on_main_process(lambda: time.sleep(4) or "done") == "done"
-    Path(out, str(rank)).write_text(str(found))
+    Path(out, str(rank)).write_text(str(squares))
 
 
 def _lose(rank: int, port: int, together: Any, out: str) -> None:
     _join(rank, port, together)
-    processes._PATIENCE = datetime.timedelta(minutes=5)
-    processes.gather(rank)
+    processes._BARRIER_TIMEOUT = datetime.timedelta(minutes=5)
+    processes.all_gather_object(rank)
     if rank == 1:
         os._exit(1)
     try:
@@ -124,8 +124,8 @@ def test_what_another_launcher_left_gives_one_process_and_a_warning(
 ) -> None:
     environment(**variables)
     assert (processes.rank(), processes.world_size()) == (0, 1)
-    processes.join(RuntimeConfig(num_processes=1))
-    assert processes.gather("alone") == ["alone"]
+    processes.init_processes(RuntimeConfig(num_processes=1))
+    assert processes.all_gather_object("alone") == ["alone"]
     assert not variables.keys() & os.environ.keys()
     [warning] = [record.getMessage() for record in caplog.records if record.name == "starzoo.parallel"]
     true = {"WORLD_SIZE": "1", "RANK": "0"}  # of one process
@@ -139,7 +139,7 @@ def test_what_is_true_of_one_process_is_no_reason_for_a_warning(
     environment(
         RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", PMI_SIZE="1", PMI_RANK="0", SLURM_NTASKS="1", SLURM_JOB_ID="7"
     )
-    processes.join(RuntimeConfig(num_processes=1))
+    processes.init_processes(RuntimeConfig(num_processes=1))
     assert caplog.records == []
 
 
@@ -167,7 +167,7 @@ def test_a_rank_among_several_that_torchrun_did_not_start_is_refused(
     environment(**{name: value for name, value in {**WHOLE, **changes}.items() if value is not None})
     assert processes.rank() == 0  # who says so
     with pytest.raises(UsageError, match=rf"^{named}: expected what torchrun sets beside RANK='.*' and WORLD_SIZE='"):
-        processes.join(RuntimeConfig())
+        processes.init_processes(RuntimeConfig())
 
 
 def test_what_torchrun_says_counts_whatever_else_does(

@@ -1,10 +1,10 @@
-"""Differences: the first one, with its path."""
+"""Differences of JSON values, each with its path."""
 
 from __future__ import annotations
 
 import pytest
 
-from starzoo.text import first_json_difference
+from starzoo.text import json_differences
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,9 @@ from starzoo.text import first_json_difference
     ],
 )
 def test_the_first_difference_in_words(then: object, now: object, words: str) -> None:
-    assert first_json_difference(then, now) == words
+    assert next(json_differences(then, now), "") == words
+
+
+def test_every_difference_has_its_path() -> None:
+    old, new = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 0, "c": 2}, "d": 4}
+    assert [*json_differences(old, new)] == ["a.b was 1, now 0", "d was 3, now 4"]

@@ -20,7 +20,7 @@ from starzoo.models.architecture import Architecture
 from starzoo.models.batch_norm import has_batch_norm
 from starzoo.models.sources import Source
 from starzoo.models.training.optimizer import set_learning_rate
-from starzoo.parallel import DelayedMaxReduce, gather, join, raise_everywhere, rng_devices
+from starzoo.parallel import DelayedMaxReduce, all_gather_object, init_processes, raise_everywhere, rng_devices
 from starzoo.progress import Progress, no_progress
 from starzoo.star.accelerator import compile_network, make_accelerator
 from starzoo.star.endpoints import Endpoints
@@ -94,7 +94,7 @@ def fit(
 
     SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C end it at the next step, on all processes at the same one, after a checkpoint.
     """
-    join(config.runtime)
+    init_processes(config.runtime)
     warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)  # of 1 × 1 weights, which have no order
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # Accelerate knows no other
     with torch.random.fork_rng(devices=rng_devices()):
@@ -178,7 +178,7 @@ class _Trainer:
             try:
                 while self.state.step < self.schedule.steps and not self.state.has_converged(self.config.star.patience):
                     self._run_epoch()
-                self._checkpoint_or_stop(_StepReport(signal=max(gather(self.stop_request.number))))
+                self._checkpoint_or_stop(_StepReport(signal=max(all_gather_object(self.stop_request.number))))
             except BaseException:
                 self._report_progress()  # so that the status names the last step
                 raise
@@ -198,7 +198,7 @@ class _Trainer:
             report = self._take_step(batches)
             if self.state.step % self.schedule.steps_per_epoch:
                 self._checkpoint_or_stop(report)
-        report = report.merge(self._check_step(self.reduction.hear(), self.state.step))
+        report = report.merge(self._check_step(self.reduction.wait(), self.state.step))
         self._close_epoch(epoch + 1, share=1 - first / self.schedule.steps_per_epoch)
         is_last = self.state.step == self.schedule.steps
         due = is_last or is_due(self.config.runtime.checkpoint_epochs, epoch + 1)
@@ -216,7 +216,7 @@ class _Trainer:
         self.state.update_star(self.config.star.clip_grad_norm)
         overdue = time.monotonic() - self.saved_at > 60 * self.config.runtime.checkpoint_minutes
         checkpoint_due = self.accelerator.is_main_process and overdue
-        reduced = self.reduction.share([self.stop_request.number, checkpoint_due, nonfinite_draw, max_loss])
+        reduced = self.reduction.start([self.stop_request.number, checkpoint_due, nonfinite_draw, max_loss])
         report = self._check_step(reduced, self.state.step - 1)
         if time.monotonic() - self.reported_at > _SECONDS_BETWEEN_REPORTS or self.state.step == self.schedule.steps:
             self._report_progress()
@@ -263,7 +263,7 @@ class _Trainer:
         if self.state.step == self.saved_step:
             return
         self.saved_step = self.state.step
-        self._check_step(self.reduction.hear(), self.state.step)  # a resumed run has no reduction in flight
+        self._check_step(self.reduction.wait(), self.state.step)  # a resumed run has no reduction in flight
         checkpoint = self.state.state_dict()
         self._check_finite(f"before step {self.state.step}")
         if self.folder and self.accelerator.is_main_process:
@@ -272,7 +272,7 @@ class _Trainer:
     def _close_epoch(self, epoch: int, *, share: float) -> None:
         """Add the record of an epoch, counted from 1, to the history; `share` of its steps were taken by this call."""
         settings, state = self.config.star, self.state
-        record = EpochSums.record(gather(state.epoch_sums.values()))
+        record = EpochSums.record(all_gather_object(state.epoch_sums.values()))
         is_last = settings.midpoint_every > 0 and epoch == settings.epochs
         if is_last or is_due(settings.midpoint_every, epoch):
             losses = self.state.alignment.midpoint_losses(self.star.state_dict(reestimate=False))
@@ -357,7 +357,7 @@ def _load_checkpoint(folder: Path | None, identity: Mapping[str, Any], resume: R
     with raise_everywhere():  # a stranger's checkpoint is refused before any work
         if folder:
             checkpoint = load_newest(folder / CHECKPOINTS, identity, override=resume.override)
-    steps = gather(checkpoint.step if checkpoint else 0)
+    steps = all_gather_object(checkpoint.step if checkpoint else 0)
     if len(set(steps)) > 1:
         raise UsageError(
             str(folder),

@@ -10,7 +10,7 @@ from torch import nn
 
 from starzoo.config import StarConfig
 from starzoo.models.training.optimizer import make_optimizer
-from starzoo.parallel import gather
+from starzoo.parallel import all_gather_object
 from starzoo.star.loss_monitor import EpochSums, LossMonitor
 from starzoo.star.run.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from starzoo.star.source_alignment import SourceAlignment
@@ -78,7 +78,7 @@ class RunState:
             optimizer=optimizer_tensors(self.optimizer),
             permutations=[permutation.to_tensors() for permutation in self.alignment.permutations],
             history=self.history,
-            epoch_sums=gather(self.epoch_sums.values()),
+            epoch_sums=all_gather_object(self.epoch_sums.values()),
             scaler=self.scaler.state_dict() if self.scaler else None,
             loss_monitor=self.loss_monitor.state_dict(),
             changes=self.changes,

@@ -21,7 +21,7 @@ from starzoo.models.class_order import named_classes
 from starzoo.models.compatibility import check_compatible
 from starzoo.models.sources import Source, load_sources
 from starzoo.models.timm_folder import WEIGHTS_FILE, write_text
-from starzoo.parallel import join, on_main_process, raise_everywhere
+from starzoo.parallel import init_processes, on_main_process, raise_everywhere
 from starzoo.progress import Progress, no_progress
 from starzoo.star.fit import FittedStar, ResumeOptions, fit
 from starzoo.star.inputs import load_data_for, load_ood_data
@@ -131,7 +131,7 @@ def fit_star(
     _check_request(sources, holdouts, out, publish)
     status = Status(out, progress)
     with RunLock(out) as lock, ignore_signals(), status.record_outcome(), raise_on_signals():
-        join(config.runtime)
+        init_processes(config.runtime)
         status.processes_joined()
         name = publish.name or out.resolve().name
         inputs = _load_inputs(sources, holdouts, resolve_paths(config), out, name, status)

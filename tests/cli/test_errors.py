@@ -222,5 +222,5 @@ def test_d04_interrupt_ends_with_130_and_one_line(tmp_path):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
-    assert err == "error: interrupted (hint: the same command starts it again)\n"
+    assert err == "error: interrupted (hint: run the same command again)\n"
     assert not out.exists()

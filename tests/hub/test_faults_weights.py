@@ -96,7 +96,7 @@ def test_w08_duplicate_tensor_key(path: Path) -> None:
     first, second = json.dumps(entry([2], 0, 8)), json.dumps(entry([2], 0, 8))
     write(path, f'{{"a": {first}, "a": {second}}}'.encode(), 8)
     assert list(load_file(path)) == ["a"], "safetensors itself does not mind"
-    with pytest.raises(UntrustedInputError, match=r"model.safetensors: .*the key 'a' stands there twice"):
+    with pytest.raises(UntrustedInputError, match=r"model.safetensors: .*the key 'a' occurs twice"):
         read_header(path)
 
 
@@ -205,6 +205,6 @@ def test_w18_git_lfs_pointer(make_member: MakeMember) -> None:
 @pytest.mark.parametrize("header", [b"[]", b"\xff\xff", b'{"a": NaN}', b"[" * 100_000, b'{"a": 1e999}'])
 def test_a_header_that_is_no_table(path: Path, header: bytes) -> None:
     with pytest.raises(
-        UntrustedInputError, match=r"model.safetensors: the header: (holds a list|is not valid|is nested)"
+        UntrustedInputError, match=r"model.safetensors: the header: (expected an object|is not valid|is nested)"
     ):
         read_header(write(path, header))

@@ -148,7 +148,7 @@ def test_d04_the_second_interrupt_ends_the_run_at_once(
     [ended] = run.wait()
     assert time.monotonic() - begun < 10
     assert ended.code == 130, ended.text
-    assert ended.text == "error: interrupted (hint: the same command starts it again)\n"
+    assert ended.text == "error: interrupted (hint: run the same command again)\n"
     assert not (out / "checkpoints").exists()
     assert status(out)["exit_code"] == 130
 

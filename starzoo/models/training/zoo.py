@@ -34,7 +34,7 @@ from starzoo.models.timm_folder import (
 from starzoo.models.training.member import measure, train_member
 from starzoo.models.training.workers import Report, available_cpus, run_in_processes
 from starzoo.progress import Progress, no_progress
-from starzoo.text import first_json_difference
+from starzoo.text import json_differences
 
 __all__ = ["MemberReport", "train_zoo"]
 
@@ -258,9 +258,8 @@ def _read_report(folder: Path, identity: dict[str, Any]) -> MemberReport | None:
     if absent:
         raise UsageError(str(folder), f"is no finished member: it has no {absent[0]}", hint=hint)
     record = read_json(folder / _RECORD_FILE)
-    if difference := first_json_difference(
-        {key: record.get(key) for key in identity}, _without_place(identity, record)
-    ):
+    recorded = {key: record.get(key) for key in identity}
+    if difference := next(json_differences(recorded, _without_place(identity, record)), ""):
         raise UsageError(str(folder), f"was made otherwise: {difference}", hint=hint)
     try:
         return MemberReport(seed=identity["seed"], folder=folder, trained=False, **record["result"])

@@ -158,7 +158,7 @@ def _read(folder: Path, identity: Mapping[str, Any], override: bool) -> Checkpoi
         permutations=permutations,
         **{name: state[name] for name in _VALUES},
     )
-    if differences := json_differences(state["identity"], json.loads(json.dumps(identity))):
+    if differences := list(json_differences(state["identity"], json.loads(json.dumps(identity)))):
         only_config = all(difference.startswith("config.") for difference in differences)
         if not (override and only_config):
             raise UsageError(
