@@ -20,11 +20,11 @@ def doctor(
     """
     from starzoo.workflows.doctor import run_checks
 
-    findings = run_checks(clean=clean)
+    checks = run_checks(clean=clean)
     out.result(
-        {"findings": [vars(finding) for finding in findings]},
-        brief=[f"{finding.what}: {finding.found}" for finding in findings if finding.problem],
+        {"checks": [vars(check) for check in checks]},
+        brief=[f"{check.name}: {check.result}" for check in checks if check.hint],
         human=[
-            Table("This machine", ["what", "found", "to do"], [[f.what, f.found, f.problem] for f in findings]),
+            Table("This machine", ["check", "result", "to do"], [[c.name, c.result, c.hint] for c in checks]),
         ],
     )

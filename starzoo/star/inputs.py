@@ -85,6 +85,8 @@ def load_ood_data(config: DataConfig | None, architecture: Architecture) -> Spli
 
 def _check_named(manifest: StarManifest, data: DataConfig, *, option: str) -> None:
     """Make sure that a star not fitted here names no folder, and say what the Hub is asked for with the token."""
+    from huggingface_hub import get_token
+
     if data.dataset == "digits":
         return
     what = f"{manifest.name}: its star.json names the images {data.dataset!r}"
@@ -104,14 +106,8 @@ def _check_named(manifest: StarManifest, data: DataConfig, *, option: str) -> No
             f"{what} of the Hub, and a folder here is called so too",
             hint=f"give {option} {data.dataset} if the folder is meant, or another current folder",
         )
-    if not is_offline() and _has_token():
+    if not is_offline() and get_token() is not None:
         warn_once(f"{what}; the Hub is asked for them with your token")
-
-
-def _has_token() -> bool:
-    from huggingface_hub import get_token
-
-    return get_token() is not None
 
 
 def _check_memory(manifest: StarManifest) -> None:

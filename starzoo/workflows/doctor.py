@@ -16,7 +16,7 @@ from starzoo.hub.listing import free_bytes
 from starzoo.hub.offline import is_offline
 from starzoo.hub.retry import with_retries
 
-__all__ = ["Check", "clean_cache", "run_checks"]
+__all__ = ["Check", "run_checks"]
 
 _PACKAGES = ("starzoo", "torch", "timm", "huggingface_hub", "safetensors", "datasets", "accelerate")
 _LOW_DISK = 2_000_000_000  # bytes
@@ -28,29 +28,19 @@ class Check:
     """The result of one check.
 
     Attributes:
-        what: The name of the check.
-        found: What it found.
-        problem: What to do about it, or an empty string.
+        name: The name of the check.
+        result: A version, a path, a number …
+        hint: What to do about a problem; empty without one.
     """
 
-    what: str
-    found: str
-    problem: str = ""
+    name: str
+    result: str
+    hint: str = ""
 
 
 def run_checks(*, clean: bool = False) -> list[Check]:
     """Check everything that a run needs."""
     return [*_versions(), *_devices(), *_cache(clean), _token()]
-
-
-def clean_cache() -> tuple[int, int]:
-    """Remove the files of killed downloads from the Hub's cache; return their number and bytes."""
-    removed = size = 0
-    for file in _incomplete_downloads():
-        size += file.stat().st_size
-        file.unlink(missing_ok=True)
-        removed += 1
-    return removed, size
 
 
 def _versions() -> Iterator[Check]:
@@ -79,12 +69,14 @@ def _cache(clean: bool) -> Iterator[Check]:
     yield Check("cache of the Hub", str(cache))
     yield Check("cache of starzoo", str(cache_folder("")))
     yield Check("free disk", f"{free / 1e9:.1f} GB", "free space, or set HF_HOME" if free < _LOW_DISK else "")
+    files = list(_incomplete_downloads())
     if clean:
-        removed, size = clean_cache()
-        yield Check("broken-off downloads", f"{removed} removed, {size:,} bytes")
+        size = sum(file.stat().st_size for file in files)
+        for file in files:
+            file.unlink(missing_ok=True)
+        yield Check("incomplete downloads", f"{len(files)} removed, {size:,} bytes")
     else:
-        count = len(list(_incomplete_downloads()))
-        yield Check("broken-off downloads", str(count), "starzoo doctor --clean" if count else "")
+        yield Check("incomplete downloads", str(len(files)), "starzoo doctor --clean" if files else "")
 
 
 def _incomplete_downloads() -> Iterator[Path]:
@@ -99,14 +91,14 @@ def _token() -> Check:
     """Check whose token it is, and its scope, by the Hub."""
     from huggingface_hub import HfApi, constants, get_token
 
-    what = f"token for {without_password(constants.ENDPOINT)}"
+    name = f"token for {without_password(constants.ENDPOINT)}"
     if get_token() is None:
-        return Check(what, "none", "set HF_TOKEN to push, or to pull what is private or gated")
+        return Check(name, "none", "set HF_TOKEN to push, or to pull what is private or gated")
     if is_offline():
-        return Check(what, "there is one; offline, it is not tried")
+        return Check(name, "there is one; offline, it is not tried")
     try:
         user = with_retries(lambda: HfApi().whoami(), "the Hub")
     except HubError as error:
-        return Check(what, error.message, error.hint)
+        return Check(name, error.message, error.hint)
     scope = user.get("auth", {}).get("accessToken", {}).get("role", "unknown")
-    return Check(what, f"{user['name']}, scope {scope}", "it cannot push" if scope == "read" else "")
+    return Check(name, f"{user['name']}, scope {scope}", "it cannot push" if scope == "read" else "")

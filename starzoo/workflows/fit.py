@@ -76,16 +76,12 @@ class StarResult:
 
 @dataclass(frozen=True, kw_only=True)
 class FitInputs:
-    """Everything that a fit needs, loaded and checked.
+    """Everything that a fit needs, loaded and checked; the models and `data` are in one class order.
 
     Attributes:
-        sources: The models that the star is fitted on, in one class order.
-        holdouts: The models that it never sees.
-        data: The images of the task.
         ood: Other images, which uncertainty should tell from those of the task.
         manifest: The star's record as far as it is known before the fit.
         local_paths: Where all of it lies on this machine.
-        cache: Results that were measured before.
     """
 
     sources: Sequence[Source]

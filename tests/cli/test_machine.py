@@ -23,13 +23,13 @@ def test_the_doctor_tells_the_scope_of_the_token_and_not_the_token(run: Run, fak
     monkeypatch.setenv("HF_TOKEN", "hf_CANARY0123456789")
     ended = run("doctor", "--json")
     assert ended.code == 0
-    found = {finding["what"]: finding for finding in ended.json["findings"]}
-    assert found[f"token for {fake_hub.endpoint}"] == {
-        "what": f"token for {fake_hub.endpoint}",
-        "found": "tester, scope write",
-        "problem": "",
+    checks = {check["name"]: check for check in ended.json["checks"]}
+    assert checks[f"token for {fake_hub.endpoint}"] == {
+        "name": f"token for {fake_hub.endpoint}",
+        "result": "tester, scope write",
+        "hint": "",
     }
-    assert {"python", "torch", "timm", "processors", "accelerators", "free disk", "cache of the Hub"} <= set(found)
+    assert {"python", "torch", "timm", "processors", "accelerators", "free disk", "cache of the Hub"} <= set(checks)
     assert "CANARY" not in ended.out + ended.err + run("doctor").out
 
 
