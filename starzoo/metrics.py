@@ -1,4 +1,4 @@
-"""The quality of predicted probabilities: accuracy, proper scores, calibration, and what confidence is worth."""
+"""Scores of predicted probabilities: accuracy, proper scores, calibration, and the AUROC of uncertainty."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = [
     "accuracy",
     "auroc",
     "brier_score",
+    "chance_p_value",
     "ensemble_log_probabilities",
     "entropy",
     "expected_calibration_error",
     "fit_temperature",
-    "luck",
     "misclassification_auroc",
     "mutual_information",
     "negative_log_likelihood",
     "ood_auroc",
-    "tempered",
+    "scale_temperature",
 ]
 
 UncertaintyScore = Literal["confidence", "entropy"]
-_TEMPERATURES = (1 / 20, 20.0)  # beyond which no sane model lies
+_TEMPERATURE_BOUNDS = (1 / 20, 20.0)  # far wider than those of real models
 
 
 def accuracy(log_probabilities: Tensor, labels: Tensor) -> float:
@@ -43,7 +43,7 @@ def accuracy(log_probabilities: Tensor, labels: Tensor) -> float:
     Returns:
         A share from 0 to 1.
     """
-    _refuse_nan(log_probabilities)
+    _check_no_nan(log_probabilities)
     return float((log_probabilities.argmax(dim=1) == labels).double().mean())
 
 
@@ -57,7 +57,7 @@ def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor) -> float:
     Returns:
         Nats per image.
     """
-    _refuse_nan(log_probabilities)
+    _check_no_nan(log_probabilities)
     return float(-log_probabilities.double().gather(1, labels[:, None]).mean())
 
 
@@ -72,12 +72,12 @@ def expected_calibration_error(log_probabilities: Tensor, labels: Tensor, *, bin
     Returns:
         A share from 0 to 1.
     """
-    _refuse_nan(log_probabilities)
+    _check_no_nan(log_probabilities)
     confidence, answer = log_probabilities.double().exp().max(dim=1)
-    right = (answer == labels).double()
+    correct = (answer == labels).double()
     # Bins are (low, high], as in the paper; the epsilon-free ceiling puts a confidence of exactly 1 into the last.
-    number = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, number, right - confidence)
+    index = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, correct - confidence)
     return float(gap.abs().sum() / len(labels))
 
 
@@ -91,25 +91,25 @@ def brier_score(log_probabilities: Tensor, labels: Tensor) -> float:
     Returns:
         From 0 (certain and right) to 2 (certain and wrong).
     """
-    _refuse_nan(log_probabilities)
+    _check_no_nan(log_probabilities)
     probabilities = log_probabilities.double().exp()
-    right = torch.nn.functional.one_hot(labels, probabilities.shape[1])
-    return float((probabilities - right).square().sum(1).mean())
+    targets = torch.nn.functional.one_hot(labels, probabilities.shape[1])
+    return float((probabilities - targets).square().sum(1).mean())
 
 
 def auroc(scores: Tensor, positive: Tensor) -> float | None:
-    """The area under the ROC curve: how likely a positive scores above a negative, ties counted half.
+    """The area under the ROC curve: the probability that a positive scores above a negative, ties counted half.
 
-    It goes by ranks alone (Mann and Whitney 1947), so scores may be any numbers and no threshold is chosen.
+    It depends on ranks alone (Mann and Whitney 1947), so that scores may be any numbers and no threshold is chosen.
 
     Args:
-        scores: Shape (images,); infinities are numbers.
+        scores: Shape (images,); infinities are allowed.
         positive: Whether each is a positive, boolean of shape (images,).
 
     Returns:
         A share from 0 to 1; None where there are only positives or only negatives.
     """
-    _refuse_nan(scores)
+    _check_no_nan(scores)
     positives = int(positive.sum())
     negatives = len(positive) - positives
     if not positives or not negatives:
@@ -120,7 +120,7 @@ def auroc(scores: Tensor, positive: Tensor) -> float | None:
 
 
 def misclassification_auroc(log_probabilities: Tensor, labels: Tensor) -> float | None:
-    """How well the confidence of an answer tells right ones from wrong ones (Hendrycks and Gimpel 2017).
+    """The AUROC of misclassification detection by confidence (Hendrycks and Gimpel 2017).
 
     Args:
         log_probabilities: Normalized, shape (images, classes).
@@ -133,21 +133,23 @@ def misclassification_auroc(log_probabilities: Tensor, labels: Tensor) -> float 
     return auroc(confidence, answers == labels)
 
 
-def ood_auroc(inside: Tensor, outside: Tensor, score: UncertaintyScore = "confidence") -> float | None:
-    """How well uncertainty tells images of another data set (out of distribution) from those of the task.
+def ood_auroc(
+    log_probabilities: Tensor, ood_log_probabilities: Tensor, score: UncertaintyScore = "confidence"
+) -> float | None:
+    """The AUROC of out-of-distribution detection by uncertainty.
 
     Args:
-        inside: Log-probabilities on the task's images, shape (images, classes).
-        outside: The same on images of another data set, shape (other images, classes).
-        score: What tells them apart: the greatest probability, or the entropy of all.
+        log_probabilities: On the task's images, shape (images, classes).
+        ood_log_probabilities: On images of another data set, shape (other images, classes).
+        score: The uncertainty: by the greatest probability, or the entropy.
 
     Returns:
         The AUROC, the other images being the positives; None where there is no image on one side.
     """
-    both = torch.cat([inside, outside])
-    _refuse_nan(both)
-    uncertain = -both.max(dim=1).values if score == "confidence" else entropy(both.double().exp())
-    return auroc(uncertain, torch.arange(len(both)) >= len(inside))
+    both = torch.cat([log_probabilities, ood_log_probabilities])
+    _check_no_nan(both)
+    uncertainty = -both.max(dim=1).values if score == "confidence" else entropy(both.double().exp())
+    return auroc(uncertainty, torch.arange(len(both)) >= len(log_probabilities))
 
 
 def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
@@ -158,24 +160,24 @@ def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
         labels: Class indices, shape (images,).
 
     Returns:
-        The temperature T for `tempered`, from 0.05 to 20: above 1 where the model is overconfident.
+        The temperature T for `scale_temperature`, from 0.05 to 20: above 1 where the model is overconfident.
     """
-    _refuse_nan(log_probabilities)
+    _check_no_nan(log_probabilities)
     predicted = log_probabilities.double()
 
     def loss(log_temperature: float) -> float:
-        return negative_log_likelihood(tempered(predicted, math.exp(log_temperature)), labels)
+        return negative_log_likelihood(scale_temperature(predicted, math.exp(log_temperature)), labels)
 
-    low, high = map(math.log, _TEMPERATURES)  # the loss is convex in 1/T, so that it has one valley
+    low, high = map(math.log, _TEMPERATURE_BOUNDS)  # the loss is convex in 1/T, so that it has one minimum
     return math.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x)
 
 
-def tempered(log_probabilities: Tensor, temperature: float) -> Tensor:
-    """Predictions made less certain, or more: softmax(log p / T). The order of the classes stays.
+def scale_temperature(log_probabilities: Tensor, temperature: float) -> Tensor:
+    """Apply temperature scaling: softmax(log p / T). The order of the classes stays.
 
     Args:
         log_probabilities: Shape (images, classes).
-        temperature: T; more than 1 makes less certain.
+        temperature: T; more than 1 makes predictions less certain.
 
     Returns:
         Log-probabilities of the same shape.
@@ -183,23 +185,24 @@ def tempered(log_probabilities: Tensor, temperature: float) -> Tensor:
     return (log_probabilities / temperature).log_softmax(dim=1)
 
 
-def luck(answers: Tensor, labels: Tensor) -> float:
-    """How likely as many right answers are for a model whose answers have nothing to do with the images.
+def chance_p_value(answers: Tensor, labels: Tensor) -> float:
+    """The p-value of an accuracy under answers that are independent of the images.
 
-    Such a model is right with probability p = Σ over classes of (share of answers) · (share of labels), the chance
-    agreement of Cohen's kappa (1960), which no imbalance of the classes deceives; P(X ≥ right) for X ~ Bin(images, p).
+    These are right with probability p = Σ over classes of (share of answers) · (share of labels): the chance agreement
+    of Cohen's kappa (1960), which allows for imbalanced classes. The result is P(X ≥ right) for X ~ Bin(images, p).
 
     Args:
         answers: The predicted classes, shape (images,).
-        labels: The right ones, shape (images,).
+        labels: The true classes, shape (images,).
 
     Returns:
         A probability: near 0 where the answers are better than chance.
     """
     images = len(labels)
     classes = int(torch.maximum(answers, labels).max()) + 1
-    shares = torch.stack([torch.bincount(each, minlength=classes).double() / images for each in (answers, labels)])
-    return float(binom.sf(int((answers == labels).sum()) - 1, images, min(1.0, float(shares.prod(dim=0).sum()))))
+    shares = [torch.bincount(indices, minlength=classes).double() / images for indices in (answers, labels)]
+    agreement = min(1.0, float(torch.stack(shares).prod(dim=0).sum()))
+    return float(binom.sf(int((answers == labels).sum()) - 1, images, agreement))
 
 
 def ensemble_log_probabilities(members: Tensor) -> Tensor:
@@ -215,7 +218,7 @@ def ensemble_log_probabilities(members: Tensor) -> Tensor:
 
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """How uncertain predictions are: H(p) = −Σ p·ln p, from 0 (certain) to ln(classes).
+    """The entropy of predictions: H(p) = −Σ p·ln p, from 0 (certain) to ln(classes).
 
     Args:
         probabilities: Shape (..., classes).
@@ -227,20 +230,20 @@ def entropy(probabilities: Tensor) -> Tensor:
 
 
 def mutual_information(members: Tensor) -> Tensor:
-    """How far members disagree: the entropy of their mean less the mean of their entropies (Houlsby et al. 2011).
+    """The mutual information: the entropy of the mean less the mean of the entropies (Houlsby et al. 2011).
 
-    This part of the uncertainty comes from not knowing the weights; the rest, from the images themselves.
+    It is the part of the uncertainty that comes from the weights; the rest comes from the images.
 
     Args:
         members: Probabilities, shape (members, images, classes).
 
     Returns:
-        Nats, shape (images,): 0 where all members say the same.
+        Nats, shape (images,): 0 where all members agree.
     """
     return (entropy(members.mean(dim=0)) - entropy(members).mean(dim=0)).clamp_min(0)
 
 
-def _refuse_nan(values: Tensor) -> None:
+def _check_no_nan(values: Tensor) -> None:
     if torch.isnan(values).any():
         raise NumericalError(
             "", "the predictions are not numbers", hint="use another model, or evaluate.precision=fp32"

@@ -1,4 +1,4 @@
-"""The parts of an evaluation, each measured once: predictions, paths and averages over the star domain."""
+"""The measurements of an evaluation: predictions, paths and averages over the star domain."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from starzoo.config import AlignConfig, Baseline, EvalConfig, StarConfig, Uniform
+from starzoo.config import Baseline, RunConfig, Uniform
 from starzoo.errors import NumericalError
 from starzoo.evaluate.domain_average import draw_points, running_average
 from starzoo.evaluate.evaluator import Curve, Evaluator
-from starzoo.evaluate.model_pool import Line, ModelPool, Zoo
+from starzoo.evaluate.model_pool import EvaluatedModels, ModelPool, PathSpec
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.results import DomainSampling
 from starzoo.evaluate.trained_baselines import baseline_recipe, train_baseline
 from starzoo.metrics import negative_log_likelihood
-from starzoo.models.architecture import Architecture
 from starzoo.models.batch_norm import has_batch_norm
 from starzoo.models.weights import StateDict, hash_tensors
 from starzoo.parallel import default_device
@@ -30,149 +29,177 @@ if TYPE_CHECKING:
     from starzoo.data.split import Split
     from starzoo.data.task import ImageTask
 
-__all__ = ["OOD", "VALIDATION", "CachedEvaluation", "name_errors", "points"]
+__all__ = ["OOD", "VALIDATION", "CachedEvaluation", "Predictions", "name_errors"]
 
-_CURVES = ("loss", "accuracy", "tempered_loss")
-VALIDATION, OOD = "validation", "outside"  # beside the splits "train" and "test"
+VALIDATION, OOD = "validation", "ood"  # beside the splits "train" and "test"
+
+Predictions = Mapping[str, Tensor]
+"""Log-probabilities of shape (images, classes), by split."""
 
 
 class CachedEvaluation:
-    """Everything that is measured on one zoo, item by item, each from the cache if it is there."""
+    """The measurements of some models on some images, each taken from the cache if it is there.
+
+    Args:
+        models: The models.
+        data: The task's images.
+        config: The evaluation's settings, the alignment's, and for baselines those of the star's fit.
+        ood: Out-of-distribution images.
+        cache: Where results are kept; without it, nowhere.
+    """
 
     def __init__(
         self,
-        architecture: Architecture,
-        zoo: Zoo,
+        models: EvaluatedModels,
         data: ImageTask,
-        config: EvalConfig,
-        align_config: AlignConfig,
+        config: RunConfig,
         *,
-        star_config: StarConfig | None = None,
-        outside: Split | None = None,
+        ood: Split | None = None,
         cache: ResultCache | None = None,
     ) -> None:
-        self.architecture, self.zoo, self.data, self.config = architecture, zoo, data, config
-        self.star_config = star_config or StarConfig()
-        self.models = ModelPool(architecture, zoo, data, align_config)
+        self.models, self.data, self.run_config, self.config = models, data, config, config.evaluate
+        self.pool = ModelPool(models, data, config.align)
         self.cache = cache or ResultCache(None)
-        self.splits: dict[str, Split] = {split: getattr(data, split) for split in config.splits}
+        self.splits: dict[str, Split] = {split: getattr(data, split) for split in self.config.splits}
         self.limits: dict[str, int] = {}
         if data.validation:
-            self.splits[VALIDATION], self.limits[VALIDATION] = data.validation, config.validation_images
-        if outside:
-            self.splits[OOD], self.limits[OOD] = outside, len(data.test)
+            self.splits[VALIDATION], self.limits[VALIDATION] = data.validation, self.config.validation_images
+        if ood:
+            self.splits[OOD], self.limits[OOD] = ood, len(data.test)
 
     def labels(self, split: str) -> Tensor:
-        """The labels of the images of one split that are looked at, shape (images,)."""
+        """The labels of a split's images, shape (images,)."""
         return self.splits[split].labels[self._rows(split)]
 
-    def predict(self, name: str) -> dict[str, Tensor]:
-        """What one of the models predicts: for every split log-probabilities of shape (images, classes)."""
-        # A model has the batch-norm statistics of its own file; those of a mean of weights are estimated.
-        return self._predict_as(name, estimated=self.estimates and name not in self.models.by_name)
-
-    def predict_end(self, name: str) -> dict[str, Tensor]:
-        """What one of the models predicts at the end of a path: with statistics that are estimated as between."""
-        return self._predict_as(name, estimated=self.estimates)
-
-    @cached_property
-    def estimates(self) -> bool:
-        """Whether the network has batch-norm statistics."""
-        return has_batch_norm(self.network)
-
-    def baseline(self, kind: Baseline, progress: Progress = no_progress) -> dict[str, Tensor]:
-        """What a baseline of the star predicts, as `predict`; it is trained if it is not there yet."""
-        decides = ("architecture", "data", "classes", "device")
-        key = {
-            "baseline": kind,
-            "sources": [self.models.hashes[name] for name in self.zoo.sources],
-            "star": self.star_config.model_dump(mode="json"),
-            "recipe": baseline_recipe(kind, self.star_config).model_dump(mode="json"),
-            "augment": self.data.config.augment,
-            **{name: self._settings[name] for name in decides},
-        }
-
-        def train() -> dict[str, Tensor]:
-            sources = list(self.zoo.sources.values())
-            return train_baseline(kind, self.architecture, sources, self.data, self.star_config, progress=progress)
-
-        return self._predict(key, lambda: self._run(kind, self.cache.get_or_compute({"weights": key}, train)))
-
-    def path(self, line: Line) -> Curve:
-        """What is measured between the ends of a path, for each of the configuration's splits."""
-        how = None if line.kind == "source-source-unaligned" else self.models.alignment(line)
-        ends = [self.models.hashes[line.a], self.models.hashes[line.b]]
-        key = {"path": ends, "alignment": how, "repair": self.config.repair}
-        t = points(self.config)[1:-1]
-        splits = [*self.config.splits, *([self.calibration] if self.calibration else [])]
-
-        def measure() -> dict[str, Tensor]:
-            with name_errors(f"the path from {line.a} to {line.b}"):
-                ends = self.models.by_name[line.a], self.models.end(line)
-                curve = self.evaluator(splits).curve(*ends, t, calibration=self.calibration)
-            return {
-                f"{name} {split}": torch.tensor(values, dtype=torch.float64)
-                for name in _CURVES
-                for split, values in getattr(curve, name).items()
-            }
-
-        images = self._digests[self.calibration] if self.calibration else None
-        found = self.get_or_compute({**key, "t": t, "splits": self.config.splits, "calibration": images}, measure)
-
-        def curve(name: str) -> dict[str, tuple[float, ...]]:
-            known = {split: found.get(f"{name} {split}") for split in self.config.splits}
-            return {str(split): tuple(values.tolist()) for split, values in known.items() if values is not None}
-
-        return Curve(*map(curve, _CURVES))
-
-    def curve_of(self, predicted: Mapping[str, Tensor]) -> Curve:
-        """The curve of one point: that of a model which predicts so."""
-        labels = {split: self.labels(split) for split in (*self.config.splits, *filter(None, [self.calibration]))}
-        return Curve.of([predicted], labels, self.calibration)
+    @property
+    def t(self) -> tuple[float, ...]:
+        """The points of every path, from 0 to 1."""
+        return tuple(np.linspace(0, 1, self.config.points).tolist())
 
     @property
-    def calibration(self) -> str | None:
+    def calibration_split(self) -> str | None:
         """The split that fits temperatures, where there are images that no model was fitted on."""
         return VALIDATION if VALIDATION in self.splits else None
-
-    def tune(self, t: Uniform) -> list[float]:
-        """The loss of the average of 1, 2, 3 … points of the star domain on the validation images."""
-
-        def measure() -> dict[str, Tensor]:
-            predict, labels = self.evaluator([VALIDATION]).log_probabilities, self.labels(VALIDATION)
-            drawn = draw_points(list(self.zoo.sources), self.config.bma_samples, self.config.seed, t)
-            means = running_average(self.zoo.star, self.models.aligned, drawn, predict)
-            losses = [negative_log_likelihood(mean[VALIDATION], labels) for mean in means]
-            return {"loss": torch.tensor(losses, dtype=torch.float64)}
-
-        key = {"tune": self.models.domain_identity(t, self.config.bma_samples), "images": self._digests[VALIDATION]}
-        losses: list[float] = self.get_or_compute(key, measure)["loss"].tolist()
-        return losses
-
-    def domain(self, choice: DomainSampling) -> dict[str, Tensor]:
-        """What the average of points of the star domain predicts, as `predict`."""
-        key = {"domain": self.models.domain_identity(choice.t, choice.samples)}
-        return self._predict(key, lambda: self._average(choice))
-
-    def evaluator(self, splits: Iterable[str]) -> Evaluator:
-        """Predicts the images of some splits with any weights."""
-        config, data = self.config, self.data
-        return Evaluator(
-            self.network,
-            {name: (partial(self._images, name), self.labels(name)) for name in splits},
-            partial(data.statistics_images, config),
-            repairs=config.repair,
-            precision=config.precision,
-        )
-
-    def get_or_compute(self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """A result from the cache, measured if it is not there; the key need not name what every result depends on."""
-        return self.cache.get_or_compute({**key, **self._settings}, measure)
 
     @cached_property
     def network(self) -> nn.Module:
         """The architecture, whose weights every evaluator overwrites."""
-        return self.architecture.build().to(default_device())
+        return self.models.architecture.build().to(default_device())
+
+    @cached_property
+    def reestimates(self) -> bool:
+        """Whether the network has batch-norm statistics."""
+        return has_batch_norm(self.network)
+
+    def in_float32(self) -> CachedEvaluation:
+        """The same evaluation of the star alone, with forward passes in float32."""
+        star = EvaluatedModels(architecture=self.models.architecture, star=self.models.star)
+        precise = self.config.model_copy(update={"precision": "fp32"})
+        config = self.run_config.model_copy(update={"evaluate": precise})
+        return CachedEvaluation(star, self.data, config, cache=self.cache)
+
+    def predict(self, name: str) -> Predictions:
+        """Predict with one of the pool's models."""
+        # A model keeps the batch-norm statistics of its own file; those of a mean of weights are re-estimated.
+        return self._predict_as(name, estimate=self.reestimates and name not in self.pool.by_name)
+
+    def predict_end(self, name: str) -> Predictions:
+        """Predict with a model at the end of a path: its statistics are re-estimated as those between the ends."""
+        return self._predict_as(name, estimate=self.reestimates)
+
+    def baseline(self, kind: Baseline, progress: Progress = no_progress) -> Predictions:
+        """Predict with a baseline of the star, trained if it is not in the cache."""
+        star = self.run_config.star
+        key = {
+            "baseline": kind,
+            "sources": [self.pool.hashes[name] for name in self.models.sources],
+            "star": star.model_dump(mode="json"),
+            "recipe": baseline_recipe(kind, star).model_dump(mode="json"),
+            "augment": self.data.config.augment,
+            **{name: self._common_key[name] for name in ("architecture", "data", "classes", "device")},
+        }
+
+        def train() -> dict[str, Tensor]:
+            sources = list(self.models.sources.values())
+            return train_baseline(kind, self.models.architecture, sources, self.data, star, progress=progress)
+
+        return self._predict(key, lambda: self._run(kind, self.cache.get_or_compute({"weights": key}, train)))
+
+    def path(self, path: PathSpec) -> Curve:
+        """Measure a path between its ends, on each of the configuration's splits."""
+        is_aligned = path.kind != "source-source-unaligned"
+        calibration, inner = self.calibration_split, self.t[1:-1]
+        key = {
+            "path": [self.pool.hashes[path.a], self.pool.hashes[path.b]],
+            "alignment": self.pool.alignment_key(path) if is_aligned else None,
+            "repair": self.config.repair,
+            "t": inner,
+            "splits": self.config.splits,
+            "calibration": self._split_hashes[calibration] if calibration else None,
+        }
+
+        def measure() -> dict[str, Tensor]:
+            evaluator = self.evaluator([*self.config.splits, *filter(None, [calibration])])
+            with name_errors(f"the path from {path.a} to {path.b}"):
+                ends = self.pool.by_name[path.a], self.pool.path_end(path)
+                curve = evaluator.curve(*ends, inner, calibration=calibration)
+            return {
+                f"{name} {split}": torch.tensor(values, dtype=torch.float64)
+                for name, by_split in vars(curve).items()
+                for split, values in by_split.items()
+            }
+
+        curve: dict[str, dict[str, tuple[float, ...]]] = {name: {} for name in Curve.__dataclass_fields__}
+        for column, values in self.get_or_compute(key, measure).items():
+            name, _, split = column.partition(" ")
+            curve[name][split] = tuple(values.tolist())
+        return Curve(**curve)
+
+    def curve_of(self, predictions: Predictions) -> Curve:
+        """Score the predictions of a single point of a path."""
+        calibration = self.calibration_split
+        labels = {split: self.labels(split) for split in (*self.config.splits, *filter(None, [calibration]))}
+        return Curve.of([predictions], labels, calibration)
+
+    def domain_losses(self, t: Uniform) -> list[float]:
+        """The validation loss of the average of 1, 2, 3 … points of the star domain."""
+        samples = self.config.bma_samples
+
+        def measure() -> dict[str, Tensor]:
+            labels = self.labels(VALIDATION)
+            losses = [
+                negative_log_likelihood(mean[VALIDATION], labels)
+                for mean in self._domain_averages(DomainSampling(t=t, samples=samples), [VALIDATION])
+            ]
+            return {"loss": torch.tensor(losses, dtype=torch.float64)}
+
+        key = {"tune": self.pool.domain_key(t, samples), "images": self._split_hashes[VALIDATION]}
+        losses: list[float] = self.get_or_compute(key, measure)["loss"].tolist()
+        return losses
+
+    def domain(self, sampling: DomainSampling) -> Predictions:
+        """Predict with the average of points of the star domain."""
+
+        def run() -> Predictions:
+            with name_errors("a point of the star domain"):
+                *_, mean = self._domain_averages(sampling, self.splits)
+            return mean
+
+        return self._predict({"domain": self.pool.domain_key(sampling.t, sampling.samples)}, run)
+
+    def evaluator(self, splits: Iterable[str]) -> Evaluator:
+        """Return what predicts the images of some splits with any weights."""
+        return Evaluator(
+            self.network,
+            {name: (partial(self._images, name), self.labels(name)) for name in splits},
+            partial(self.data.statistics_images, self.config),
+            repairs=self.config.repair,
+            precision=self.config.precision,
+        )
+
+    def get_or_compute(self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return a result from the cache, or measure it; the key need not hold what all results depend on."""
+        return self.cache.get_or_compute({**key, **self._common_key}, measure)
 
     def _images(self, split: str) -> Iterator[Tensor]:
         limit = self.limits.get(split)
@@ -181,50 +208,48 @@ class CachedEvaluation:
     def _rows(self, split: str) -> Tensor:
         return self.splits[split].sample_indices(self.limits.get(split), self.config.seed)
 
-    def _predict(self, key: Mapping[str, Any], run: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        measured: dict[str, Tensor] = {}
+    def _predict(self, key: Mapping[str, Any], run: Callable[[], Predictions]) -> Predictions:
+        predictions: dict[str, Tensor] = {}
 
         def measure(split: str) -> dict[str, Tensor]:
-            if not measured:  # one model predicts all splits, since its statistics are estimated once
-                measured.update(run())
-            return {"log_probabilities": measured[split]}
+            if not predictions:  # one run predicts all splits, so that statistics are re-estimated once
+                predictions.update(run())
+            return {"log_probabilities": predictions[split]}
 
         return {
             split: self.get_or_compute({**key, "images": digest}, partial(measure, split))["log_probabilities"]
-            for split, digest in self._digests.items()
+            for split, digest in self._split_hashes.items()
         }
 
-    def _predict_as(self, name: str, *, estimated: bool) -> dict[str, Tensor]:
-        key = {"model": self.models.identity(name), "estimated": estimated}
-        return self._predict(key, lambda: self._run(name, self.models.state(name), estimate=estimated))
+    def _predict_as(self, name: str, *, estimate: bool) -> Predictions:
+        key = {"model": self.pool.cache_key(name), "estimated": estimate}
+        return self._predict(key, lambda: self._run(name, self.pool.state(name), estimate=estimate))
 
-    def _run(self, name: str, state: StateDict, *, estimate: bool = True) -> Mapping[str, Tensor]:
+    def _run(self, name: str, state: StateDict, *, estimate: bool = True) -> Predictions:
         with name_errors(name):
             return self.evaluator(self.splits).log_probabilities(state, estimate=estimate)
 
-    def _average(self, choice: DomainSampling) -> Mapping[str, Tensor]:
-        predict = self.evaluator(self.splits).log_probabilities
-        drawn = draw_points(list(self.zoo.sources), choice.samples, self.config.seed, choice.t)
-        with name_errors("a point of the star domain"):
-            *_, mean = running_average(self.zoo.star, self.models.aligned, drawn, predict)
-        return mean
+    def _domain_averages(self, sampling: DomainSampling, splits: Iterable[str]) -> Iterator[Predictions]:
+        points = draw_points(list(self.models.sources), sampling.samples, self.config.seed, sampling.t)
+        predict = self.evaluator(splits).log_probabilities
+        return running_average(self.models.star, self.pool.aligned_sources, points, predict)
 
     @cached_property
-    def _settings(self) -> dict[str, Any]:
+    def _common_key(self) -> dict[str, Any]:
         """What every result depends on."""
         config = self.config
         return {
-            "architecture": self.architecture.model_dump(mode="json", exclude={"label_names"}),
+            "architecture": self.models.architecture.model_dump(mode="json", exclude={"label_names"}),
             "data": self.data.fingerprint,
-            "classes": self.data.class_names,  # the fingerprint is about the labels in the stored order
+            "classes": self.data.class_names,  # the fingerprint holds the labels in the stored order
             "statistics": [config.batch_norm_images, config.batch_size, config.seed, config.batch_norm_augment],
             "device": default_device().type,
             "precision": config.precision,
         }
 
     @cached_property
-    def _digests(self) -> dict[str, str]:
-        """What tells the images of each split: the data's fingerprint is about the training and test images alone."""
+    def _split_hashes(self) -> dict[str, str]:
+        """A hash of each split's images, or its name: the data's fingerprint holds the training and test images."""
         return {
             split: hash_tensors({"pixels": images.pixels[self._rows(split)], "labels": self.labels(split)})
             if split in {VALIDATION, OOD}
@@ -233,15 +258,10 @@ class CachedEvaluation:
         }
 
 
-def points(config: EvalConfig) -> tuple[float, ...]:
-    """The places on a path where it is measured, from 0 to 1."""
-    return tuple(float(at) for at in np.linspace(0, 1, config.points))
-
-
 @contextmanager
-def name_errors(what: str) -> Iterator[None]:
+def name_errors(subject: str) -> Iterator[None]:
     """Say which model or path a numerical error belongs to."""
     try:
         yield
     except NumericalError as error:
-        raise NumericalError(what, f"{error.message}", hint=error.hint) from error
+        raise NumericalError(subject, error.message, hint=error.hint) from error

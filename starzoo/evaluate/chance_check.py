@@ -1,9 +1,9 @@
-"""Check that a model without label names is better than chance on the data, and find its class order."""
+"""Find the class order of models without label names; they must be better than chance on the data."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -12,72 +12,69 @@ from torch import Tensor
 
 from starzoo.data.class_names import list_names
 from starzoo.errors import IncompatibleError
-from starzoo.metrics import luck
-from starzoo.models.architecture import Architecture
+from starzoo.metrics import chance_p_value
+from starzoo.models.sources import Source, named_classes
 from starzoo.parallel import default_device
 from starzoo.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from starzoo.data.task import ImageTask
 
-__all__ = ["find_class_orders"]
+__all__ = ["name_classes"]
 
 _logger = logging.getLogger(__name__)
 
 _BATCH, _BATCHES = 256, 4
-_LUCK = 0.01  # a model that answers blindly passes once in a hundred times, for each order that is tried
+_MAX_P_VALUE = 0.01  # for each order that is tried
 
 
-def find_class_orders(
-    architecture: Architecture,
-    models: Mapping[str, Mapping[str, Tensor]],
-    data: ImageTask,
-    *,
-    progress: Progress = no_progress,
-) -> dict[str, tuple[str, ...]]:
-    """Find out in which order models have the classes of the data, on a sample of the un-augmented training images.
+def name_classes(models: Sequence[Source], data: ImageTask, *, progress: Progress = no_progress) -> list[Source]:
+    """Give models without label names those of the data, in the order in which they are right most often.
 
-    An order is the one where a model is right most often. It must be better than chance there, so that outputs of
-    another task or in any other order are found; not two classes of many that changed places.
+    The order must be better than chance on a sample of the un-augmented training images. This finds outputs of another
+    task and in most other orders, but not two classes of many that changed places.
     """
-    network = architecture.build().to(default_device())
+    unnamed = [model for model in models if not model.architecture.label_names]
+    if not unnamed:
+        return list(models)
+    network = models[0].architecture.build().to(default_device())
     device = next(network.parameters()).device
     sample = data.train.loader(_BATCH, epoch=0, seed=0, drop_last=False)
     orders = {names: _indices(names, data.class_names) for names in data.class_orders}
-    found = {}
-    for done, (name, state) in enumerate(models.items(), start=1):
-        network.load_state_dict(dict(state))
+    class_orders: dict[str, tuple[str, ...]] = {}
+    for count, model in enumerate(unnamed, start=1):
+        network.load_state_dict(dict(model.state))
         network.eval()  # which also drops what some networks cache of the weights before
-        answers, labels = [], []
+        output_batches, label_batches = [], []
         with torch.inference_mode():
-            for images, right in islice(sample, _BATCHES):
-                answers.append(network(images.to(device)).argmax(1).cpu())
-                labels.append(right)
-        outputs, wanted = torch.cat(answers), torch.cat(labels)
-        best = max(orders, key=lambda names: int((orders[names][outputs] == wanted).sum()))
-        given = orders[best][outputs]
-        if luck(given, wanted) > _LUCK:
+            for images, batch_labels in islice(sample, _BATCHES):
+                output_batches.append(network(images.to(device)).argmax(1).cpu())
+                label_batches.append(batch_labels)
+        outputs, labels = torch.cat(output_batches), torch.cat(label_batches)
+        best = max(orders, key=lambda names: int((orders[names][outputs] == labels).sum()))
+        answers = orders[best][outputs]
+        if chance_p_value(answers, labels) > _MAX_P_VALUE:
             raise IncompatibleError(
-                name,
-                f"is right on {int((given == wanted).sum())} of {len(wanted)} training images of "
+                model.name,
+                f"is right on {int((answers == labels).sum())} of {len(labels)} training images of "
                 f"{data.config.dataset}, no better than chance, and has no label names",
                 hint="leave it out, or name its classes as label_names in its config.json if only their order differs",
             )
-        found[name] = best
-        progress("checking models", done, len(models))
-    if others := [name for name, names in found.items() if names != data.class_names]:
+        class_orders[model.name] = best
+        progress("checking models", count, len(unnamed))
+    if reordered := [name for name, names in class_orders.items() if names != data.class_names]:
         _logger.warning(
             "%d of %d models without label names%s are right on %s with its classes in another order%s",
-            len(others),
-            len(found),
-            list_names(others),
+            len(reordered),
+            len(class_orders),
+            list_names(reordered),
             data.config.dataset,
-            list_names(found[others[0]]),
+            list_names(class_orders[reordered[0]]),
         )
-    return found
+    return [named_classes(model, class_orders[model.name]) if model.name in class_orders else model for model in models]
 
 
-def _indices(names: Sequence[str], among: Sequence[str]) -> Tensor:
-    """Where each name is among the same names in another order."""
-    index = {name: number for number, name in enumerate(among)}
-    return torch.arange(len(names)) if names == among else torch.tensor([index[name] for name in names])
+def _indices(names: Sequence[str], others: Sequence[str]) -> Tensor:
+    """The index of each name among the same names in another order."""
+    index = {name: number for number, name in enumerate(others)}
+    return torch.arange(len(names)) if names == others else torch.tensor([index[name] for name in names])

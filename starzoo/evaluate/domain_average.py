@@ -16,63 +16,62 @@ from starzoo.models.weights import StateDict, interpolate
 __all__ = [
     "FULL_RANGE",
     "NEAR_STAR",
+    "T_RANGES",
     "Point",
-    "choose",
+    "choose_t_range",
     "draw_points",
     "ensemble_sizes",
-    "ranges",
     "running_average",
 ]
 
 Predict = Callable[[StateDict], Mapping[str, Tensor]]
 
 NEAR_STAR = Uniform(low=0.0, high=0.5)
-"""Where points of the star domain are drawn if nothing chose a better range: the residual barrier lies beyond."""
+"""Where points of the star domain are drawn without validation images: the residual barrier lies beyond."""
 FULL_RANGE = Uniform(low=0.0, high=1.0)
-_RANGES = tuple(Uniform(low=low, high=high) for low, high in ((0.0, 0.25), (0.0, 0.5), (0.25, 0.75), (0.5, 1.0)))
+T_RANGES = tuple(Uniform(low=low, high=high) for low, high in ((0.0, 0.25), (0.0, 0.5), (0.25, 0.75), (0.5, 1.0)))
+"""The ranges from which validation images choose one."""
 
 
 class Point(NamedTuple):
-    """A point of a star domain: at t on the line from the star (t = 0) to a source (t = 1)."""
+    """A point of a star domain: t on the line from the star (0) to a source (1)."""
 
     source: str
     t: float
 
 
 def draw_points(names: Sequence[str], samples: int, seed: int | np.random.Generator, t: Uniform) -> list[Point]:
-    """Draw points of the star domain: sources from a shuffled deck, each with a place on its line.
+    """Draw points of the star domain, each source once per shuffled round.
 
-    No source comes again before all others have come: points on lines to different sources differ most.
+    Points on lines to different sources differ most.
     """
-    rng, drawn = np.random.default_rng(seed), list[Point]()
-    while len(drawn) < samples:
-        drawn += [Point(names[int(at)], float(rng.uniform(t.low, t.high))) for at in rng.permutation(len(names))]
-    return drawn[:samples]
+    rng, points = np.random.default_rng(seed), list[Point]()
+    while len(points) < samples:
+        points += [Point(names[index], float(rng.uniform(t.low, t.high))) for index in rng.permutation(len(names))]
+    return points[:samples]
 
 
-def ranges(*, tuned: bool) -> tuple[Uniform, ...]:
-    """The ranges of t to choose from; only one where there are no validation images to choose by."""
-    return _RANGES if tuned else (NEAR_STAR,)
-
-
-def ensemble_sizes(most: int) -> list[int]:
-    """How many models to average: 2, 4, 8 and so on, and the greatest number itself, if that is more than one."""
-    return [*(2**power for power in range(1, most.bit_length()) if 2**power < most), *([most] if most > 1 else [])]
+def ensemble_sizes(models: int) -> list[int]:
+    """Return the sizes of ensembles: 2, 4, 8 and so on, and the number of models itself, if that is more than one."""
+    powers = [2**power for power in range(1, models.bit_length()) if 2**power < models]
+    return [*powers, models] if models > 1 else []
 
 
 def running_average(
     star: StateDict, sources: Mapping[str, StateDict], points: Sequence[Point], predict: Predict
 ) -> Iterator[dict[str, Tensor]]:
-    """Average the predictions of more and more points of the star domain (Bayesian model averaging)."""
+    """Average the predictions of the first 1, 2, 3 … points of the star domain (Bayesian model averaging)."""
     total: dict[str, Tensor] = {}
     for count, (name, t) in enumerate(points, start=1):
-        found = predict(interpolate(star, sources[name], t))
-        total = {split: torch.logaddexp(total[split], each) if total else each for split, each in found.items()}
-        yield {split: each - float(np.log(count)) for split, each in total.items()}
+        predicted = predict(interpolate(star, sources[name], t))
+        total = {split: torch.logaddexp(total[split], log) if total else log for split, log in predicted.items()}
+        yield {split: log - float(np.log(count)) for split, log in total.items()}
 
 
-def choose(losses: Mapping[Uniform, Sequence[float]]) -> DomainSampling:
-    """The range of t and the number of points with the least loss; of equal ones, the nearest and fewest."""
-    found = [(loss, samples, t) for t, row in losses.items() for samples, loss in enumerate(row, start=1)]
-    loss, samples, t = min(found, key=lambda each: (each[0], each[2].low + each[2].high, each[1]))
+def choose_t_range(losses: Mapping[Uniform, Sequence[float]]) -> DomainSampling:
+    """Choose the range of t and the number of points with the least loss; of equal ones, the nearest and fewest."""
+    candidates = [
+        (loss, t.low + t.high, samples, t) for t, row in losses.items() for samples, loss in enumerate(row, start=1)
+    ]
+    loss, _, samples, t = min(candidates, key=lambda candidate: candidate[:3])
     return DomainSampling(t=t, samples=samples, nll=loss)

@@ -1,45 +1,37 @@
-"""The plan of an evaluation: which paths and models are measured.
+"""The plan of an evaluation: which paths and predictors are measured.
 
-Every model, path, average and row of a plane is one item. The items are shared out among the processes of a run, and
-among the jobs of an array; each is kept in the cache as soon as it is measured.
+Every model, path, average and row of a plane is one item. The items are shared among the processes of a run and among
+the jobs of an array. Each is kept in the cache as soon as it is measured.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
-from torch import Tensor
 
-from starzoo.config import AlignConfig, EvalConfig, StarConfig
+from starzoo.config import Baseline, EvalConfig, Uniform
 from starzoo.errors import UsageError
-from starzoo.evaluate.cached_evaluation import OOD, VALIDATION, CachedEvaluation, name_errors, points
-from starzoo.evaluate.domain_average import FULL_RANGE, NEAR_STAR, choose, ranges
-from starzoo.evaluate.evaluator import Curve, Evaluator
+from starzoo.evaluate.cached_evaluation import OOD, VALIDATION, CachedEvaluation, Predictions
+from starzoo.evaluate.domain_average import FULL_RANGE, NEAR_STAR, T_RANGES, choose_t_range
+from starzoo.evaluate.evaluator import Curve
 from starzoo.evaluate.loss_plane import LossPlaneSampler
-from starzoo.evaluate.model_pool import Line, Zoo
-from starzoo.evaluate.result_cache import ResultCache
+from starzoo.evaluate.model_pool import EvaluatedModels, PathSpec
 from starzoo.evaluate.results import Bf16Error, DomainSampling, Evaluation, LossPlane, PathCurve, PathKind, Role
-from starzoo.evaluate.scores import measure_qualities
+from starzoo.evaluate.scores import score_predictors
 from starzoo.metrics import accuracy, negative_log_likelihood
-from starzoo.models.architecture import Architecture
-from starzoo.models.weights import StateDict
-from starzoo.parallel import default_device, split_across_processes
+from starzoo.parallel import split_across_processes
 from starzoo.progress import Progress, no_progress
 
-if TYPE_CHECKING:
-    from starzoo.data.split import Split
-    from starzoo.data.task import ImageTask
+__all__ = ["Shard", "evaluate", "evaluate_shard", "measure_path"]
 
-__all__ = ["Shard", "Zoo", "evaluate", "evaluate_shard", "measure_path"]
-
-Item = TypeVar("Item")
-Found = TypeVar("Found")
+Item = TypeVar("Item", bound=Hashable)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -48,7 +40,7 @@ class Shard:
 
     Attributes:
         number: Which one, from 1.
-        of: How many there are.
+        of: Number of jobs.
     """
 
     number: int = 1
@@ -56,238 +48,190 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a share such as `2/8`."""
+        """Read a shard such as `2/8`."""
         parts = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
         number, of = (int(parts[1]), int(parts[2])) if parts else (0, 0)
         if not 1 <= number <= of:
-            raise UsageError("--shard", f"{text!r} is no share", hint="write --shard 1/8 to --shard 8/8")
+            raise UsageError("--shard", f"expected a shard such as 1/8, got {text!r}", hint="write --shard I/N")
         return cls(number, of)
 
 
-def evaluate(
-    architecture: Architecture,
-    zoo: Zoo,
-    data: ImageTask,
-    config: EvalConfig,
-    align_config: AlignConfig,
-    *,
-    star_config: StarConfig | None = None,
-    outside: Split | None = None,
-    cache: ResultCache | None = None,
-    progress: Progress = no_progress,
-) -> Evaluation:
-    """Measure a star: the paths between models, and the quality of every way to predict.
+def evaluate(evaluation: CachedEvaluation, *, progress: Progress = no_progress) -> Evaluation:
+    """Measure the paths between models and the scores of every predictor.
 
-    Star–source, star–held-out, star–star and regular–regular paths are aligned by the same method, the star (or the
-    first model) staying fixed; regular–regular pairs are measured raw as well. Temperatures, and which points of the
-    star domain are averaged, are chosen on validation images: those of the training split that nothing was fitted on.
+    The models on a path are aligned by the same method, the first one staying fixed. Source-source pairs are measured
+    without alignment as well. Temperatures, and which points of the star domain are averaged, are chosen on validation
+    images: those of the training split that nothing was fitted on.
     """
-    measurement = CachedEvaluation(
-        architecture, zoo, data, config, align_config, star_config=star_config, outside=outside, cache=cache
-    )
-    share, lines = _Sharing(Shard(), progress), list(_plan(zoo, config))
-    names = measurement.models.names
-    predicted = dict(zip(names, share("evaluating models", names, measurement.predict), strict=True))
-    ends = predicted | dict(zip(*_ends(measurement, lines, share), strict=True))
-    baselines = share("evaluating baselines", config.baselines, partial(measurement.baseline, progress=progress))
-    choice = _choose_domain(measurement, share) if config.bma_samples else None
-    averages = _averages(choice)
-    means = share("averaging over the star domain", [each for _, each in averages], measurement.domain)
-    found = share("measuring paths", lines, measurement.path)
-    exact = share("evaluating the star in float32", *_exactly(measurement))
+    config, run = evaluation.config, _ShardedMap(Shard(), progress)
+    items = _measure_items(evaluation, run)
+    sampling = _choose_sampling(evaluation, items.domain_losses) if config.bma_samples else None
+    samplings = _samplings(sampling) if sampling else {}
+    averages = run("averaging over the star domain", list(samplings.values()), evaluation.domain)
     return Evaluation(
-        paths=tuple(itertools.chain.from_iterable(map(partial(_paths, measurement, ends), lines, found))),
+        paths=tuple(
+            curve
+            for path, inner in items.paths.items()
+            for curve in _path_curves(evaluation, path, items.predictions | items.ends, inner)
+        ),
         qualities=tuple(
-            measure_qualities(
-                measurement,
-                predicted,
-                [(*each, mean) for each, mean in zip(averages, means, strict=True)],
-                dict(zip(config.baselines, baselines, strict=True)),
+            score_predictors(
+                evaluation,
+                items.predictions,
+                {role: (sampling, averages[sampling]) for role, sampling in samplings.items()},
+                items.baselines,
             )
         ),
-        images={split: len(measurement.labels(split)) for split in config.splits},
-        validation_images=len(measurement.labels(VALIDATION)) if VALIDATION in measurement.splits else 0,
-        domain=choice,
-        ood_images=len(measurement.labels(OOD)) if outside else 0,
-        planes=tuple(_plane(measurement, triangle, share) for triangle in _triangles(measurement)),
+        images={split: len(evaluation.labels(split)) for split in config.splits},
+        validation_images=len(evaluation.labels(VALIDATION)) if VALIDATION in evaluation.splits else 0,
+        domain=sampling,
+        ood_images=len(evaluation.labels(OOD)) if OOD in evaluation.splits else 0,
+        planes=tuple(
+            _loss_plane(sampler, config.splits[-1], list(rows.values())) for sampler, rows in items.planes.items()
+        ),
         repaired=config.repair,
-        rounding=_rounding(measurement, predicted["star"], exact[0]) if exact else None,
+        rounding=_bf16_error(evaluation, items.predictions["star"], items.float32["star"]) if items.float32 else None,
     )
 
 
-def evaluate_shard(
-    architecture: Architecture,
-    zoo: Zoo,
-    data: ImageTask,
-    config: EvalConfig,
-    align_config: AlignConfig,
-    shard: Shard,
-    *,
-    star_config: StarConfig | None = None,
-    outside: Split | None = None,
-    cache: ResultCache,
-    progress: Progress = no_progress,
-) -> int:
-    """Measure the share of one job and keep it in the cache, where `evaluate` finds it.
+def evaluate_shard(evaluation: CachedEvaluation, shard: Shard, *, progress: Progress = no_progress) -> None:
+    """Measure the share of one job into the cache, where `evaluate` finds it.
 
-    What depends on the results of other jobs, the average over the star domain, is left to `evaluate`.
+    The average over the star domain depends on the results of other jobs, and is left to `evaluate`.
     """
-    measurement = CachedEvaluation(
-        architecture, zoo, data, config, align_config, star_config=star_config, outside=outside, cache=cache
-    )
-    share, lines = _Sharing(shard, progress), list(_plan(zoo, config))
-    done = len(share("evaluating models", measurement.models.names, measurement.predict))
-    done += len(_ends(measurement, lines, share)[1])
-    done += len(share("evaluating baselines", config.baselines, partial(measurement.baseline, progress=progress)))
-    if config.bma_samples and VALIDATION in measurement.splits:
-        done += len(share("choosing points of the star domain", ranges(tuned=True), measurement.tune))
-    done += len(share("measuring paths", lines, measurement.path))
-    done += len(share("evaluating the star in float32", *_exactly(measurement)))
-    for triangle in _triangles(measurement):
-        done += len(share("measuring a plane", range(config.loss_plane_points), triangle.row))
-    return done
+    _measure_items(evaluation, _ShardedMap(shard, progress))
 
 
-def measure_path(
-    architecture: Architecture,
-    kind: PathKind,
-    ends: Mapping[str, StateDict],
-    data: ImageTask,
-    config: EvalConfig,
-) -> tuple[PathCurve, ...]:
+def measure_path(evaluation: CachedEvaluation, path: PathSpec) -> tuple[PathCurve, ...]:
     """Measure one path, on every split."""
-    (a, start), (b, end) = ends.items()
-    evaluator, t = _make_evaluator(architecture, data, config), points(config)
-    with name_errors(f"the path from {a} to {b}"):
-        curve = evaluator.curve(start, end, t)
-    return tuple(
-        PathCurve(kind=kind, a=a, b=b, split=split, t=t, loss=curve.loss[split], accuracy=curve.accuracy[split])
-        for split in config.splits
-    )
+    ends = {name: evaluation.predict_end(name) for name in (path.a, path.b)}
+    return tuple(_path_curves(evaluation, path, ends, evaluation.path(path)))
 
 
 @dataclass(frozen=True)
-class _Sharing:
-    """Measures items: those of one job, shared out among its processes."""
+class _ShardedMap:
+    """Measures the items of one job, shared among its processes."""
 
     shard: Shard
     progress: Progress
 
-    def __call__(self, what: str, items: Sequence[Item], work: Callable[[Item], Found]) -> list[Found]:
-        mine = items[self.shard.number - 1 :: self.shard.of]
-        return split_across_processes(mine, partial(map, work), tell=partial(self.progress, what))
+    def __call__(self, stage: str, items: Sequence[Item], work: Callable[[Item], Result]) -> dict[Item, Result]:
+        own = items[self.shard.number - 1 :: self.shard.of]
+        results = split_across_processes(own, partial(map, work), tell=partial(self.progress, stage))
+        return dict(zip(own, results, strict=True))
 
 
-def _plan(zoo: Zoo, config: EvalConfig) -> Iterator[Line]:
-    rng = np.random.default_rng(config.seed)
-    for name in list(zoo.sources)[: config.sources]:
-        yield Line("star-source", "star", name)
-    for name in zoo.holdouts:
-        yield Line("star-heldout", "star", name)
-    for name in zoo.others:
-        yield Line("star-star", "star", name)
-    pairs = list(itertools.combinations([*zoo.sources, *zoo.holdouts], 2))
-    chosen = sorted(rng.permutation(len(pairs))[: config.source_pairs])
+@dataclass(frozen=True, kw_only=True)
+class _Items:
+    """The results that do not depend on each other, each by its item."""
+
+    predictions: dict[str, Predictions]
+    ends: dict[str, Predictions]
+    baselines: dict[Baseline, Predictions]
+    domain_losses: dict[Uniform, list[float]]
+    paths: dict[PathSpec, Curve]
+    float32: dict[str, Predictions]
+    planes: dict[LossPlaneSampler, dict[int, list[float]]]
+
+
+def _measure_items(evaluation: CachedEvaluation, run: _ShardedMap) -> _Items:
+    config, paths = evaluation.config, list(_paths_to_measure(evaluation.models, evaluation.config))
+    end_names = list(dict.fromkeys(name for path in paths for name in (path.a, path.b)))
+    chooses_domain = config.bma_samples and VALIDATION in evaluation.splits
+    return _Items(
+        predictions=run("evaluating models", evaluation.pool.names, evaluation.predict),
+        ends=run(
+            "evaluating the ends of paths", end_names if evaluation.reestimates else [], evaluation.predict_end
+        ),
+        baselines=run(
+            "evaluating baselines", config.baselines, partial(evaluation.baseline, progress=run.progress)
+        ),
+        domain_losses=run(
+            "choosing points of the star domain", T_RANGES if chooses_domain else (), evaluation.domain_losses
+        ),
+        paths=run("measuring paths", paths, evaluation.path),
+        float32=run(
+            "evaluating the star in float32",
+            ["star"] if config.precision != "fp32" else [],
+            evaluation.in_float32().predict,
+        ),
+        planes={
+            sampler: run("measuring a plane", range(config.loss_plane_points), sampler.row)
+            for sampler in _plane_samplers(evaluation)
+        },
+    )
+
+
+def _paths_to_measure(models: EvaluatedModels, config: EvalConfig) -> Iterator[PathSpec]:
+    for name in list(models.sources)[: config.sources]:
+        yield PathSpec("star-source", "star", name)
+    for name in models.holdouts:
+        yield PathSpec("star-heldout", "star", name)
+    for name in models.other_stars:
+        yield PathSpec("star-star", "star", name)
+    pairs = list(itertools.combinations([*models.sources, *models.holdouts], 2))
+    chosen = sorted(np.random.default_rng(config.seed).permutation(len(pairs))[: config.source_pairs])
     kinds: Sequence[PathKind] = ("source-source", "source-source-unaligned")
     for kind in kinds:
-        for number in chosen:
-            yield Line(kind, *pairs[number])
+        for index in chosen:
+            yield PathSpec(kind, *pairs[index])
 
 
-def _ends(
-    measurement: CachedEvaluation, lines: Sequence[Line], share: _Sharing
-) -> tuple[list[str], list[dict[str, Tensor]]]:
-    """The models at the ends of paths, and what they predict with statistics that are estimated as between the ends."""
-    names = list(dict.fromkeys(name for line in lines for name in (line.a, line.b))) if measurement.estimates else []
-    found = share("evaluating the ends of paths", names, measurement.predict_end)
-    return names[: len(found)], found
-
-
-def _paths(
-    measurement: CachedEvaluation, ends: Mapping[str, Mapping[str, Tensor]], line: Line, inner: Curve
+def _path_curves(
+    evaluation: CachedEvaluation, path: PathSpec, ends: Mapping[str, Predictions], inner: Curve
 ) -> Iterator[PathCurve]:
-    """A path on every split: the ends are models that predict, and between them lies what `inner` says."""
-    start, end = (measurement.curve_of(ends[name]) for name in (line.a, line.b))
-    for split in measurement.config.splits:
+    """Join the predictions of the ends and the curve between them, on every split."""
+    parts = evaluation.curve_of(ends[path.a]), inner, evaluation.curve_of(ends[path.b])
+    for split in evaluation.config.splits:
         yield PathCurve(
-            kind=line.kind,
-            a=line.a,
-            b=line.b,
+            kind=path.kind,
+            a=path.a,
+            b=path.b,
             split=split,
-            t=points(measurement.config),
-            loss=start.loss[split] + inner.loss[split] + end.loss[split],
-            accuracy=start.accuracy[split] + inner.accuracy[split] + end.accuracy[split],
-            tempered_loss=tuple(value for part in (start, inner, end) for value in part.tempered_loss.get(split, ())),
+            t=evaluation.t,
+            loss=tuple(loss for part in parts for loss in part.loss[split]),
+            accuracy=tuple(accuracy for part in parts for accuracy in part.accuracy[split]),
+            tempered_loss=tuple(loss for part in parts for loss in part.tempered_loss.get(split, ())),
         )
 
 
-def _choose_domain(measurement: CachedEvaluation, share: _Sharing) -> DomainSampling:
-    """Which points of the star domain to average: chosen on validation images, or by default where there are none."""
-    if VALIDATION not in measurement.splits:
-        return DomainSampling(t=NEAR_STAR, samples=measurement.config.bma_samples)
-    tried = ranges(tuned=True)
-    return choose(dict(zip(tried, share("choosing points of the star domain", tried, measurement.tune), strict=True)))
+def _choose_sampling(evaluation: CachedEvaluation, losses: Mapping[Uniform, Sequence[float]]) -> DomainSampling:
+    """Choose the points of the star domain on validation images, or take the default without them."""
+    return choose_t_range(losses) if losses else DomainSampling(t=NEAR_STAR, samples=evaluation.config.bma_samples)
 
 
-def _averages(choice: DomainSampling | None) -> list[tuple[Role, DomainSampling]]:
-    """The average over the star domain, and for comparison as many points from whole lines."""
-    if choice is None:
-        return []
-    found: list[tuple[Role, DomainSampling]] = [("domain", choice)]
-    if choice.t != FULL_RANGE:
-        found.append(("domain-whole-lines", DomainSampling(t=FULL_RANGE, samples=choice.samples)))
-    return found
+def _samplings(chosen: DomainSampling) -> dict[Role, DomainSampling]:
+    """The average over the star domain, and for comparison one of as many points on whole lines."""
+    samplings: dict[Role, DomainSampling] = {"domain": chosen}
+    if chosen.t != FULL_RANGE:
+        samplings["domain-whole-lines"] = DomainSampling(t=FULL_RANGE, samples=chosen.samples)
+    return samplings
 
 
-def _exactly(measurement: CachedEvaluation) -> tuple[list[str], Callable[[str], dict[str, Tensor]]]:
-    """What is measured in float32 too, and how: the star where all else is in bfloat16, or nothing."""
-    if measurement.config.precision == "fp32":
-        return [], measurement.predict
-    config = measurement.config.model_copy(update={"precision": "fp32"})
-    models, zoo = measurement.models, Zoo(star=measurement.zoo.star, sources={}, holdouts={})
-    exact = CachedEvaluation(
-        measurement.architecture, zoo, measurement.data, config, models.config, cache=measurement.cache
-    )
-    return ["star"], exact.predict
-
-
-def _rounding(measurement: CachedEvaluation, found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> Bf16Error:
-    """By how much the star's scores differ from those in float32, on the split where they differ most."""
-    pairs = [(found[split], exact[split], measurement.labels(split)) for split in measurement.config.splits]
+def _bf16_error(evaluation: CachedEvaluation, bf16: Predictions, float32: Predictions) -> Bf16Error:
+    rows = [(bf16[split], float32[split], evaluation.labels(split)) for split in evaluation.config.splits]
     return Bf16Error(
-        nll=max(abs(negative_log_likelihood(a, y) - negative_log_likelihood(b, y)) for a, b, y in pairs),
-        accuracy=max(abs(accuracy(a, y) - accuracy(b, y)) for a, b, y in pairs),
+        nll=max(abs(negative_log_likelihood(a, y) - negative_log_likelihood(b, y)) for a, b, y in rows),
+        accuracy=max(abs(accuracy(a, y) - accuracy(b, y)) for a, b, y in rows),
     )
 
 
-def _triangles(measurement: CachedEvaluation) -> list[LossPlaneSampler]:
-    """That of the star with a source and a held-out; none where no plane is wanted, or they lie on a line."""
-    if not measurement.config.loss_plane_points:
+def _plane_samplers(evaluation: CachedEvaluation) -> list[LossPlaneSampler]:
+    """The plane through the star, a source and a held-out; none where it is not asked for or degenerate."""
+    models = evaluation.models
+    if not (evaluation.config.loss_plane_points and models.sources and models.holdouts):
         return []
-    pairs = zip(measurement.zoo.sources, measurement.zoo.holdouts, strict=False)
-    triangles = [LossPlaneSampler(measurement, pair) for pair in itertools.islice(pairs, 1)]
-    return [triangle for triangle in triangles if not triangle.is_degenerate]
+    sampler = LossPlaneSampler(evaluation, (next(iter(models.sources)), next(iter(models.holdouts))))
+    return [] if sampler.is_degenerate else [sampler]
 
 
-def _plane(measurement: CachedEvaluation, triangle: LossPlaneSampler, share: _Sharing) -> LossPlane:
-    rows = share("measuring a plane", range(measurement.config.loss_plane_points), triangle.row)
-    x, y = triangle.grid
+def _loss_plane(sampler: LossPlaneSampler, split: str, rows: Sequence[Sequence[float]]) -> LossPlane:
+    x, y = sampler.grid
     return LossPlane(
-        names=("star", *triangle.names),
-        corners=((0.0, 0.0), *triangle.corners),
-        split=measurement.config.splits[-1],
+        names=("star", *sampler.names),
+        corners=((0.0, 0.0), *sampler.corners),
+        split=split,
         x=tuple(x),
         y=tuple(y),
         loss=tuple(map(tuple, rows)),
-    )
-
-
-def _make_evaluator(architecture: Architecture, data: ImageTask, config: EvalConfig) -> Evaluator:
-    splits: dict[str, Split] = {"train": data.train, "test": data.test}
-    return Evaluator(
-        architecture.build().to(default_device()),
-        {name: (partial(splits[name].images, config.batch_size), splits[name].labels) for name in config.splits},
-        partial(data.statistics_images, config),
-        repairs=config.repair,
-        precision=config.precision,
     )

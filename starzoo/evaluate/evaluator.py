@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from starzoo.errors import NumericalError
 from starzoo.evaluate.repair import measure_channels, repair
-from starzoo.metrics import accuracy, fit_temperature, negative_log_likelihood, tempered
+from starzoo.metrics import accuracy, fit_temperature, negative_log_likelihood, scale_temperature
 from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
 from starzoo.models.memory_format import channels_last
 from starzoo.models.weights import StateDict, interpolate
@@ -22,12 +22,12 @@ __all__ = ["Curve", "Evaluator"]
 
 @dataclass(frozen=True)
 class Curve:
-    """What was measured at each point of a path, per split.
+    """The scores of the points of a path, by split.
 
     Attributes:
         loss: Cross-entropy, in nats.
         accuracy: Share of right answers.
-        tempered_loss: Cross-entropy with the temperature that suits the point best on the calibration images.
+        tempered_loss: Cross-entropy with a temperature fitted for each point on the calibration images.
     """
 
     loss: Mapping[str, tuple[float, ...]]
@@ -38,22 +38,31 @@ class Curve:
     def of(
         cls, predicted: Iterable[Mapping[str, Tensor]], labels: Mapping[str, Tensor], calibration: str | None = None
     ) -> Self:
-        """Score what the points of a path predict."""
-        loss, right, cooled = (defaultdict[str, list[float]](list) for _ in range(3))
+        """Score the predictions of the points of a path."""
+        losses, accuracies, tempered = (defaultdict[str, list[float]](list) for _ in range(3))
         for point in predicted:
             temperature = fit_temperature(point[calibration], labels[calibration]) if calibration else None
-            for split, found in point.items():
-                if split == calibration or split not in labels:
-                    continue
-                loss[split].append(negative_log_likelihood(found, labels[split]))
-                right[split].append(accuracy(found, labels[split]))
+            for split in (split for split in labels if split != calibration):
+                losses[split].append(negative_log_likelihood(point[split], labels[split]))
+                accuracies[split].append(accuracy(point[split], labels[split]))
                 if temperature is not None:
-                    cooled[split].append(negative_log_likelihood(tempered(found, temperature), labels[split]))
-        return cls(*({split: tuple(values) for split, values in each.items()} for each in (loss, right, cooled)))
+                    scaled = scale_temperature(point[split], temperature)
+                    tempered[split].append(negative_log_likelihood(scaled, labels[split]))
+        return cls(*(
+            {split: tuple(values) for split, values in column.items()} for column in (losses, accuracies, tempered)
+        ))
 
 
 class Evaluator:
-    """Predicts with any weights of one architecture, on the same images each time."""
+    """Predicts the same images with any weights of one architecture.
+
+    Args:
+        network: The architecture, whose weights are overwritten.
+        splits: The images, as a function that returns their batches, and the labels, by split.
+        statistics: Returns the training images on which batch-norm statistics are re-estimated, in batches.
+        repairs: Whether points between the ends of a line get the channel statistics of the ends (REPAIR).
+        precision: Of the forward passes.
+    """
 
     def __init__(
         self,
@@ -72,7 +81,7 @@ class Evaluator:
         self.precision = precision
 
     def log_probabilities(self, state: StateDict, *, estimate: bool = True) -> dict[str, Tensor]:
-        """Predict every split with one set of weights."""
+        """Predict every split, with re-estimated batch-norm statistics unless `estimate` is false."""
         self.network.load_state_dict(dict(state))
         self.network.eval()
         if self.estimates and estimate:
@@ -81,7 +90,7 @@ class Evaluator:
         with torch.inference_mode(), self._autocast():
             predicted = {
                 split: torch.cat([
-                    self.network(self._place(images)).cpu().double().log_softmax(1).float() for images in batches()
+                    self.network(self._to_device(images)).cpu().double().log_softmax(1).float() for images in batches()
                 ])
                 for split, (batches, _) in self.splits.items()
             }
@@ -92,32 +101,27 @@ class Evaluator:
         return predicted
 
     def curve(self, a: StateDict, b: StateDict, t: Sequence[float], *, calibration: str | None = None) -> Curve:
-        """Loss and accuracy at some points of the line from `a` to `b`; between the ends repaired if that is wanted.
-
-        Batch-norm statistics are estimated in one way at all points, the ends included: like is compared with like.
-        """
+        """Measure points of the line from `a` to `b`, with re-estimated batch-norm statistics at all of them."""
         with self._autocast():
             ends = [measure_channels(self.network, end, self._statistics()) for end in (a, b)] if self.repairs else []
 
-        def predict(at: float) -> dict[str, Tensor]:
+        def predict(position: float) -> dict[str, Tensor]:
+            if not ends:
+                return self.log_probabilities(interpolate(a, b, position))
             with self._autocast():
-                state = repair(self.network, a, b, at, ends, self._statistics()) if ends else interpolate(a, b, at)
+                state = repair(self.network, a, b, position, ends, self._statistics())
             return self.log_probabilities(state)
 
-        return Curve.of(map(predict, t), {split: self.labels(split) for split in self.splits}, calibration)
-
-    def labels(self, split: str) -> Tensor:
-        """The labels of one split, shape (images,)."""
-        return self.splits[split][1]
+        return Curve.of(map(predict, t), {split: labels for split, (_, labels) in self.splits.items()}, calibration)
 
     def _autocast(self) -> torch.autocast:
-        """The precision of forward passes. Without a cache, which would go on with copies of overwritten weights."""
+        """The precision of forward passes; without a cache, which would keep copies of overwritten weights."""
         device = next(self.network.parameters()).device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False)
 
     def _statistics(self) -> Iterable[Tensor]:
-        return map(self._place, self.statistics())
+        return map(self._to_device, self.statistics())
 
-    def _place(self, images: Tensor) -> Tensor:
+    def _to_device(self, images: Tensor) -> Tensor:
         device = next(self.network.parameters()).device
         return images.to(device, memory_format=torch.channels_last)

@@ -20,32 +20,33 @@ from starzoo.symmetry.permutation import Permutation
 if TYPE_CHECKING:
     from starzoo.data.task import ImageTask
 
-__all__ = ["Line", "ModelPool", "Zoo"]
+__all__ = ["EvaluatedModels", "ModelPool", "PathSpec"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Zoo:
-    """The models of an evaluation, by name; batch-norm statistics are estimated anew for all of them.
+class EvaluatedModels:
+    """The models of an evaluation.
 
     Attributes:
+        architecture: Their common architecture.
         star: The star's state dict.
-        sources: The models that the star was fitted on.
-        holdouts: The models that it never saw.
-        others: Other stars of the same task.
-        permutations: What brings sources to the star, by name, where its fit has found that: the star domain that it
-            publishes. What is missing is found here.
+        sources: The models that the star was fitted on, by name.
+        holdouts: The models that it never saw, by name.
+        other_stars: Other stars of the same task, by name.
+        permutations: Permutations to the star, by name, where they are known. The evaluation finds those of the others.
     """
 
+    architecture: Architecture
     star: StateDict
-    sources: Mapping[str, StateDict]
-    holdouts: Mapping[str, StateDict]
-    others: Mapping[str, StateDict] = field(default_factory=dict)
+    sources: Mapping[str, StateDict] = field(default_factory=dict)
+    holdouts: Mapping[str, StateDict] = field(default_factory=dict)
+    other_stars: Mapping[str, StateDict] = field(default_factory=dict)
     permutations: Mapping[str, Permutation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Line:
-    """One path to measure: a function of two models, aligned or not."""
+class PathSpec:
+    """A path to measure: its kind, and the names of the models at its ends."""
 
     kind: PathKind
     a: str
@@ -53,15 +54,15 @@ class Line:
 
 
 class ModelPool:
-    """The models of a zoo, each one aligned when that is asked for first."""
+    """The models of an evaluation and their means, aligned when they are first needed."""
 
-    def __init__(self, architecture: Architecture, zoo: Zoo, data: ImageTask, config: AlignConfig) -> None:
-        self.architecture, self.zoo, self.data, self.config = architecture, zoo, data, config
-        self.by_name = {**zoo.sources, **zoo.holdouts, **zoo.others, "star": zoo.star}
+    def __init__(self, models: EvaluatedModels, data: ImageTask, config: AlignConfig) -> None:
+        self.models, self.data, self.config = models, data, config
+        self.by_name = {**models.sources, **models.holdouts, **models.other_stars, "star": models.star}
 
     @property
     def names(self) -> list[str]:
-        """The models that predict by themselves, averages of weights among them."""
+        """The models of one forward pass: all models, and the means of weights."""
         return [*self.by_name, "naive mean", "aligned mean"]
 
     @cached_property
@@ -72,84 +73,83 @@ class ModelPool:
     @cached_property
     def to_star(self) -> dict[str, dict[str, Tensor]]:
         """All models but the star, aligned to it."""
-        known = self.zoo.permutations
-        found = self._bring([name for name in self._others if name not in known], "star")
-        return found | {name: permutation.apply(self.by_name[name]) for name, permutation in known.items()}
+        known = {name: perm.apply(self.by_name[name]) for name, perm in self.models.permutations.items()}
+        return self._aligned_to("star", [name for name in self.by_name if name not in {"star", *known}]) | known
 
     @property
-    def aligned(self) -> dict[str, dict[str, Tensor]]:
+    def aligned_sources(self) -> dict[str, dict[str, Tensor]]:
         """The sources, aligned to the star."""
-        return {name: self.to_star[name] for name in self.zoo.sources}
+        return {name: self.to_star[name] for name in self.models.sources}
 
-    def end(self, line: Line) -> StateDict:
-        """The model at the end of a path, aligned to the one at its start unless the path is raw."""
-        if line.kind == "source-source-unaligned":
-            return self.by_name[line.b]
-        return self._bring([line.b], line.a)[line.b] if line.kind == "source-source" else self.to_star[line.b]
+    def path_end(self, path: PathSpec) -> StateDict:
+        """Return the model at t = 1, aligned to that at t = 0 unless the path is an unaligned one."""
+        match path.kind:
+            case "source-source-unaligned":
+                return self.by_name[path.b]
+            case "source-source":
+                return self._aligned_to(path.a, [path.b])[path.b]
+            case _:
+                return self.to_star[path.b]
 
     def state(self, name: str) -> StateDict:
-        """The weights of one of `names`."""
+        """Return the weights of one of `names`."""
         match name:
             case "naive mean":
-                return average(list(self.zoo.sources.values()))
+                return average(list(self.models.sources.values()))
             case "aligned mean":
-                return average(list(self.aligned.values()))
+                return average(list(self.aligned_sources.values()))
             case _:
                 return self.by_name[name]
 
-    def identity(self, name: str) -> Any:
-        """What decides the weights of one of `names`."""
-        means = [self.hashes[source] for source in self.zoo.sources]
+    def cache_key(self, name: str) -> Any:
+        """Return what decides the weights of one of `names`."""
+        means = [self.hashes[source] for source in self.models.sources]
         match name:
             case "naive mean":
                 return {"mean": means}
             case "aligned mean":
-                return {"mean": means, "alignment": self.star_alignment(self.zoo.sources)}
+                return {"mean": means, "alignment": self.star_alignment_key(self.models.sources)}
             case _:
                 return self.hashes[name]
 
-    def domain_identity(self, t: Uniform, samples: int) -> dict[str, Any]:
-        """What decides some points of the star domain, but for the seed that draws them."""
-        ends = self.identity("aligned mean")
+    def domain_key(self, t: Uniform, samples: int) -> dict[str, Any]:
+        """Return what decides points of the star domain, but for the seed that draws them."""
+        ends = self.cache_key("aligned mean")
         return {"t": [t.low, t.high], "samples": samples, "star": self.hashes["star"], **ends}
 
-    def star_alignment(self, names: Iterable[str]) -> dict[str, Any]:
-        """What decides how some models are aligned to the star."""
-        return self.alignment(*(Line("star-source", "star", name) for name in names))
+    def star_alignment_key(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return what decides how models are aligned to the star."""
+        return self.alignment_key(*(PathSpec("star-source", "star", name) for name in names))
 
-    def alignment(self, *lines: Line) -> dict[str, Any]:
-        """What decides how the ends of some lines are aligned."""
-        known = self.zoo.permutations
+    def alignment_key(self, *paths: PathSpec) -> dict[str, Any]:
+        """Return what decides how the ends of paths are aligned."""
+        known = self.models.permutations
         return {
             "config": self.config.model_dump(mode="json"),
-            "fixed": [self.hashes[line.a] for line in lines],
+            "fixed": [self.hashes[path.a] for path in paths],
             "known": [
-                hash_tensors(known[line.b].to_tensors()) for line in lines if line.a == "star" and line.b in known
+                hash_tensors(known[path.b].to_tensors()) for path in paths if path.a == "star" and path.b in known
             ],
         }
 
-    @property
-    def _others(self) -> list[str]:
-        return [name for name in self.by_name if name != "star"]
-
     @cached_property
     def _probe(self) -> Probe:
-        some = self.data.train.labeled_images(limit=self.config.images, seed=self.config.seed)
-        return Probe(self.architecture.build(), *some)
+        images = self.data.train.labeled_images(limit=self.config.images, seed=self.config.seed)
+        return Probe(self.models.architecture.build(), *images)
 
     @cached_property
     def _aligner(self) -> Aligner:
-        return Aligner(self.architecture.spec, self.config, self._probe if self.config.needs_images else None)
+        return Aligner(self.models.architecture.spec, self.config, self._probe if self.config.needs_images else None)
 
-    def _bring(self, names: Sequence[str], fixed: str) -> dict[str, dict[str, Tensor]]:
-        """Some models, aligned to another one where that lowers the loss half-way."""
+    def _aligned_to(self, fixed: str, names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+        """Align models to a fixed one, where that lowers the midpoint loss."""
         if not names:
             return {}
-        seen = map(self._aligner.features.extract, map(self.by_name.__getitem__, (fixed, *names)))
-        matched, identity = self._aligner.match(next(seen), seen), Permutation.identity(self.architecture.spec)
+        features = map(self._aligner.features.extract, map(self.by_name.__getitem__, (fixed, *names)))
+        matches, identity = self._aligner.match(next(features), features), Permutation.identity(self.models.architecture.spec)
         aligned = {}
-        for name, found in zip(names, matched, strict=True):
+        for name, match in zip(names, matches, strict=True):
             ends = self.by_name[fixed], self.by_name[name]
-            permutation, _, _ = take_better(self._probe, *ends, identity, found.permutation)
+            permutation, _, _ = take_better(self._probe, *ends, identity, match.permutation)
             aligned[name] = permutation.apply(self.by_name[name])
         return aligned

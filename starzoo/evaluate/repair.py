@@ -3,15 +3,14 @@
 The channels of an interpolated network vary less than those of either end, the more so the deeper they lie. At the
 point t of a line each channel of each layer is brought to mean (1 − t)·μ_a + t·μ_b and standard deviation
 (1 − t)·σ_a + t·σ_b over training images, and the correction is folded into the layer's weight and bias. The
-classifier is left alone: the scale of its outputs is the model's confidence (repaired too, convnext and vit pairs had
-a higher loss at an equal accuracy).
+classifier is left alone: the scale of its outputs is the model's confidence. (With a repaired classifier, convnext and
+vit pairs had a higher loss at an equal accuracy.)
 
 A layer must see repaired inputs before it can be repaired itself. One layer after the other would be exact but take a
-pass over the images per layer. Here one pass is enough: as in the paper, every output is corrected on the spot, batch
-by batch. What a batch is brought to are the ends' statistics on the same batch, not on all images, so that the luck of
-the draw cancels: equal ends change nothing, and a single batch is exact. With several batches only the folding, which
-takes the statistics over all of them, is approximate from the second layer on: a percent at the worst channel of the
-tests' networks in batches of 128.
+pass over the images per layer. As in the paper, one pass is enough here: every output is corrected at once, batch by
+batch. The target of a batch is the ends' statistics on the same batch, so that sampling noise cancels: equal ends
+change nothing, and a single batch is exact. With several batches the folding uses the statistics over all of them. It
+is then approximate from the second layer on: one percent at the worst channel of the tests' networks in batches of 128.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Moments(NamedTuple):
     """The statistics of a layer's output over some images.
 
     Attributes:
-        size: How many numbers of each channel there were.
+        size: Number of values of each channel.
         mean: Their mean, shape (channels,).
         std: Their standard deviation, by `size` and not by `size` − 1, shape (channels,).
     """
@@ -53,44 +52,44 @@ Channels = Mapping[str, Sequence[Moments]]  # for every layer, by name, its mome
 
 
 def measure_channels(network: nn.Module, state: StateDict, images: Iterable[Tensor]) -> Channels:
-    """The channel statistics at an end of a line, of all layers that can be repaired.
+    """Measure the channel statistics at an end of a line, of all layers that can be repaired.
 
     These are convolutions and linear layers with a bias of their own that run exactly once, share no tensor and are not
-    the classifier of a timm model. What a batch norm follows has mostly no bias, and needs no repair.
+    the classifier of a timm model. A layer before a batch norm mostly has no bias, and needs no repair.
     """
-    found = defaultdict[str, list[Moments]](list)
+    moments = defaultdict[str, list[Moments]](list)
     batches = _run(
-        network, state, images, _layers(network), lambda name, values: found[name].append(_moments_of(values))
+        network, state, images, _layers(network), lambda name, values: moments[name].append(_moments_of(values))
     )
-    return {name: moments for name, moments in found.items() if len(moments) == batches}
+    return {name: by_batch for name, by_batch in moments.items() if len(by_batch) == batches}
 
 
 def repair(
     network: nn.Module, a: StateDict, b: StateDict, t: float, ends: Sequence[Channels], images: Iterable[Tensor]
 ) -> dict[str, Tensor]:
-    """The state dict at t on the line from `a` to `b`, its channel statistics repaired."""
+    """Return the state dict at t on the line from `a` to `b`, with repaired channel statistics."""
     state = interpolate(a, b, t)
     if t in {0, 1}:
         return state
-    found = defaultdict[str, list[Moments]](list)
+    moments = defaultdict[str, list[Moments]](list)
 
     def correct(name: str, values: Tensor) -> Tensor:
-        found[name].append(_moments_of(values))
-        batch = slice(len(found[name]) - 1, len(found[name]))
-        scale, shift = _correction(*(channels[name][batch] for channels in (found, *ends)), t=t)
+        moments[name].append(_moments_of(values))
+        batch = slice(len(moments[name]) - 1, len(moments[name]))
+        scale, shift = _correction(*(channels[name][batch] for channels in (moments, *ends)), t=t)
         return values * scale + shift
 
     _run(network, state, images, ends[0], correct)
-    for name, moments in found.items():
+    for name, by_batch in moments.items():
         weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
-        scale, shift = (values.to(bias) for values in _correction(moments, *(end[name] for end in ends), t=t))
+        scale, shift = (values.to(bias) for values in _correction(by_batch, *(end[name] for end in ends), t=t))
         state[f"{name}.weight"] = weight * scale.view(-1, *[1] * (weight.ndim - 1))
         state[f"{name}.bias"] = bias * scale + shift
     return state
 
 
 def _layers(network: nn.Module) -> list[str]:
-    """The layers whose weight and bias scale and shift hidden channels, and act nowhere else."""
+    """The layers whose weight and bias scale and shift hidden channels and nothing else."""
     uses = Counter(id(tensor) for _, tensor in network.named_parameters(remove_duplicate=False))
     classifier: nn.Module | tuple[nn.Module, ...] = getattr(network, "get_classifier", tuple)()
     heads = classifier if isinstance(classifier, tuple) else (classifier,)  # a distilled model has two
@@ -110,23 +109,23 @@ def _run(
     state: StateDict,
     images: Iterable[Tensor],
     layers: Iterable[str],
-    see: Callable[[str, Tensor], Tensor | None],
+    on_output: Callable[[str, Tensor], Tensor | None],
 ) -> int:
-    """Predict all batches and count them. `see` gets each layer's output, channels last, and may replace it."""
+    """Predict all batches and count them; `on_output` gets each layer's output, channels last, and may replace it."""
 
     def hook(name: str, layer: nn.Module, _: object, output: Tensor) -> Tensor | None:
         axis = -1 if isinstance(layer, nn.Linear) else 1
-        seen = see(name, output.movedim(axis, -1))
-        return None if seen is None else seen.movedim(-1, axis)
+        replacement = on_output(name, output.movedim(axis, -1))
+        return None if replacement is None else replacement.movedim(-1, axis)
 
     network.load_state_dict(dict(state))
-    numbers = count()
+    counter = count()
     with ExitStack() as hooks:
         for name in layers:
             hooks.enter_context(network.get_submodule(name).register_forward_hook(partial(hook, name)))
-        # Batch norms normalize each batch by itself while they are re-estimated, as they must here.
-        reestimate_batch_norm(network, (batch for batch, _ in zip(images, numbers, strict=False)))
-    return next(numbers)
+        # Batch norms normalize with the statistics of each batch while they are re-estimated, as they must here.
+        reestimate_batch_norm(network, (batch for batch, _ in zip(images, counter, strict=False)))
+    return next(counter)
 
 
 def _moments_of(values: Tensor) -> Moments:
@@ -136,13 +135,13 @@ def _moments_of(values: Tensor) -> Moments:
 
 
 def _correction(
-    found: Sequence[Moments], a: Sequence[Moments], b: Sequence[Moments], *, t: float
+    point: Sequence[Moments], a: Sequence[Moments], b: Sequence[Moments], *, t: float
 ) -> tuple[Tensor, Tensor]:
-    """The scale and the shift, both of shape (channels,), that bring some batches of a layer to the statistics at t."""
-    now, start, end = map(_pool, (found, a, b))
+    """The scale and the shift, of shape (channels,), that bring batches of a layer to the statistics at t."""
+    own, start, end = map(_pool, (point, a, b))
     mean, std = torch.lerp(start.mean, end.mean, t), torch.lerp(start.std, end.std, t)
-    scale = torch.where(now.std > _CONSTANT, std / now.std, 1.0)
-    return scale, mean - now.mean * scale
+    scale = torch.where(own.std > _CONSTANT, std / own.std, 1.0)
+    return scale, mean - own.mean * scale
 
 
 def _pool(batches: Sequence[Moments]) -> Moments:

@@ -1,7 +1,7 @@
 """A cache of measured results, named by their inputs.
 
-A result depends on weights, images, settings and `RESULTS_VERSION`. A hash of all of them is the name of its file.
-The cache may be deleted at any time. A file whose content is not what was written is measured again.
+A result depends on weights, images, settings and `RESULTS_VERSION`; a hash of all of them is the name of its file.
+The cache may be deleted at any time. A damaged file is measured again.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ class ResultCache:
         self.folder = folder
 
     @classmethod
-    def of_user(cls) -> ResultCache:
-        """The one in the user's cache folder."""
+    def default(cls) -> ResultCache:
+        """Return the cache in the user's cache folder."""
         return cls(cache_folder("evaluations"))
 
     def get_or_compute(self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """A result, measured only if it is not there yet."""
+        """Return a result, measured only if it is not in the cache."""
         if self.folder is None:
             return dict(measure())
         versions = [RESULTS_VERSION, version("timm"), version("torch")]
         name = hashlib.sha256(json.dumps([key, versions], sort_keys=True).encode()).hexdigest()
         file = self.folder / f"{name}.safetensors"
         with suppress(OSError, SafetensorError, LookupError, ValueError), safe_open(file, "pt") as stored:
-            found = {each: stored.get_tensor(each) for each in stored.keys()}  # noqa: SIM118 - it is no mapping
-            if stored.metadata()["sha256"] == _seal(name, found):
-                return found
+            result = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - it is no mapping
+            if stored.metadata()["sha256"] == _checksum(name, result):
+                return result
         result = dict(measure())
         with suppress(StarzooError):  # a cache that cannot be written costs time, and nothing else
-            save_tensors(file, result, {"sha256": _seal(name, result)})
+            save_tensors(file, result, {"sha256": _checksum(name, result)})
         return result
 
 
-def _seal(name: str, tensors: Mapping[str, Tensor]) -> str:
-    """Binds a result to its name, so that neither a damaged file nor another one passes for it."""
+def _checksum(name: str, tensors: Mapping[str, Tensor]) -> str:
+    """Hash a result with its name, so that neither a damaged file nor another result passes for it."""
     return hashlib.sha256(f"{name}\0{hash_tensors(tensors)}".encode()).hexdigest()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from starzoo.config import Baseline
-from starzoo.evaluate.cached_evaluation import OOD, VALIDATION, CachedEvaluation
+from starzoo.evaluate.cached_evaluation import OOD, VALIDATION, CachedEvaluation, Predictions
 from starzoo.evaluate.domain_average import ensemble_sizes
 from starzoo.evaluate.results import DomainSampling, PredictionScores, Role, TemperatureScaled
 from starzoo.evaluate.trained_baselines import baseline_steps
@@ -21,75 +21,77 @@ from starzoo.metrics import (
     misclassification_auroc,
     negative_log_likelihood,
     ood_auroc,
-    tempered,
+    scale_temperature,
 )
 from starzoo.text import pluralize
 
-__all__ = ["measure_qualities", "scores"]
-
-Predictions = Mapping[str, Tensor]  # log-probabilities of shape (images, classes) by split
+__all__ = ["score_predictors", "scores"]
 
 
-def measure_qualities(
-    measurement: CachedEvaluation,
-    predicted: Mapping[str, Predictions],
-    averages: Sequence[tuple[Role, DomainSampling, Predictions]],
+def score_predictors(
+    evaluation: CachedEvaluation,
+    predictions: Mapping[str, Predictions],
+    averages: Mapping[Role, tuple[DomainSampling, Predictions]],
     baselines: Mapping[Baseline, Predictions],
 ) -> Iterator[PredictionScores]:
-    """How well single models, means of weights, ensembles and averages over the star domain predict."""
-    zoo = measurement.zoo
-    size = sum(tensor.numel() * tensor.element_size() for tensor in zoo.star.values())
-    roles: dict[str, Role] = dict.fromkeys(zoo.sources, "source")
-    roles |= dict.fromkeys(zoo.holdouts, "held-out")
+    """Score models, means of weights, ensembles, baselines and averages over the star domain."""
+    models = evaluation.models
+    size = sum(tensor.numel() * tensor.element_size() for tensor in models.star.values())
+    roles: dict[str, Role] = dict.fromkeys(models.sources, "source")
+    roles |= dict.fromkeys(models.holdouts, "held-out")
     roles |= {"naive mean": "naive-mean", "aligned mean": "aligned-mean", "star": "star"}
-    ways: list[tuple[str, Role, int, Predictions]] = [(name, role, 1, predicted[name]) for name, role in roles.items()]
-    for role, choice, mean in averages:
-        name = f"{pluralize(choice.samples, 'point')} of the star domain, t from {choice.t.low:g} to {choice.t.high:g}"
-        ways.append((name, role, choice.samples, mean))
-    ways += [(kind, kind, 1, found) for kind, found in baselines.items()]
-    members = [predicted[name] for name in zoo.sources]
+    predictors: list[tuple[str, Role, int, Predictions]] = [
+        (name, role, 1, predictions[name]) for name, role in roles.items()
+    ]
+    for role, (sampling, mean) in averages.items():
+        t, samples = sampling.t, sampling.samples
+        name = f"{pluralize(samples, 'point')} of the star domain, t from {t.low:g} to {t.high:g}"
+        predictors.append((name, role, samples, mean))
+    predictors += [(kind, kind, 1, predicted) for kind, predicted in baselines.items()]
+    members = [predictions[name] for name in models.sources]
     for count in ensemble_sizes(len(members)) or [1]:
         role = "ensemble" if count == len(members) else "sub-ensemble"
-        ways.append((f"ensemble of {count}", role, count, _ensemble(members[:count])))
-    temperatures = [_temperature(measurement, way[-1]) for way in ways]
+        mean = {
+            split: ensemble_log_probabilities(torch.stack([member[split] for member in members[:count]]))
+            for split in members[0]
+        }
+        predictors.append((f"ensemble of {count}", role, count, mean))
+    temperatures = [_fit_temperature(evaluation, predicted) for *_, predicted in predictors]
     steps: dict[Role, int] = {
-        kind: baseline_steps(kind, measurement.data, measurement.star_config) for kind in baselines
+        kind: baseline_steps(kind, evaluation.data, evaluation.run_config.star) for kind in baselines
     }
-    for split in measurement.config.splits:
-        labels = measurement.labels(split)
-        for (name, role, passes, found), temperature in zip(ways, temperatures, strict=True):
+    for split in evaluation.config.splits:
+        labels = evaluation.labels(split)
+        for (name, role, passes, predicted), temperature in zip(predictors, temperatures, strict=True):
             yield PredictionScores(
                 name=name,
                 role=role,
                 split=split,
-                accuracy=accuracy(found[split], labels),
+                accuracy=accuracy(predicted[split], labels),
                 passes=passes,
                 bytes=passes * size,
                 steps=steps.get(role),
                 tempered=None
                 if temperature is None
-                else TemperatureScaled(temperature=temperature, **scores(found, split, labels, temperature)),
-                **scores(found, split, labels),
+                else TemperatureScaled(temperature=temperature, **scores(predicted, split, labels, temperature)),
+                **scores(predicted, split, labels),
             )
 
 
-def _ensemble(members: Sequence[Predictions]) -> dict[str, Tensor]:
-    return {split: ensemble_log_probabilities(torch.stack([each[split] for each in members])) for split in members[0]}
+def _fit_temperature(evaluation: CachedEvaluation, predicted: Predictions) -> float | None:
+    return fit_temperature(predicted[VALIDATION], evaluation.labels(VALIDATION)) if VALIDATION in predicted else None
 
 
-def _temperature(measurement: CachedEvaluation, found: Predictions) -> float | None:
-    return fit_temperature(found[VALIDATION], measurement.labels(VALIDATION)) if VALIDATION in found else None
-
-
-def scores(found: Predictions, split: str, labels: Tensor, temperature: float = 1.0) -> dict[str, float | None]:
-    """All scores of one way to predict but its accuracy."""
-    scaled = {key: tempered(each, temperature) if temperature != 1 else each for key, each in found.items()}
-    inside, outside = scaled[split], scaled.get(OOD)
+def scores(predicted: Predictions, split: str, labels: Tensor, temperature: float = 1.0) -> dict[str, float | None]:
+    """Return all scores of a predictor but its accuracy."""
+    if temperature != 1:
+        predicted = {name: scale_temperature(values, temperature) for name, values in predicted.items()}
+    own, ood = predicted[split], predicted.get(OOD)
     return {
-        "nll": negative_log_likelihood(inside, labels),
-        "ece": expected_calibration_error(inside, labels),
-        "brier": brier_score(inside, labels),
-        "auroc": misclassification_auroc(inside, labels),
-        "ood_auroc": None if outside is None else ood_auroc(inside, outside),
-        "ood_auroc_entropy": None if outside is None else ood_auroc(inside, outside, "entropy"),
+        "nll": negative_log_likelihood(own, labels),
+        "ece": expected_calibration_error(own, labels),
+        "brier": brier_score(own, labels),
+        "auroc": misclassification_auroc(own, labels),
+        "ood_auroc": None if ood is None else ood_auroc(own, ood),
+        "ood_auroc_entropy": None if ood is None else ood_auroc(own, ood, "entropy"),
     }
