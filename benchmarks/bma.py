@@ -76,7 +76,7 @@ def predict(star: Mapping[str, Tensor], members: Sequence[Source], data: ImageTa
     matched = aligner.match(first, iter(others))
     aligned = {name: found.permutation.apply(sources[name]) for name, found in zip(sources, matched, strict=True)}
     assert data.validation is not None
-    splits = {"test": data.test, "validation": data.validation, "outside": outside}
+    splits = {"test": data.test, "validation": data.validation, "ood": outside}
     evaluator = Evaluator(
         architecture.build(),
         {name: (partial(split.images, 250, limit=IMAGES, seed=SEED), split.labels) for name, split in splits.items()},

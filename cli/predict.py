@@ -39,14 +39,14 @@ def predict(
         figures = [f"{image.entropy:.4f}"]
         if image.mutual_information is not None:
             figures.append(f"{image.mutual_information:.4f}")
-        for answer in image.answers:
-            first = answer is image.answers[0]
+        for answer in image.top_classes:
+            first = answer is image.top_classes[0]
             shown = [f"{100 * answer.probability:.2f} %", *(figures if first else [""] * len(figures))]
             rows.append([image.file if first else "", answer.label, *shown])
     columns = ["image", "class", "probability", "entropy", "disagreement"][: 5 if samples > 1 else 4]
     title = f"Predictions of {samples} models of the star domain" if samples > 1 else "Predictions of the star"
     out.result(
         {"samples": samples, "images": [asdict(image) for image in found]},
-        brief=[image.answers[0].label for image in found],
+        brief=[image.top_classes[0].label for image in found],
         human=[Table(title, columns, rows)],
     )

@@ -15,16 +15,16 @@ from starzoo.metrics import (
     accuracy,
     auroc,
     brier_score,
+    chance_p_value,
     ensemble_log_probabilities,
     entropy,
     expected_calibration_error,
     fit_temperature,
-    luck,
     misclassification_auroc,
     mutual_information,
     negative_log_likelihood,
     ood_auroc,
-    tempered,
+    scale_temperature,
 )
 
 
@@ -120,22 +120,22 @@ def test_luck_is_the_tail_of_a_binomial_distribution() -> None:
     labels, answers = torch.arange(20) % 4, torch.arange(20) % 4
     answers[8:] = answers[8:].roll(1)  # 8 of 20 right, every class answered as often as it occurs: p = 1/4
     expected = sum(math.comb(20, k) * 0.25**k * 0.75 ** (20 - k) for k in range(8, 21))
-    assert luck(answers, labels) == pytest.approx(expected)
+    assert chance_p_value(answers, labels) == pytest.approx(expected)
 
 
 def test_luck_is_not_deceived_by_classes_of_different_size() -> None:
     labels = (torch.arange(1000) % 20 == 0).long()  # 95 % of one class
-    assert luck(torch.zeros_like(labels), labels) > 0.4
-    assert luck(1 - labels, labels) > 0.99
+    assert chance_p_value(torch.zeros_like(labels), labels) > 0.4
+    assert chance_p_value(1 - labels, labels) > 0.99
     almost = labels.clone()
     almost[:41] = 0  # misses three of fifty
-    assert luck(almost, labels) < 1e-6
+    assert chance_p_value(almost, labels) < 1e-6
 
 
 def test_blind_answers_are_seldom_lucky() -> None:
     generator = torch.Generator().manual_seed(0)
     draws = torch.randint(0, 10, (2, 400, 1024), generator=generator)
-    lucky = sum(luck(answers, labels) < 0.01 for answers, labels in draws.unbind(1))
+    lucky = sum(chance_p_value(answers, labels) < 0.01 for answers, labels in draws.unbind(1))
     assert lucky <= 12  # 4 of 400 are to be expected
 
 
@@ -174,7 +174,7 @@ def test_auroc_of_known_cases() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_misclassification_and_ood_auroc_equal_scikit_learn(seed: int) -> None:
     (predicted, labels), (outside, _) = predictions(seed), predictions(seed + 50, images=90)
-    outside = tempered(outside, 2.0)
+    outside = scale_temperature(outside, 2.0)
     right = (predicted.argmax(1) == labels).numpy()
     assert misclassification_auroc(predicted, labels) == pytest.approx(
         roc_auc_score(right, predicted.max(1).values.numpy()), abs=1e-6
@@ -201,8 +201,8 @@ def test_the_temperature_equals_another_optimizer_and_helps() -> None:
 
     assert found == pytest.approx(1 / minimize(loss, [1.0], tol=1e-12).x[0], rel=1e-4)
     assert 2.5 < found < 3.6
-    cooled = tempered(predicted, found)
+    cooled = scale_temperature(predicted, found)
     assert negative_log_likelihood(cooled, labels) < negative_log_likelihood(predicted, labels) - 0.1
     assert torch.equal(cooled.argmax(1), predicted.argmax(1))
-    torch.testing.assert_close(tempered(predicted, 1.0), predicted)
-    assert fit_temperature(tempered(predicted, found), labels) == pytest.approx(1, abs=1e-3)
+    torch.testing.assert_close(scale_temperature(predicted, 1.0), predicted)
+    assert fit_temperature(scale_temperature(predicted, found), labels) == pytest.approx(1, abs=1e-3)

@@ -13,7 +13,8 @@ from torch import Tensor
 from starzoo.data.class_names import list_names
 from starzoo.errors import IncompatibleError
 from starzoo.metrics import chance_p_value
-from starzoo.models.sources import Source, named_classes
+from starzoo.models.class_order import named_classes
+from starzoo.models.sources import Source
 from starzoo.parallel import default_device
 from starzoo.progress import Progress, no_progress
 

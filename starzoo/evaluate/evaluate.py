@@ -140,12 +140,8 @@ def _measure_items(evaluation: CachedEvaluation, run: _ShardedMap) -> _Items:
     chooses_domain = config.bma_samples and VALIDATION in evaluation.splits
     return _Items(
         predictions=run("evaluating models", evaluation.pool.names, evaluation.predict),
-        ends=run(
-            "evaluating the ends of paths", end_names if evaluation.reestimates else [], evaluation.predict_end
-        ),
-        baselines=run(
-            "evaluating baselines", config.baselines, partial(evaluation.baseline, progress=run.progress)
-        ),
+        ends=run("evaluating the ends of paths", end_names if evaluation.reestimates else [], evaluation.predict_end),
+        baselines=run("evaluating baselines", config.baselines, partial(evaluation.baseline, progress=run.progress)),
         domain_losses=run(
             "choosing points of the star domain", T_RANGES if chooses_domain else (), evaluation.domain_losses
         ),

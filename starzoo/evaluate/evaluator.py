@@ -48,9 +48,9 @@ class Curve:
                 if temperature is not None:
                     scaled = scale_temperature(point[split], temperature)
                     tempered[split].append(negative_log_likelihood(scaled, labels[split]))
-        return cls(*(
-            {split: tuple(values) for split, values in column.items()} for column in (losses, accuracies, tempered)
-        ))
+        return cls(
+            *({split: tuple(values) for split, values in column.items()} for column in (losses, accuracies, tempered))
+        )
 
 
 class Evaluator:

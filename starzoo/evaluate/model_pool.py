@@ -146,7 +146,8 @@ class ModelPool:
         if not names:
             return {}
         features = map(self._aligner.features.extract, map(self.by_name.__getitem__, (fixed, *names)))
-        matches, identity = self._aligner.match(next(features), features), Permutation.identity(self.models.architecture.spec)
+        matches = self._aligner.match(next(features), features)
+        identity = Permutation.identity(self.models.architecture.spec)
         aligned = {}
         for name, match in zip(names, matches, strict=True):
             ends = self.by_name[fixed], self.by_name[name]

@@ -11,7 +11,7 @@ import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -155,8 +155,8 @@ def reestimate_statistics(model: Source, data: ImageTask, config: EvalConfig) ->
     network, device = channels_last(model.architecture.build().to(default_device())), default_device()
     network.load_state_dict(dict(model.state))
     reestimate_batch_norm(network, (as_channels_last(images.to(device)) for images in data.statistics_images(config)))
-    state = network.state_dict()
-    return model.with_statistics({name: tensor.to("cpu", copy=True).contiguous() for name, tensor in state.items()})
+    state = {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in network.state_dict().items()}
+    return replace(model.with_record(estimated=True), state=state)
 
 
 class _ScoreMeasurer:
@@ -228,7 +228,7 @@ def _choose_augment(sources: Sequence[Source], scores: Sequence[SourceScores], d
     candidates = list(scores[0].reestimated)
     if not candidates:
         return data.config.augment
-    recorded = {source.provenance.augment for source in sources}
+    recorded = {source.record.augment for source in sources}
     if len(recorded) == 1 and (augment := recorded.pop()):
         return augment
 

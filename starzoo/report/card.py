@@ -28,7 +28,7 @@ from starzoo.report.summary import bf16_note, has_costs, summarize_paths, summar
 from starzoo.star.manifest import StarManifest
 from starzoo.text import clean, pluralize
 
-__all__ = ["describe_data", "refuse_other_card", "render", "write_card"]
+__all__ = ["check_overwritable", "describe_data", "render", "write_card"]
 
 _METHOD_LABELS: dict[Method, str] = {
     "weights": "matching the weights as they are",
@@ -94,7 +94,7 @@ def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = 
 
 def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) -> Path:
     """Write README.md, plots/ and metrics/ into the folder of a star; the same manifest gives the same bytes."""
-    refuse_other_card(folder)
+    check_overwritable(folder)
     readme = folder / "README.md"
     text = render(manifest, repo, complete=is_complete(folder, manifest))
     for name in ("plots", "metrics"):
@@ -108,7 +108,7 @@ def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) ->
     return readme
 
 
-def refuse_other_card(folder: Path) -> None:
+def check_overwritable(folder: Path) -> None:
     """Make sure that no README.md of another author is overwritten."""
     readme = folder / "README.md"
     if readme.is_symlink() or not readme.is_file():  # a link is replaced, and its target stays

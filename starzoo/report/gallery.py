@@ -8,7 +8,7 @@ from pathlib import Path
 from starzoo.errors import UsageError
 from starzoo.evaluate.results import Evaluation
 from starzoo.files import check_inside, write_text
-from starzoo.report.card import describe_data, refuse_other_card
+from starzoo.report.card import check_overwritable, describe_data
 from starzoo.report.markdown import load_template
 from starzoo.report.summary import summarize_paths, summarize_predictors
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
@@ -33,7 +33,7 @@ def write_gallery(folder: Path) -> Path:
     """Write README.md into a folder of stars; every number comes from their star.json."""
     folders, page = list_star_folders(folder), folder / "README.md"
     for star in folders:
-        refuse_other_card(star)
+        check_overwritable(star)
     if page.is_file() and _GENERATED_MARKER not in page.read_bytes():
         raise UsageError(
             str(page),

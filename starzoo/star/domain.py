@@ -21,14 +21,12 @@ from starzoo.data.task import ImageTask
 from starzoo.errors import NumericalError, UsageError
 from starzoo.evaluate.domain_average import NEAR_STAR, Point, draw_points
 from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
-from starzoo.models.class_order import reorder_classes
-from starzoo.models.compatibility import check_compatible
 from starzoo.models.memory_format import as_channels_last, channels_last
 from starzoo.models.weights import StateDict, interpolate
 from starzoo.parallel import default_device
 from starzoo.progress import Progress, no_progress
-from starzoo.star.inputs import reload_models
-from starzoo.star.join import JoinResult, join, star_as_source
+from starzoo.star.inputs import match_to_star, reload_models
+from starzoo.star.join import JoinResult, join
 from starzoo.star.run.local_paths import resolve_records
 from starzoo.star.star import Star
 
@@ -60,9 +58,7 @@ class StarDomain:
                 f"has {len(records)} sources, and {len(refs)} folders are given",
                 hint=f"give one for each of {', '.join(record.name for record in records)}",
             )
-        sources = reload_models(records, refs, progress=progress)
-        check_compatible([star_as_source(star), *sources])
-        sources = reorder_classes(sources, star.manifest.architecture.label_names)  # as when the star was fitted
+        sources = match_to_star(star, reload_models(records, refs, progress=progress))
         return cls(star, {source.name: star.permutation(source.name).apply(source.state) for source in sources})
 
     @property

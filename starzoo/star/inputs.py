@@ -17,18 +17,29 @@ from starzoo.data.hub_datasets import warn_once
 from starzoo.data.split import Split
 from starzoo.data.task import ImageTask, load_data, load_unlabeled
 from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.evaluate.chance_check import name_classes
 from starzoo.hub.names import is_repo
 from starzoo.hub.offline import is_offline
 from starzoo.models.architecture import Architecture
-from starzoo.models.class_order import named_classes
+from starzoo.models.class_order import named_classes, reorder_classes
+from starzoo.models.compatibility import check_compatible
 from starzoo.models.record import ModelRecord
 from starzoo.models.sources import Source, load_sources
+from starzoo.models.timm_folder import WEIGHTS_FILE
 from starzoo.progress import Progress, no_progress
 from starzoo.star.manifest import StarManifest
 from starzoo.star.run.local_paths import is_local_dataset, resolve_path
 from starzoo.star.star import Star
 
-__all__ = ["load_data_for", "load_ood_data", "reload_data", "reload_models", "reload_ood_data"]
+__all__ = [
+    "load_data_for",
+    "load_ood_data",
+    "match_to_star",
+    "reload_data",
+    "reload_models",
+    "reload_ood_data",
+    "star_as_source",
+]
 
 _NO_PATH = re.compile(r"[^/\\.][^/\\]*|refs/[a-z]+/[\w-]+")  # the name of a configuration, a commit, a branch
 _MAX_BYTES = 16_000_000_000  # of images that a stranger's star may have in memory at once
@@ -52,6 +63,25 @@ def reload_models(
         )
         for model, record in zip(models, records, strict=True)
     ]
+
+
+def match_to_star(
+    star: Star, models: Sequence[Source], data: ImageTask | None = None, *, progress: Progress = no_progress
+) -> list[Source]:
+    """Check that models are compatible with a star, and bring them into its class order.
+
+    With images, models without label names must be better than chance on them in one of the orders of their classes.
+    """
+    check_compatible([star_as_source(star), *models])
+    if data:
+        models = name_classes(models, data, progress=progress)
+    return reorder_classes(models, star.manifest.architecture.label_names)
+
+
+def star_as_source(star: Star) -> Source:
+    """Return the star as one more model, whose architecture is compared with that of others."""
+    record = ModelRecord(name="the star", files={WEIGHTS_FILE: ""})  # its weights may be those of a source
+    return Source(record, star.manifest.architecture, star.state)
 
 
 def reload_data(star: Star, changes: Mapping[str, Any] | None = None) -> ImageTask:

@@ -13,22 +13,21 @@ from starzoo.align.align import align
 from starzoo.align.probe import Probe
 from starzoo.config import Method
 from starzoo.errors import UsageError
-from starzoo.evaluate.chance_check import find_class_orders
+from starzoo.evaluate.cached_evaluation import CachedEvaluation
 from starzoo.evaluate.evaluate import measure_path
+from starzoo.evaluate.model_pool import EvaluatedModels, PathSpec
 from starzoo.evaluate.results import PathCurve
-from starzoo.models.class_order import named_classes, reorder_classes
-from starzoo.models.compatibility import check_compatible
-from starzoo.models.record import ModelRecord
 from starzoo.models.sources import Source, load_sources
 from starzoo.models.timm_folder import WEIGHTS_FILE
 from starzoo.progress import Progress, no_progress
+from starzoo.star.inputs import match_to_star
 from starzoo.star.star import Star
 from starzoo.symmetry import Permutation
 
 if TYPE_CHECKING:
     from starzoo.data.task import ImageTask
 
-__all__ = ["JoinResult", "join", "star_as_source"]
+__all__ = ["JoinResult", "join"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +61,19 @@ def join(star: Star, ref: str | Path, data: ImageTask, *, progress: Progress = n
     manifest, architecture, config = star.manifest, star.manifest.architecture, star.manifest.config
     [model] = load_sources([ref], reserved_names=[source.name for source in manifest.sources], progress=progress)
     _check_unseen(star, model, str(ref))
-    check_compatible([star_as_source(star), model])
-    if not model.architecture.label_names:
-        orders = find_class_orders(architecture, {model.name: model.state}, data, progress=progress)
-        model = named_classes(model, orders[model.name])
-    [model] = reorder_classes([model], architecture.label_names)
+    [model] = match_to_star(star, [model], data, progress=progress)
     probe = Probe(architecture.build(), *data.train.labeled_images(limit=config.align.images, seed=config.align.seed))
     states = star.state, [model.state]
     [aligned] = align(architecture.spec, *states, config.align, probe=probe, meter=probe, progress=progress)
     progress("measuring the path", 0, 1)
-    ends = {"star": star.state, model.name: aligned.state}
-    paths = measure_path(architecture, "star-heldout", ends, data, config.evaluate)
+    models = EvaluatedModels(
+        architecture=architecture,
+        star=star.state,
+        holdouts={model.name: model.state},
+        permutations={model.name: aligned.permutation},
+    )
+    path = PathSpec("star-heldout", "star", model.name)
+    paths = measure_path(CachedEvaluation(models, data, config), path)
     progress("measuring the path", 1, 1)
     evaluation = manifest.evaluation
     same_data = evaluation and not evaluation.data and data.fingerprint == manifest.data_fingerprint
@@ -99,9 +100,3 @@ def _check_unseen(star: Star, model: Source, ref: str) -> None:
                 f"is {name}, so that the path between the two would prove nothing",
                 hint="give a model that the star never saw",
             )
-
-
-def star_as_source(star: Star) -> Source:
-    """Return the star as one more model, whose architecture is compared with that of others."""
-    record = ModelRecord(name="the star", files={WEIGHTS_FILE: ""})  # its weights may be those of a source
-    return Source(record, star.manifest.architecture, star.state)

@@ -1,4 +1,4 @@
-"""Render cards, pages and galleries again."""
+"""Render cards, pages and galleries from star.json."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def render_card(folder: Path) -> Path:
 
 
 def render_html(folder: Path) -> Path:
-    """Write a star's card as one HTML page that needs nothing else, from its star.json."""
+    """Write a star's card as one self-contained HTML page, from its star.json."""
     manifest = read_manifest(folder / MANIFEST)
     return write_report(folder, manifest, manifest.repo)
 
 
 def render_gallery(folder: Path) -> list[Path]:
-    """Write the cards of all stars in a folder again, and one page for all of them."""
+    """Write the cards of all stars in a folder again, and one page for all."""
     page = write_gallery(folder)
     return [page, *map(render_card, list_star_folders(folder))]

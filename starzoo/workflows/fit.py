@@ -16,6 +16,7 @@ from starzoo.data.split import Split
 from starzoo.data.task import ImageTask
 from starzoo.errors import UsageError
 from starzoo.evaluate.result_cache import ResultCache
+from starzoo.evaluate.source_check import check_sources
 from starzoo.hub.names import check_repo
 from starzoo.models.class_order import named_classes
 from starzoo.models.compatibility import check_compatible
@@ -33,7 +34,7 @@ from starzoo.star.run.signals import ignore_signals, raise_on_signals
 from starzoo.star.run.status import Status
 from starzoo.star.star import Star, write_manifest
 from starzoo.workflows.cards import render_card
-from starzoo.workflows.measure import look_at, make_zoo, match_to_data, measure, with_split_of
+from starzoo.workflows.measure import evaluate_manifest, match_to_data, prepare_evaluation, with_ood_split
 from starzoo.workflows.publish import check_license, publish_star
 from starzoo.workflows.refs import resolve_zoo
 
@@ -163,20 +164,27 @@ def _load_inputs(
         check_compatible(models)
         data_config = LocalPaths.read(out).pin_dataset(config.data)
         models, data = match_to_data(models, partial(load_data_for, models[0].architecture, data_config), progress)
-    cache, keep_weak = ResultCache.of_user(), config.runtime.keep_weak_sources
-    models, settings = look_at(models, len(sources), data, config.evaluate, cache, keep_weak, progress)
+    count, cache = len(sources), ResultCache.default()
+    check = check_sources(
+        models[:count],
+        models[count:],
+        data,
+        config.evaluate,
+        keep_weak=config.runtime.keep_weak_sources,
+        cache=cache,
+        progress=progress,
+    )
     with raise_everywhere():
-        ood = load_ood_data(settings.ood, models[0].architecture)
-        config = config.model_copy(update={"data": data.config, "evaluate": with_split_of(ood, settings)})
+        ood = load_ood_data(check.config.ood, models[0].architecture)
+        config = config.model_copy(update={"data": data.config, "evaluate": with_ood_split(check.config, ood)})
         pinned = [model.record.pinned or ref for model, ref in zip(models, [*sources, *holdouts], strict=True)]
-        count = len(sources)
-        hashes = [source.record.files[WEIGHTS_FILE] for source in models[:count]]
+        hashes = [source.record.files[WEIGHTS_FILE] for source in check.sources]
         return FitInputs(
-            sources=models[:count],
-            holdouts=models[count:],
+            sources=check.sources,
+            holdouts=check.holdouts,
             data=data,
             ood=ood,
-            manifest=_initial_manifest(name, models[:count], models[count:], config, data),
+            manifest=_initial_manifest(name, check.sources, check.holdouts, config, data),
             local_paths=LocalPaths.from_run(pinned[:count], pinned[count:], config, hashes),
             cache=cache,
         )
@@ -254,15 +262,18 @@ def _save_and_evaluate(inputs: FitInputs, fitted: FittedStar, out: Path, progres
     permutations = {
         name: permutation.to_tensors() for name, permutation in zip(names, fitted.permutations, strict=True)
     }
+    star = Star(manifest=manifest, state=fitted.state, permutations=permutations)
 
     def save() -> None:
         config = manifest.config.model_dump(mode="json")
         write_text(out / CONFIG_FILE, yaml.safe_dump(config, sort_keys=False))
-        Star(manifest=manifest, state=fitted.state, permutations=permutations).save_timm_folder(out)
+        star.save_timm_folder(out)
 
     on_main_process(save)
-    zoo = make_zoo(fitted.state, inputs.sources, fitted.permutations, inputs.holdouts)
-    evaluated = measure(manifest, zoo, inputs.data, inputs.ood, inputs.cache, progress)
+    evaluation = prepare_evaluation(
+        star, inputs.sources, inputs.holdouts, inputs.data, ood=inputs.ood, cache=inputs.cache
+    )
+    evaluated = evaluate_manifest(manifest, evaluation, progress)
     on_main_process(lambda: write_manifest(out, evaluated))
 
 

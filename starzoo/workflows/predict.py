@@ -21,11 +21,11 @@ __all__ = ["ClassProbability", "Prediction", "join_star", "predict_images"]
 
 @dataclass(frozen=True, kw_only=True)
 class ClassProbability:
-    """A class, and how probable it is.
+    """A class and its probability.
 
     Attributes:
-        label: The name of the class, or its number where the star does not know names.
-        index: Its number, from 0.
+        label: The name of the class, or its index where the star has no label names.
+        index: Its index.
         probability: From 0 to 1.
     """
 
@@ -36,17 +36,17 @@ class ClassProbability:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a star, or some points of its domain, say about one image.
+    """The prediction of a star, or of points of its domain, for one image.
 
     Attributes:
         file: The image.
-        answers: The most probable classes, the first one first.
-        entropy: How uncertain the answer is, in nats: 0 is certain.
-        mutual_information: How much of that is because models of the domain disagree, in nats; None for one model.
+        top_classes: The most probable classes, in descending order.
+        entropy: The uncertainty, in nats: 0 is certain.
+        mutual_information: The part of it that comes from disagreement between points, in nats; None for one model.
     """
 
     file: str
-    answers: tuple[ClassProbability, ...]
+    top_classes: tuple[ClassProbability, ...]
     entropy: float
     mutual_information: float | None
 
@@ -68,7 +68,7 @@ def predict_images(
         files: The images.
         samples: 1 for the star itself; more for as many points of the star domain, which needs the star's sources, and
             for a network with batch norm its training images.
-        top: How many classes to name for each image.
+        top: Number of classes for each image.
         seed: Draws the points.
         data: Values of `DataConfig` that differ from those that the star was fitted with.
         progress: Told about downloads and points.
@@ -80,25 +80,25 @@ def predict_images(
         UsageError: There is nothing to predict with, or nothing to name.
     """
     if samples < 1 or top < 1:
-        raise UsageError("", "predict: takes one sample and one class, or more", hint="see --samples and --top")
+        raise UsageError("", "predict: expected at least one sample and one class", hint="see --samples and --top")
     loaded = load_star(star)
     architecture = loaded.manifest.architecture
     images = read_images(files, architecture.preprocessing)
     if samples == 1:
-        members = predict_probabilities(loaded.model(), images)[None]
+        probabilities = predict_probabilities(loaded.model(), images)[None]
     else:
         domain = loaded.domain(progress=progress)
         if domain.needs_images:
             domain.set_batch_norm_images(reload_data(loaded, data))
-        members = domain.predict_each(images, samples, seed, progress=progress)
-    mean = members.mean(dim=0)
+        probabilities = domain.predict_each(images, samples, seed, progress=progress)
+    mean = probabilities.mean(dim=0)
     best = mean.topk(min(top, mean.shape[1]))
     names = architecture.label_names or tuple(map(str, range(mean.shape[1])))
-    disagreement = mutual_information(members).tolist() if samples > 1 else [None] * len(files)
+    disagreement = mutual_information(probabilities).tolist() if samples > 1 else [None] * len(files)
     return [
         Prediction(
             file=str(file),
-            answers=tuple(
+            top_classes=tuple(
                 ClassProbability(label=names[index], index=index, probability=probability)
                 for index, probability in zip(indices, values, strict=True)
             ),
@@ -118,7 +118,7 @@ def join_star(
     data: Mapping[str, Any] | None = None,
     progress: Progress = no_progress,
 ) -> JoinResult:
-    """Align a model that a star never saw to it, and measure the path between the two; no source is needed for that.
+    """Align a model to a star that never saw it, and measure the path between the two; the sources are not needed.
 
     Args:
         star: The star's folder, or its repository.

@@ -1,4 +1,4 @@
-"""Verify a star again: file hashes, permutations, sources, logits."""
+"""Verify a star: file hashes, permutations, sources, logits."""
 
 from __future__ import annotations
 
@@ -12,37 +12,34 @@ from torch import Tensor, nn
 
 from starzoo.errors import HubError, StarzooError, UsageError
 from starzoo.hub.offline import offline_mode
-from starzoo.models.class_order import reorder_classes
-from starzoo.models.compatibility import check_compatible
 from starzoo.models.record import ModelRecord
 from starzoo.models.sources import Source
 from starzoo.models.timm_folder import sha256_file
 from starzoo.progress import Progress, no_progress
-from starzoo.star.inputs import reload_models
-from starzoo.star.join import star_as_source
+from starzoo.star.inputs import match_to_star, reload_models
 from starzoo.star.manifest import StarManifest
 from starzoo.star.run.local_paths import resolve_records
 from starzoo.star.star import HASHED_FILES, PERMUTATIONS, Star, download_star, load_star_folder
 from starzoo.symmetry import Permutation
 from starzoo.symmetry.trace import copy_module
 
-__all__ = ["Check", "verify_star"]
+__all__ = ["CheckResult", "verify_star"]
 
-Found = TypeVar("Found")
+Value = TypeVar("Value")
 
-_TOLERANCE = 1e-6  # relative, in float64: some modules round to float32 on their own
+_TOLERANCE = 1e-6  # relative, in float64: some modules round to float32 internally
 _IMAGES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
-    """One thing that was checked.
+class CheckResult:
+    """The result of one check.
 
     Attributes:
         subject: The file or the model.
         what: What should hold.
         passed: Whether it does; None where it could not be checked.
-        detail: Why not, or a figure.
+        detail: The reason why it does not, or a figure.
     """
 
     subject: str
@@ -51,67 +48,67 @@ class Check:
     detail: str = ""
 
 
-def verify_star(star: str | Path, *, offline: bool = False, progress: Progress = no_progress) -> list[Check]:
-    """Check a star again: nothing of it is believed that can be computed.
+def verify_star(star: str | Path, *, offline: bool = False, progress: Progress = no_progress) -> list[CheckResult]:
+    """Verify a star: recompute everything instead of trusting its star.json.
 
     Args:
         star: The star's folder, or its repository.
-        offline: Send no request: use what lies on this machine and in the local cache.
+        offline: Send no request: use the files of this machine and the local cache.
         progress: Told after every source.
 
     Returns:
-        All checks. A source that cannot be had, offline for instance, is not checked. A star passed only if all did.
+        All checks. A source that cannot be loaded, offline for example, is not checked. A star passed if all did.
     """
     with offline_mode(offline):
         folder = download_star(star)
         loaded = load_star_folder(folder)
-        checks = [*_check_files(loaded.manifest, folder), _check_timm(loaded, folder)]
+        checks = [*_check_files(loaded.manifest, folder), _check_plain_timm(loaded, folder)]
         for number, record in enumerate(loaded.manifest.sources):
             checks += _check_source(loaded, number, record)
             progress("checking sources", number + 1, len(loaded.manifest.sources))
     return checks
 
 
-def _check_files(manifest: StarManifest, folder: Path) -> Iterator[Check]:
+def _check_files(manifest: StarManifest, folder: Path) -> Iterator[CheckResult]:
     what = "has the hash that star.json names"
     for name in HASHED_FILES:
         if name not in manifest.files:
-            yield Check(subject=name, what=what, passed=False, detail="star.json names none")
+            yield CheckResult(subject=name, what=what, passed=False, detail="star.json names none")
         else:
-            found, named = sha256_file(folder / name), manifest.files[name]
-            detail = "" if found == named else f"{found[:12]} instead of {named[:12]}"
-            yield Check(subject=name, what=what, passed=not detail, detail=detail)
+            actual, expected = sha256_file(folder / name), manifest.files[name]
+            detail = "" if actual == expected else f"{actual[:12]} instead of {expected[:12]}"
+            yield CheckResult(subject=name, what=what, passed=not detail, detail=detail)
 
 
-def _check_timm(star: Star, folder: Path) -> Check:
-    """Plain timm must make the same model of the folder, down to the last bit."""
+def _check_plain_timm(star: Star, folder: Path) -> CheckResult:
+    """Check that plain timm loads the same model from the folder, to the last bit."""
     import timm
 
     def differences() -> str:
         try:  # `load_star_folder` let config.json through
             plain = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-        except Exception as error:  # noqa: BLE001  whatever it is, the star is no drop-in
+        except Exception as error:  # noqa: BLE001  with any error the star is not a drop-in
             return f"{type(error).__name__}: {error}"
         images = _random_images(star, torch.float32)
         with torch.inference_mode():
             ours = star.model()
-            same = all(torch.equal(plain(image), ours(image)) for image in torch.split(images, 1))
-            return "" if same else "they differ"
+            are_equal = all(torch.equal(plain(image), ours(image)) for image in torch.split(images, 1))
+            return "" if are_equal else "they differ"
 
-    found, check = _attempt(star.manifest.name, "computes the same logits in plain timm", differences)
-    return replace(check, passed=False, detail=found) if found else check
+    difference, check = _run_check(star.manifest.name, "computes the same logits in plain timm", differences)
+    return replace(check, passed=False, detail=difference) if difference else check
 
 
-def _check_source(star: Star, number: int, record: ModelRecord) -> Iterator[Check]:
-    """A source's permutation, its files, and that the permuted source is still the same function."""
+def _check_source(star: Star, number: int, record: ModelRecord) -> Iterator[CheckResult]:
+    """Check a source's permutation, its files, and that the permuted source is the same function."""
     spec = star.manifest.architecture.spec
-    permutation, check = _attempt(
+    permutation, check = _run_check(
         record.name,
         "has a permutation of every group",
         lambda: Permutation.from_tensors(spec, star.permutations[record.name], subject=PERMUTATIONS),
     )
     yield check
-    source, check = _attempt(
+    source, check = _run_check(
         record.name,
         "has the files that star.json names",
         lambda: _load_source(star, number, record),
@@ -124,7 +121,7 @@ def _check_source(star: Star, number: int, record: ModelRecord) -> Iterator[Chec
     before, after = (_logits(source.model(), state, images) for state in states)
     error = float((before - after).norm() / before.norm())
     moved = permutation.count_moved(Permutation.identity(spec))
-    yield Check(
+    yield CheckResult(
         subject=record.name,
         what="computes the same when it is permuted",
         passed=error <= _TOLERANCE,
@@ -133,24 +130,22 @@ def _check_source(star: Star, number: int, record: ModelRecord) -> Iterator[Chec
 
 
 def _load_source(star: Star, number: int, record: ModelRecord) -> Source:
-    places = star.local_paths.sources
-    known = places[number : number + 1] if len(places) == len(star.manifest.sources) else ()
-    loaded = reload_models([record], resolve_records([record], known))
-    check_compatible([star_as_source(star), *loaded])
-    [source] = reorder_classes(loaded, star.manifest.architecture.label_names)
+    paths = star.local_paths.sources
+    path = paths[number : number + 1] if len(paths) == len(star.manifest.sources) else ()
+    [source] = match_to_star(star, reload_models([record], resolve_records([record], path)))
     return source
 
 
-def _attempt(
-    subject: str, what: str, find: Callable[[], Found], *, absent: tuple[type[StarzooError], ...] = (HubError,)
-) -> tuple[Found | None, Check]:
-    """What was found, and a check that failed where it is refused, or was not made where it cannot be had."""
+def _run_check(
+    subject: str, what: str, load: Callable[[], Value], *, absent: tuple[type[StarzooError], ...] = (HubError,)
+) -> tuple[Value | None, CheckResult]:
+    """Return what `load` gives, and a check that failed with its error; an error of `absent` leaves it unchecked."""
     try:
-        return find(), Check(subject=subject, what=what, passed=True)
+        return load(), CheckResult(subject=subject, what=what, passed=True)
     except absent as error:
-        return None, Check(subject=subject, what=what, passed=None, detail=error.message)
+        return None, CheckResult(subject=subject, what=what, passed=None, detail=error.message)
     except StarzooError as error:
-        return None, Check(subject=subject, what=what, passed=False, detail=error.message)
+        return None, CheckResult(subject=subject, what=what, passed=False, detail=error.message)
 
 
 def _random_images(star: Star, dtype: torch.dtype) -> Tensor:
@@ -159,13 +154,13 @@ def _random_images(star: Star, dtype: torch.dtype) -> Tensor:
 
 
 def _logits(network: nn.Module, state: Mapping[str, Tensor], images: Tensor) -> Tensor:
-    """What a network computes in float64."""
-    precise, _ = copy_module(network, _in_float64)
+    """The logits of a network in float64."""
+    precise, _ = copy_module(network, _to_float64)
     precise.load_state_dict(dict(state))
     precise.eval()
     with torch.inference_mode():
-        return torch.cat([precise(image) for image in torch.split(images, 1)])  # of a large image one at a time fits
+        return torch.cat([precise(image) for image in torch.split(images, 1)])  # one by one, for large images
 
 
-def _in_float64(tensor: Tensor) -> Tensor:
+def _to_float64(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor.clone()

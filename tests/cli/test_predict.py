@@ -41,11 +41,13 @@ def test_predict_is_what_plain_timm_says(run, star, images):
     for file, found in zip(images, ended.json["images"], strict=True):
         expected = by_timm(star, file)
         assert found["file"] == str(file)
-        said = {answer["index"]: answer["probability"] for answer in found["answers"]}
+        said = {answer["index"]: answer["probability"] for answer in found["top_classes"]}
         assert said == pytest.approx(dict(enumerate(expected.tolist())), abs=1e-5)
-        probabilities = [answer["probability"] for answer in found["answers"]]
+        probabilities = [answer["probability"] for answer in found["top_classes"]]
         assert probabilities == sorted(probabilities, reverse=True)
-        assert [answer["label"] for answer in found["answers"]] == [str(answer["index"]) for answer in found["answers"]]
+        assert [answer["label"] for answer in found["top_classes"]] == [
+            str(answer["index"]) for answer in found["top_classes"]
+        ]
         assert found["entropy"] == pytest.approx(-sum(p * math.log(p) for p in probabilities if p), abs=1e-4)
         assert found["mutual_information"] is None
 
@@ -67,8 +69,8 @@ def test_predict_averages_the_star_domain(run, star, images):
     alone = run("predict", star, *images, "--json", "--top", "10")
     assert ended.json != other.json
     for found, single in zip(ended.json["images"], alone.json["images"], strict=True):
-        assert sum(answer["probability"] for answer in found["answers"]) == pytest.approx(1, abs=1e-5)
-        assert found["answers"] != single["answers"]
+        assert sum(answer["probability"] for answer in found["top_classes"]) == pytest.approx(1, abs=1e-5)
+        assert found["top_classes"] != single["top_classes"]
         assert 0 < found["mutual_information"] < found["entropy"]
     shown = run("predict", star, images[0], "--samples", "4").out
     assert "Predictions of 4 models of the star domain" in shown

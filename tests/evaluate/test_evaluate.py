@@ -13,9 +13,10 @@ from torch.nn.functional import cross_entropy
 from starzoo.align.align import align
 from starzoo.config import AlignConfig, EvalConfig, RunConfig
 from starzoo.data.task import ImageTask, load_data
-from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.evaluate.cached_evaluation import CachedEvaluation
+from starzoo.evaluate.evaluate import evaluate
 from starzoo.evaluate.evaluator import Evaluator
-from starzoo.evaluate.model_pool import ModelPool
+from starzoo.evaluate.model_pool import EvaluatedModels, ModelPool
 from starzoo.evaluate.results import Evaluation
 from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import Source, load_sources
@@ -24,6 +25,7 @@ from starzoo.symmetry import Permutation, PermutationSpec
 
 ALIGN = AlignConfig(method="balanced-weights")
 CONFIG = EvalConfig(points=5, source_pairs=2, splits=("train", "test"))
+RUN = RunConfig(evaluate=CONFIG, align=ALIGN)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +46,13 @@ def data(models: list[Source]) -> ImageTask:
 @pytest.fixture(scope="module")
 def measured(models: list[Source], data: ImageTask) -> Evaluation:
     star, *rest = models
-    zoo = Zoo(star=star.state, sources={m.name: m.state for m in rest[:2]}, holdouts={rest[2].name: rest[2].state})
-    return evaluate(star.architecture, zoo, data, CONFIG, ALIGN)
+    zoo = EvaluatedModels(
+        architecture=star.architecture,
+        star=star.state,
+        sources={m.name: m.state for m in rest[:2]},
+        holdouts={rest[2].name: rest[2].state},
+    )
+    return evaluate(CachedEvaluation(zoo, data, RUN))
 
 
 def test_everything_planned_is_measured_once_on_both_splits(measured: Evaluation) -> None:
@@ -66,14 +73,19 @@ def test_sources_are_measured_where_the_fit_has_brought_them(
 ) -> None:
     star, source, held, _ = models
     permutation = Permutation.random(spec, np.random.default_rng(0))
-    zoo = Zoo(star=star.state, sources={"source": source.state}, holdouts={"held-out": held.state})
+    zoo = EvaluatedModels(
+        architecture=star.architecture,
+        star=star.state,
+        sources={"source": source.state},
+        holdouts={"held-out": held.state},
+    )
     with_it = replace(zoo, permutations={"source": permutation})
-    found, without = (ModelPool(star.architecture, each, data, ALIGN) for each in (with_it, zoo))
+    found, without = (ModelPool(each, data, ALIGN) for each in (with_it, zoo))
     expected = permutation.apply(source.state)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.aligned["source"].items())
-    assert not torch.equal(without.aligned["source"]["fc.weight"], expected["fc.weight"])
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.aligned_sources["source"].items())
+    assert not torch.equal(without.aligned_sources["source"]["fc.weight"], expected["fc.weight"])
     assert torch.equal(found.to_star["held-out"]["fc.weight"], without.to_star["held-out"]["fc.weight"])
-    assert found.identity("aligned mean") != without.identity("aligned mean")  # of which the cache of results knows
+    assert found.cache_key("aligned mean") != without.cache_key("aligned mean")  # of which the cache of results knows
 
 
 def test_alignment_lowers_the_highest_loss_between_regular_models(measured: Evaluation) -> None:
@@ -103,9 +115,11 @@ def test_t11_barrier_is_zero_for_a_model_and_its_own_permutation(
 ) -> None:
     state = models[0].state
     shuffled = Permutation.random(spec, np.random.default_rng(0)).apply(state)
-    zoo = Zoo(star=state, sources={"itself": state}, holdouts={"shuffled": shuffled})
+    zoo = EvaluatedModels(
+        architecture=models[0].architecture, star=state, sources={"itself": state}, holdouts={"shuffled": shuffled}
+    )
     config = CONFIG.model_copy(update={"splits": ("test",)})
-    found = evaluate(models[0].architecture, zoo, data, config, ALIGN)
+    found = evaluate(CachedEvaluation(zoo, data, RunConfig(evaluate=config, align=ALIGN)))
     for kind in ("star-source", "star-heldout", "source-source"):
         assert found.summarize(kind).worst < 1e-6
     # The control: without alignment, or without new statistics, the same two models have a barrier.

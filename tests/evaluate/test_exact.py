@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from starzoo.config import AlignConfig, DataConfig, EvalConfig
+from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.task import load_data
-from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.evaluate.cached_evaluation import CachedEvaluation
+from starzoo.evaluate.evaluate import evaluate
+from starzoo.evaluate.model_pool import EvaluatedModels
 from starzoo.models.architecture import Architecture
 from starzoo.symmetry import Permutation
 
@@ -39,9 +41,12 @@ def test_t11_no_barrier_to_itself_and_to_its_own_permutation(name: str) -> None:
     shuffled = Permutation.random(spec, np.random.default_rng(0)).apply(state)
     assert sum(not torch.equal(state[key], shuffled[key]) for key in state) > len(state) / 2
     data = load_data(DataConfig(train_size=100, test_size=50), architecture.preprocessing)
-    zoo = Zoo(star=state, sources={"itself": state}, holdouts={"shuffled": shuffled})
+    models = EvaluatedModels(
+        architecture=architecture, star=state, sources={"itself": state}, holdouts={"shuffled": shuffled}
+    )
     config = EvalConfig(points=5, source_pairs=1, bma_samples=0, batch_norm_images=100)
-    found = evaluate(architecture, zoo, data, config, AlignConfig(method="weights"))
+    run = RunConfig(evaluate=config, align=AlignConfig(method="weights"))
+    found = evaluate(CachedEvaluation(models, data, run))
     for kind in ("star-source", "star-heldout", "source-source"):
         assert found.summarize(kind).worst <= 1e-6
         assert found.summarize(kind, "accuracy_barrier").worst <= 1e-6

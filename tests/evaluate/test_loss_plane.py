@@ -14,11 +14,11 @@ def triangle(star: list[float], source: list[float], heldout: list[float]) -> Lo
     """Models of one tensor, as a measurement that keeps nothing knows them."""
     states = {name: {"w": torch.tensor(values)} for name, values in (("a", source), ("b", heldout))}
     network = torch.nn.ParameterDict({"w": torch.zeros(3)})
-    models = SimpleNamespace(to_star=states, hashes={"a": "", "b": ""}, star_alignment=lambda names: {})
+    pool = SimpleNamespace(to_star=states, hashes={"a": "", "b": ""}, star_alignment_key=lambda names: {})
     return LossPlaneSampler(
         SimpleNamespace(  # type: ignore[arg-type]
-            zoo=SimpleNamespace(star={"w": torch.tensor(star)}),
-            models=models,
+            models=SimpleNamespace(star={"w": torch.tensor(star)}),
+            pool=pool,
             network=network,
             config=SimpleNamespace(loss_plane_points=3),
             get_or_compute=lambda key, measure: measure(),

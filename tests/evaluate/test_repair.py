@@ -12,10 +12,12 @@ from timm.layers import StdConv2d
 from torch import Tensor, nn
 
 from starzoo.align.align import align
-from starzoo.config import AlignConfig, DataConfig, EvalConfig
+from starzoo.config import DataConfig, EvalConfig
 from starzoo.data.task import load_data
-from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.evaluate.cached_evaluation import CachedEvaluation
+from starzoo.evaluate.evaluate import evaluate
 from starzoo.evaluate.evaluator import Evaluator
+from starzoo.evaluate.model_pool import EvaluatedModels
 from starzoo.evaluate.repair import Channels, Moments, measure_channels, repair
 from starzoo.models.training import architecture_for
 from starzoo.models.weights import interpolate
@@ -211,13 +213,10 @@ def test_a_whole_evaluation_is_repaired_if_asked() -> None:
     for seed in range(2):
         torch.manual_seed(seed)
         states.append(dict(architecture.build().state_dict()))
-    zoo = Zoo(star=states[0], sources={"other": states[1]}, holdouts={})
+    pair = EvaluatedModels(architecture=architecture, star=states[0], sources={"other": states[1]})
     data = load_data(DataConfig(test_size=50), architecture.preprocessing)
-    config = EvalConfig(points=3, source_pairs=0, batch_norm_images=100)
-    plain, mended = (
-        evaluate(architecture, zoo, data, config.model_copy(update={"repair": asked}), AlignConfig())
-        for asked in (False, True)
-    )
+    configs = [EvalConfig(points=3, source_pairs=0, batch_norm_images=100, repair=repair) for repair in (False, True)]
+    plain, mended = (evaluate(CachedEvaluation(pair, data, RunConfig(evaluate=config))) for config in configs)
     assert (plain.repaired, mended.repaired) == (False, True)
     [before], [after] = plain.paths, mended.paths
     assert (before.loss[0], before.loss[2]) == (after.loss[0], after.loss[2])

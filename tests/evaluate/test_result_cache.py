@@ -165,7 +165,7 @@ def test_a_shard_needs_the_cache() -> None:
         evaluate_star("star", shard=Shard(1, 2), use_cache=False)
     assert Shard.parse("2/8") == Shard(2, 8)
     for text in ("0/2", "3/2", "1", "1/2/3", "-1/2", "a/b"):
-        with pytest.raises(UsageError, match="is no share"):
+        with pytest.raises(UsageError, match="expected a shard"):
             Shard.parse(text)
 
 

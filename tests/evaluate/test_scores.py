@@ -11,10 +11,12 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from starzoo.align.align import align
 from starzoo.align.probe import Probe
-from starzoo.config import AlignConfig, DataConfig, EvalConfig, Uniform
+from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, Uniform
 from starzoo.data.task import ImageTask, load_data
-from starzoo.evaluate.domain_average import choose, draw_points, ensemble_sizes, ranges
-from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.evaluate.cached_evaluation import CachedEvaluation
+from starzoo.evaluate.domain_average import T_RANGES, choose_t_range, draw_points, ensemble_sizes
+from starzoo.evaluate.evaluate import evaluate
+from starzoo.evaluate.model_pool import EvaluatedModels
 from starzoo.evaluate.results import Evaluation, PathCurve
 from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import Source
@@ -27,8 +29,9 @@ ALIGN = AlignConfig(method="balanced-weights")
 @pytest.fixture(scope="module")
 def measured(models: list[Source], data: ImageTask) -> Evaluation:
     star, *sources = models
-    zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
-    return evaluate(star.architecture, zoo, data, CONFIG, ALIGN, outside=data.train)
+    states = {model.name: model.state for model in sources}
+    zoo = EvaluatedModels(architecture=star.architecture, star=star.state, sources=states)
+    return evaluate(CachedEvaluation(zoo, data, RunConfig(evaluate=CONFIG, align=ALIGN), ood=data.train))
 
 
 def bring(models: list[Source], data: ImageTask) -> list[dict[str, torch.Tensor]]:
@@ -49,7 +52,7 @@ class Reference:
         self.images = {
             "test": data.test.tensors()[0],
             "validation": data.validation.tensors()[0][rows],
-            "outside": data.train.tensors()[0][outside],
+            "ood": data.train.tensors()[0][outside],
         }
         self.labels = {"test": data.test.labels, "validation": data.validation.labels[rows]}
 
@@ -67,7 +70,7 @@ class Reference:
 
     def scores(self, predicted: dict[str, np.ndarray]) -> dict[str, float]:
         probabilities, labels = predicted["test"], self.labels["test"].numpy()
-        both = np.concatenate([probabilities, predicted["outside"]])
+        both = np.concatenate([probabilities, predicted["ood"]])
         other = np.arange(len(both)) >= len(labels)
         return {
             "accuracy": float(np.mean(probabilities.argmax(1) == labels)),
@@ -118,8 +121,8 @@ def paths_of(
     models: list[Source], a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], data: ImageTask
 ) -> list[PathCurve]:
     config = CONFIG.model_copy(update={"bma_samples": 0, "sources": 1})
-    zoo, architecture = Zoo(star=a, sources={"b": b}, holdouts={}), models[0].architecture
-    return list(evaluate(architecture, zoo, data, config, ALIGN).paths)
+    zoo = EvaluatedModels(architecture=models[0].architecture, star=a, sources={"b": b})
+    return list(evaluate(CachedEvaluation(zoo, data, RunConfig(evaluate=config, align=ALIGN))).paths)
 
 
 def test_the_ends_of_a_path_are_estimated_as_its_points_are_and_tempered_alike(
@@ -165,7 +168,7 @@ def test_points_of_the_domain_are_chosen_on_validation_images_alone(
     aligned = bring(models, data)
     names = [model.name for model in models[1:]]
     losses = {}
-    for t in ranges(tuned=True):
+    for t in T_RANGES:
         points = draw_points(names, CONFIG.bma_samples, CONFIG.seed, t)
         found = [
             reference.predict(interpolate(star, aligned[names.index(point.source)], point.t))["validation"]
@@ -191,9 +194,10 @@ def test_points_come_from_a_deck_of_sources() -> None:
 def test_without_validation_images_nothing_is_tuned(models: list[Source]) -> None:
     everything = load_data(DataConfig(test_size=50), models[0].architecture.preprocessing)
     star, *sources = models
-    zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
+    states = {model.name: model.state for model in sources}
+    zoo = EvaluatedModels(architecture=star.architecture, star=star.state, sources=states)
     few = CONFIG.model_copy(update={"batch_norm_images": 100})
-    found = evaluate(star.architecture, zoo, everything, few, ALIGN)
+    found = evaluate(CachedEvaluation(zoo, everything, RunConfig(evaluate=few, align=ALIGN)))
     assert found.domain is not None
     assert (found.domain.nll, found.domain.t.high, found.domain.samples) == (None, 0.5, 3)
     assert all(quality.tempered is None and quality.ood_auroc is None for quality in found.qualities)
@@ -201,8 +205,8 @@ def test_without_validation_images_nothing_is_tuned(models: list[Source]) -> Non
 
 
 def test_choices_and_sizes() -> None:
-    near, far = ranges(tuned=True)[:2]
-    assert choose({far: [0.3, 0.1], near: [0.2, 0.1]}).t == near  # equal: the nearer one
-    assert choose({near: [0.1, 0.1, 0.2]}).samples == 1  # equal: fewer
-    assert choose({near: [0.3], far: [0.2]}).nll == 0.2
+    near, far = T_RANGES[:2]
+    assert choose_t_range({far: [0.3, 0.1], near: [0.2, 0.1]}).t == near  # equal: the nearer one
+    assert choose_t_range({near: [0.1, 0.1, 0.2]}).samples == 1  # equal: fewer
+    assert choose_t_range({near: [0.3], far: [0.2]}).nll == 0.2
     assert [ensemble_sizes(most) for most in (1, 2, 3, 8, 12)] == [[], [2], [2, 3], [2, 4, 8], [2, 4, 8, 12]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from torch import Tensor
 
 from starzoo.align.align import Aligner, take_better
 from starzoo.align.probe import Probe
-from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, TrainConfig
+from starzoo.config import AlignConfig, Augmentation, DataConfig, EvalConfig, RunConfig, TrainConfig
 from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import IncompatibleError
-from starzoo.evaluate.evaluate import Zoo, evaluate
-from starzoo.evaluate.result_cache import ResultCache
-from starzoo.evaluate.source_check import SourceCheck, check_sources, estimate_statistics
+from starzoo.evaluate.cached_evaluation import CachedEvaluation
+from starzoo.evaluate.evaluate import evaluate
+from starzoo.evaluate.model_pool import EvaluatedModels
+from starzoo.evaluate.source_check import SourceCheck, check_sources, reestimate_statistics
 from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import Source, load_source, load_sources
 from starzoo.models.timm_folder import save_timm_folder
@@ -27,7 +28,6 @@ from starzoo.models.weights import average
 from starzoo.star.source_alignment import SourceAlignment
 from starzoo.symmetry import Permutation
 from starzoo.workflows.align import align_models
-from starzoo.workflows.measure import look_at
 
 State = dict[str, Tensor]
 CONFIG = EvalConfig(points=5, source_pairs=0, bma_samples=0, batch_norm_images=1000)
@@ -43,10 +43,23 @@ def images(zoo: list[Source]) -> ImageTask:
     return load_data(DataConfig(dataset="digits"), zoo[0].architecture.preprocessing)
 
 
-def check(models: dict[str, State], images: ImageTask, zoo: list[Source], **options: object) -> SourceCheck:
-    sources = {name: state for name, state in models.items() if name != "held-out"}
-    holdouts = {name: state for name, state in models.items() if name == "held-out"}
-    return check_sources(zoo[0].architecture, sources, holdouts, images, CONFIG, **options)  # type: ignore[arg-type]
+def check(
+    models: dict[str, State],
+    images: ImageTask,
+    zoo: list[Source],
+    *,
+    trained_with: Sequence[Augmentation | None] = (),
+    keep_weak: bool = False,
+) -> SourceCheck:
+    every = [replace(zoo[0].with_record(name=name), state=state) for name, state in models.items()]
+    for index, augment in enumerate(trained_with):
+        every[index] = every[index].with_record(augment=augment)
+    sources, holdouts = ([model for model in every if (model.name == "held-out") is held] for held in (False, True))
+    return check_sources(sources, holdouts, images, CONFIG, keep_weak=keep_weak)
+
+
+def broken(found: SourceCheck) -> list[str]:
+    return [model.name for model in (*found.sources, *found.holdouts) if model.record.estimated]
 
 
 def changed(source: Source, change: Callable[[str, Tensor], Tensor]) -> State:
@@ -83,9 +96,9 @@ def three(zoo: list[Source], change: Callable[[str, Tensor], Tensor]) -> dict[st
 def test_good_models_pass_in_silence(zoo: list[Source], images: ImageTask, caplog: pytest.LogCaptureFixture) -> None:
     models = {source.name: dict(source.state) for source in zoo}
     found = check(models, images, zoo)
-    assert (found.broken, dict(found.scaled), found.augment) == ((), {}, "none")
+    assert (broken(found), dict(found.scaled), found.config.batch_norm_augment) == ([], {}, "none")
     assert not caplog.records
-    for look, source in zip(found.looks, zoo, strict=True):
+    for look, source in zip(found.scores, zoo, strict=True):
         model = source.model()
         logits = torch.cat([model(batch) for batch in images.train.images(100, limit=1000)]).detach()
         labels = images.train.labels[images.train.sample_indices(1000)]
@@ -99,29 +112,27 @@ def test_broken_statistics_are_named_and_estimated_anew(
     models = three(zoo, reset_statistics)
     with caplog.at_level(logging.WARNING):
         found = check(models, images, zoo)
-    [odd] = [look for look in found.looks if look.name == "odd"]
-    assert found.broken == ("odd",)
+    [odd] = [look for look in found.scores if look.name == "odd"]
+    assert broken(found) == ["odd"]
     assert odd.accuracy < 0.5 < 0.85 < odd.best
     assert [
         f"{odd.accuracy:.1%}".rstrip("%")[:4] in record.message
         for record in caplog.records
         if "broken" in record.message
     ]
-    source = replace(zoo[2].with_record(name="odd"), state=models["odd"])
-    [_, mended], config = look_at([zoo[0], source], 2, images, CONFIG, ResultCache(None), False, lambda *_: None)
-    assert mended.record.estimated
-    assert config.batch_norm_augment == "none"
-    assert torch.equal(mended.state["conv1.weight"], source.state["conv1.weight"])
-    assert not torch.equal(mended.state["bn1.running_var"], source.state["bn1.running_var"])
+    mended = found.sources[-1]
+    assert found.config.batch_norm_augment == "none"
+    assert torch.equal(mended.state["conv1.weight"], models["odd"]["conv1.weight"])
+    assert not torch.equal(mended.state["bn1.running_var"], models["odd"]["bn1.running_var"])
 
 
 def test_alignment_runs_a_model_with_the_statistics_that_belong_to_it(zoo: list[Source], images: ImageTask) -> None:
     """With the broken ones it is matched by what it would never compute."""
     spec, config = zoo[0].architecture.spec, AlignConfig(method="activations-gradients")
-    broken = changed(zoo[1], reset_statistics)
-    mended = estimate_statistics(zoo[0].architecture, broken, images, CONFIG)
+    reset = replace(zoo[1], state=changed(zoo[1], reset_statistics))
+    mended = reestimate_statistics(reset, images, CONFIG)
     losses = {}
-    for name, state in {"whole": dict(zoo[1].state), "broken": broken, "mended": mended}.items():
+    for name, state in {"whole": zoo[1].state, "broken": reset.state, "mended": mended.state}.items():
         probe = Probe(zoo[0].architecture.build(), *images.train.labeled_images(limit=1000))
         aligner = Aligner(spec, config, probe)
         [found] = aligner.match(aligner.features.extract(zoo[0].state), [aligner.features.extract(state)])
@@ -141,7 +152,7 @@ def test_an_untrained_head_is_refused_unless_it_is_wanted(
     with caplog.at_level(logging.WARNING):
         found = check(models, images, zoo, keep_weak=True)
     assert [record.message for record in caplog.records if record.message.startswith("odd: is far worse")]
-    assert found.looks[-1].best < 0.4
+    assert found.scores[-1].best < 0.4
     caplog.clear()
     models["held-out"] = models.pop("odd")
     with caplog.at_level(logging.WARNING):
@@ -164,7 +175,7 @@ def test_untrained_models_are_no_worse_than_each_other(zoo: list[Source], images
         torch.manual_seed(0)
         models = {name: dict(architecture.build().state_dict()) for name in "abc"}
     found = check(models, images, zoo)
-    assert found.broken == ()
+    assert broken(found) == []
 
 
 def test_logits_of_another_scale_are_named_and_compared_tempered(
@@ -181,9 +192,8 @@ def test_logits_of_another_scale_are_named_and_compared_tempered(
     align = AlignConfig(method="balanced-weights")
 
     def star_path(state: State) -> tuple[float, float]:
-        measured = evaluate(
-            architecture, Zoo(star=zoo[0].state, sources={"odd": state}, holdouts={}), fewer, CONFIG, align
-        )
+        pair = EvaluatedModels(architecture=architecture, star=zoo[0].state, sources={"odd": state})
+        measured = evaluate(CachedEvaluation(pair, fewer, RunConfig(evaluate=CONFIG, align=align)))
         [path] = measured.paths
         assert path.tempered_loss
         return path.loss[-1], path.tempered_loss[-1]
@@ -208,11 +218,13 @@ def test_statistics_come_from_images_like_those_of_the_training(
     sources, data = augmented
     plain = load_data(DataConfig(dataset="digits"), zoo[0].architecture.preprocessing)
     models = {source.name: dict(source.state) for source in sources}
-    assert check(models, data, zoo).augment == "crop-flip"
-    assert check(models, plain, zoo).augment == "crop-flip"  # though the fit does not augment
-    assert check({source.name: dict(source.state) for source in zoo}, data, zoo).augment == "none"
-    assert check(models, plain, zoo, trained_with=["flip", "flip"]).augment == "flip"  # as it is recorded
-    assert check(models, plain, zoo, trained_with=["flip", None]).augment == "crop-flip"
+    assert check(models, data, zoo).config.batch_norm_augment == "crop-flip"
+    assert check(models, plain, zoo).config.batch_norm_augment == "crop-flip"  # though the fit does not augment
+    assert check({source.name: dict(source.state) for source in zoo}, data, zoo).config.batch_norm_augment == "none"
+    assert (
+        check(models, plain, zoo, trained_with=["flip", "flip"]).config.batch_norm_augment == "flip"
+    )  # as it is recorded
+    assert check(models, plain, zoo, trained_with=["flip", None]).config.batch_norm_augment == "crop-flip"
     for source in sources:
         model = source.model()
         test, labels = data.test.tensors()

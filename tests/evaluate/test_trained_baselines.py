@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
 
-from starzoo.config import AlignConfig, EvalConfig, StarConfig, TrainConfig
+from starzoo.config import AlignConfig, EvalConfig, RunConfig, StarConfig, TrainConfig
 from starzoo.data.task import ImageTask
 from starzoo.errors import NumericalError
 from starzoo.evaluate import cached_evaluation as measurement
-from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.evaluate.cached_evaluation import CachedEvaluation
+from starzoo.evaluate.evaluate import evaluate
+from starzoo.evaluate.model_pool import EvaluatedModels
 from starzoo.evaluate.result_cache import RESULTS_VERSION, ResultCache
 from starzoo.evaluate.trained_baselines import baseline_steps, train_baseline
 from starzoo.models.sources import Source
@@ -82,11 +84,12 @@ def test_baselines_are_measured_beside_the_star_and_trained_once(
     models: list[Source], data: ImageTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     star, *sources = models
-    zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
+    states = {model.name: model.state for model in sources}
+    zoo = EvaluatedModels(architecture=star.architecture, star=star.state, sources=states)
     config = EvalConfig(points=3, source_pairs=0, sources=0, bma_samples=0, baselines=("swa", "student", "swa"))
-    arguments = (star.architecture, zoo, data, config, ALIGN)
+    run = RunConfig(evaluate=config, align=ALIGN, star=STAR)
     cache, told = ResultCache(tmp_path), list[str]()
-    found = evaluate(*arguments, star_config=STAR, cache=cache, progress=lambda stage, *_, **__: told.append(stage))
+    found = evaluate(CachedEvaluation(zoo, data, run, cache=cache), progress=lambda stage, *_, **__: told.append(stage))
     assert told.count("averaging weights (SWA)") == 4
     assert told.count("distilling a student") == 3
     [swa], [student] = found.qualities_of("swa"), found.qualities_of("student")
@@ -102,10 +105,10 @@ def test_baselines_are_measured_beside_the_star_and_trained_once(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(measurement, "train_baseline", refuse)
-    assert evaluate(*arguments, star_config=STAR, cache=cache) == found
-    other = STAR.model_copy(update={"seed": 6})
+    assert evaluate(CachedEvaluation(zoo, data, run, cache=cache)) == found
+    other = run.model_copy(update={"star": STAR.model_copy(update={"seed": 6})})
     with pytest.raises(AssertionError, match="trained again"):
-        evaluate(*arguments, star_config=other, cache=cache)
+        evaluate(CachedEvaluation(zoo, data, other, cache=cache))
 
 
 class Faster(TrainConfig):
@@ -120,9 +123,10 @@ def test_another_recipe_and_another_version_are_other_results(
     models: list[Source], data: ImageTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, object]
 ) -> None:
     star, *sources = models
-    zoo = Zoo(star=star.state, sources={model.name: model.state for model in sources}, holdouts={})
+    states = {model.name: model.state for model in sources}
+    zoo = EvaluatedModels(architecture=star.architecture, star=star.state, sources=states)
     config = EvalConfig(points=3, source_pairs=0, sources=0, bma_samples=0, baselines=("swa",))
-    arguments = (star.architecture, zoo, data, config, ALIGN)
+    run = RunConfig(evaluate=config, align=ALIGN, star=STAR)
     trained = []
 
     def train(*_: object, **__: object) -> dict[str, torch.Tensor]:
@@ -131,21 +135,24 @@ def test_another_recipe_and_another_version_are_other_results(
 
     monkeypatch.setattr(measurement, "train_baseline", train)
     for _ in range(2):
-        evaluate(*arguments, star_config=STAR, cache=ResultCache(tmp_path))
+        evaluate(CachedEvaluation(zoo, data, run, cache=ResultCache(tmp_path)))
     assert len(trained) == 1
     monkeypatch.setattr(*change)
-    evaluate(*arguments, star_config=STAR, cache=ResultCache(tmp_path))
+    evaluate(CachedEvaluation(zoo, data, run, cache=ResultCache(tmp_path)))
     assert len(trained) == 2
 
 
 def test_results_of_this_version(models: list[Source], data: ImageTask) -> None:
     """Where this fails for a good reason, raise `RESULTS_VERSION`: results in caches are then measured again."""
     star, *sources = models
-    zoo = Zoo(
-        star=star.state, sources={model.name: model.state for model in sources[:2]}, holdouts={"h": sources[2].state}
+    zoo = EvaluatedModels(
+        architecture=star.architecture,
+        star=star.state,
+        sources={model.name: model.state for model in sources[:2]},
+        holdouts={"h": sources[2].state},
     )
     config = EvalConfig(points=3, source_pairs=1, bma_samples=2)
-    found = evaluate(star.architecture, zoo, data, config, ALIGN, star_config=STAR)
+    found = evaluate(CachedEvaluation(zoo, data, RunConfig(evaluate=config, align=ALIGN, star=STAR)))
     paths = {path.kind: path.highest_loss for path in found.paths}
     scores = {row.role: row.nll for row in found.qualities}
     assert RESULTS_VERSION == 1

@@ -151,7 +151,7 @@ def test_h09_whatever_is_written_has_the_mode_of_the_umask(
     write_card(star, read_manifest(star / "star.json"))
     TrainingLog(star / "training.log", [], epochs=1, images=1).write_line("x")
     Status(star, no_progress)("stage", 1, 1)
-    ResultCache.of_user().get_or_compute({"key": 1}, lambda: {"value": torch.zeros(1)})
+    ResultCache.default().get_or_compute({"key": 1}, lambda: {"value": torch.zeros(1)})
     nothing = Checkpoint(step=1, star={}, optimizer={}, permutations=[], history=[], epoch_sums=[], loss_monitor={})
     save_checkpoint(star / "checkpoints", nothing, {})
     key = root / "home" / "starzoo" / "key"

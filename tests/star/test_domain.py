@@ -15,7 +15,9 @@ from starzoo.config import DataConfig, RunConfig, Uniform
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import IncompatibleError, NumericalError, UntrustedInputError, UsageError
-from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.evaluate.cached_evaluation import CachedEvaluation
+from starzoo.evaluate.evaluate import evaluate
+from starzoo.evaluate.model_pool import EvaluatedModels
 from starzoo.evaluate.results import DomainSampling, Evaluation
 from starzoo.models.batch_norm import reestimate_batch_norm
 from starzoo.models.sources import load_source
@@ -268,8 +270,8 @@ def test_a_held_out_joins_as_it_was_measured(
     architecture, held = star.manifest.architecture, load_source(digits_zoo[3])
     sources = {place.name: load_source(place).state for place in digits_zoo[:3]}
     config = CONFIG.evaluate.model_copy(update={"sources": 0, "source_pairs": 0})
-    zoo = Zoo(star=star.state, sources=sources, holdouts={"seed-3": held.state})
-    measured = evaluate(architecture, zoo, data, config, CONFIG.align)
+    zoo = EvaluatedModels(architecture=architecture, star=star.state, sources=sources, holdouts={"seed-3": held.state})
+    measured = evaluate(CachedEvaluation(zoo, data, CONFIG.model_copy(update={"evaluate": config})))
     joined = domain.join(digits_zoo[3], data)
     [path], [expected] = joined.paths, measured.paths_of("star-heldout")
     assert (path.a, path.b, path.kind, path.t) == ("star", "seed-3", "star-heldout", (0, 0.5, 1))

@@ -94,13 +94,13 @@ def signal_while_measuring(number: signal.Signals, rank: int) -> None:
     """A signal comes when the star is fitted, and is being measured."""
     import starzoo.workflows.fit
 
-    measure = starzoo.workflows.fit.measure
+    evaluate_manifest = starzoo.workflows.fit.evaluate_manifest
 
     def be_told(*arguments: Any) -> Any:
         signal.raise_signal(number)
-        return measure(*arguments)
+        return evaluate_manifest(*arguments)
 
-    starzoo.workflows.fit.measure = be_told
+    starzoo.workflows.fit.evaluate_manifest = be_told
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])

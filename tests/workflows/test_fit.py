@@ -25,7 +25,7 @@ from starzoo.workflows.align import align_models
 from starzoo.workflows.cards import render_card
 from starzoo.workflows.evaluate import evaluate_star
 from starzoo.workflows.fit import PublishOptions, StarResult, fit_star
-from starzoo.workflows.measure import leaves_the_same, override_eval_config
+from starzoo.workflows.measure import override_eval_config, validation_is_unseen
 from starzoo.workflows.predict import join_star
 from starzoo.workflows.publish import publish_star
 from starzoo.workflows.verify import verify_star
@@ -277,7 +277,7 @@ def test_images_validate_only_where_no_fit_may_have_seen_them(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "copy").mkdir()
     of = DataConfig(dataset="user/images", train_size=100)
-    assert leaves_the_same(of.model_copy(update=changes), of) is kept
+    assert validation_is_unseen(of.model_copy(update=changes), of) is kept
 
 
 def test_k14_a_branch_that_moved_is_named_with_its_commit(tmp_path: Path) -> None:
