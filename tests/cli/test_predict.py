@@ -45,9 +45,7 @@ def test_predict_is_what_plain_timm_says(run, star, images):
         assert said == pytest.approx(dict(enumerate(expected.tolist())), abs=1e-5)
         probabilities = [answer["probability"] for answer in found["top_classes"]]
         assert probabilities == sorted(probabilities, reverse=True)
-        assert [answer["label"] for answer in found["top_classes"]] == [
-            str(answer["index"]) for answer in found["top_classes"]
-        ]
+        assert all(answer["label"] == str(answer["index"]) for answer in found["top_classes"])
         assert found["entropy"] == pytest.approx(-sum(p * math.log(p) for p in probabilities if p), abs=1e-4)
         assert found["mutual_information"] is None
 

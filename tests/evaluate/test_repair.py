@@ -12,7 +12,7 @@ from timm.layers import StdConv2d
 from torch import Tensor, nn
 
 from starzoo.align.align import align
-from starzoo.config import DataConfig, EvalConfig
+from starzoo.config import DataConfig, EvalConfig, RunConfig
 from starzoo.data.task import load_data
 from starzoo.evaluate.cached_evaluation import CachedEvaluation
 from starzoo.evaluate.evaluate import evaluate
