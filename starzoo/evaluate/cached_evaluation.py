@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from starzoo.config import Baseline, RunConfig, Uniform
-from starzoo.errors import NumericalError
 from starzoo.evaluate.domain_average import draw_points, running_average
-from starzoo.evaluate.evaluator import Curve, Evaluator
+from starzoo.evaluate.evaluator import Curve, Evaluator, name_errors
 from starzoo.evaluate.model_pool import EvaluatedModels, ModelPool, PathSpec
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.results import DomainSampling
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from starzoo.data.split import Split
     from starzoo.data.task import ImageTask
 
-__all__ = ["OOD", "VALIDATION", "CachedEvaluation", "Predictions", "name_errors"]
+__all__ = ["OOD", "VALIDATION", "CachedEvaluation", "Predictions"]
 
 VALIDATION, OOD = "validation", "ood"  # beside the splits "train" and "test"
 
@@ -256,12 +254,3 @@ class CachedEvaluation:
             else split
             for split, images in self.splits.items()
         }
-
-
-@contextmanager
-def name_errors(subject: str) -> Iterator[None]:
-    """Say which model or path a numerical error belongs to."""
-    try:
-        yield
-    except NumericalError as error:
-        raise NumericalError(subject, error.message, hint=error.hint) from error

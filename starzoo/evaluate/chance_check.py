@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from itertools import islice
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from starzoo.data.class_names import list_names
 from starzoo.errors import IncompatibleError
+from starzoo.evaluate.evaluator import Evaluator, name_errors
 from starzoo.metrics import chance_p_value
 from starzoo.models.class_order import named_classes
 from starzoo.models.sources import Source
@@ -25,7 +26,7 @@ __all__ = ["name_classes"]
 
 _logger = logging.getLogger(__name__)
 
-_BATCH, _BATCHES = 256, 4
+_BATCH, _IMAGES = 256, 1024
 _MAX_P_VALUE = 0.01  # for each order that is tried
 
 
@@ -38,20 +39,14 @@ def name_classes(models: Sequence[Source], data: ImageTask, *, progress: Progres
     unnamed = [model for model in models if not model.architecture.label_names]
     if not unnamed:
         return list(models)
-    network = models[0].architecture.build().to(default_device())
-    device = next(network.parameters()).device
-    sample = data.train.loader(_BATCH, epoch=0, seed=0, drop_last=False)
+    labels = data.train.labels[data.train.sample_indices(_IMAGES)]
+    images = partial(data.train.images, _BATCH, limit=_IMAGES)
+    evaluator = Evaluator(models[0].architecture.build().to(default_device()), {"train": (images, labels)})
     orders = {names: _indices(names, data.class_names) for names in data.class_orders}
     class_orders: dict[str, tuple[str, ...]] = {}
     for count, model in enumerate(unnamed, start=1):
-        network.load_state_dict(dict(model.state))
-        network.eval()  # which also drops what some networks cache of the weights before
-        output_batches, label_batches = [], []
-        with torch.inference_mode():
-            for images, batch_labels in islice(sample, _BATCHES):
-                output_batches.append(network(images.to(device)).argmax(1).cpu())
-                label_batches.append(batch_labels)
-        outputs, labels = torch.cat(output_batches), torch.cat(label_batches)
+        with name_errors(model.name):
+            outputs = evaluator.log_probabilities(model.state, estimate=False)["train"].argmax(1)
         best = max(orders, key=lambda names: int((orders[names][outputs] == labels).sum()))
         answers = orders[best][outputs]
         if chance_p_value(answers, labels) > _MAX_P_VALUE:

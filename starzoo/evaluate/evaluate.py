@@ -65,8 +65,8 @@ def evaluate(evaluation: CachedEvaluation, *, progress: Progress = no_progress) 
     """
     config, run = evaluation.config, _ShardedMap(Shard(), progress)
     items = _measure_items(evaluation, run)
-    sampling = _choose_sampling(evaluation, items.domain_losses) if config.bma_samples else None
-    samplings = _samplings(sampling) if sampling else {}
+    sampling = _choose_sampling(config, items.domain_losses)
+    samplings = _samplings(sampling)
     averages = run("averaging over the star domain", list(samplings.values()), evaluation.domain)
     return Evaluation(
         paths=tuple(
@@ -191,17 +191,19 @@ def _path_curves(
         )
 
 
-def _choose_sampling(evaluation: CachedEvaluation, losses: Mapping[Uniform, Sequence[float]]) -> DomainSampling:
-    """Choose the points of the star domain on validation images, or take the default without them."""
-    return choose_t_range(losses) if losses else DomainSampling(t=NEAR_STAR, samples=evaluation.config.bma_samples)
+def _choose_sampling(config: EvalConfig, losses: Mapping[Uniform, Sequence[float]]) -> DomainSampling | None:
+    """Choose the points of the star domain by their validation losses, or take the default without them."""
+    if losses:
+        return choose_t_range(losses)
+    return DomainSampling(t=NEAR_STAR, samples=config.bma_samples) if config.bma_samples else None
 
 
-def _samplings(chosen: DomainSampling) -> dict[Role, DomainSampling]:
+def _samplings(chosen: DomainSampling | None) -> dict[Role, DomainSampling]:
     """The average over the star domain, and for comparison one of as many points on whole lines."""
-    samplings: dict[Role, DomainSampling] = {"domain": chosen}
-    if chosen.t != FULL_RANGE:
-        samplings["domain-whole-lines"] = DomainSampling(t=FULL_RANGE, samples=chosen.samples)
-    return samplings
+    if chosen is None:
+        return {}
+    whole_lines = DomainSampling(t=FULL_RANGE, samples=chosen.samples)
+    return {"domain": chosen} if chosen.t == FULL_RANGE else {"domain": chosen, "domain-whole-lines": whole_lines}
 
 
 def _bf16_error(evaluation: CachedEvaluation, bf16: Predictions, float32: Predictions) -> Bf16Error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -17,7 +18,7 @@ from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
 from starzoo.models.memory_format import channels_last
 from starzoo.models.weights import StateDict, interpolate
 
-__all__ = ["Curve", "Evaluator"]
+__all__ = ["Curve", "Evaluator", "name_errors"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Evaluator:
         self,
         network: nn.Module,
         splits: Mapping[str, tuple[Callable[[], Iterable[Tensor]], Tensor]],
-        statistics: Callable[[], Iterable[Tensor]],
+        statistics: Callable[[], Iterable[Tensor]] = lambda: (),
         *,
         repairs: bool = False,
         precision: Literal["fp32", "bf16"] = "fp32",
@@ -125,3 +126,12 @@ class Evaluator:
     def _to_device(self, images: Tensor) -> Tensor:
         device = next(self.network.parameters()).device
         return images.to(device, memory_format=torch.channels_last)
+
+
+@contextmanager
+def name_errors(subject: str) -> Iterator[None]:
+    """Say which model or path a numerical error belongs to."""
+    try:
+        yield
+    except NumericalError as error:
+        raise NumericalError(subject, error.message, hint=error.hint) from error

@@ -20,12 +20,11 @@ from torch import Tensor
 
 from starzoo.config import Augmentation, EvalConfig
 from starzoo.errors import IncompatibleError
-from starzoo.evaluate.cached_evaluation import name_errors
-from starzoo.evaluate.evaluator import Evaluator
+from starzoo.evaluate.evaluator import Evaluator, name_errors
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.metrics import accuracy, negative_log_likelihood
 from starzoo.models.architecture import Architecture
-from starzoo.models.batch_norm import reestimate_batch_norm
+from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
 from starzoo.models.memory_format import as_channels_last, channels_last
 from starzoo.models.sources import Source
 from starzoo.models.weights import hash_tensors
@@ -106,15 +105,15 @@ def check_sources(
     )
     source_scores = all_scores[: len(sources)]
     augment = config.batch_norm_augment or _choose_augment(sources, source_scores, data)
-    chance = _Chance(1 / max(1, architecture.num_classes), min(_IMAGES, len(data.train)))
-    images = f"{chance.images} training images of {data.config.dataset}"
+    count = min(_IMAGES, len(data.train))
+    images, lead = f"{count} training images of {data.config.dataset}", partial(_lead, architecture.num_classes, count)
     broken, scaled = set[str](), dict[str, float]()
     for scores in all_scores:
         others = [other for other in source_scores if other.name != scores.name] or [scores]
         usual = statistics.median(other.best for other in others)
         _, reestimated = scores.reestimated.get(augment, (0.0, 0.0))
         usual_scale = statistics.median(other.scale for other in others)
-        if chance.lead(scores.best) < _FAR_WORSE * chance.lead(usual):
+        if lead(scores.best) < _FAR_WORSE * lead(usual):
             problem = (
                 f"is far worse than the other sources: {scores.best:.1%} of {images} are right, "
                 f"{usual:.1%} for the others (an untrained head, another order of classes, or broken weights?)"
@@ -123,7 +122,7 @@ def check_sources(
                 hint = "leave it out, or use it all the same: --keep-weak-sources (runtime.keep_weak_sources=true)"
                 raise IncompatibleError(scores.name, problem, hint=hint)
             _logger.warning("%s: %s", scores.name, problem)
-        elif chance.lead(scores.accuracy) < _FAR_WORSE * chance.lead(reestimated):
+        elif lead(scores.accuracy) < _FAR_WORSE * lead(reestimated):
             broken.add(scores.name)
             _logger.warning(
                 "%s: its batch-norm statistics are broken and are re-estimated: %.1f %% of %s are right as it stands, "
@@ -164,10 +163,9 @@ class _ScoreMeasurer:
 
     def __init__(self, architecture: Architecture, data: ImageTask, config: EvalConfig, cache: ResultCache) -> None:
         self.data, self.config, self.cache = data, config, cache
+        self.network = architecture.build().to(default_device())
+        self.images = partial(data.train.images, _BATCH, limit=_IMAGES, seed=config.seed)
         self.labels = data.train.labels[data.train.sample_indices(_IMAGES, config.seed)]
-        images = partial(data.train.images, _BATCH, limit=_IMAGES, seed=config.seed)
-        network = architecture.build().to(default_device())
-        self.evaluator = Evaluator(network, {"train": (images, self.labels)}, iter)
         self.common_key = {
             "architecture": architecture.model_dump(mode="json", exclude={"label_names", "preprocessing"}),
             "input": architecture.preprocessing.model_dump(mode="json"),
@@ -187,7 +185,7 @@ class _ScoreMeasurer:
     @property
     def _augmentations(self) -> tuple[Augmentation, ...]:
         """How the images for statistics may be augmented; none for a network without batch norm."""
-        if not self.evaluator.estimates:
+        if not has_batch_norm(self.network):
             return ()
         if self.config.batch_norm_augment:
             return (self.config.batch_norm_augment,)
@@ -196,8 +194,9 @@ class _ScoreMeasurer:
     def _measure(self, model: Source, augment: Augmentation | None) -> tuple[float, float, float]:
         def measure() -> dict[str, Tensor]:
             config = self.config.model_copy(update={"batch_norm_augment": augment})
-            self.evaluator.statistics = partial(self.data.statistics_images, config)
-            predicted = self.evaluator.log_probabilities(model.state, estimate=augment is not None)["train"].double()
+            statistics_images = partial(self.data.statistics_images, config)
+            evaluator = Evaluator(self.network, {"train": (self.images, self.labels)}, statistics_images)
+            predicted = evaluator.log_probabilities(model.state, estimate=augment is not None)["train"].double()
             values = [
                 negative_log_likelihood(predicted, self.labels),
                 accuracy(predicted, self.labels),
@@ -210,17 +209,11 @@ class _ScoreMeasurer:
         return loss, share, scale
 
 
-@dataclass(frozen=True)
-class _Chance:
-    """The accuracy of a model that answers without regard to the images."""
-
-    rate: float
-    images: int
-
-    def lead(self, accuracy: float) -> float:
-        """Return how far an accuracy is above chance: 0 where it may be chance."""
-        error = math.sqrt(self.rate * (1 - self.rate) / self.images)
-        return max(0.0, accuracy - self.rate) if accuracy > self.rate + 5 * error else 0.0
+def _lead(classes: int, images: int, accuracy: float) -> float:
+    """How far an accuracy is above chance: 0 where it may be chance."""
+    rate = 1 / max(1, classes)
+    error = math.sqrt(rate * (1 - rate) / images)
+    return accuracy - rate if accuracy > rate + 5 * error else 0.0
 
 
 def _choose_augment(sources: Sequence[Source], scores: Sequence[SourceScores], data: ImageTask) -> Augmentation:

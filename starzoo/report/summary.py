@@ -37,17 +37,10 @@ _MORE_IS_BETTER: frozenset[Score] = frozenset({"accuracy", "auroc"})
 
 @dataclass(frozen=True, kw_only=True)
 class PathSummary:
-    """All paths of one kind.
+    """The measures of all paths of one kind, in the units of `PathCurve`.
 
-    Attributes:
-        kind: The kind of path.
-        barrier: Loss barrier over the paths, in nats.
-        highest_loss: Greatest loss on any of the paths, in nats.
-        worst_accuracy: Least accuracy on any of the paths, as a share.
-        excess: Rise above the worse end over the paths, in nats.
-        drop: Accuracy barrier over the paths, as a share.
-        interval: The 95 % bootstrap interval of the mean barrier over models; None where there are too few.
-        tempered: Loss barrier with a temperature of its own for every point, in nats; None where it was not measured.
+    `highest_loss` and `worst_accuracy` are those of the worst path, `drop` is the accuracy barrier, `tempered` the
+    tempered barrier, and `interval` the 95 % bootstrap interval of the mean barrier.
     """
 
     kind: PathKind
@@ -62,16 +55,7 @@ class PathSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSummary:
-    """Proper scores and AUROCs over some predictors; None where one of them was not measured.
-
-    Attributes:
-        nll: Negative log-likelihood, in nats.
-        ece: Expected calibration error, as a share.
-        brier: Brier score.
-        auroc: AUROC of misclassification detection by confidence.
-        ood_auroc: AUROC of OOD detection by confidence.
-        ood_auroc_entropy: The same by entropy.
-    """
+    """The fields of `Scores` over predictors of one role; None where one was not measured for all of them."""
 
     nll: Summary
     ece: Summary
@@ -90,18 +74,10 @@ class ScaledSummary(ScoreSummary):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorSummary(ScoreSummary):
-    """A row of the table of predictions: one predictor, or the mean over several of one role.
+    """A row of the table of predictions, in the units of `PredictionScores`: one predictor, or a mean over several.
 
-    Attributes:
-        role: Their role.
-        label: What they are, in words for a table.
-        name: The one model's name, or None for a mean over several.
-        accuracy: Share of right answers.
-        passes: Forward passes per image.
-        bytes: Size of the weights that a prediction takes; None where it was not measured.
-        steps: Training steps of a baseline; None of all others.
-        scaled: The scores after temperature scaling; None without validation images.
-        best: The scores in which no other row is better.
+    `name` is None for a mean, `scaled` has the scores after temperature scaling, and `best` names the scores in which
+    no other row is better.
     """
 
     role: Role
