@@ -24,7 +24,7 @@ from starzoo.models.weights import hash_tensors
 
 __all__ = ["RESULTS_VERSION", "ResultCache"]
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Raised with every change that gives the same inputs another result."""
 
 

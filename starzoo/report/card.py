@@ -23,7 +23,7 @@ from starzoo.files import check_inside, write_text
 from starzoo.hub.names import METRICS, PLOTS, is_commit, is_repo, split_repo
 from starzoo.models.licenses import is_identifier, license_of_sources
 from starzoo.models.record import ModelRecord
-from starzoo.report.markdown import load_template
+from starzoo.report.markdown import check_generated, load_template
 from starzoo.report.summary import bf16_note, has_costs, summarize_paths, summarize_predictors, summary
 from starzoo.star.manifest import StarManifest
 from starzoo.text import clean, pluralize
@@ -42,7 +42,6 @@ _EXPECTED: tuple[PathKind | Role, ...] = (  # the card says which of these were 
 )
 _GENERATED_MARKER = b"A **star model**: one "  # in the template
 _MAX_CHANGES = 20  # of a run
-_MAX_CARD_SIZE = 50_000_000  # bytes
 _FORMULA = re.compile(r"[=+\-@＝＋－＠]")
 
 
@@ -109,16 +108,8 @@ def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) ->
 
 
 def check_overwritable(folder: Path) -> None:
-    """Make sure that no README.md of another author is overwritten."""
-    readme = folder / "README.md"
-    if readme.is_symlink() or not readme.is_file():  # a link is replaced, and its target stays
-        return
-    if readme.stat().st_size > _MAX_CARD_SIZE or _GENERATED_MARKER not in readme.read_bytes():
-        raise UsageError(
-            str(readme),
-            "is not a card that starzoo wrote, and would be overwritten",
-            hint="move it away, and give the same command again",
-        )
+    """Make sure that the README.md of a folder is a card that starzoo wrote, if it is there."""
+    check_generated(folder / "README.md", _GENERATED_MARKER)
 
 
 def is_complete(folder: Path, manifest: StarManifest) -> bool:

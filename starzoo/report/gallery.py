@@ -9,7 +9,7 @@ from starzoo.errors import UsageError
 from starzoo.evaluate.results import Evaluation
 from starzoo.files import check_inside, write_text
 from starzoo.report.card import check_overwritable, describe_data
-from starzoo.report.markdown import load_template
+from starzoo.report.markdown import check_generated, load_template
 from starzoo.report.summary import summarize_paths, summarize_predictors
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
 
@@ -34,12 +34,7 @@ def write_gallery(folder: Path) -> Path:
     folders, page = list_star_folders(folder), folder / "README.md"
     for star in folders:
         check_overwritable(star)
-    if page.is_file() and _GENERATED_MARKER not in page.read_bytes():
-        raise UsageError(
-            str(page),
-            "is not a gallery that starzoo wrote, and would be overwritten",
-            hint="put the stars into a folder of their own, or move it away",
-        )
+    check_generated(page, _GENERATED_MARKER)
     stars = [_describe(star.name, read_manifest(star / MANIFEST)) for star in folders]
     write_text(page, load_template("gallery.md.jinja").render(stars=stars))
     return page

@@ -18,11 +18,10 @@ from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 from markupsafe import Markup
 
-from starzoo.errors import UsageError
 from starzoo.evaluate.results import Evaluation
 from starzoo.files import write_text
 from starzoo.report.card import is_complete, render
-from starzoo.report.markdown import load_template
+from starzoo.report.markdown import check_generated, load_template
 from starzoo.star.manifest import StarManifest
 
 __all__ = ["render_report", "write_report"]
@@ -45,8 +44,7 @@ def render_report(manifest: StarManifest, repo: str | None = None, *, complete: 
 def write_report(folder: Path, manifest: StarManifest, repo: str | None = None) -> Path:
     """Write report.html into the folder of a star."""
     page = folder / "report.html"
-    if page.is_file() and not page.is_symlink() and _GENERATED_MARKER not in page.read_bytes()[:1000]:
-        raise UsageError(str(page), "is not a page that starzoo wrote, and would be overwritten", hint="move it away")
+    check_generated(page, _GENERATED_MARKER)
     write_text(page, render_report(manifest, repo, complete=is_complete(folder, manifest)))
     return page
 

@@ -1,4 +1,4 @@
-"""Markdown templates with escaping."""
+"""Markdown templates with escaping, and the marker of generated files."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import re
 from collections.abc import Mapping
 from html import escape as escape_html
 from importlib.resources import files
+from pathlib import Path
 
 import yaml
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from starzoo.errors import UsageError
 from starzoo.evaluate.results import Summary
 from starzoo.text import clean, pluralize, printable
 
-__all__ = ["escape", "load_template"]
+__all__ = ["check_generated", "escape", "load_template"]
+
+_MAX_SIZE = 50_000_000  # bytes of a generated file
 
 # A colon makes a link or an emoji only of what follows it at once.
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$@]|:(?!\s)|(?<=www)\.)", re.IGNORECASE)
@@ -46,6 +50,15 @@ def load_template(name: str) -> Template:
         "yaml": _yaml,
     }
     return environment.from_string(files("starzoo.model_cards").joinpath(name).read_text(encoding="utf-8"))
+
+
+def check_generated(file: Path, marker: bytes) -> None:
+    """Make sure that a file of another author is not overwritten: those of starzoo contain the marker."""
+    if file.is_symlink() or not file.is_file():  # a link is replaced, and its target stays
+        return
+    if file.stat().st_size > _MAX_SIZE or marker not in file.read_bytes():
+        hint = "move it away, and give the same command again"
+        raise UsageError(str(file), "was not written by starzoo, and would be overwritten", hint=hint)
 
 
 def _code(text: str) -> Markup:

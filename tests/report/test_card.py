@@ -702,7 +702,7 @@ def test_h12_a_table_has_no_formula_and_its_numbers_stay_numbers(tmp_path):
 
 def test_h12_a_card_that_a_person_wrote_is_kept(tmp_path):
     (tmp_path / "README.md").write_text("# My star")
-    with pytest.raises(UsageError, match=r"README\.md: is not a card that starzoo wrote"):
+    with pytest.raises(UsageError, match=r"README\.md: was not written by starzoo"):
         write_card(tmp_path, make_manifest())
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("README.md", "# My star")]
 

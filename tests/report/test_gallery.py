@@ -58,7 +58,7 @@ def test_a_folder_without_stars_is_refused(tmp_path):
 def test_a_page_of_somebody_else_is_kept(tmp_path):
     keep(tmp_path / "star", make_manifest("mine"))
     (tmp_path / "README.md").write_text("# My project")
-    with pytest.raises(UsageError, match=r"README\.md: is not a gallery that starzoo wrote"):
+    with pytest.raises(UsageError, match=r"README\.md: was not written by starzoo"):
         render_gallery(tmp_path)
     assert (tmp_path / "README.md").read_text() == "# My project"
     assert [file.name for file in (tmp_path / "star").iterdir()] == ["star.json"]
@@ -78,7 +78,7 @@ def test_h12_a_card_that_a_person_wrote_is_kept(tmp_path):
     for name in ("a", "b"):
         keep(tmp_path / name, make_manifest(name))
     (tmp_path / "b" / "README.md").write_text("# Mine")
-    with pytest.raises(UsageError, match=r"b/README\.md: is not a card that starzoo wrote"):
+    with pytest.raises(UsageError, match=r"b/README\.md: was not written by starzoo"):
         render_gallery(tmp_path)
     assert (tmp_path / "b" / "README.md").read_text() == "# Mine"
     assert sorted(file.name for file in tmp_path.rglob("*.*")) == ["README.md", "star.json", "star.json"]

@@ -228,6 +228,6 @@ def test_h02_a_browser_asks_for_nothing_and_runs_nothing(tmp_path, no_figures):
 
 def test_h12_a_page_that_a_person_wrote_is_kept(tmp_path, no_figures):
     (tmp_path / "report.html").write_text("<html>mine</html>")
-    with pytest.raises(UsageError, match=r"report\.html: is not a page that starzoo wrote"):
+    with pytest.raises(UsageError, match=r"report\.html: was not written by starzoo"):
         write_report(tmp_path, make_manifest())
     assert (tmp_path / "report.html").read_text() == "<html>mine</html>"
