@@ -90,16 +90,12 @@ def measure(name: str, methods: Sequence[str], dataset: str, out: Path) -> list[
                 ends = states[a], align(spec, states[a], [states[b]], config, probe=probe)[0].state
             seconds, started = time.perf_counter() - started, time.perf_counter()
             curve = evaluator.curve(*ends, POINTS[1:-1])
+            whole = {split: torch.cat([own[a][split], curve[split], own[b][split]], dim=1).tolist() for split in curve}
             rows.append({
                 "method": method,
                 "pair": [a, b],
-                "loss": {
-                    split: [*own[a].loss[split], *found, *own[b].loss[split]] for split, found in curve.loss.items()
-                },
-                "accuracy": {
-                    split: [*own[a].accuracy[split], *found, *own[b].accuracy[split]]
-                    for split, found in curve.accuracy.items()
-                },
+                "loss": {split: loss for split, (loss, _) in whole.items()},
+                "accuracy": {split: accuracy for split, (_, accuracy) in whole.items()},
                 "seconds": round(seconds, 2),
             })
             print(name, json.dumps(rows[-1]), flush=True)

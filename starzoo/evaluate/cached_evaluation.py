@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from starzoo.config import Baseline, RunConfig, Uniform
 from starzoo.evaluate.domain_average import draw_points, running_average
-from starzoo.evaluate.evaluator import Curve, Evaluator, name_errors
+from starzoo.evaluate.evaluator import Curve, Evaluator, name_errors, score_points
 from starzoo.evaluate.model_pool import EvaluatedModels, ModelPool, PathSpec
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.results import DomainSampling
@@ -136,28 +136,19 @@ class CachedEvaluation:
             "calibration": self._split_hashes[calibration] if calibration else None,
         }
 
-        def measure() -> dict[str, Tensor]:
+        def measure() -> Curve:
             evaluator = self.evaluator([*self.config.splits, *filter(None, [calibration])])
             with name_errors(f"the path from {path.a} to {path.b}"):
                 ends = self.pool.by_name[path.a], self.pool.path_end(path)
-                curve = evaluator.curve(*ends, inner, calibration=calibration)
-            return {
-                f"{name} {split}": torch.tensor(values, dtype=torch.float64)
-                for name, by_split in vars(curve).items()
-                for split, values in by_split.items()
-            }
+                return evaluator.curve(*ends, inner, calibration=calibration)
 
-        curve: dict[str, dict[str, tuple[float, ...]]] = {name: {} for name in Curve.__dataclass_fields__}
-        for column, values in self.get_or_compute(key, measure).items():
-            name, _, split = column.partition(" ")
-            curve[name][split] = tuple(values.tolist())
-        return Curve(**curve)
+        return self.get_or_compute(key, measure)
 
     def curve_of(self, predictions: Predictions) -> Curve:
         """Score the predictions of a single point of a path."""
         calibration = self.calibration_split
         labels = {split: self.labels(split) for split in (*self.config.splits, *filter(None, [calibration]))}
-        return Curve.of([predictions], labels, calibration)
+        return score_points([predictions], labels, calibration)
 
     def domain_losses(self, t: Uniform) -> list[float]:
         """The validation loss of the average of 1, 2, 3 … points of the star domain."""

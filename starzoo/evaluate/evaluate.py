@@ -14,12 +14,13 @@ from functools import partial
 from typing import Self, TypeVar
 
 import numpy as np
+import torch
 
 from starzoo.config import Baseline, EvalConfig, Uniform
 from starzoo.errors import UsageError
 from starzoo.evaluate.cached_evaluation import OOD, VALIDATION, CachedEvaluation, Predictions
 from starzoo.evaluate.domain_average import FULL_RANGE, NEAR_STAR, T_RANGES, choose_t_range
-from starzoo.evaluate.evaluator import Curve
+from starzoo.evaluate.evaluator import CURVE_ROWS, Curve
 from starzoo.evaluate.loss_plane import LossPlaneSampler
 from starzoo.evaluate.model_pool import EvaluatedModels, PathSpec
 from starzoo.evaluate.results import Bf16Error, DomainSampling, Evaluation, LossPlane, PathCurve, PathKind, Role
@@ -179,16 +180,9 @@ def _path_curves(
     """Join the predictions of the ends and the curve between them, on every split."""
     parts = evaluation.curve_of(ends[path.a]), inner, evaluation.curve_of(ends[path.b])
     for split in evaluation.config.splits:
-        yield PathCurve(
-            kind=path.kind,
-            a=path.a,
-            b=path.b,
-            split=split,
-            t=evaluation.t,
-            loss=tuple(loss for part in parts for loss in part.loss[split]),
-            accuracy=tuple(accuracy for part in parts for accuracy in part.accuracy[split]),
-            tempered_loss=tuple(loss for part in parts for loss in part.tempered_loss.get(split, ())),
-        )
+        rows = torch.cat([part[split] for part in parts], dim=1).tolist()
+        scores = dict(zip(CURVE_ROWS, rows, strict=False))
+        yield PathCurve(kind=path.kind, a=path.a, b=path.b, split=split, t=evaluation.t, **scores)
 
 
 def _choose_sampling(config: EvalConfig, losses: Mapping[Uniform, Sequence[float]]) -> DomainSampling | None:

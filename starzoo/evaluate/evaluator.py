@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,40 +17,29 @@ from starzoo.models.batch_norm import has_batch_norm, reestimate_batch_norm
 from starzoo.models.memory_format import channels_last
 from starzoo.models.weights import StateDict, interpolate
 
-__all__ = ["Curve", "Evaluator", "name_errors"]
+__all__ = ["CURVE_ROWS", "Curve", "Evaluator", "name_errors", "score_points"]
 
 
-@dataclass(frozen=True)
-class Curve:
-    """The scores of the points of a path, by split.
+Curve = Mapping[str, Tensor]
+"""The scores of the points of a path: for every split a tensor of shape (`CURVE_ROWS`, points)."""
 
-    Attributes:
-        loss: Cross-entropy, in nats.
-        accuracy: Share of right answers.
-        tempered_loss: Cross-entropy with a temperature fitted for each point on the calibration images.
-    """
+CURVE_ROWS = ("loss", "accuracy", "tempered_loss")  # the last one only with calibration images
 
-    loss: Mapping[str, tuple[float, ...]]
-    accuracy: Mapping[str, tuple[float, ...]]
-    tempered_loss: Mapping[str, tuple[float, ...]]
 
-    @classmethod
-    def of(
-        cls, predicted: Iterable[Mapping[str, Tensor]], labels: Mapping[str, Tensor], calibration: str | None = None
-    ) -> Self:
-        """Score the predictions of the points of a path."""
-        losses, accuracies, tempered = (defaultdict[str, list[float]](list) for _ in range(3))
-        for point in predicted:
-            temperature = fit_temperature(point[calibration], labels[calibration]) if calibration else None
-            for split in (split for split in labels if split != calibration):
-                losses[split].append(negative_log_likelihood(point[split], labels[split]))
-                accuracies[split].append(accuracy(point[split], labels[split]))
-                if temperature is not None:
-                    scaled = scale_temperature(point[split], temperature)
-                    tempered[split].append(negative_log_likelihood(scaled, labels[split]))
-        return cls(
-            *({split: tuple(values) for split, values in column.items()} for column in (losses, accuracies, tempered))
-        )
+def score_points(
+    points: Iterable[Mapping[str, Tensor]], labels: Mapping[str, Tensor], calibration: str | None = None
+) -> dict[str, Tensor]:
+    """Score the predictions of the points of a path; a temperature is fitted for each on the calibration split."""
+    columns = defaultdict[str, list[list[float]]](list)
+    for point in points:
+        temperature = fit_temperature(point[calibration], labels[calibration]) if calibration else None
+        for split in (split for split in labels if split != calibration):
+            column = [negative_log_likelihood(point[split], labels[split]), accuracy(point[split], labels[split])]
+            if temperature is not None:
+                scaled = scale_temperature(point[split], temperature)
+                column.append(negative_log_likelihood(scaled, labels[split]))
+            columns[split].append(column)
+    return {split: torch.tensor(values, dtype=torch.float64).T.contiguous() for split, values in columns.items()}
 
 
 class Evaluator:
@@ -102,7 +90,7 @@ class Evaluator:
         return predicted
 
     def curve(self, a: StateDict, b: StateDict, t: Sequence[float], *, calibration: str | None = None) -> Curve:
-        """Measure points of the line from `a` to `b`, with re-estimated batch-norm statistics at all of them."""
+        """Score points of the line from `a` to `b`, with re-estimated batch-norm statistics at all of them."""
         with self._autocast():
             ends = [measure_channels(self.network, end, self._statistics()) for end in (a, b)] if self.repairs else []
 
@@ -113,7 +101,7 @@ class Evaluator:
                 state = repair(self.network, a, b, position, ends, self._statistics())
             return self.log_probabilities(state)
 
-        return Curve.of(map(predict, t), {split: labels for split, (_, labels) in self.splits.items()}, calibration)
+        return score_points(map(predict, t), {split: labels for split, (_, labels) in self.splits.items()}, calibration)
 
     def _autocast(self) -> torch.autocast:
         """The precision of forward passes; without a cache, which would keep copies of overwritten weights."""

@@ -134,7 +134,7 @@ def test_stale_statistics_would_show(models: list[Source], spec: PermutationSpec
         {"test": (lambda: data.test.images(256), data.test.labels)},
         lambda: data.train.images(256),
     )
-    fresh = evaluator.curve(a, b, [0.5]).loss["test"][0]
+    fresh = evaluator.curve(a, b, [0.5])["test"][0, 0].item()
     evaluator.estimates = False
-    stale = evaluator.curve(a, b, [0.5]).loss["test"][0]
+    stale = evaluator.curve(a, b, [0.5])["test"][0, 0].item()
     assert abs(stale - fresh) > 0.01

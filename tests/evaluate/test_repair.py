@@ -181,9 +181,11 @@ def test_a_curve_is_repaired_between_its_ends_if_asked() -> None:
     a, b = (dict(build("vit", seed).state_dict()) for seed in (0, 1))
     images, labels = draw_images(60), torch.arange(60) % 5
 
-    def curve(**options: bool) -> tuple[float, ...]:
+    def curve(**options: bool) -> list[float]:
         splits = {"test": (lambda: images.split(20), labels)}
-        return Evaluator(build("vit", 0), splits, lambda: images.split(30), **options).curve(a, b, ts).loss["test"]
+        return (
+            Evaluator(build("vit", 0), splits, lambda: images.split(30), **options).curve(a, b, ts)["test"][0].tolist()
+        )
 
     ts = (0.0, 0.5, 1.0)
     plain, mended = curve(), curve(repairs=True)
