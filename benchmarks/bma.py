@@ -93,7 +93,7 @@ def predict(star: Mapping[str, Tensor], members: Sequence[Source], data: ImageTa
         "star": evaluator.log_probabilities(star),
         "sources": [evaluator.log_probabilities(state) for state in sources.values()],
         "points": points,
-        "labels": {name: split.labels[split.draw(IMAGES, SEED)] for name, split in splits.items()},
+        "labels": {name: split.labels[split.sample_indices(IMAGES, SEED)] for name, split in splits.items()},
     }
 
 
