@@ -16,7 +16,9 @@ from benchmarks.study.experiment import Experiment
 from benchmarks.zoos import RECIPES, train
 from starzoo.config import AlignConfig, RunConfig
 from starzoo.data.task import load_data
-from starzoo.evaluate.evaluate import Zoo, evaluate
+from starzoo.evaluate.cached_evaluation import CachedEvaluation
+from starzoo.evaluate.evaluate import evaluate
+from starzoo.evaluate.model_pool import EvaluatedModels
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.results import Evaluation
 from starzoo.evaluate.trained_baselines import train_baseline
@@ -78,12 +80,13 @@ def measure(experiment: Experiment, variant: str, seed: int, dataset: str, zoos:
     architecture = models[0].architecture
     data = load_data(recipe.on(dataset), architecture.preprocessing)
     state, seconds = make(experiment, variant, seed, sources, dataset, zoos.parent / "study")
-    zoo = Zoo(
+    evaluated = EvaluatedModels(
+        architecture=architecture,
         star=state,
         sources={source.name: source.state for source in sources},
         holdouts={holdout.name: holdout.state for holdout in holdouts},
     )
-    found = evaluate(architecture, zoo, data, experiment.evaluation(pairs), AlignConfig())
+    found = evaluate(CachedEvaluation(evaluated, data, RunConfig(evaluate=experiment.evaluation(pairs))))
     paths, qualities = paths_of(found, labels), qualities_of(found)
     return {"variant": variant, "seed": seed, "zoo": name, "seconds": seconds, "paths": paths, "qualities": qualities}
 
