@@ -51,7 +51,7 @@ def check(
     trained_with: Sequence[Augmentation | None] = (),
     keep_weak: bool = False,
 ) -> SourceCheck:
-    every = [replace(zoo[0].with_record(name=name), state=state) for name, state in models.items()]
+    every = [replace(zoo[0].with_record(name=name, augment=None), state=state) for name, state in models.items()]
     for index, augment in enumerate(trained_with):
         every[index] = every[index].with_record(augment=augment)
     sources, holdouts = ([model for model in every if (model.name == "held-out") is held] for held in (False, True))
