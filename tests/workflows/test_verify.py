@@ -18,7 +18,7 @@ from starzoo.cli.main import main
 from starzoo.errors import UntrustedInputError
 from starzoo.models import spec_cache
 from starzoo.star.run.local_paths import LocalPaths
-from starzoo.workflows.verify import Check, verify_star
+from starzoo.workflows.verify import CheckResult, verify_star
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
 from tests.stars import make_star
@@ -31,7 +31,7 @@ def star(make_member: MakeMember, tmp_path: Path) -> Path:
     return make_star(tmp_path / "star", [make_member(f"seed-{seed}", seed=seed) for seed in range(2)])
 
 
-def outcome(checks: list[Check], passed: bool | None) -> list[str]:
+def outcome(checks: list[CheckResult], passed: bool | None) -> list[str]:
     """The checks of one outcome, in words."""
     return [f"{check.subject}: {check.what}: {check.detail}" for check in checks if check.passed is passed]
 
