@@ -277,7 +277,7 @@ def test_fine_tunes_of_one_checkpoint_are_not_permuted(
     assert [report for report in reports if report.connected]
     fitted = SourceAlignment(architecture, tunes, images, RunConfig())
     with caplog.at_level(logging.WARNING):
-        start = fitted.start({})
+        start = fitted.initial_weights({})
     assert "these models share an ancestor: their plain mean is already good, and none is permuted" in caplog.messages
     assert fitted.align_to(start) == 0
     assert all(torch.equal(start[name], tensor) for name, tensor in average(tunes).items())
