@@ -289,9 +289,9 @@ def test_one_image_for_a_draw_is_none_for_batch_norm(sources: list[Source], data
 
 
 def test_processes_that_find_other_checkpoints_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("starzoo.star.fit.gather", lambda _: [500, 500])
+    monkeypatch.setattr("starzoo.star.fit.all_gather_object", lambda _: [500, 500])
     assert _load_checkpoint(tmp_path, {}, ResumeOptions()) is None
-    monkeypatch.setattr("starzoo.star.fit.gather", lambda _: [500, 0])
+    monkeypatch.setattr("starzoo.star.fit.all_gather_object", lambda _: [500, 0])
     with pytest.raises(UsageError, match=r"the processes find different checkpoints there, of the steps 500, 0"):
         _load_checkpoint(tmp_path, {}, ResumeOptions())
 
