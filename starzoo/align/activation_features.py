@@ -88,7 +88,7 @@ class ActivationFeatures:
         activations = infer_activations(probe.network, probe.images[0])
         if dict(activations.groups) != dict(spec.groups):
             raise IncompatibleError(
-                "", "the probe's network has other symmetries than the models", hint="use one architecture for both"
+                "probe", "its network has other symmetries than the models", hint="use one architecture for both"
             )
         self.probe, self.gradients = probe, gradients
         max_elements = max_feature_elements(models) // (1 + gradients)

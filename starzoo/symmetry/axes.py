@@ -1,8 +1,8 @@
-"""What the trace knows of a tensor: one term per axis, with views that split an axis kept lazy.
+"""The axes of a traced tensor: one term per axis, with views that split an axis kept lazy.
 
 A packed projection of length 3·C that is viewed as (3, H, d) may turn out to be three axes one after the other (when q,
 k and v are selected) or one product (when all of it is used at once). Which one is not known when the view is made, and
-choosing the product too early would tie v to q and k. A `Split` therefore keeps the whole term until something asks for
+choosing the product too early would tie v to q and k. A `Split` therefore keeps the whole term until an operator reads
 a single factor.
 """
 
@@ -30,7 +30,7 @@ class Split:
         return [Factor(self, index) for index in range(len(self.sizes))]
 
     def factors(self) -> list[Term]:
-        """Decide that the split is a product; every tensor that shares the term sees it."""
+        """Decide that the split is a product, for every tensor that shares the term."""
         return factorize(self.term, self.sizes)
 
 
@@ -48,7 +48,7 @@ class Factor:
 
     @property
     def term(self) -> Term:
-        """The axis on its own: asking for it decides the split."""
+        """The term of the axis; reading it decides the split."""
         return self.split.factors()[self.index]
 
 
@@ -57,24 +57,24 @@ class Axes:
     """The axes of one tensor.
 
     Attributes:
-        factors: One factor per axis. All factors of a split are present: whoever drops an axis asks for its term.
+        factors: One factor per axis. All factors of a split are present, because dropping an axis reads its term.
     """
 
     factors: tuple[Factor, ...]
 
     @classmethod
     def of(cls, terms: Iterable[Term]) -> Axes:
-        """Axes of which nothing is split."""
+        """Axes without a split."""
         return cls(tuple(Factor(Split(term, (term.size,)), 0) for term in terms))
 
     @classmethod
     def fresh(cls, shape: Sequence[int]) -> Axes:
-        """Axes of which nothing is known."""
+        """Axes that are free variables."""
         return cls.of(map(free, shape))
 
     @classmethod
     def pinned(cls, shape: Sequence[int], reason: str) -> Axes:
-        """Axes that must all stay as they are."""
+        """Axes that are all pinned."""
         return cls.of(Pinned(size, reason) for size in shape)
 
     def __len__(self) -> int:
@@ -97,7 +97,7 @@ class Axes:
         return [resolve(split.term) for split in splits.values()]
 
     def pin(self, reason: str) -> None:
-        """Let no axis move any more."""
+        """Pin every axis."""
         for term in self.joint_terms():
             pin(term, reason)
 
@@ -156,7 +156,7 @@ class Axes:
         return Axes(self.factors[:axis] + self.factors[axis + 1 :])
 
     def replace(self, axis: int, term: Term) -> Axes:
-        """The axes with another term in one place."""
+        """The axes with another term for one of them."""
         terms = list(self)
         terms[axis] = term
         return Axes.of(terms)
@@ -175,17 +175,17 @@ def _align(factors: Iterable[Factor], sizes: Iterable[int]) -> Iterator[tuple[li
     """The shortest runs on both sides that cover the same positions."""
     source, target = iter(factors), iter(sizes)
     for first in source:
-        run, wanted = [first], [next(target)]
-        while (have := math.prod(factor.size for factor in run)) != (want := math.prod(wanted)):
-            if have < want:
+        run, lengths = [first], [next(target)]
+        while (source_size := math.prod(factor.size for factor in run)) != (target_size := math.prod(lengths)):
+            if source_size < target_size:
                 run.append(next(source))
             else:
-                wanted.append(next(target))
-        yield run, wanted
+                lengths.append(next(target))
+        yield run, lengths
 
 
 def _merge(run: list[Factor]) -> Term:
-    """The row-major product of axes; all axes of one split in their order give back its term, still undecided."""
+    """The row-major product of axes; where all axes of one split are in order, its term stays undecided."""
     terms: list[Term] = []
     position = 0
     while position < len(run):

@@ -1,4 +1,4 @@
-"""From a trace to a specification: which axes became groups, what they are called, and how a term is written down."""
+"""Infer a permutation specification from a trace: find the groups, name them and convert the terms."""
 
 from __future__ import annotations
 
@@ -33,37 +33,37 @@ def infer(module: nn.Module, example_input: Tensor, *, pin_output: bool = True) 
     """Find the permutation symmetries of a network by tracing it.
 
     Args:
-        module: The network; it is not changed. Its weights are not looked at, but constant buffers should hold their
-            values: on the meta device they stay in place.
-        example_input: What it is called with, shape (batch, ...); only the shape and type of the first item matter.
+        module: The network; it is not changed. Its weights are not read, but constant buffers should hold their values:
+            on the meta device their axes are pinned.
+        example_input: Its input, shape (batch, ...); only the shape and type of the first item matter.
         pin_output: Whether the output must stay as it is; otherwise it may be permuted too, as for embeddings.
 
     Returns:
         The groups, and a term for every axis of every tensor of the state dict.
 
     Raises:
-        IncompatibleError: The forward pass depends on data, or fails.
+        IncompatibleError: The forward pass depends on values, or fails.
     """
-    found, _ = _infer(module, example_input, pin_output=pin_output)
-    return found
+    spec, _ = _infer(module, example_input, pin_output=pin_output)
+    return spec
 
 
 def infer_activations(module: nn.Module, example_input: Tensor) -> PermutationSpec:
-    """Find how the symmetries of a network move what its modules return.
+    """Find how the symmetries of a network permute the outputs of its modules.
 
     Args:
         module: The network, as for `infer`.
-        example_input: What it is called with, shape (batch, ...).
+        example_input: Its input, shape (batch, ...).
 
     Returns:
-        The groups that `infer` finds; its tensors are no weights, but what every innermost module returns at its first
-        call, by the module's name, for a batch of one.
+        The groups that `infer` finds. The tensors are not weights but the outputs of the innermost modules at their
+        first call, by the module's name, for a batch of one.
 
     Raises:
-        IncompatibleError: The forward pass depends on data, or fails.
+        IncompatibleError: The forward pass depends on values, or fails.
     """
-    found, activations = _infer(module, example_input, pin_output=True)
-    return replace(found, axes=activations)
+    spec, activations = _infer(module, example_input, pin_output=True)
+    return replace(spec, axes=activations)
 
 
 def _infer(
@@ -71,33 +71,33 @@ def _infer(
 ) -> tuple[PermutationSpec, dict[str, tuple[Term, ...]]]:
     started = time.perf_counter()
     trace, state, returned = trace_module(module, example_input, pin_output=pin_output)
-    terms = {name: _terms(trace, tensor) for name, tensor in state.items()}
-    outputs = [list(each) for each in returned]
-    observed = {name: list(each) for name, each in trace.observed.items()}
-    if split := split_inner([*terms.values(), *outputs], trace.spaces):
-        terms, observed = (
-            {name: [rewrite(term, split) for term in each] for name, each in some.items()} for some in (terms, observed)
+    weights = {name: _terms(trace, tensor) for name, tensor in state.items()}
+    outputs = [list(axes) for axes in returned]
+    activations = {name: list(axes) for name, axes in trace.observed.items()}
+    if split := split_inner([*weights.values(), *outputs], trace.spaces):
+        weights, activations = (
+            {name: [rewrite(term, split) for term in terms] for name, terms in tensors.items()}
+            for tensors in (weights, activations)
         )
-        outputs = [[rewrite(term, split) for term in each] for each in outputs]
-    names = _name_groups(terms)
-    within = find_wreaths([*terms.values(), *outputs], trace.spaces)
-    ordered = dict.fromkeys(each for leaf in names for each in (within.get(leaf, leaf), leaf))  # outer groups first
-    groups = {
-        names[leaf]: PermutationGroup(names[leaf], leaf.size, names[within[leaf]] if leaf in within else None)
-        for leaf in ordered
-    }
-    axes, activations = (
-        {name: tuple(_to_spec_term(term, names) for term in each) for name, each in some.items()}
-        for some in (terms, observed)
-    )
-    found = PermutationSpec(
-        groups=groups,
-        axes=axes,
-        outputs=tuple(tuple(_to_spec_term(term, names) for term in each) for each in outputs),
+        outputs = [[rewrite(term, split) for term in terms] for terms in outputs]
+    names = _name_groups(weights)
+    within = find_wreaths([*weights.values(), *outputs], trace.spaces)
+    outer_first = dict.fromkeys(variable for leaf in names for variable in (within.get(leaf, leaf), leaf))
+
+    def convert(terms: Sequence[Term]) -> tuple[Term, ...]:
+        return tuple(_to_spec_term(term, names) for term in terms)
+
+    spec = PermutationSpec(
+        groups={
+            names[leaf]: PermutationGroup(names[leaf], leaf.size, names[within[leaf]] if leaf in within else None)
+            for leaf in outer_first
+        },
+        axes={name: convert(terms) for name, terms in weights.items()},
+        outputs=tuple(map(convert, outputs)),
         unsupported_operators=tuple(trace.unsupported),
         trace_seconds=time.perf_counter() - started,
     )
-    return found, activations
+    return spec, {name: convert(terms) for name, terms in activations.items()}
 
 
 def _terms(trace: Trace, tensor: Tensor) -> list[Term]:
@@ -107,7 +107,7 @@ def _terms(trace: Trace, tensor: Tensor) -> list[Term]:
 
 
 def _name_groups(axes: Mapping[str, Sequence[Term]]) -> dict[Free, str]:
-    """Call each group after the first axis in which it occurs; an axis that brings several numbers the later ones."""
+    """Name each group after the first axis in which it occurs, with a number where that axis has several new ones."""
     names: dict[Free, str] = {}
     for tensor, terms in axes.items():
         for axis, term in enumerate(terms):
@@ -132,7 +132,7 @@ def _to_spec_term(term: Term, names: Mapping[Free, str]) -> Term:
 
 
 def _merge_pinned(terms: Sequence[Term], combine: Callable[[int, int], int]) -> list[Term]:
-    """Neighbors that stay in place are one axis that stays in place."""
+    """Merge neighbors that are pinned into one pinned axis."""
     merged: list[Term] = []
     for term in terms:
         if merged and isinstance(term, Pinned) and isinstance(last := merged[-1], Pinned):

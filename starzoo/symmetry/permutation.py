@@ -108,38 +108,7 @@ class Permutation:
         Returns:
             The vector that gathers the axis, shape (length of the axis,).
         """
-        return self._index(term, {})
-
-    def _index(self, term: Term, blocks: Mapping[str, int]) -> Index:
-        """`blocks` maps each enclosing outer group to a position: a wreath group reads that row."""
-        match term:
-            case Leaf(group):
-                within = self.spec.groups[group].within
-                return self.indices[group] if within is None else self.indices[group][blocks[within]]
-            case Pinned(size):
-                return np.arange(size)
-            case Concat(parts):
-                vectors, offset = [], 0
-                for part in parts:
-                    vectors.append(self._index(part, blocks) + offset)
-                    offset += len(vectors[-1])
-                return np.concatenate(vectors)
-            case Product((only,)):
-                return self._index(only, blocks)
-            case Product(factors):
-                # A group with others within it is the head: in every block of it the rest has an index of its own.
-                outer = [isinstance(factor, Leaf) and self.spec.inner_groups[factor.group] for factor in factors]
-                number = next((number for number, inner_groups in enumerate(outer) if inner_groups), 0)
-                lead, rest = factors[number], Product(factors[:number] + factors[number + 1 :])
-                head = self._index(lead, blocks)
-                if isinstance(lead, Leaf) and outer[number]:
-                    rows = np.stack([self._index(rest, {**blocks, lead.group: block}) for block in range(len(head))])
-                else:
-                    rows = self._index(rest, blocks)[None]
-                inner = math.prod(factor.size for factor in factors[number + 1 :])
-                joint: Index = ((rows // inner) * len(head) + head[:, None]) * inner + rows % inner
-                return joint.reshape(len(head), -1, inner).swapaxes(0, 1).reshape(-1)
-        raise AssertionError(term)
+        return _index(self, term, {})
 
     def apply(self, state: StateDict, *, only: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Permute parameters and buffers.
@@ -175,9 +144,8 @@ class Permutation:
                 if any(groups_of(term)):
                     if tensor.shape[axis] != term.size:
                         raise IncompatibleError(
-                            "",
-                            f"output of shape {tuple(tensor.shape)}: axis {axis} had {term.size} "
-                            "positions in the trace, which has a batch of one",
+                            f"output of shape {tuple(tensor.shape)}",
+                            f"expected {term.size} positions on axis {axis}, as in the trace of a batch of one",
                             hint="check a batch of one",
                         )
                     tensor = gather(tensor, axis, self.index(term))
@@ -189,7 +157,7 @@ class Permutation:
             if axis >= tensor.ndim or tensor.shape[axis] != term.size:
                 raise IncompatibleError(
                     name,
-                    f"shape {tuple(tensor.shape)} does not match the permutation specification",
+                    f"expected {term.size} positions on axis {axis}, got shape {tuple(tensor.shape)}",
                     hint="use models of one architecture with the same arguments",
                 )
             tensor = gather(tensor, axis, self.index(term))
@@ -223,6 +191,42 @@ class Permutation:
     def count_moved(self, other: Permutation) -> int:
         """The number of positions that the two permutations send elsewhere."""
         return sum(int((index != other.indices[name]).sum()) for name, index in self.indices.items())
+
+
+def _index(permutation: Permutation, term: Term, blocks: Mapping[str, int]) -> Index:
+    """`blocks` maps each enclosing outer group to a position: a wreath group reads that row."""
+    match term:
+        case Leaf(group):
+            index, within = permutation.indices[group], permutation.spec.groups[group].within
+            return index if within is None else index[blocks[within]]
+        case Pinned(size):
+            return np.arange(size)
+        case Concat(parts):
+            vectors, offset = [], 0
+            for part in parts:
+                vectors.append(_index(permutation, part, blocks) + offset)
+                offset += len(vectors[-1])
+            return np.concatenate(vectors)
+        case Product(factors):
+            return _product_index(permutation, factors, blocks)
+    raise AssertionError(term)
+
+
+def _product_index(permutation: Permutation, factors: Sequence[Term], blocks: Mapping[str, int]) -> Index:
+    if len(factors) == 1:
+        return _index(permutation, factors[0], blocks)
+    # Where a group has others within it, the other factors have an index of their own in each of its blocks.
+    groups = [factor.group if isinstance(factor, Leaf) else "" for factor in factors]
+    outer = next((group for group in groups if permutation.spec.inner_groups.get(group)), None)
+    number = 0 if outer is None else groups.index(outer)
+    head, others = _index(permutation, factors[number], blocks), [*factors[:number], *factors[number + 1 :]]
+    rows = np.stack([
+        _product_index(permutation, others, blocks if outer is None else {**blocks, outer: block})
+        for block in range(1 if outer is None else len(head))
+    ])
+    inner = math.prod(factor.size for factor in factors[number + 1 :])
+    joint: Index = ((rows // inner) * len(head) + head[:, None]) * inner + rows % inner
+    return joint.reshape(len(head), -1, inner).swapaxes(0, 1).reshape(-1)
 
 
 def gather(tensor: Tensor, axis: int, index: Index) -> Tensor:

@@ -44,7 +44,7 @@ class PermutationSpec:
         outputs: For every tensor that the network returns, one term per axis; all pinned unless the output was left
             free to be permuted, as an embedding's may be.
         unsupported_operators: Operators without a rule: every axis that they touch is pinned.
-        trace_seconds: Wall-clock seconds that finding the symmetries took.
+        trace_seconds: Wall-clock seconds of the inference.
     """
 
     groups: Mapping[str, PermutationGroup]
@@ -85,7 +85,7 @@ class PermutationSpec:
         return any(True for term in self.axes.get(tensor, ()) for _ in groups_of(term))
 
     def coverage(self, sizes: Mapping[str, int]) -> float:
-        """The share of parameters that lie in tensors which at least one group permutes.
+        """The share of parameters in tensors that at least one group permutes.
 
         Args:
             sizes: Number of elements of every parameter, by name.
@@ -111,7 +111,7 @@ class PermutationSpec:
         """Read a specification that `to_json` wrote.
 
         Args:
-            value: What `to_json` returned.
+            value: The result of `to_json`.
 
         Returns:
             An equal specification.
@@ -153,6 +153,4 @@ def _term_from_json(value: Any, groups: Mapping[str, PermutationGroup]) -> Term:
             return Product(tuple(_term_from_json(factor, groups) for factor in factors))
         case {"concat": parts}:
             return Concat(tuple(_term_from_json(part, groups) for part in parts))
-    raise UsageError(
-        "", f"not a term of a permutation specification: {value!r}", hint="the file is damaged: write it again"
-    )
+    raise UsageError("permutation specification", f"expected a term, got {value!r}", hint="delete the damaged file")

@@ -48,7 +48,7 @@ __all__ = [
 
 @dataclass(eq=False, slots=True)
 class Free:
-    """An axis of which nothing is known yet (`value` is None), or which was bound to `value`."""
+    """A variable: an axis that is unconstrained so far (`value` is None), or bound to `value`."""
 
     size: int
     value: Term | None = None
@@ -133,7 +133,7 @@ def concat(parts: Iterable[Term]) -> Term:
 
 
 def resolve(term: Term) -> Term:
-    """Follow bindings to what is known now; products and sums come back flat."""
+    """Follow the bindings of variables; products and concatenations come back flat."""
     while isinstance(term, Free) and term.value is not None:
         if isinstance(term.value, Free) and term.value.value is not None:
             term.value = term.value.value  # halve the path, as in union-find
@@ -147,11 +147,11 @@ def resolve(term: Term) -> Term:
 
 
 def pin(term: Term, reason: str) -> Term:
-    """Allow no permutation of an axis any more.
+    """Pin an axis: only the identity is left.
 
     Args:
-        term: The axis; every variable in it is bound to a pin. A constant axis stays constant.
-        reason: Why, for whoever asks; the first reason is kept.
+        term: The axis; every variable in it is bound to a pinned term. A constant axis stays constant.
+        reason: Why, as `inspect --why` reports it; of several reasons the first is kept.
 
     Returns:
         The pinned axis.
@@ -171,7 +171,7 @@ def pin(term: Term, reason: str) -> Term:
 
 
 def partition(term: Term, sizes: Sequence[int]) -> list[Term]:
-    """See an axis as parts one after the other.
+    """Partition an axis into parts one after the other.
 
     Args:
         term: The axis, refined in place where needed.
@@ -194,7 +194,7 @@ def partition(term: Term, sizes: Sequence[int]) -> list[Term]:
             outer, inner = factors[0], product(factors[1:])
             if all(size % inner.size == 0 for size in sizes):
                 return [product([part, inner]) for part in partition(outer, [size // inner.size for size in sizes])]
-            # A cut inside a block: the blocks must stay where they are, and then stand one after the other.
+            # A cut inside a block: the blocks are pinned, which makes them parts one after the other.
             pin(outer, "cut inside a block")
             return partition(concat([inner] * outer.size), sizes)
         case _:  # pinned or constant, and so is every part
@@ -207,12 +207,12 @@ def _partition_sum(parts: Sequence[Term], sizes: Sequence[int]) -> list[Term]:
     for start, part in zip(_cuts([part.size for part in parts]), parts, strict=False):
         inside = [cut for cut in cuts if start <= cut <= start + part.size]
         pieces.extend(partition(part, [stop - start for start, stop in pairwise(inside)]))
-    place = {cut: index for index, cut in enumerate(cuts)}
-    return [concat(pieces[place[start] : place[stop]]) for start, stop in pairwise(_cuts(sizes))]
+    index = {cut: number for number, cut in enumerate(cuts)}
+    return [concat(pieces[index[start] : index[stop]]) for start, stop in pairwise(_cuts(sizes))]
 
 
 def factorize(term: Term, sizes: Sequence[int]) -> list[Term]:
-    """See an axis as a row-major product.
+    """Factorize an axis as a row-major product.
 
     Args:
         term: The axis, refined in place where needed.
@@ -222,7 +222,7 @@ def factorize(term: Term, sizes: Sequence[int]) -> list[Term]:
         One term per factor.
     """
     term = resolve(term)
-    if 0 in sizes:  # nothing is there that could contradict any permutation
+    if 0 in sizes:  # an empty axis contradicts no permutation
         return [Constant(size) if size > 1 else Pinned(size, "empty") for size in sizes]
     if 1 in sizes:
         proper = iter(factorize(term, [size for size in sizes if size != 1]))
@@ -244,7 +244,7 @@ def factorize(term: Term, sizes: Sequence[int]) -> list[Term]:
 
 
 def _factorize_prod(factors: Sequence[Term], sizes: Sequence[int]) -> list[Term]:
-    """Both sequences are cut at the common refinement of their strides; where there is none, everything is pinned."""
+    """Cut both sequences at the common refinement of their strides; where there is none, pin everything."""
     refined = _common_refinement([factor.size for factor in factors], sizes)
     if refined is None:
         pinned = pin(product(factors), "split across the boundary of a block")
@@ -255,15 +255,15 @@ def _factorize_prod(factors: Sequence[Term], sizes: Sequence[int]) -> list[Term]
 
 
 def _factorize_sum(parts: Sequence[Term], inner_size: int) -> tuple[Term, Term]:
-    """Blocks of `inner_size` positions that all move alike inside: each part is a run of whole blocks."""
+    """Divide parts into whole blocks of `inner_size` positions, which all move alike inside."""
     if any(part.size % inner_size for part in parts):
         pinned = pin(concat(parts), "blocks do not fit the parts")
         outer, inner = factorize(pinned, (pinned.size // inner_size, inner_size))
         return outer, inner
     pairs = [factorize(part, (part.size // inner_size, inner_size)) for part in parts]
     inner = pairs[0][1]
-    for _, other in pairs[1:]:
-        inner = unify(inner, other)
+    for _, factor in pairs[1:]:
+        inner = unify(inner, factor)
     return concat(outer for outer, _ in pairs), inner
 
 
@@ -275,7 +275,7 @@ def unify(first: Term, second: Term) -> Term:
         second: An axis of the same length.
 
     Returns:
-        What both are now. A constant axis takes part in no bond: the other one is returned as it was.
+        The term of both. A constant axis binds nothing: the other one is returned as it was.
     """
     first, second = resolve(first), resolve(second)
     match first, second:
@@ -301,7 +301,7 @@ def unify(first: Term, second: Term) -> Term:
 
 
 def _without_constants(term: Term) -> Term:
-    """What a variable is bound to: where the other side is constant, the variable keeps a freedom of its own."""
+    """The value of a variable that is bound to `term`: constant parts of it leave the variable free there."""
     term = resolve(term)
     match term:
         case Constant(size):
@@ -352,7 +352,7 @@ def _term_cuts(term: Term) -> list[int]:
 
 
 def _common_refinement(first: Sequence[int], second: Sequence[int]) -> list[int] | None:
-    """The factor sizes that refine both factorisations of one length, or None where their strides do not divide."""
+    """The factor sizes that refine both factorizations of one length, or None where their strides do not divide."""
     strides = sorted({*_strides(first), *_strides(second)}, reverse=True)
     if any(outer % inner for outer, inner in pairwise(strides)):
         return None
@@ -365,8 +365,8 @@ def _strides(sizes: Sequence[int]) -> list[int]:
 
 def _take(sizes: list[int], size: int) -> list[int]:
     """Remove from the front the factors whose product is `size`."""
-    taken = []
+    front = []
     while size > 1:
-        taken.append(sizes.pop(0))
-        size //= taken[-1]
-    return taken
+        front.append(sizes.pop(0))
+        size //= front[-1]
+    return front

@@ -23,36 +23,37 @@ from starzoo.symmetry.terms import Constant, Pinned, Term, has_constant
 
 __all__ = ["Trace", "constant_axes", "copy_module", "trace_module"]
 
-
+# Raised by a forward pass on an unsuitable input, or where it needs values that meta tensors do not have.
+_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _TRANSPOSITIONS = frozenset({"aten::t", "aten::transpose", "aten::permute", "aten::detach"})
 
 
 class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """What is known of the axes of all tensors while a network runs.
+    """Follows the axes of all tensors while a network runs.
 
     Attributes:
         axes: The axes of every live tensor; a tensor that is not in it is a constant.
         spaces: The terms of positions that are read together: those of every contraction, and all axes of every result.
-            A weight is permuted along each of its axes by itself, so that each axis of it is a space of its own.
+            A weight is permuted along each of its axes separately, so each of its axes is a space of its own.
         read: The ids of the tensors that some operator read.
         unsupported: Operators without a rule, in the order met.
-        observed: The axes of what each module returned at its first call, by the module's name.
+        observed: The axes of each module's output at its first call, by the module's name.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._weights = WeakTensorKeyDictionary()
         self._zeros = WeakTensorKeyDictionary()  # results of aten::zeros that nothing was written to
-        self._sharing: dict[int, list[TensorWeakRef]] = {}  # tensors by the memory that they would share
+        self._sharing: dict[int, list[TensorWeakRef]] = {}  # the tensors of each storage
         self.axes = WeakTensorKeyDictionary()
-        self._lazy = WeakTensorKeyDictionary()  # results of which nothing is decided before they are read
+        self._lazy = WeakTensorKeyDictionary()  # results whose axes are decided when they are read
         self.spaces: list[list[Term]] = []
         self.read: set[int] = set()
         self.unsupported: dict[str, None] = {}
         self.observed: dict[str, Axes] = {}
 
     def label(self, tensor: Tensor, axes: Axes, *, weight: bool = False) -> None:
-        """Note the axes of a tensor, and whether it is a weight, or a transposed one."""
+        """Record the axes of a tensor, and whether it is a weight, or a transposed one."""
         self.axes[tensor] = axes
         self._sharing.setdefault(_storage(tensor), []).append(TensorWeakRef(tensor))
         if weight:
@@ -62,11 +63,11 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.spaces.append(axes.joint_terms())
 
     def contract(self, *terms: Term) -> None:
-        """Note the batch and contracted axes of one contraction."""
+        """Record the batch and contracted axes of one contraction."""
         self.spaces.append(list(terms))
 
     def axes_of(self, tensor: Tensor) -> Axes:
-        """The axes of a tensor; one that the trace does not know was made outside of it, and is a constant."""
+        """The axes of a tensor; one that the trace does not know was made before it, and is a constant."""
         if tensor in self._lazy:
             decide = self._lazy[tensor]
             del self._lazy[tensor]
@@ -74,19 +75,19 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.axes[tensor] if tensor in self.axes else constant_axes(tensor)
 
     def observe(self, module: nn.Module) -> None:
-        """Note what every innermost module returns, as far as it is decided when it does."""
+        """Record the axes of every innermost module's output, as far as they are decided when it returns."""
 
-        def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def record(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
             def hook(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-                # A result that was not read yet is left undecided: to look must not change what is found.
-                if isinstance(output, Tensor) and output in self.axes and all(output is not each for each in inputs):
+                # An output that was not read yet stays undecided: recording must not change the symmetries.
+                if isinstance(output, Tensor) and output in self.axes and all(output is not x for x in inputs):
                     self.observed.setdefault(name, self.axes[output])
 
             return hook
 
         for name, part in module.named_modules():
             if not any(True for _ in part.children()):
-                part.register_forward_hook(note(name))
+                part.register_forward_hook(record(name))
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -94,13 +95,13 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run one operator and follow what it does to the axes."""
         arguments = _arguments(func, args, kwargs or {})
         tensors = _shallow_tensors(arguments.values())
-        known = {name: _with_axes(argument, self.axes_of) for name, argument in arguments.items()}
+        axes_of_arguments = {name: _with_axes(argument, self.axes_of) for name, argument in arguments.items()}
         layout = (tensors[0].stride(), tensors[0].storage_offset()) if tensors else None
         written = [(tensor, self.axes_of(tensor)) for tensor in _written(func, arguments)]
         result = func(*args, **(kwargs or {}))
-        returned = self._follow(func, arguments, known, result, layout)
+        returned = self._follow(func, arguments, axes_of_arguments, result, layout)
         for tensor, before in written:
-            self._note_write(tensor, before, relabelled=any(tensor is each for each in returned))
+            self._record_write(tensor, before, is_returned=any(tensor is one for one in returned))
         return result
 
     def lstm(self, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,77 +116,75 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         func = torch.ops.aten.lstm.input
         arguments = _arguments(func, args, {})
         x, hx = arguments["input"], arguments["hx"]
-        known = {name: _with_axes(argument, self.axes_of) for name, argument in arguments.items()}
+        axes_of_arguments = {name: _with_axes(argument, self.axes_of) for name, argument in arguments.items()}
         # States that begin as zeros, and were not written to, agree with whatever the hidden units do.
-        known["hx"] = [
+        axes_of_arguments["hx"] = [
             Axes.of(map(Constant, state.shape)) if state in self._zeros else self.axes_of(state) for state in hx
         ]
         directions = 2 if arguments["bidirectional"] else 1
         result = (x.new_empty((*x.shape[:2], directions * hx[0].shape[2])), *(torch.empty_like(state) for state in hx))
-        self._follow(func, arguments, known, result, None)
+        self._follow(func, arguments, axes_of_arguments, result, None)
         return result
 
     def _follow(
-        self, func: OpOverload, arguments: Mapping[str, Any], known: Mapping[str, Any], result: Any, layout: Any
+        self,
+        func: OpOverload,
+        arguments: Mapping[str, Any],
+        axes_of_arguments: Mapping[str, Any],
+        result: Any,
+        layout: Any,
     ) -> list[Tensor]:
-        """Note what an operator did, and give back the tensors that it returned."""
+        """Label the results of an operator by its rule; return these tensors."""
         tensors = _shallow_tensors(arguments.values())
         self.read.update(map(id, tensors))
         returned = _shallow_tensors([result])
         shapes = [tuple(tensor.shape) for tensor in returned]
         out = shapes[0] if isinstance(result, Tensor) else shapes
         rule = find_rule(func)
-        axes = apply_rule(rule, known, out=out, layout=layout, trace=self) if rule else []
-        fits = len(axes) == len(shapes) and all(
-            not isinstance(each, Axes) or each.shape == shape for each, shape in zip(axes, shapes, strict=True)
+        results = apply_rule(rule, axes_of_arguments, out=out, layout=layout, trace=self) if rule else []
+        fits = len(results) == len(shapes) and all(
+            not isinstance(axes, Axes) or axes.shape == shape for axes, shape in zip(results, shapes, strict=True)
         )
         if not fits or (rule is None and tensors):
-            axes = list(self._pin_all(func, known, shapes))
+            results = list(self._pin_all(func, axes_of_arguments, shapes))
         weight = func._schema.name in _TRANSPOSITIONS and tensors[0] in self._weights
-        for tensor, each in zip(returned, axes, strict=True):
-            if isinstance(each, Axes):
-                self.label(tensor, each, weight=weight)
+        for tensor, axes in zip(returned, results, strict=True):
+            if isinstance(axes, Axes):
+                self.label(tensor, axes, weight=weight)
             else:
-                self._lazy[tensor] = each
+                self._lazy[tensor] = axes
             if func._schema.name == "aten::zeros":
                 self._zeros[tensor] = True
         return returned
 
-    def _pin_all(self, func: OpOverload, known: Any, shapes: Sequence[tuple[int, ...]]) -> list[Axes]:
-        """No rule, or one that does not fit: pinning every axis is always sound, only less complete."""
+    def _pin_all(self, func: OpOverload, axes_of_arguments: Any, shapes: Sequence[tuple[int, ...]]) -> list[Axes]:
+        """Pin every axis where there is no rule, or one that does not fit: that is sound, only less complete."""
         name = func._schema.name
         reason = f"no rule for {name}"
-        arguments = [axes for axes in tree_leaves(known, is_leaf=_is_axes) if isinstance(axes, Axes)]
+        arguments = [axes for axes in tree_leaves(axes_of_arguments, is_leaf=_is_axes) if _is_axes(axes)]
         for axes in arguments:
             axes.pin(reason)
         if arguments:
             self.unsupported[name] = None
         return [Axes.pinned(shape, reason) for shape in shapes]
 
-    def _note_write(self, tensor: Tensor, before: Axes, *, relabelled: bool) -> None:
-        """After writing into a tensor, its other views have changed too.
-
-        No view of one that was constant along an axis may count on that any more.
-        """
-        found = (reference() for reference in self._sharing.get(_storage(tensor), ()))
-        views = list({id(view): view for view in found if view is not None}.values())
+    def _record_write(self, tensor: Tensor, before: Axes, *, is_returned: bool) -> None:
+        """Pin the views of a tensor that was written into, if one of them was constant along an axis before."""
+        live = (reference() for reference in self._sharing.get(_storage(tensor), ()))
+        views = list({id(view): view for view in live if view is not None}.values())
         self._sharing[_storage(tensor)] = [TensorWeakRef(view) for view in views]  # without those that are gone
         for zeros in [view for view in views if view in self._zeros]:
             del self._zeros[zeros]
         others = [self.axes[view] for view in views if view is not tensor]  # a view may have lost the constant axis
         constant = any(has_constant(term) for axes in (before, *others) for term in axes.joint_terms())
-        if constant and (len(views) > 1 or not relabelled):
+        if constant and (len(views) > 1 or not is_returned):
             for view in views:
                 self.axes[view].pin("written into a constant")
                 self.label(view, Axes.pinned(tuple(view.shape), "written into a constant"))
 
 
-# What a forward pass raises on an input that does not suit it, or where it would need numbers.
-_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-
-
 class _Recurrence(TorchFunctionMode):
-    """Hands recurrent layers to the trace whole, before they are taken apart."""
+    """Passes recurrent layers to the trace whole, before PyTorch decomposes them."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()
@@ -194,7 +193,7 @@ class _Recurrence(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        # Packed sequences have a tensor in second place; with projections, the two states are of different sizes.
+        # Packed sequences have a tensor as second argument; with projections, the two states differ in size.
         if func is torch.lstm and isinstance(args[1], list | tuple) and args[1][0].shape == args[1][1].shape:
             return self._trace.lstm(*args)
         return func(*args, **(kwargs or {}))
@@ -207,14 +206,14 @@ def trace_module(
 
     Args:
         module: The network; it is not changed.
-        example_input: What it is called with, shape (batch, ...); only the first item's shape and type matter.
+        example_input: Its input, shape (batch, ...); only the first item's shape and type matter.
         pin_output: Whether the output's axes must stay as they are.
 
     Returns:
         The trace, the copy's state dict, whose tensors the trace knows, and the axes of everything it returned.
 
     Raises:
-        IncompatibleError: The forward pass needs numbers that a trace without weights does not have, or fails.
+        IncompatibleError: The forward pass needs values that a trace without weights does not have, or fails.
     """
     twin, originals = copy_module(module, _without_values)
     trace = Trace()
@@ -228,31 +227,35 @@ def trace_module(
             trace.label(tensor, constant_axes(original))
     first = example_input[:1].detach().to("meta")
     trace.label(first, Axes.pinned(tuple(first.shape), "input"))
-    with _without_fast_path(), torch.no_grad(), torch.device("meta"), trace, _Recurrence(trace):
-        try:
-            outputs = twin(first)
-        except _FAILURES as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            needs_values = "meta" in reason.lower()
-            raise IncompatibleError(
-                type(module).__name__,
-                f"cannot follow the forward pass on shape {tuple(first.shape)}: {reason}",
-                hint="it decides by numbers, or reads tensors that it does not own"
-                if needs_values
-                else "check that the input suits the network",
-            ) from error
-    returned = [trace.axes_of(output) for output in _tensors(outputs)]
+    returned = [trace.axes_of(output) for output in _run(twin, first, trace)]
     if pin_output:
         for axes in returned:
             axes.pin("output")
     return trace, state, returned
 
 
+def _run(network: nn.Module, example: Tensor, trace: Trace) -> list[Tensor]:
+    """The outputs of a network on the meta device, followed by a trace."""
+    with _without_fast_path(), torch.no_grad(), torch.device("meta"), trace, _Recurrence(trace):
+        try:
+            return _tensors(network(example))
+        except _FAILURES as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            needs_values = "meta" in reason.lower()
+            raise IncompatibleError(
+                type(network).__name__,
+                f"cannot follow the forward pass on shape {tuple(example.shape)}: {reason}",
+                hint="use a network that does not branch on values and reads only its own tensors"
+                if needs_values
+                else "give an input that suits the network",
+            ) from error
+
+
 def constant_axes(tensor: Tensor) -> Axes:
-    """The axes of a tensor that no training changes: free to follow any permutation where all its slices are equal.
+    """The axes of a tensor that no training changes: constant where all slices along an axis are equal, else pinned.
 
     Args:
-        tensor: The tensor; the values of one on the meta device are unknown, and its axes stay in place.
+        tensor: The tensor. On the meta device its values are unknown, and its axes are pinned.
 
     Returns:
         Its axes.
@@ -270,7 +273,7 @@ def constant_axes(tensor: Tensor) -> Axes:
 def copy_module(
     module: nn.Module, convert: Callable[[Tensor], Tensor]
 ) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
-    """Copy a network in evaluation mode with other tensors; tensors that are shared stay shared.
+    """Copy a network in evaluation mode, each tensor converted; tensors that are shared stay shared.
 
     Args:
         module: The network; it is not changed.
@@ -287,7 +290,7 @@ def copy_module(
                 copied = convert(tensor)
             memo[id(tensor)] = nn.Parameter(copied, requires_grad=False) if isinstance(tensor, nn.Parameter) else copied
             pairs.append((memo[id(tensor)], tensor))
-    return copy.deepcopy(module, memo).train().eval(), pairs  # leaving train mode drops what timm derived and cached
+    return copy.deepcopy(module, memo).train().eval(), pairs  # entering eval mode drops what timm caches
 
 
 def _without_values(tensor: Tensor) -> Tensor:
@@ -296,7 +299,7 @@ def _without_values(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _without_fast_path() -> Iterator[None]:
-    """Fused multi-head attention is one operator that hides its contractions: take the plain path."""
+    """Turn off fused multi-head attention, one operator that would hide its contractions."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -325,9 +328,9 @@ class _Signature(NamedTuple):
 def _signature(func: OpOverload) -> _Signature:
     schema = func._schema.arguments
     return _Signature(
-        [each.name for each in schema],
-        {each.name: each.default_value for each in schema if each.has_default_value()},
-        [each.name for each in schema if each.alias_info is not None and each.alias_info.is_write],
+        [argument.name for argument in schema],
+        {argument.name: argument.default_value for argument in schema if argument.has_default_value()},
+        [argument.name for argument in schema if argument.alias_info is not None and argument.alias_info.is_write],
     )
 
 
@@ -337,8 +340,8 @@ def _storage(tensor: Tensor) -> int:
 
 def _shallow_tensors(values: Iterable[Any]) -> list[Tensor]:
     """The tensors among values and in lists among them: schemas nest tensors no deeper."""
-    each = (every for value in values for every in (value if isinstance(value, list | tuple) else (value,)))
-    return [value for value in each if isinstance(value, Tensor)]
+    flat = (item for value in values for item in (value if isinstance(value, list | tuple) else (value,)))
+    return [value for value in flat if isinstance(value, Tensor)]
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -346,11 +349,11 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _with_axes(argument: Any, axes_of: Callable[[Tensor], Axes]) -> Any:
-    """An argument with the axes of each tensor in its place."""
+    """An argument in which each tensor is replaced by its axes."""
     if isinstance(argument, Tensor):
         return axes_of(argument)
     if isinstance(argument, list | tuple):
-        return [axes_of(each) if isinstance(each, Tensor) else each for each in argument]
+        return [axes_of(item) if isinstance(item, Tensor) else item for item in argument]
     return argument
 
 

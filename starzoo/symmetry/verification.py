@@ -25,22 +25,22 @@ from starzoo.symmetry.trace import copy_module
 __all__ = ["Verification", "bisect_failing", "verify"]
 
 State = dict[str, Tensor]
-CONTROLS, DRAWS = 4, 3
+MAX_CONTROLS, MAX_DRAWS = 4, 3
 EXACT, ROUNDED = 1e-9, 1e-6  # the largest relative errors of networks that compute in float64, and in part in float32
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What permuting a network at random showed.
+    """The result of permuting a network at random.
 
     Attributes:
-        relative_error: ‖f(permuted) − f‖ / ‖f‖ over all outputs, with one random element of all groups at once.
+        relative_error: ‖f(permuted) − f‖ / ‖f‖ over all outputs, with one random permutation of all groups at once.
         weights_changed: Whether the permutation moved any weight.
-        negative_control_passed: How many times permuting one axis of one tensor alone changed the output.
-        negative_control_tried: How many such axes were tried.
+        negative_control_passed: The number of axes of which each, permuted alone in one tensor, changed the output.
+        negative_control_tried: The number of such axes that were tried.
         tolerance: The largest relative error that counts as equal.
-        rounded_in: The modules that round to float32 whatever they are given, by name.
-        failing_groups: Groups that change the output; empty where all is well.
+        rounded_in: The names of the modules that round float64 to float32.
+        failing_groups: Groups that change the output; empty if the verification passed.
     """
 
     relative_error: float
@@ -53,59 +53,59 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether outputs stayed, weights changed, and every negative control was noticed."""
-        noticed = self.negative_control_passed == self.negative_control_tried > 0
-        return self.relative_error <= self.tolerance and self.weights_changed and noticed
+        """Whether the outputs stayed, weights changed, and every negative control changed the outputs."""
+        controls_passed = self.negative_control_passed == self.negative_control_tried > 0
+        return self.relative_error <= self.tolerance and self.weights_changed and controls_passed
 
 
 def verify(
     module: nn.Module, example_input: Tensor, spec: PermutationSpec, *, seed: int = 0, tolerance: float | None = None
 ) -> Verification:
-    """Permute all groups of a network at random and look whether its output stays, or moves as it should.
+    """Permute all groups of a network at random and check that its output stays, or is permuted as it should be.
 
-    All computation is in float64 on the CPU, with random weights, statistics and layer scales instead of the network's
-    own, which may hide a fault (zeros and ones are symmetric). Every evaluation uses a copy that never ran: some
-    networks cache what they derive from weights.
+    All computation is in float64 on the CPU, with random weights, statistics and layer scales. The network's own values
+    may hide a fault, because zeros and ones are symmetric. Every evaluation uses a copy that never ran, because some
+    networks cache what they derive from their weights.
 
     Args:
         module: The network; it is not changed.
-        example_input: What it is called with, shape (batch, ...); floating numbers are replaced by random ones.
+        example_input: Its input, shape (batch, ...); floating-point numbers are replaced by random ones.
         spec: The symmetries to check.
         seed: Seed of weights, input and permutations.
         tolerance: The largest relative error that counts as equal. When not given, 1e-9, or 1e-6 where a module rounds
-            to float32 on its own.
+            to float32.
 
     Returns:
-        What was found, with the guilty groups if the output changed.
+        The result, with the failing groups if the output changed.
 
     Raises:
         IncompatibleError: The module has no values, because it is on the meta device.
     """
     if any(tensor.is_meta for tensor in module.state_dict().values()):
         raise IncompatibleError(
-            type(module).__name__, "a network on the meta device cannot be run", hint="build it on the CPU"
+            type(module).__name__, "cannot run a network on the meta device", hint="build it on the CPU"
         )
     generator = torch.Generator().manual_seed(seed)
     experiment = _Experiment(module, example_input, generator)
     if tolerance is None:
         tolerance = ROUNDED if experiment.rounded_in else EXACT
     rng = np.random.default_rng(seed)
-    element, still = _moving_element(spec, rng), Permutation.identity(spec)
-    permuted = element.apply(experiment.state)
-    error = experiment.error(permuted, element)
+    permutation, identity = _nontrivial(spec, rng), Permutation.identity(spec)
+    permuted = permutation.apply(experiment.state)
+    error = experiment.error(permuted, permutation)
 
-    def is_noticed(name: str, axis: int) -> bool:
-        for draw in range(DRAWS):  # the units behind it may happen to be dead at one set of weights
-            drawn = _Experiment(module, example_input, generator) if draw else experiment
-            if drawn.error(_permute_alone(spec, drawn.state, name, axis, rng), still) > 10 * tolerance:
+    def changes_output(name: str, axis: int) -> bool:
+        for draw in range(MAX_DRAWS):  # with one set of weights, the units that read the axis may happen to be dead
+            run = _Experiment(module, example_input, generator) if draw else experiment
+            if run.error(_permute_alone(spec, run.state, name, axis, rng), identity) > 10 * tolerance:
                 return True
         return False
 
-    controls = [is_noticed(name, axis) for name, axis in _controls(spec, rng)]
+    controls = [changes_output(name, axis) for name, axis in _controls(spec, rng)]
 
     def breaks(groups: Sequence[str]) -> bool:
-        only = Permutation(spec, {**still.indices, **{name: element.indices[name] for name in groups}})
-        return experiment.error(only.apply(experiment.state), only) > tolerance
+        partial = Permutation(spec, {**identity.indices, **{name: permutation.indices[name] for name in groups}})
+        return experiment.error(partial.apply(experiment.state), partial) > tolerance
 
     return Verification(
         relative_error=error,
@@ -114,22 +114,22 @@ def verify(
         negative_control_tried=len(controls),
         tolerance=tolerance,
         rounded_in=experiment.rounded_in,
-        failing_groups=tuple(bisect_failing(list(still.indices), breaks)) if error > tolerance else (),
+        failing_groups=tuple(bisect_failing(list(spec.groups), breaks)) if error > tolerance else (),
     )
 
 
-def _moving_element(spec: PermutationSpec, rng: np.random.Generator) -> Permutation:
-    """A random element in which every group moves, and wreath groups not alike in all blocks: else less is learnt."""
-    element, still = Permutation.random(spec, rng), Permutation.identity(spec).indices
+def _nontrivial(spec: PermutationSpec, rng: np.random.Generator) -> Permutation:
+    """A random permutation in which every group moves, and wreath groups not alike in all blocks: it tests more."""
+    permutation, identity = Permutation.random(spec, rng), Permutation.identity(spec).indices
 
     def is_trivial(name: str) -> bool:
-        index = element.indices[name]
-        return np.array_equal(index, still[name]) or bool(index.ndim == 2 and (index == index[0]).all())
+        index = permutation.indices[name]
+        return np.array_equal(index, identity[name]) or bool(index.ndim == 2 and (index == index[0]).all())
 
-    while stuck := list(filter(is_trivial, element.indices)):
-        again = Permutation.random(spec, rng)
-        element = Permutation(spec, {**element.indices, **{name: again.indices[name] for name in stuck}})
-    return element
+    while trivial := list(filter(is_trivial, permutation.indices)):
+        redrawn = Permutation.random(spec, rng)
+        permutation = Permutation(spec, {**permutation.indices, **{name: redrawn.indices[name] for name in trivial}})
+    return permutation
 
 
 class _Experiment:
@@ -147,23 +147,23 @@ class _Experiment:
         self.rounded_in = tuple(roundings.modules)
 
     def fresh(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """A copy that never ran, which holds the given tensors themselves."""
+        """A copy that never ran, with the given tensors themselves."""
         fresh = copy.deepcopy(self.base)
         fresh.load_state_dict(state, assign=True)
         return fresh
 
     def _calibrate(self, rng: torch.Generator) -> None:
-        """Give batch norms the statistics of what they see: signals that grow from layer to layer drown all others."""
-        fresh = self.fresh(self.state)  # holds the tensors of the state, and writes into them
+        """Give batch norms the statistics of their inputs: signals that grow from layer to layer hide all others."""
+        fresh = self.fresh(self.state)  # shares the tensors of the state, and writes into them
         norms = [module for module in fresh.modules() if isinstance(module, BatchNorm)]
         for module in norms:
             module.train().momentum = 1.0
         if norms and self.example.is_floating_point():
-            others = torch.randn(3 * len(self.example), *self.example.shape[1:], generator=rng, dtype=torch.float64)
+            more = torch.randn(3 * len(self.example), *self.example.shape[1:], generator=rng, dtype=torch.float64)
             with torch.no_grad():
-                fresh(torch.cat([self.example, others]))
+                fresh(torch.cat([self.example, more]))
         for variance in (module.running_var for module in norms if module.running_var is not None):
-            variance.clamp_min_(0.1 * float(variance.mean()))  # a channel that hardly varies here may do so elsewhere
+            variance.clamp_min_(0.1 * float(variance.mean()))  # a channel that hardly varies here may vary elsewhere
 
     def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
         """The outputs of a fresh copy with the given weights."""
@@ -171,9 +171,9 @@ class _Experiment:
             outputs = self.fresh(state)(self.example)
         return [leaf.double() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
-    def error(self, state: Mapping[str, Tensor], element: Permutation) -> float:
-        """How far the outputs with the given weights are from the outputs before, moved as `element` says."""
-        expected = _flat(element.apply_to_outputs(self.outputs))
+    def error(self, state: Mapping[str, Tensor], permutation: Permutation) -> float:
+        """The relative distance of the outputs with the given weights from the permuted original outputs."""
+        expected = _flat(permutation.apply_to_outputs(self.outputs))
         output = _flat(self.run(state))
         if not (output.isfinite().all() and expected.isfinite().all()):
             return float("inf")
@@ -181,7 +181,7 @@ class _Experiment:
 
 
 class _Float32Detector(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the modules that convert float64 to something coarser."""
+    """Records the modules that convert float64 to a lower precision."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -201,8 +201,8 @@ class _Float32Detector(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: OpOverload, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        coarser = isinstance(result, Tensor) and result.is_floating_point() and result.dtype != torch.float64
-        if coarser and any(isinstance(each, Tensor) and each.dtype == torch.float64 for each in args):
+        is_lower = isinstance(result, Tensor) and result.is_floating_point() and result.dtype != torch.float64
+        if is_lower and any(isinstance(argument, Tensor) and argument.dtype == torch.float64 for argument in args):
             inside = self._tracker.parents - {"Global"}
             self.modules[max(inside, key=len, default="the network")] = None  # the longest name is the innermost
         return result
@@ -213,7 +213,7 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _without_weights(tensor: Tensor) -> Tensor:
-    """A parameter gets its value in every run; what is no parameter keeps its own."""
+    """A parameter gets a random value in every experiment; buffers keep their own."""
     if isinstance(tensor, nn.Parameter):
         return torch.empty(tensor.shape, dtype=torch.float64, device="meta")
     return _in_float64(tensor).clone()
@@ -229,7 +229,7 @@ def _random_state(module: nn.Module, rng: torch.Generator) -> State:
     drawn: dict[int, Tensor] = {}  # by tensor: tied weights get one value
     for name, tensor in module.state_dict(keep_vars=True).items():
         if id(tensor) not in drawn:
-            # A single number that nothing trains, such as a limit at which signals are cut, is no weight.
+            # A single number that nothing trains is not a weight, for example a limit at which signals are clipped.
             keeps = not tensor.is_floating_point() or (tensor.ndim == 0 and not isinstance(tensor, nn.Parameter))
             drawn[id(tensor)] = tensor.detach() if keeps else _random_like(tensor, rng)
         state[name] = drawn[id(tensor)]
@@ -251,24 +251,24 @@ def _uniform(shape: torch.Size, rng: torch.Generator) -> Tensor:
 
 
 def _controls(spec: PermutationSpec, rng: np.random.Generator) -> list[tuple[str, int]]:
-    """Weights and their axes, each to be permuted alone: the output has to notice.
+    """Weights and their axes, each to be permuted alone, which has to change the output.
 
-    Vectors are left out: some have no influence of their own, such as the bias of the keys before a softmax.
+    Vectors are left out: some have no influence, for example the bias of the keys before a softmax.
 
     Args:
         spec: The symmetries.
         rng: The source of randomness.
 
     Returns:
-        Up to `CONTROLS` pairs of a tensor's name and an axis.
+        Up to `MAX_CONTROLS` pairs of a tensor's name and an axis.
     """
-    places = [
+    axes = [
         (name, axis)
         for name, terms in spec.axes.items()
         for axis, term in enumerate(terms)
         if len(terms) >= 2 and any(groups_of(term))
     ]
-    return [places[place] for place in rng.permutation(len(places))[:CONTROLS]]
+    return [axes[number] for number in rng.permutation(len(axes))[:MAX_CONTROLS]]
 
 
 def _permute_alone(spec: PermutationSpec, state: State, name: str, axis: int, rng: np.random.Generator) -> State:
@@ -280,14 +280,14 @@ def _permute_alone(spec: PermutationSpec, state: State, name: str, axis: int, rn
 
 
 def bisect_failing(groups: Sequence[str], breaks: Callable[[Sequence[str]], bool]) -> list[str]:
-    """Halve a set of groups that breaks the network, as far as a half still does by itself.
+    """Halve a set of groups that breaks the network, as long as a half still breaks it.
 
     Args:
         groups: Groups that break the network together.
         breaks: Whether some groups break it.
 
     Returns:
-        The groups of the smallest sets that were found.
+        The groups of the smallest sets that break it.
     """
     if len(groups) == 1:
         return list(groups)

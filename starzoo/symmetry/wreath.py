@@ -1,10 +1,10 @@
-"""Product or wreath: may the positions inside a block be permuted differently in each block?
+"""Product or wreath product: may the positions inside a block be permuted differently in each block?
 
-For an axis (h, d), such as heads and head dimensions, the product S_h × S_d permutes all blocks alike inside, and the
-wreath product S_d ≀ S_h gives every block a permutation of its own. The wreath product is sound if d can nowhere be
-seen without the block it belongs to: along every axis of a weight, in every result of the trace, and in the batch and
-contracted axes of every contraction, wherever d occurs there is exactly one h. (It may occur twice there, as in the
-products kᵀv of linear attention: both times it is a position in the same block.)
+Take an axis (h, d), for example heads and head dimensions. The product S_h × S_d permutes all blocks alike inside; the
+wreath product S_d ≀ S_h gives every block a permutation of its own. The wreath product is sound if d never occurs
+without its block: along every axis of a weight, in every result of the trace, and in the batch and contracted axes of
+every contraction, there is exactly one h wherever there is a d. (d may occur twice there, as in the products kᵀv of
+linear attention: both times it is a position in the same block.)
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product as combinations
 
-from starzoo.symmetry.terms import Concat, Free, Product, Term, concat, product, resolve
+from starzoo.symmetry.terms import Concat, Free, Product, Term, atoms, concat, product, resolve
 
 __all__ = ["find_wreaths", "rewrite", "split_inner"]
 
 Monomial = tuple[Free, ...]
-Split = Mapping[tuple[Free, Free], Free]  # the own inner group of an outer one, instead of the shared inner one
+Split = Mapping[tuple[Free, Free], Free]  # for an outer and a shared inner group: the outer one's own inner group
 
 
 def find_wreaths(axes: Iterable[Sequence[Term]], spaces: Iterable[Sequence[Term]]) -> dict[Free, Free]:
@@ -30,13 +30,15 @@ def find_wreaths(axes: Iterable[Sequence[Term]], spaces: Iterable[Sequence[Term]
     Returns:
         For every inner group its outer group, which is itself within none.
     """
-    # A group that `split_inner` made occurs in no space, which has been checked for the group that was split.
-    terms = [term for each in axes for term in each]
+    # A group that `split_inner` made occurs in no space: the group that was split has been checked there.
+    terms = [term for tensor in axes for term in tensor]
     within: dict[Free, Free] = {}
     for before_only in (True, False):  # heads usually stand before their dimensions, but not always (NesT)
         candidates = _candidates(terms, before_only=before_only)
         interesting = {leaf for inner, outers in candidates.items() for leaf in (inner, *outers)}
-        seen = {monomial for space in spaces for monomial in _joint(space, interesting)} if interesting else set()
+        seen = (
+            {monomial for space in spaces for monomial in _monomials_of(space, interesting)} if interesting else set()
+        )
         for inner, outers in candidates.items():
             if inner in within or inner in within.values():
                 continue
@@ -50,29 +52,29 @@ def find_wreaths(axes: Iterable[Sequence[Term]], spaces: Iterable[Sequence[Term]
 def split_inner(axes: Iterable[Sequence[Term]], spaces: Iterable[Sequence[Term]]) -> Split:
     """Give the blocks of each outer group an inner group of their own, where one inner group serves several.
 
-    Heads h₁ | h₂ | h₃ that are told apart (by kernels of three sizes, in CoaT) share the axis d of (h₁ | h₂ | h₃) × d.
-    If d can nowhere be seen without one of them, the axis is h₁ × d₁ | h₂ × d₂ | h₃ × d₃.
+    Heads h₁ | h₂ | h₃ of different kinds (with kernels of three sizes, in CoaT) share the axis d of (h₁ | h₂ | h₃) × d.
+    If d never occurs without one of them, the axis is h₁ × d₁ | h₂ × d₂ | h₃ × d₃.
 
     Args:
         axes: The terms of every tensor of the state dict.
         spaces: The terms of positions that are read together, for every result and contraction of the trace.
 
     Returns:
-        For every pair of an outer and an inner group that was split, the new inner group; `rewrite` puts it in place.
+        For every pair of an outer and an inner group that was split, the new inner group, for `rewrite`.
     """
-    outside: dict[Free, set[Monomial]] = {}  # what stands before each group, wherever it occurs in the state dict
-    for monomial in (found for terms in axes for term in terms for found in _monomials(term, None)):
-        for place, leaf in enumerate(monomial):
-            outside.setdefault(leaf, set()).add(monomial[:place])
+    factors_before: dict[Free, set[Monomial]] = {}  # for each group, wherever it occurs in the state dict
+    for monomial in (monomial for terms in axes for term in terms for monomial in _monomials(term, None)):
+        for position, leaf in enumerate(monomial):
+            factors_before.setdefault(leaf, set()).add(monomial[:position])
     outers = {
-        inner: [outer for (outer,) in found]
-        for inner, found in outside.items()
-        if len(found) > 1 and all(len(before) == 1 for before in found)
+        inner: [outer for (outer,) in occurrences]
+        for inner, occurrences in factors_before.items()
+        if len(occurrences) > 1 and all(len(before) == 1 for before in occurrences)
     }
     if not outers:
         return {}
     interesting = {leaf for inner, around in outers.items() for leaf in (inner, *around)}
-    seen = {monomial for space in spaces for monomial in _joint(space, interesting)}
+    seen = {monomial for space in spaces for monomial in _monomials_of(space, interesting)}
     return {
         (outer, inner): Free(inner.size)
         for inner, around in outers.items()
@@ -82,12 +84,12 @@ def split_inner(axes: Iterable[Sequence[Term]], spaces: Iterable[Sequence[Term]]
 
 
 def rewrite(term: Term, split: Split, outer: Free | None = None) -> Term:
-    """Put the inner groups that `split_inner` made into their places.
+    """Replace shared inner groups by those that `split_inner` made.
 
     Args:
         term: A term.
-        split: What `split_inner` returned.
-        outer: The group in whose blocks the term stands.
+        split: The result of `split_inner`.
+        outer: The group in whose blocks the term lies.
 
     Returns:
         The term with new inner groups.
@@ -100,7 +102,7 @@ def rewrite(term: Term, split: Split, outer: Free | None = None) -> Term:
             return concat(rewrite(part, split, outer) for part in parts)
         case Product((first, *others)):
             rest = product(others)
-            if isinstance(first, Concat) and any(inner in m for _, inner in split for m in _monomials(rest, None)):
+            if isinstance(first, Concat) and any(inner in atoms(rest) for _, inner in split):
                 return concat(rewrite(product([part, rest]), split, outer) for part in first.parts)
             inside = first if isinstance(first, Free) else outer
             return product([rewrite(first, split, outer), rewrite(rest, split, inside)])
@@ -108,7 +110,7 @@ def rewrite(term: Term, split: Split, outer: Free | None = None) -> Term:
 
 
 def _candidates(terms: Iterable[Term], *, before_only: bool) -> dict[Free, list[Free]]:
-    """For every group, those that are another (or an earlier) factor of a product around it wherever it occurs."""
+    """For every group, those that are another (or an earlier) factor of its product wherever it occurs."""
     candidates: dict[Free, list[Free]] = {}
     for leaf, outers in (pair for term in terms for pair in _nested(term, (), before_only)):
         candidates[leaf] = [outer for outer in candidates.get(leaf, outers) if outer in outers]
@@ -123,14 +125,14 @@ def _nested(term: Term, outers: Monomial, before_only: bool) -> Iterator[tuple[F
             for part in parts:
                 yield from _nested(part, outers, before_only)
         case Product(factors):
-            for place, factor in enumerate(factors):
-                others = factors[:place] if before_only else factors[:place] + factors[place + 1 :]
+            for position, factor in enumerate(factors):
+                others = factors[:position] if before_only else factors[:position] + factors[position + 1 :]
                 around = tuple(other for other in map(resolve, others) if isinstance(other, Free))
                 yield from _nested(factor, outers + around, before_only)
 
 
-def _joint(terms: Iterable[Term], interesting: Collection[Free] | None) -> set[Monomial]:
-    """The groups that meet at some position of a space, as a sum of products over its axes; all of them for None."""
+def _monomials_of(terms: Iterable[Term], interesting: Collection[Free] | None) -> set[Monomial]:
+    """The sets of groups that meet at some position of a space: the monomials of a polynomial over its axes."""
     choices = [_monomials(term, interesting) for term in terms]
     return {sum(choice, ()) for choice in combinations(*choices)}
 
@@ -140,7 +142,7 @@ def _monomials(term: Term, interesting: Collection[Free] | None) -> set[Monomial
         case Free() as leaf if interesting is None or leaf in interesting:
             return {(leaf,)}
         case Product(factors):
-            return _joint(factors, interesting)
+            return _monomials_of(factors, interesting)
         case Concat(parts):
             return {monomial for part in parts for monomial in _monomials(part, interesting)}
     return {()}

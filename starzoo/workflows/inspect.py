@@ -39,7 +39,7 @@ PIN_REASONS = {  # what the short reasons of the rules mean
     "order matters": "an operator goes along it in order",
     "output": "it is, or meets, an axis of the output, whose positions mean something",
     "pixel shuffle": "its positions become positions in space, or the other way round",
-    "position is told": "an operator returns positions along it",
+    "position is returned": "an operator returns positions along it",
     "roll": "it is turned, or reversed, by position",
     "space": "it is an axis of space, which a convolution, pooling or resizing mixes by distance",
     "split across the boundary of a block": "a view splits it where its blocks do not end",

@@ -150,7 +150,7 @@ def test_missing_and_unknown_groups_are_refused(spec):
 
 
 def test_tensors_of_another_shape_are_refused(spec, state):
-    with pytest.raises(IncompatibleError, match=r"head: shape \(2, 6\) does not match"):
+    with pytest.raises(IncompatibleError, match=r"head: expected 5 positions on axis 1, got shape \(2, 6\)"):
         Permutation.identity(spec).apply({**state, "head": torch.zeros(2, 6)})
 
 

@@ -28,7 +28,7 @@ def test_json_round_trip(spec):
 def test_damaged_json_is_refused(spec):
     value = spec.to_json()
     value["axes"]["cls_token"] = [{"sum": []}]
-    with pytest.raises(UsageError, match="not a term of a permutation specification"):
+    with pytest.raises(UsageError, match="permutation specification: expected a term, got"):
         PermutationSpec.from_json(value)
 
 

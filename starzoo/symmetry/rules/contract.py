@@ -1,8 +1,8 @@
 """Operators that multiply and sum: matrix products and convolutions.
 
-Axes that are summed over, or that count independent products, must move together on both sides. They are also noted as
-one index space, from which it is later decided whether an inner group may act differently in each outer block. So are
-the axes that are left of each side: what is summed over blocks must not have a permutation of its own in each of them.
+Axes that are summed over, or that count independent products, must move together on both sides. They are also recorded
+as one index space, which later decides whether an inner group may act differently in each outer block. So are the axes
+that are left of each side: an axis that is summed over blocks must not have a permutation of its own in each of them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def convolution(
     out: Shape,
     trace: Contractions,
 ) -> Axes:
-    """Input channels (g, c), output channels (g, o): each group sums over its own c. Kernel and space stay in place."""
+    """Input channels (g, c), output channels (g, o): each group sums over its own c. Kernel and space are pinned."""
     group, inside = factorize(x[1], (groups, x.shape[1] // groups))
     if transposed:  # weight (g·c, o, *kernel)
         weight_group, weight_inside = factorize(weight[0], (groups, weight.shape[0] // groups))
@@ -79,10 +79,10 @@ def convolution(
         channels = unify(channels, bias[0])
     space: list[Term] = []
     for axis, step, margin in zip(range(2, len(out)), stride, padding, strict=True):
-        # Under a kernel of one position, with neither stride nor padding, every position is computed by itself.
-        by_itself = weight.shape[axis] == 1 and step == 1 and margin == 0 and x.shape[axis] == out[axis]
-        space.append(x[axis] if by_itself else Pinned(out[axis], "space"))
-        if not by_itself:
+        # Under a kernel of one position, with neither stride nor padding, positions are independent.
+        is_pointwise = weight.shape[axis] == 1 and step == 1 and margin == 0 and x.shape[axis] == out[axis]
+        space.append(x[axis] if is_pointwise else Pinned(out[axis], "space"))
+        if not is_pointwise:
             pin(x[axis], "space")
             pin(weight[axis], "kernel")
     trace.contract(x[0], group, *space)

@@ -1,4 +1,4 @@
-"""Operators that compute each element of the result from the elements at the same place."""
+"""Operators that compute each element of the result from the elements at the same position."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pointwise(tensors: Sequence[Axes], out: Shape) -> Axes:
 
 @rule("copy_")
 def copy_into(x: Axes, src: Axes, out: Shape) -> Axes:
-    """The destination takes the places of the source."""
+    """The destination moves with the source."""
     return broadcast([x, src], out)
 
 
@@ -38,7 +38,7 @@ def check(x: Axes) -> list[Axes]:
 
 @rule("fill_", "zero_", "fill")
 def fill(x: Axes) -> Axes:
-    """A constant agrees with whatever the axes were."""
+    """A constant agrees with every permutation of the axes."""
     return x
 
 
@@ -46,7 +46,7 @@ def broadcast(tensors: Sequence[Axes], shape: Shape) -> Axes:
     """Unify the axes that meet when tensors are aligned at their last axes.
 
     Args:
-        tensors: What is aligned; an axis of length 1 that is stretched meets nothing.
+        tensors: The tensors; an axis of length 1 that is stretched meets nothing.
         shape: The common shape.
 
     Returns:

@@ -55,7 +55,7 @@ def group_norm(x: Axes, weight: Axes | None, bias: Axes | None, group: int, out:
 
 @rule("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax")
 def softmax(x: Axes, dim: int, trace: Contractions) -> Axes:
-    """The normalising sum does not care about the order; there is one for each position along the other axes."""
+    """The normalizing sum ignores the order; there is one for each position along the other axes."""
     terms = list(x)
     trace.contract(*(term for axis, term in enumerate(terms) if axis != dim % len(terms)))
     return Axes.of(terms)
@@ -64,7 +64,7 @@ def softmax(x: Axes, dim: int, trace: Contractions) -> Axes:
 @rule("sum", "mean", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm", "logsumexp")
 @rule("prod", "any", "all")
 def reduction(x: Axes, dim: int | Sequence[int] | None, out: Shape | Sequence[Shape]) -> list[Axes]:
-    """The result does not care about the order along the reduced axes."""
+    """The result ignores the order along the reduced axes."""
     dims = [dim] if isinstance(dim, int) else dim or range(len(x))
     reduced = {axis % len(x) for axis in dims}
     keepdim = [Pinned(1) if axis in reduced else term for axis, term in enumerate(x)]
@@ -74,15 +74,15 @@ def reduction(x: Axes, dim: int | Sequence[int] | None, out: Shape | Sequence[Sh
 
 @rule("max", "min")
 def extremum(x: Axes, dim: int | None, out: Shape | Sequence[Shape]) -> list[Axes]:
-    """Along one axis its position is told too."""
+    """With `dim`, the position along that axis is returned too."""
     return reduction(x, dim, out) if dim is None else argument(x, dim, out)
 
 
 @rule("argmax", "argmin", "median")
 def argument(x: Axes, dim: int | None, out: Shape | Sequence[Shape]) -> list[Axes]:
-    """A position along the reduced axes is told."""
+    """A position along the reduced axes is returned."""
     for axis in range(len(x)) if dim is None else [dim]:
-        pin(x[axis], "position is told")
+        pin(x[axis], "position is returned")
     return reduction(x, dim, out)
 
 

@@ -1,4 +1,4 @@
-"""Operators for which the place along an axis means something: space, indices, new tensors."""
+"""Operators for which the position along an axis has a meaning: space, indices, new tensors."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from starzoo.symmetry.terms import Pinned, factorize, pin, product
 
 
 def keep_in_place(x: Axes, dims: Sequence[int], out: Shape, reason: str) -> Axes:
-    """Pin some axes, whose length may change; the others are carried through.
+    """Pin some axes, whose length may change, and keep the others.
 
     Args:
         x: The axes of the argument.
-        dims: Which axes stay in place.
+        dims: Which axes are pinned.
         out: The shape of the result.
-        reason: Why.
+        reason: Why they are pinned.
 
     Returns:
         The axes of the result.
     """
-    fixed = {dim % len(x) for dim in dims} if len(x) else set()
-    for axis in fixed:
+    pinned = {dim % len(x) for dim in dims} if len(x) else set()
+    for axis in pinned:
         pin(x[axis], reason)
-    return Axes.of(Pinned(out[axis], reason) if axis in fixed else term for axis, term in enumerate(x))
+    return Axes.of(Pinned(out[axis], reason) if axis in pinned else term for axis, term in enumerate(x))
 
 
 def resample(rank: int, x: Axes, out: Shape | Sequence[Shape]) -> list[Axes]:
@@ -48,13 +48,13 @@ for space, names in RESAMPLING.items():
 
 @rule("unfold")
 def unfold(x: Axes, dimension: int, out: Shape) -> Axes:
-    """Windows along one axis, and a last axis for the places inside a window."""
+    """Windows along one axis, and a last axis for the positions inside a window."""
     return Axes.of([*keep_in_place(x, [dimension], out[:-1], "space"), Pinned(out[-1], "space")])
 
 
 @rule("im2col")
 def im2col(x: Axes, out: Shape) -> Axes:
-    """(…, C, H, W) to (…, C·k, L): the k places of a window follow each channel, and L windows."""
+    """(…, C, H, W) to (…, C·k, L): the k positions of a window follow each channel, and L windows."""
     *batch, channels, height, width = x
     for term in (height, width):
         pin(term, "space")
@@ -65,8 +65,8 @@ def im2col(x: Axes, out: Shape) -> Axes:
 def col2im(x: Axes, out: Shape) -> Axes:
     """(…, C·k, L) to (…, C, H, W): the windows are summed where they overlap."""
     *batch, packed, windows = x
-    channels, places = factorize(packed, (out[-3], packed.size // out[-3]))
-    for term in (places, windows):
+    channels, positions = factorize(packed, (out[-3], packed.size // out[-3]))
+    for term in (positions, windows):
         pin(term, "space")
     return Axes.of([*batch, channels, *Axes.pinned(out[-2:], "space")])
 
@@ -79,13 +79,13 @@ def scan(x: Axes, dim: int, out: Shape | Sequence[Shape]) -> list[Axes]:
 
 @rule("roll", "flip")
 def roll(x: Axes, dims: Sequence[int], out: Shape) -> Axes:
-    """The axes that turn stay in place; without `dims` the flattened tensor turns."""
+    """The rolled axes are pinned; without `dims` the flattened tensor is rolled."""
     return keep_in_place(x, dims or range(len(x)), out, "roll")
 
 
 @rule("index", "_unsafe_index")
 def index(x: Axes, indices: Sequence[Axes | None], out: Shape) -> Axes:
-    """Indexed axes are read by position; new ones take their place, or stand in front if they were not adjacent."""
+    """Indexed axes are read by position; new axes replace them, or come first if the indexed ones are not adjacent."""
     indexed = [axis for axis, position in enumerate(indices) if position is not None]
     for position in indices:
         if position is not None:
@@ -93,10 +93,10 @@ def index(x: Axes, indices: Sequence[Axes | None], out: Shape) -> Axes:
     for axis in indexed:
         pin(x[axis], "indexed")
     adjacent = indexed == list(range(indexed[0], indexed[-1] + 1))
-    kept = [term for axis, term in enumerate(x) if axis not in indexed]
+    remaining = [term for axis, term in enumerate(x) if axis not in indexed]
     first = indexed[0] if adjacent else 0
-    new = Axes.pinned(out[first : first + len(out) - len(kept)], "indexed")
-    return Axes.of([*kept[:first], *new, *kept[first:]])
+    new = Axes.pinned(out[first : first + len(out) - len(remaining)], "indexed")
+    return Axes.of([*remaining[:first], *new, *remaining[first:]])
 
 
 @rule("index_select")
@@ -117,7 +117,7 @@ def embedding(weight: Axes, indices: Axes, out: Shape) -> Axes:
 @rule("empty", "zeros", "ones", "full", "empty_strided", "new_empty", "new_zeros", "new_ones", "new_full")
 @rule("empty_like", "zeros_like", "ones_like", "full_like", "new_empty_strided")
 def constant(out: Shape) -> Axes:
-    """A constant agrees with every permutation. It may be written to later, so that its axes are variables."""
+    """A constant agrees with every permutation. It may be written to later, so its axes are variables."""
     return Axes.fresh(out)
 
 
@@ -125,5 +125,5 @@ def constant(out: Shape) -> Axes:
     "arange", "linspace", "eye", "scalar_tensor", "rand", "randn", "randint", "randperm", "tril_indices", "triu_indices"
 )
 def positions(out: Shape) -> Axes:
-    """Numbers that differ along the axes."""
+    """Values that differ along the axes."""
     return Axes.pinned(out, "constant")

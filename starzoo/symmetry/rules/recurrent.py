@@ -1,4 +1,4 @@
-"""Recurrent layers, each as one operator: step by step they are thousands of small ones, which say the same."""
+"""Recurrent layers, each as one operator: step by step they are thousands of small ones with the same result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lstm(
     batch_first: bool,
     trace: Contractions,
 ) -> list[Axes | LazyAxes]:
-    """Hidden units move with their four gates, and in both directions by themselves. Time stays in place."""
+    """Hidden units move with their four gates, independently in the two directions. Time is pinned."""
     batch, time = (x[0], x[1]) if batch_first else (x[1], x[0])
     batch = reduce(unify, (state[1] for state in hx), batch)
     time = pin(time, "order matters")
@@ -44,14 +44,14 @@ def lstm(
     for units in hidden:
         trace.contract(units)
 
-    def last_states() -> Axes:  # those of all layers and directions stand in one tensor, which moves them alike
+    def last_states() -> Axes:  # one tensor holds those of all layers and directions, so they move alike
         return Axes.of([hx[0][0], batch, reduce(unify, hidden)])
 
     return [Axes.of([batch, time, below] if batch_first else [time, batch, below]), last_states, last_states]
 
 
 def _hidden_units(cell: Sequence[Axes]) -> Term:
-    """Of the weights (gates · hidden, input) and (gates · hidden, hidden), and the biases (gates · hidden)."""
+    """The hidden axis of the weights (gates · hidden, input), (gates · hidden, hidden) and biases (gates · hidden)."""
     hidden = cell[1][1]
     for weight in cell:
         gates, units = factorize(weight[0], (GATES, hidden.size))

@@ -1,6 +1,6 @@
-"""The table of rules: what each operator means for the axes of its arguments and results.
+"""The table of rules: how each operator relates the axes of its arguments and results.
 
-A rule is a function that names, in any order, what it needs:
+A rule is a function whose parameters name, in any order, what it needs:
 
 * arguments of the operator's schema, by their names there; tensors arrive as `Axes`, and an argument that an overload
   does not have is None;
@@ -10,10 +10,10 @@ A rule is a function that names, in any order, what it needs:
 * `layout`: the strides and the storage offset that the first tensor had before the call;
 * `trace`: the running trace, to note a contraction.
 
-It returns the `Axes` of the result, or a sequence of them, or None where it cannot tell; in a sequence, what would tie
-axes that are free otherwise may be a function that is called when the result is read. A rule is sound when this holds:
-if every argument is permuted as its terms say, then the result is permuted as its terms say. A rule may refine, unify
-or pin the terms it was given.
+It returns the `Axes` of the result, or a sequence of them, or None where it does not apply. An item of a sequence may
+be a function that is called when that result is read, so that an unread result ties no axes. A rule is sound if, when
+every argument is permuted as its terms say, the result is permuted as its terms say. A rule may refine, unify or pin
+the terms of its arguments.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ _RULES: dict[str, Rule] = {}
 
 
 class Contractions(Protocol):
-    """What a rule may tell the trace."""
+    """The part of the trace that rules use."""
 
     def contract(self, *terms: Term) -> None:
-        """Note the batch and contracted axes of one contraction: they are read together, position by position."""
+        """Record the batch and contracted axes of one contraction: they are read together, position by position."""
 
 
 def rule(*names: str) -> Callable[[R], R]:
     """Register a rule.
 
     Args:
-        *names: Operators without overload: those of ATen such as ``"mm"``, others as ``"library::operator"``; a name
-            that this torch does not have is harmless.
+        *names: Operators without overload: ATen's as ``"mm"``, others as ``"library::operator"``. A name that this
+            version of torch does not have is harmless.
 
     Returns:
         A decorator that registers the function and returns it.
@@ -79,12 +79,12 @@ def find_rule(operator: OpOverload) -> Rule | None:
         return _RULES["aten::clone"]
     name = operator._schema.name
     if any(argument.is_out for argument in operator._schema.arguments):
-        return None  # rules say what is returned, not what becomes of a tensor that was there before, and of its views
+        return None  # a rule describes the result, not an existing tensor that is written into, and its views
     return _RULES.get(name)
 
 
 def apply_rule(function: Rule, arguments: Mapping[str, Any], **context: Any) -> list[Axes | LazyAxes]:
-    """Call a rule with what it names.
+    """Call a rule with the arguments that it names.
 
     Args:
         function: The rule.
@@ -92,16 +92,16 @@ def apply_rule(function: Rule, arguments: Mapping[str, Any], **context: Any) -> 
         **context: `out`, `layout` and `trace`.
 
     Returns:
-        The axes of each result; empty where the rule cannot tell.
+        The axes of each result; empty where the rule does not apply.
     """
     first = arguments.get("self", arguments.get("input"))
-    known = {"x": first, **arguments, **context, "tensors": list(_tensors(arguments.values()))}
-    result = function(**{name: known.get(name) for name in _wanted(function)})
+    available = {"x": first, **arguments, **context, "tensors": list(_tensors(arguments.values()))}
+    result = function(**{name: available.get(name) for name in _parameters(function)})
     return [result] if isinstance(result, Axes) else list(result or ())
 
 
 @cache
-def _wanted(function: Rule) -> tuple[str, ...]:
+def _parameters(function: Rule) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters)
 
 
@@ -109,7 +109,7 @@ def shapes_of(out: Shape | Sequence[Shape]) -> list[Shape]:
     """The shapes of the results, also where there is only one.
 
     Args:
-        out: What a rule gets as `out`.
+        out: The `out` argument of a rule.
 
     Returns:
         A list of shapes.

@@ -13,7 +13,7 @@ from starzoo.symmetry.terms import Constant, Pinned, concat, factorize, pin, pro
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "squeeze_", "unsqueeze_", "flatten")
 def reshape(x: Axes, out: Shape) -> Axes:
-    """All of these keep the row-major order of the positions."""
+    """These operators keep the row-major order of the positions."""
     return x.reshape(out)
 
 
@@ -25,7 +25,7 @@ def permute(x: Axes, dims: Sequence[int]) -> Axes:
 
 @rule("transpose", "transpose_")
 def transpose(x: Axes, dim0: int, dim1: int) -> Axes:
-    """Two axes change places."""
+    """Two axes are exchanged."""
     order = list(range(len(x)))
     order[dim0], order[dim1] = order[dim1], order[dim0]
     return x.permute(order)
@@ -33,7 +33,7 @@ def transpose(x: Axes, dim0: int, dim1: int) -> Axes:
 
 @rule("t", "t_")
 def matrix_transpose(x: Axes) -> Axes:
-    """The axes of a matrix change places; a vector stays."""
+    """The axes of a matrix are exchanged; a vector stays."""
     return x.permute(range(len(x))[::-1])
 
 
@@ -41,16 +41,16 @@ def matrix_transpose(x: Axes) -> Axes:
 def expand(x: Axes, out: Shape) -> Axes:
     """A repeated axis is constant along itself; the others are kept, with their undecided splits."""
     added = len(out) - len(x)
-    kept = [None] * added + list(x.factors)
+    own = [None] * added + list(x.factors)
     stretched = Axes.of(map(Constant, out)).factors
-    return Axes(tuple(f if f and f.size == size else s for f, s, size in zip(kept, stretched, out, strict=True)))
+    return Axes(tuple(f if f and f.size == size else s for f, s, size in zip(own, stretched, out, strict=True)))
 
 
 @rule("as_strided", "as_strided_")
 def as_strided(
     x: Axes, size: Shape, stride: Shape, storage_offset: int | None, layout: tuple[Shape, int]
 ) -> Axes | None:
-    """Only a change in nothing but the strides of axes of length 1 is understood: the same positions as before."""
+    """Applies only where nothing but strides of axes of length 1 changes: the positions are the same as before."""
     strides, offset = layout
     steps = [pair for pair, length in zip(zip(strides, stride, strict=False), size, strict=False) if length != 1]
     same = tuple(size) == x.shape and all(old == new for old, new in steps) and storage_offset in {None, offset}
@@ -79,13 +79,13 @@ def unbind(x: Axes, dim: int) -> list[Axes]:
 
 @rule("slice")
 def slice_(x: Axes, dim: int, start: int | None, end: int | None, step: int, out: Shape) -> Axes:
-    """A run of positions is a part; every k-th position is one place in blocks of k, which may change places."""
+    """A run of positions is a part; every k-th position is one in each block of k, and blocks may be permuted."""
     start, end, step = slice(start, end, step).indices(x.shape[dim])
     if step == 1:
         return x.narrow(dim % len(x), start, max(start, end))
     if start < step and out[dim] * step == x.shape[dim]:
-        blocks, places = factorize(x[dim], (out[dim], step))
-        pin(places, "strided slice")
+        blocks, positions = factorize(x[dim], (out[dim], step))
+        pin(positions, "strided slice")
         return x.replace(dim, blocks)
     pin(x[dim], "strided slice")
     return x.replace(dim, Pinned(out[dim], "strided slice"))
@@ -101,7 +101,7 @@ def split(x: Axes, dim: int, out: Sequence[Shape]) -> list[Axes]:
 @rule("cat")
 def cat(tensors: Sequence[Axes], dim: int, out: Shape) -> Axes:
     """Along `dim` one after the other; the other axes move together."""
-    joined = [tensor for tensor in tensors if len(tensor) == len(out)]  # an empty vector may stand in any cat
+    joined = [tensor for tensor in tensors if len(tensor) == len(out)]  # torch accepts an empty vector in any cat
     columns = zip(*joined, strict=True)
     return Axes.of(
         concat(column) if axis == dim % len(out) else reduce(unify, column) for axis, column in enumerate(columns)
@@ -118,7 +118,7 @@ def stack(tensors: Sequence[Axes], dim: int, out: Shape) -> Axes:
 
 @rule("constant_pad_nd")
 def constant_pad(x: Axes, pad: Sequence[int], out: Shape) -> Axes:
-    """What is added is constant; what is cut off (a negative pad) leaves a part."""
+    """Padding is constant; a negative pad crops, which pins the axis."""
     terms = list(x)
     for axis, (before, after) in zip(range(len(x))[::-1], zip(pad[::2], pad[1::2], strict=True), strict=False):
         if min(before, after) < 0:
@@ -131,10 +131,10 @@ def constant_pad(x: Axes, pad: Sequence[int], out: Shape) -> Axes:
 
 @rule("pixel_shuffle")
 def pixel_shuffle(x: Axes, upscale_factor: int, out: Shape) -> Axes:
-    """(C·r², H, W) to (C, H·r, W·r): the r² places inside a pixel become space."""
+    """(C·r², H, W) to (C, H·r, W·r): the r² positions inside a pixel become space."""
     *batch, packed, height, width = x
-    channels, places = factorize(packed, (out[-3], upscale_factor**2))
-    for term in (places, height, width):
+    channels, positions = factorize(packed, (out[-3], upscale_factor**2))
+    for term in (positions, height, width):
         pin(term, "pixel shuffle")
     return Axes.of([*batch, channels, *Axes.pinned(out[-2:], "pixel shuffle")])
 
@@ -145,5 +145,5 @@ def pixel_unshuffle(x: Axes, downscale_factor: int, out: Shape) -> Axes:
     *batch, channels, height, width = x
     for term in (height, width):
         pin(term, "pixel shuffle")
-    places = Pinned(downscale_factor**2, "pixel shuffle")
-    return Axes.of([*batch, product([channels, places]), *Axes.pinned(out[-2:], "pixel shuffle")])
+    positions = Pinned(downscale_factor**2, "pixel shuffle")
+    return Axes.of([*batch, product([channels, positions]), *Axes.pinned(out[-2:], "pixel shuffle")])
