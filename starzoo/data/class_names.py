@@ -1,4 +1,4 @@
-"""Match class names of models and data, in any order and Unicode form."""
+"""Match the class names of models and data, in any order and Unicode form."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from starzoo.errors import IncompatibleError
 
 __all__ = ["list_names", "match_names"]
 
-_SHOWN = 3
+_MAX_SHOWN = 3
 
 
 def match_names(names: Sequence[str], others: Sequence[str], *, owner: str, subject: str) -> list[int]:
-    """Find the names of one list in another; names are compared in Unicode's composed form (NFC)."""
-    ours, theirs = ([normalize("NFC", name) for name in each] for each in (names, others))
+    """Return the index of every name in `others`; names are compared in Unicode's composed form (NFC)."""
+    ours, theirs = ([normalize("NFC", name) for name in group] for group in (names, others))
     if ours == theirs:
         return list(range(len(ours)))
     missing, unknown = Counter(ours) - Counter(theirs), Counter(theirs) - Counter(ours)
@@ -26,18 +26,19 @@ def match_names(names: Sequence[str], others: Sequence[str], *, owner: str, subj
             f"{list_names(missing)}, {unknown.total()} unknown{list_names(unknown)}",
             hint="give models and images of the same classes, under the same names",
         )
-    for name, count in Counter(ours).items():
-        if count > 1:
-            raise IncompatibleError(
-                subject,
-                f"cannot match the classes of {owner} by name: {count} are called {name!r}",
-                hint="give every class its own name, or the same list of names to all",
-            )
     index = {name: number for number, name in enumerate(theirs)}
+    if len(index) < len(ours):
+        name, count = Counter(ours).most_common(1)[0]
+        raise IncompatibleError(
+            subject,
+            f"cannot match the classes of {owner} by name: {count} are called {name!r}",
+            hint="give every class its own name, or the same list of names to all",
+        )
     return [index[name] for name in ours]
 
 
 def list_names(names: Iterable[str]) -> str:
-    """A few names in brackets after a blank, or nothing: ` (cat, dog, …)`."""
+    """Return the first names in brackets after a space, ` (cat, dog, …)`; nothing if there are none."""
     listed = list(names)
-    return f" ({', '.join([*listed[:_SHOWN], *(['…'] if len(listed) > _SHOWN else [])])})" if listed else ""
+    more = ["…"] if len(listed) > _MAX_SHOWN else []
+    return f" ({', '.join([*listed[:_MAX_SHOWN], *more])})" if listed else ""

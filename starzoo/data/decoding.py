@@ -22,9 +22,9 @@ __all__ = ["DecodedImages", "decode", "image_loader", "normalize"]
 
 _MODES = {1: "L", 3: "RGB"}
 _DEEP_MODES = ("I", "F")  # Pillow clips these when it converts them to 8 bits
-_MOST_PIXELS = 2 * 89_478_485  # twice Pillow's MAX_IMAGE_PIXELS, beyond which it takes a file for a bomb
+_MAX_PIXELS = 2 * 89_478_485  # twice Pillow's MAX_IMAGE_PIXELS: its own limit for decompression bombs
 _CACHE_BYTES = 4 * 2**30
-_DECODED_AT_ONCE = 1024  # images
+_IMAGES_PER_DECODE = 1024
 _EXIF_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -33,8 +33,8 @@ _EXIF_TRANSPOSE = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # how a camera was held
-_DAMAGED = (
+}
+_DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -50,7 +50,7 @@ _DAMAGED = (
 class DecodedImages:
     """The images of a split after timm's evaluation resize and crop, as bytes.
 
-    Decoded when first asked for and then kept, as long as the whole split takes less than 4 GiB.
+    An image is decoded at its first use, and then cached if the whole split takes at most 4 GiB.
     """
 
     def __init__(self, records: RawSplit, preprocessing: Preprocessing) -> None:
@@ -58,20 +58,20 @@ class DecodedImages:
         self.records = records
         self.shape = (len(records), height, width, channels)
         self._read = image_loader(preprocessing, records.dataset)
-        keep = len(records) * height * width * channels <= _CACHE_BYTES
-        self._kept = torch.empty(self.shape, dtype=torch.uint8) if keep else None
-        self._known = torch.zeros(len(records), dtype=torch.bool)
+        fits = len(records) * height * width * channels <= _CACHE_BYTES
+        self._cache = torch.empty(self.shape, dtype=torch.uint8) if fits else None
+        self._is_cached = torch.zeros(len(records), dtype=torch.bool)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        """The pixels of some images, uint8 of shape (indices, height, width, channels)."""
-        if self._kept is None:
+        """Return the pixels of images, uint8 of shape (indices, height, width, channels)."""
+        if self._cache is None:
             return self._decode(indices)
-        missing = torch.unique(indices[~self._known[indices]])
-        for start in range(0, len(missing), _DECODED_AT_ONCE):
-            part = missing[start : start + _DECODED_AT_ONCE]
-            self._kept[part] = self._decode(part)
-            self._known[part] = True
-        return self._kept[indices]
+        missing = torch.unique(indices[~self._is_cached[indices]])
+        for start in range(0, len(missing), _IMAGES_PER_DECODE):
+            chunk = missing[start : start + _IMAGES_PER_DECODE]
+            self._cache[chunk] = self._decode(chunk)
+            self._is_cached[chunk] = True
+        return self._cache[indices]
 
     def _decode(self, indices: Tensor) -> Tensor:
         files, threads = self.records.files(indices.tolist()), torch.get_num_threads()
@@ -82,7 +82,7 @@ class DecodedImages:
 
 
 def image_loader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageFile], Tensor]:
-    """How an image becomes the pixels of a model: safe decoding, then timm's evaluation resize and crop."""
+    """Return the function from a file to pixels: safe decoding, then timm's evaluation resize and crop."""
     from timm.data.transforms_factory import create_transform
 
     mode = _MODES.get(preprocessing.input_size[0])
@@ -104,7 +104,7 @@ def image_loader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageF
     def read(file: ImageFile) -> Tensor:
         image = decode(file)
         width, height = _resized(image.size, preprocessing)
-        if width * height > _MOST_PIXELS:
+        if width * height > _MAX_PIXELS:
             raise UntrustedInputError(
                 file.description,
                 f"cannot be read: its {image.width} × {image.height} pixels would be resized to {width} × {height}",
@@ -118,17 +118,18 @@ def image_loader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageF
 
 
 def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Pixels as a model takes them: the arithmetic of timm, bit for bit."""
+    """Normalize pixels for a model with the arithmetic of timm, bit for bit."""
     mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
     return pixels.to(torch.float32).div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
 
 
 def decode(file: ImageFile) -> Image.Image:
-    """Decode one image completely, or refuse it; a broken one is never replaced by anything else."""
+    """Decode an image completely, or raise an `UntrustedInputError`; no other image ever replaces a broken one."""
+    # `ImageOps.exif_transpose` also writes the other EXIF fields back, and fails where one of them is broken.
     with _translate_decode_errors(file), _open(file.content) as image:
         image.load()
-        turn = _EXIF_TRANSPOSE.get(_orientation(image))
-        upright = image.copy() if turn is None else image.transpose(turn)
+        transpose = _EXIF_TRANSPOSE.get(_orientation(image))
+        upright = image.copy() if transpose is None else image.transpose(transpose)
     if upright.mode.startswith(_DEEP_MODES):
         raise UntrustedInputError(
             file.description,
@@ -139,19 +140,19 @@ def decode(file: ImageFile) -> Image.Image:
 
 
 def _open(content: bytes) -> Image.Image:
-    """Open an image whose EXIF may be broken: Pillow reads that of an AVIF, and of some JPEGs, before the pixels."""
+    """Open an image whose EXIF may be broken; Pillow reads that of an AVIF, and of some JPEGs, before the pixels."""
     try:
         return Image.open(BytesIO(content), formats=image_formats())
-    except _DAMAGED:
-        without = content.replace(b"Exif", b"exif", 1)  # the first is what the block is called: it is passed over then
-        if without == content:
+    except _DECODE_ERRORS:
+        without_exif = content.replace(b"Exif", b"exif", 1)  # Pillow skips the block under this name
+        if without_exif == content:
             raise
-        return Image.open(BytesIO(without), formats=image_formats())
+        return Image.open(BytesIO(without_exif), formats=image_formats())
 
 
 def _orientation(image: Image.Image) -> int:
-    """How the camera was held, by EXIF; upright where that is not there or cannot be read, which harms no pixel."""
-    with suppress(*_DAMAGED):
+    """Return the orientation in the EXIF block; 1, which is upright, if there is none or it is broken."""
+    with suppress(*_DECODE_ERRORS):
         orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
         return orientation
     return 1
@@ -159,10 +160,10 @@ def _orientation(image: Image.Image) -> int:
 
 @contextmanager
 def _translate_decode_errors(file: ImageFile) -> Iterator[None]:
-    """Say which image it is that Pillow cannot read."""
+    """Turn the errors of Pillow into an `UntrustedInputError` about the image."""
     try:
         yield
-    except _DAMAGED as error:
+    except _DECODE_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if isinstance(error, UnidentifiedImageError):
             reason = "expected an image in a format that Pillow decodes by itself, got another file"
@@ -172,11 +173,11 @@ def _translate_decode_errors(file: ImageFile) -> Iterator[None]:
 
 
 def _resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
-    """Width and height of an image after timm's resize, before its crop; a pixel more or less does not matter."""
+    """Return the width and height of an image between timm's resize and its crop, to within a pixel."""
     _, *sides = preprocessing.input_size
     height, width = (side / preprocessing.crop_pct for side in sides)
     if preprocessing.crop_mode == "squash":
         return int(width), int(height)
-    choose = min if preprocessing.crop_mode == "border" else max
-    scale = choose(width / size[0], height / size[1])
+    select = min if preprocessing.crop_mode == "border" else max
+    scale = select(width / size[0], height / size[1])
     return max(1, int(scale * size[0])), max(1, int(scale * size[1]))

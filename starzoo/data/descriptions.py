@@ -1,4 +1,4 @@
-"""What says how to read a data set, checked before `datasets` follows it: it may name files of its own folder alone."""
+"""Check the descriptions of data sets before `datasets` follows them: they may name files of their own folder only."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from starzoo.strict_yaml import front_matter, parse_yaml
 __all__ = ["check_builder", "check_folder", "check_repository"]
 
 _README, _YAML, _JSON = "README.md", ".huggingface.yaml", "dataset_infos.json"
-_TIMEOUT = 100  # seconds, as `datasets` waits for an answer
-_LIMIT = 10_000_000  # bytes of one of these files
-_OPTIONS = {  # that a description may set; others of `datasets` take any amount of memory, such as skiprows
+_TIMEOUT = 100  # seconds, as in `datasets`
+_MAX_BYTES = 10_000_000  # of each of these files
+_ALLOWED_OPTIONS = {  # others can take any amount of memory: skiprows becomes a set of as many numbers
     *("name", "version", "description", "data_dir", "data_files", "features", "drop_labels", "drop_metadata"),
     *("metadata_filenames", "sep", "delimiter", "names", "column_names", "columns", "field", "encoding"),
     *("quotechar", "escapechar", "doublequote", "skipinitialspace", "keep_linebreaks"),
 }
-_LONGEST_SEPARATOR = 3  # characters: pandas takes a longer one for a regular expression, which may take for ever
+_MAX_SEPARATOR = 3  # characters: pandas reads a longer one as a regular expression, which may never end
 
 
 def check_folder(folder: Path) -> bool:
-    """Check what describes a folder, and that no link in it leads out."""
+    """Check the descriptions of a folder and that no link leads out of it; return whether it has a description."""
 
     def read(name: str) -> bytes | None:
         file = folder / name
-        return read_file(file, _LIMIT, inside=[folder]) if os.path.lexists(file) else None
+        return read_file(file, _MAX_BYTES, inside=[folder]) if os.path.lexists(file) else None
 
     is_described = _check(read, str(folder))
     if link := next((link for link in _links(str(folder)) if not is_inside(link, folder)), None):
@@ -47,30 +47,29 @@ def check_folder(folder: Path) -> bool:
 
 
 def check_repository(dataset: str, revision: str | None) -> str:
-    """Check what describes a data set of the Hub."""
+    """Check the descriptions of a data set of the Hub, and return the commit that was checked."""
     import datasets
     from huggingface_hub import HfApi, hf_hub_url
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    hub = HfApi(endpoint=datasets.config.HF_ENDPOINT)
-    commit = revision
-    if revision is None or not is_commit(revision):
-        commit = hub.dataset_info(dataset, revision=revision, timeout=_TIMEOUT).sha
-        if not is_commit(commit):
-            raise HubError(dataset, "the Hub names no commit", hint="is HF_ENDPOINT a Hub?")
-        cache_ref(f"datasets/{dataset}", revision, str(commit))
-    sha = str(commit)
+    api = HfApi(endpoint=datasets.config.HF_ENDPOINT)
+    sha = str(revision)
+    if not is_commit(revision):
+        sha = str(api.dataset_info(dataset, revision=revision, timeout=_TIMEOUT).sha)
+        if not is_commit(sha):
+            raise HubError(dataset, "the Hub names no commit", hint="check that HF_ENDPOINT is a Hub")
+        cache_ref(f"datasets/{dataset}", revision, sha)
 
     def read(name: str) -> bytes | None:
         with suppress(RemoteEntryNotFoundError):
-            url = hf_hub_url(dataset, name, repo_type="dataset", revision=sha, endpoint=hub.endpoint)
-            size = hub.get_hf_file_metadata(url=url).size
-            if size is not None and size > _LIMIT:
+            url = hf_hub_url(dataset, name, repo_type="dataset", revision=sha, endpoint=api.endpoint)
+            size = api.get_hf_file_metadata(url=url).size
+            if size is not None and size > _MAX_BYTES:
                 raise UntrustedInputError(
-                    dataset, f"{name}: expected at most {_LIMIT:,} bytes, got {size:,}", hint="use another data set"
+                    dataset, f"{name}: expected at most {_MAX_BYTES:,} bytes, got {size:,}", hint="use another data set"
                 )
-            file = Path(hub.hf_hub_download(dataset, name, repo_type="dataset", revision=sha))
-            return read_file(file, _LIMIT, inside=[file.parent], subject=f"{dataset}: {name}")
+            file = Path(api.hf_hub_download(dataset, name, repo_type="dataset", revision=sha))
+            return read_file(file, _MAX_BYTES, inside=[file.parent], subject=f"{dataset}: {name}")
         return None
 
     _check(read, dataset)
@@ -78,13 +77,13 @@ def check_repository(dataset: str, revision: str | None) -> str:
 
 
 def check_builder(builder: Any, dataset: str, folder: Path | None) -> None:
-    """Make sure that `datasets` is about to read files of the data set alone, in no way that could take for ever."""
+    """Check that `datasets` will read files of the data set only, and with bounded time and memory."""
     for option in fields(builder.config):
-        usual = option.default if option.default_factory is MISSING else option.default_factory()
-        if option.name not in _OPTIONS and getattr(builder.config, option.name) != usual:
+        default = option.default if option.default_factory is MISSING else option.default_factory()
+        if option.name not in _ALLOWED_OPTIONS and getattr(builder.config, option.name) != default:
             raise UntrustedInputError(
                 dataset,
-                f"its description sets {option.name!r}, which images need not",
+                f"its description sets {option.name!r}, which a data set of images does not need",
                 hint="remove it from the README.md of a local copy",
             )
     for files in (getattr(builder.config, "data_files", None) or {}).values():
@@ -96,18 +95,16 @@ def check_builder(builder: Any, dataset: str, folder: Path | None) -> None:
 
 
 def _check(read: Callable[[str], bytes | None], dataset: str) -> bool:
-    """Check the three files that `datasets` takes for a description, and say whether they describe anything."""
-    card, separate, legacy = read(_README), read(_YAML), read(_JSON)
+    """Check the three files in which `datasets` looks for a description; return whether there is one."""
+    card, standalone, legacy = read(_README), read(_YAML), read(_JSON)
     block = front_matter(card) if card else None
-    described = [
-        _check_yaml(content, f"{dataset}: {name}")
-        for content, name in ((block, _README), (separate, _YAML))
-        if content is not None
-    ]
+    fields_of_card = {} if block is None else _check_yaml(block, f"{dataset}: {_README}")
+    if standalone is not None:
+        _check_yaml(standalone, f"{dataset}: {_YAML}")
     if legacy is not None:
         parse_json(legacy, f"{dataset}: {_JSON}")
-    keys = {key for each in described for key in each}
-    return separate is not None or legacy is not None or not keys.isdisjoint({"configs", "dataset_info"})
+    is_card_only = standalone is None and legacy is None
+    return not is_card_only or not fields_of_card.keys().isdisjoint({"configs", "dataset_info"})
 
 
 def _check_yaml(content: bytes, subject: str) -> Mapping[str, Any]:
@@ -115,16 +112,16 @@ def _check_yaml(content: bytes, subject: str) -> Mapping[str, Any]:
     if not isinstance(description, dict):
         return {}
     for field in ("configs", "dataset_info"):
-        stated = description.get(field)
-        for each in stated if isinstance(stated, list) else [stated]:
-            if isinstance(each, dict):
-                _check_configuration(each, subject)
+        value = description.get(field)
+        for section in value if isinstance(value, list) else [value]:
+            if isinstance(section, dict):
+                _check_section(section, subject)
     return description
 
 
-def _check_configuration(values: Mapping[str, Any], subject: str) -> None:
+def _check_section(section: Mapping[str, Any], subject: str) -> None:
     for field in ("data_dir", "data_files", "config_name", "metadata_filenames"):
-        for path in _texts(values.get(field)):
+        for path in _strings(section.get(field)):
             if _leads_out(path):
                 raise UntrustedInputError(
                     subject,
@@ -132,29 +129,29 @@ def _check_configuration(values: Mapping[str, Any], subject: str) -> None:
                     hint="write paths relative to that folder, or remove the entry",
                 )
     for field in ("sep", "delimiter"):
-        if any(len(text) > _LONGEST_SEPARATOR for text in _texts(values.get(field))):
+        if any(len(text) > _MAX_SEPARATOR for text in _strings(section.get(field))):
             raise UntrustedInputError(
                 subject,
-                f"{field}: expected at most {_LONGEST_SEPARATOR} characters, got more",
+                f"{field}: expected at most {_MAX_SEPARATOR} characters, got more",
                 hint="separate columns by a comma or tab",
             )
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """All text in a value, whatever its shape; the reader has bounded its depth."""
+def _strings(value: Any) -> Iterator[str]:
+    """Yield all strings in a parsed value, whose depth the parser has bounded."""
     match value:
         case str():
             yield value
         case list():
-            for each in value:
-                yield from _texts(each)
+            for item in value:
+                yield from _strings(item)
         case dict():
-            for key, each in value.items():
-                yield from (key, *_texts(each))
+            for key, item in value.items():
+                yield from (key, *_strings(item))
 
 
 def _leads_out(path: str) -> bool:
-    """Whether a path or pattern could be understood as one outside: absolute, upwards, a URL, or a chain of these."""
+    """Return whether a path or pattern could lead out of its folder: absolute, upwards, a URL, or a chain of these."""
     first, *_ = parts = path.replace("\\", "/").split("/")
     return (
         path.startswith(("/", "\\", "~"))
@@ -167,7 +164,7 @@ def _leads_out(path: str) -> bool:
 
 
 def _links(folder: str) -> Iterator[str]:
-    """All links in a folder; none is followed."""
+    """Yield all links in a folder and follow none."""
     folders = [folder]
     while folders:
         with suppress(PermissionError), os.scandir(folders.pop()) as entries:

@@ -23,38 +23,49 @@ import yaml
 from starzoo.config import DataConfig
 from starzoo.data.descriptions import check_builder, check_folder, check_repository
 from starzoo.data.folders import find_split, scan_folder, spread_classes
-from starzoo.errors import HubError, ResourceError, StarzooError, UntrustedInputError, UsageError
-from starzoo.hub.error_mapping import as_hub_error, is_client_error, is_disk_full
+from starzoo.errors import HubError, StarzooError, UntrustedInputError, UsageError
+from starzoo.hub.error_mapping import (
+    HubUnavailableError,
+    as_hub_error,
+    disk_full_error,
+    is_client_error,
+    is_disk_full,
+)
 from starzoo.hub.names import is_commit
 from starzoo.hub.offline import ONLINE_HINT, is_offline, offline_mode
 from starzoo.hub.retry import with_retries
 
-__all__ = ["LoadedSplits", "load_splits", "warn_once"]
+__all__ = ["LoadedSplits", "load_splits", "split_names", "warn_once"]
 
 _logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_BROKEN_DESCRIPTIONS = (  # which `datasets` trusts
+_DESCRIPTION_ERRORS = (  # `datasets` does not validate descriptions
     *(yaml.YAMLError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, ImportError),
 )
+_ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
 _TYPE = re.compile(
     r"json|null|bool_?|u?int(8|16|32|64)|float(16|32|64)|(large_)?(binary|string|utf8)|(binary|string)_view|date(32|64)|"
     r"(time(32|64)|timestamp|duration|decimal(32|64|128|256)|fixed_size_binary)[\[(].*"
 )
 _READERS = {"arrow", "cache", "csv", "hdf5", "imagefolder", "json", "parquet", "webdataset"}
-_BROKEN_ARCHIVES = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
+_LOG_LEVELS = {  # `huggingface_hub` logs READMEs without metadata, and what it reads from the cache
+    "datasets": logging.CRITICAL,
+    "huggingface_hub.repocard": logging.ERROR,
+    "huggingface_hub.hf_api": logging.ERROR,
+}
 
 
 @dataclass(frozen=True)
 class LoadedSplits:
-    """Some splits of a data set.
+    """Splits of a data set.
 
     Attributes:
-        rows: Each a `datasets.Dataset`.
-        names: What each is called where it is, such as `validation` or `train[:80%]`.
-        revision: The commit that they are from, 40 hexadecimal digits; None where they are not from the Hub.
-        folder: Where relative paths of images start; None where they are not from a local folder.
-        image_folders: The folders in which images may lie as files of their own; none where they must be in the tables.
+        rows: One `datasets.Dataset` per split.
+        names: The names of the splits in the data set, `validation` or `train[:80%]`.
+        revision: The commit on the Hub, 40 hexadecimal digits; None for other data sets.
+        folder: The local folder of the data set; None for other data sets.
+        image_folders: The folders that image files may lie in; empty if tables must contain their images.
     """
 
     rows: Sequence[Any]
@@ -65,41 +76,49 @@ class LoadedSplits:
 
 
 def load_splits(config: DataConfig, splits: Sequence[str]) -> LoadedSplits:
-    """Open some splits of a data set."""
+    """Open splits of a local folder or of a data set of the Hub."""
     import datasets
 
-    folder = Path(config.dataset).expanduser()
+    dataset, folder = config.dataset, Path(config.dataset).expanduser()
     if folder.is_dir():
-        with _translate_errors(config.dataset):
+        with _translate_errors(dataset):
             folder = folder.resolve()
             is_described = check_folder(folder) or config.name is not None
-            found = None if is_described else scan_folder(folder, [name for each in splits for name in _names(each)])
-            if found is not None:
-                return _open_class_folders(config.dataset, folder, found, splits)
-            return _prepare(config.dataset, datasets.load_dataset_builder(str(folder), config.name), splits, folder)
-    # A bare word would name one of the loaders of `datasets` ("json"), which reads whatever lies in the current folder.
-    if not _HUB_ID.fullmatch(config.dataset):
+            names = [name for split in splits for name in split_names(split)]
+            files = None if is_described else scan_folder(folder, names)
+            if files is not None:
+                return _load_class_folders(dataset, folder, files, splits)
+            return _load_prepared(dataset, datasets.load_dataset_builder(str(folder), config.name), splits, folder)
+    # A bare word would name one of the loaders of `datasets` ("json"), which reads any file of the current folder.
+    if not _HUB_ID.fullmatch(dataset):
         raise UsageError(
-            config.dataset,
+            dataset,
             "no such folder, and no data set id of the Hub",
             hint="give `digits`, a folder, or an id such as uoft-cs/cifar10",
         )
 
     def download() -> LoadedSplits:
-        with _translate_errors(config.dataset, config.revision):
-            return _prepare(config.dataset, _dataset_builder(config), splits)
+        with _translate_errors(dataset, config.revision):
+            return _load_prepared(dataset, _dataset_builder(config), splits)
 
-    return with_retries(download, config.dataset, config.revision, max_wait=math.inf)
+    return with_retries(download, dataset, config.revision, max_wait=math.inf)
+
+
+def split_names(split: str) -> list[str]:
+    """Return the names in an instruction of `datasets`, `train[:80%]+extra`."""
+    return [part.strip().partition("[")[0] for part in split.split("+")]
 
 
 @cache
 def warn_once(message: str) -> None:
-    """Warn once in a process, since a data set is opened more than once in a run."""
+    """Log a warning once per process, because a run opens a data set several times."""
     _logger.warning("%s", message)
 
 
-def _prepare(dataset: str, builder: Any, splits: Sequence[str], folder: Path | None = None) -> LoadedSplits:
+def _load_prepared(dataset: str, builder: Any, splits: Sequence[str], folder: Path | None = None) -> LoadedSplits:
     import datasets
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
 
     if builder.name not in _READERS:
         raise UsageError(
@@ -109,88 +128,140 @@ def _prepare(dataset: str, builder: Any, splits: Sequence[str], folder: Path | N
         )
     check_builder(builder, dataset, folder)
     builder.download_and_prepare()
-    names = _resolve(dataset, splits, builder.info.splits)
+    names = _resolve_names(dataset, splits, builder.info.splits)
     image_folders = [folder] if folder else []
-    if builder.info.builder_name == "imagefolder":  # which writes the paths itself; into a table anybody may write them
+    if builder.info.builder_name == "imagefolder":  # it writes the paths itself; a table may hold any path
         downloads = Path(datasets.config.HF_DATASETS_CACHE) / "downloads"
-        image_folders += [downloads / "extracted"] if folder else [downloads, _hub_cache(dataset)]
+        repo_folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=dataset, repo_type="dataset"))
+        image_folders += [downloads / "extracted"] if folder else [downloads, repo_folder]
     return LoadedSplits(builder.as_dataset(split=names), names, None if folder else builder.hash, folder, image_folders)
 
 
-def _hub_cache(dataset: str) -> Path:
-    """Where the client keeps the files of a data set of the Hub."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) / f"datasets--{dataset.replace('/', '--')}"
-
-
-def _open_class_folders(
-    dataset: str, folder: Path, found: Mapping[str, Sequence[str]], splits: Sequence[str]
+def _load_class_folders(
+    dataset: str, folder: Path, files: Mapping[str, Sequence[str]], splits: Sequence[str]
 ) -> LoadedSplits:
-    """Splits of a folder of class folders."""
+    """Open splits of a folder of class folders, whose image files are listed by split."""
     import datasets
 
-    names = _resolve(dataset, splits, found)
-    wanted = {name: found[name] for each in names for name in _names(each) if name in found}
+    names = _resolve_names(dataset, splits, files)
+    wanted = {name: files[name] for split in names for name in split_names(split) if name in files}
     class_of = {path: normalize("NFC", path.split("/")[-2]) for paths in wanted.values() for path in paths}
-    classes = sorted(set(class_of.values()))
-    index = {name: label for label, name in enumerate(classes)}
-    features = datasets.Features({
-        "image": datasets.Image(decode=False),
-        "label": datasets.ClassLabel(names=classes),
-    })
+    label = datasets.ClassLabel(names=sorted(set(class_of.values())))
+    features = datasets.Features({"image": datasets.Image(decode=False), "label": label})
     rows = {
         name: datasets.Dataset.from_dict(
-            {"image": [f"{folder}/{path}" for path in paths], "label": [index[class_of[path]] for path in paths]},
+            {
+                "image": [f"{folder}/{path}" for path in paths],
+                "label": label.str2int([class_of[path] for path in paths]),
+            },
             features=features,
         )
         for name, paths in wanted.items()
     }
-    sizes = {name: len(paths) for name, paths in found.items()}
+    sizes = {name: len(paths) for name, paths in files.items()}
 
-    # A folder has no order but that of its classes: a plain train[:80%] would hold other ones than train[80%:].
-    def take(split: str) -> Any:
+    # The rows are sorted by class: a plain train[:80%] would hold other classes than train[80%:].
+    def select(split: str) -> Any:
         parts = []
         for part in datasets.ReadInstruction.from_spec(split).to_absolute(sizes):
-            whole, chosen = rows[part.splitname], slice(part.from_, part.to)
-            if chosen != slice(0, len(whole)):
+            subset, chosen = rows[part.splitname], slice(part.from_, part.to)
+            if chosen != slice(0, len(subset)):
                 warn_once(
                     f"{dataset}: parts of a split are drawn at random, always the same, in proportion from each class"
                 )
-                whole = whole.select(np.sort(spread_classes(np.array(whole["label"]))[chosen]))
-            parts.append(whole)
+                subset = subset.select(np.sort(spread_classes(np.array(subset["label"]))[chosen]))
+            parts.append(subset)
         return datasets.concatenate_datasets(parts)
 
-    return LoadedSplits([take(name) for name in names], names, folder=folder, image_folders=[folder])
+    return LoadedSplits([select(name) for name in names], names, folder=folder, image_folders=[folder])
 
 
-def _resolve(dataset: str, splits: Sequence[str], available: Collection[str]) -> list[str]:
-    """The wanted splits, with their slices, under the names that they have; one that is not there keeps its name."""
+def _resolve_names(dataset: str, splits: Sequence[str], available: Collection[str]) -> list[str]:
+    """Replace the names in the wanted splits by those of the data set; unknown names stay."""
     resolved = []
     for split in splits:
         parts = []
         for part in split.split("+"):
-            name, bracket, rest = part.strip().partition("[")
-            found = find_split(name, available) or name
-            if found != name:
-                warn_once(f"{dataset}: has no split {name!r}; {found!r} is taken")
-            parts.append(f"{found}{bracket}{rest}")
+            wanted, bracket, rest = part.strip().partition("[")
+            name = find_split(wanted, available) or wanted
+            if name != wanted:
+                warn_once(f"{dataset}: has no split {wanted!r}; {name!r} is taken")
+            parts.append(f"{name}{bracket}{rest}")
         resolved.append("+".join(parts))
     return resolved
 
 
-def _names(split: str) -> list[str]:
-    """The names in an instruction such as `train[:80%]+extra`."""
-    return [part.strip().partition("[")[0] for part in split.split("+")]
+def _dataset_builder(config: DataConfig) -> Any:
+    """Return the builder of a data set of the Hub, online from the Hub and offline from the cache.
+
+    Where `datasets` cannot reach the Hub, it silently takes the last commit in its cache. Here a cached commit is used
+    only offline, or if the configuration names it.
+    """
+    import datasets
+    from datasets.packaged_modules.cache.cache import Cache
+
+    dataset, revision = config.dataset, config.revision
+    if is_offline() or datasets.config.HF_HUB_OFFLINE:  # HF_DATASETS_OFFLINE sets the latter alone
+        commit = revision if is_commit(revision) else _commit_in_cache(config)
+        cached = _cached_builder(config, commit) if commit or not revision else None
+        if cached is None:
+            problem = "not in the local cache, and offline"
+            problem = f"revision {revision!r} is {problem}" if revision else problem
+            raise HubError(dataset, problem, hint=f"{ONLINE_HINT}, and run it once")
+        return cached
+    pinned = _cached_builder(config, revision) if is_commit(revision) else None
+    try:
+        builder = datasets.load_dataset_builder(dataset, config.name, revision=check_repository(dataset, revision))
+    except Exception as error:
+        if pinned is None or not (isinstance(error, HubError) or is_client_error(error)):
+            raise
+        return pinned
+    if isinstance(builder, Cache):
+        if pinned is None:
+            raise HubUnavailableError(
+                dataset,
+                "the Hub did not deliver it, and the copy in the cache may be outdated",
+                hint="try again later, or use the cache with --offline",
+            )
+        return pinned
+    return builder
+
+
+def _commit_in_cache(config: DataConfig) -> str | None:
+    """Return the commit that a revision had at the last request."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionResolutionError
+
+    with offline_mode(), suppress(RevisionResolutionError, OSError):
+        ref = HfApi().resolve_revision(config.dataset, repo_type="dataset", revision=config.revision)
+        return str(ref.resolved)
+    return None
+
+
+def _cached_builder(config: DataConfig, commit: str | None) -> Any | None:
+    """Return the builder of a commit that `datasets` has prepared in its cache, if there is exactly one."""
+    import datasets
+    from datasets.naming import camelcase_to_snakecase
+    from datasets.packaged_modules.cache.cache import Cache
+
+    owner, name = config.dataset.split("/")
+    folder = Path(datasets.config.HF_DATASETS_CACHE, f"{owner}___{camelcase_to_snakecase(name)}")
+    files = folder.glob(f"{config.name or '*'}/*/{commit or '*'}/dataset_info.json")
+    # A local folder of the name `user___name` has a hash of another length.
+    prepared = [parts for file in files if is_commit((parts := file.parent.parts[-3:])[-1])]
+    if len(prepared) != 1:
+        return None
+    [(config_name, version, commit_hash)] = prepared
+    return Cache(repo_id=config.dataset, dataset_name=name, config_name=config_name, version=version, hash=commit_hash)
 
 
 @contextmanager
 def _translate_errors(dataset: str, revision: str | None = None) -> Iterator[None]:
-    """Let `datasets` work quietly, and raise its failures as ours."""
+    """Silence `datasets` and turn its errors into starzoo's."""
     import datasets
 
     try:
-        with _quiet(), _only_types():
+        with _silence(), _allow_only_types():
             yield
     except (
         OSError,
@@ -198,219 +269,94 @@ def _translate_errors(dataset: str, revision: str | None = None) -> Iterator[Non
         RuntimeError,
         NotImplementedError,
         datasets.exceptions.DatasetsError,
-        *_BROKEN_ARCHIVES,
-        *_BROKEN_DESCRIPTIONS,
+        *_ARCHIVE_ERRORS,
+        *_DESCRIPTION_ERRORS,
     ) as error:
         raise _explain(dataset, error, revision) from error
 
 
-# Where `datasets` cannot have what is asked for, it takes what its cache made last, of whatever commit. That is left to
-# it offline alone, and for a data set of which no commit is asked for or known.
-
-
-def _dataset_builder(config: DataConfig) -> Any:
-    """What makes a data set of the Hub, from there or, where it cannot differ, from the cache."""
-    import datasets
-    from datasets.packaged_modules.cache.cache import Cache
-
-    name, revision, offline = config.dataset, config.revision, _is_offline()
-    commit = revision if is_commit(revision) else _commit_in_cache(config) if offline else None
-    if offline and (commit or revision):
-        if kept := _prepared_in_cache(config, commit):
-            return kept
-        what = f"revision {revision!r} is" if revision else "it is"
-        hint = f"{ONLINE_HINT}, and run it once"
-        raise HubError(name, f"{what} not in the local cache, and offline", hint=hint)
-    if offline:
-        builder = datasets.load_dataset_builder(name, config.name)
-        if not is_commit(builder.hash):  # a local folder can be called as the cache calls a data set of the Hub
-            raise HubError(name, "not in the local cache, and offline", hint=f"{ONLINE_HINT}, and run it once")
-        return builder
-    try:
-        builder = datasets.load_dataset_builder(name, config.name, revision=check_repository(name, revision))
-    except Exception as error:
-        if not (isinstance(error, HubError) or is_client_error(error)) or not _cache(name).is_dir():
-            raise
-        builder = None
-    if builder is not None and not isinstance(builder, Cache):
-        return builder
-    if kept := _prepared_in_cache(config, commit):
-        return kept
-    _raise_access_error(name)
-    raise HubError(
-        name,
-        "the Hub does not give it now, and it may have changed since it came into the cache",
-        hint="try again later; --offline takes what is in the cache",
-    )
-
-
-def _is_offline() -> bool:
-    import datasets
-
-    return is_offline() or bool(datasets.config.HF_HUB_OFFLINE)  # which HF_DATASETS_OFFLINE is too
-
-
-def _commit_in_cache(config: DataConfig) -> str | None:
-    """The commit that a revision was at when the client last asked."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RevisionResolutionError
-
-    with offline_mode(), suppress(RevisionResolutionError, OSError):
-        found: str = HfApi().resolve_revision(config.dataset, repo_type="dataset", revision=config.revision).resolved
-        return found
-    return None
-
-
-def _prepared_in_cache(config: DataConfig, commit: str | None) -> Any | None:
-    """What the cache of `datasets` has made of one commit."""
-    from datasets.packaged_modules.cache.cache import Cache
-
-    if commit is None:
-        return None
-    whole = [
-        file.parent.parts for file in _cache(config.dataset).glob(f"{config.name or '*'}/*/{commit}/dataset_info.json")
-    ]
-    if len(whole) != 1:
-        return None
-    *_, configuration, version, _ = whole[0]
-    return Cache(
-        repo_id=config.dataset,
-        dataset_name=config.dataset.split("/")[1],
-        config_name=configuration,
-        version=version,
-        hash=commit,
-    )
-
-
-def _cache(dataset: str) -> Path:
-    """Where `datasets` keeps what it has made of a data set of the Hub."""
-    import datasets
-    from datasets.naming import camelcase_to_snakecase
-
-    owner, name = dataset.split("/")
-    return Path(datasets.config.HF_DATASETS_CACHE, f"{owner}___{camelcase_to_snakecase(name)}")
-
-
-def _raise_access_error(dataset: str) -> None:
-    """Let the Hub itself say why it does not give a data set, as an error, if it does."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
-
-    try:
-        HfApi().auth_check(dataset, repo_type="dataset")
-    except GatedRepoError as error:
-        raise _gated(dataset) from error
-    except Exception as error:
-        known = as_hub_error(error, dataset)
-        if known is None:
-            raise
-        if isinstance(error, HfHubHTTPError):
-            raise known from error
-        raise HubError(dataset, known.problem, hint=known.hint) from error  # the client has tried often
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep `datasets` from drawing its own bars, and all from logging what our error will say, or what is no matter."""
+def _silence() -> Iterator[None]:
+    """Disable the progress bars of `datasets`, and log messages about failures that become starzoo's errors."""
     import datasets
 
-    level, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
-    loggers = [logging.getLogger(f"huggingface_hub.{name}") for name in ("repocard", "hf_api")]
-    levels = [logger.level for logger in loggers]
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    had_bars = not datasets.are_progress_bars_disabled()
+    loggers = {logging.getLogger(name): level for name, level in _LOG_LEVELS.items()}
+    levels = {logger: logger.level for logger in loggers}
     datasets.disable_progress_bars()
-    for logger in loggers:  # READMEs without metadata, and what is found in the cache offline
-        logger.setLevel(logging.ERROR)
     try:
+        for logger, level in loggers.items():
+            logger.setLevel(level)
         yield
     finally:
-        for logger, before in zip(loggers, levels, strict=True):
-            logger.setLevel(before)
-        datasets.logging.set_verbosity(level)
-        if not bars:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+        if had_bars:
             datasets.enable_progress_bars()
 
 
 @contextmanager
-def _only_types() -> Iterator[None]:
-    """Keep `datasets` from calling what a stranger names as the type of a column: it calls any function of PyArrow."""
+def _allow_only_types() -> Iterator[None]:
+    """Keep `datasets` from calling a function of PyArrow that a stranger's file names as the type of a column."""
     import pyarrow
     from datasets.features import features
 
-    known = dir(pyarrow)
-    make = features.string_to_arrow
+    attributes = dir(pyarrow)
+    string_to_arrow = features.string_to_arrow
 
-    def make_type(name: str) -> Any:
-        if not _TYPE.fullmatch(name) and not {name, f"{name}_"}.isdisjoint(known):
+    def checked_string_to_arrow(name: str) -> Any:
+        if not _TYPE.fullmatch(name) and not {name, f"{name}_"}.isdisjoint(attributes):
             raise UntrustedInputError(
                 name[:60], "expected the type of a column, got another word", hint="use another data set"
             )
-        return make(name)
+        return string_to_arrow(name)
 
-    features.string_to_arrow = make_type
+    features.string_to_arrow = checked_string_to_arrow
     try:
         yield
     finally:
-        features.string_to_arrow = make
+        features.string_to_arrow = string_to_arrow
 
 
 def _explain(dataset: str, error: Exception, revision: str | None = None) -> StarzooError:
-    """What went wrong inside `datasets.load_dataset`, in the terms of the exit codes."""
-    from datasets.exceptions import DatasetNotFoundError, DatasetsError
-    from huggingface_hub import constants
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    """Translate an error of `datasets`, by its class and by the errors that caused it."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import RemoteEntryNotFoundError
     from pyarrow import ArrowException
 
-    reasons, reason = list(_exception_chain(error)), _first_line(error)
-    for each in reasons:
-        if isinstance(each, StarzooError):
-            return each
-        if is_disk_full(each):
-            return ResourceError(dataset, "the disk is full", hint="free space or set HF_HOME")
-    if isinstance(error, DatasetNotFoundError | RepositoryNotFoundError | RevisionNotFoundError):
-        if "gated" in reason or isinstance(error, GatedRepoError):
-            return _gated(dataset)
-        what = "no such data set on the Hub, or a private one, and no such folder"
-        hint = "check the name, or set HF_TOKEN if it is private"
-        if isinstance(error, RevisionNotFoundError):
-            what = f"no revision {revision!r}"
-            hint = f"see {constants.ENDPOINT}/datasets/{dataset}/commits for the revisions there are"
-        return HubError(dataset, f"{what}", hint=hint)
+    # `datasets` tries to download optional files: that one of them is missing causes no failure.
+    causes = [cause for cause in _exception_chain(error) if not isinstance(cause, RemoteEntryNotFoundError)]
+    for cause in causes:
+        if isinstance(cause, StarzooError):
+            return cause
+        if is_disk_full(cause):
+            return disk_full_error(dataset)
+    reason = _first_line(error)
     if isinstance(error, RuntimeError) and "scripts are no longer supported" in reason:
         return UntrustedInputError(
             dataset,
             "comes with a loading script, which is never run",
             hint="use a data set of image files or Parquet files",
         )
-    if isinstance(error, (ArrowException, *_BROKEN_ARCHIVES, *_BROKEN_DESCRIPTIONS)) or (
+    if isinstance(error, (ArrowException, *_ARCHIVE_ERRORS, *_DESCRIPTION_ERRORS)) or (
         isinstance(error, DatasetsError) and not isinstance(error, FileNotFoundError)
     ):
         return UntrustedInputError(
             dataset, f"cannot be read: {_first_line(error.__cause__ or error)}", hint="repair the files"
         )
-    if isinstance(error, ConnectionError | TimeoutError):  # after the client has tried often, or not at all
-        what, hint = "the Hub cannot be reached", "check the network; HF_HUB_OFFLINE=1 uses the cache"
-        if _is_offline():
-            what, hint = "not in the local cache, and offline", f"{ONLINE_HINT}, and run it once"
-        return HubError(dataset, f"{what}", hint=hint)
-    known = next((as_hub_error(each, dataset) for each in reasons if is_client_error(each)), None)
-    if known is not None:
-        return known
+    for cause in causes:
+        if isinstance(cause, ConnectionError | TimeoutError) or is_client_error(cause):
+            hub_error = as_hub_error(cause, dataset, revision, repo_type="dataset")
+            if hub_error is not None:
+                return hub_error
     hint = "check the data set, its configuration and splits"
     if "Unknown split" in reason:
         hint = "name two of its splits, or two parts of one: train[:80%] and train[80%:]"
-    return UsageError(dataset, f"{reason}", hint=hint)
-
-
-def _gated(dataset: str) -> HubError:
-    from huggingface_hub import constants
-
-    page = f"{constants.ENDPOINT}/datasets/{dataset}"
-    return HubError(dataset, "is gated", hint=f"ask for access at {page} and set HF_TOKEN")
+    return UsageError(dataset, reason, hint=hint)
 
 
 def _exception_chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what led to it, also what `from None` hides."""
+    """Yield an exception and its causes, including those that `from None` hides."""
     seen: list[BaseException] = []
     while error not in seen:
         yield error

@@ -1,4 +1,4 @@
-"""Read single image files as a model takes them."""
+"""Read single image files for a model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["read_images"]
 
 
 def read_images(files: Sequence[str | Path], preprocessing: Preprocessing) -> Tensor:
-    """Read image files with the preprocessing that belongs to the weights."""
+    """Read image files into one batch, with the preprocessing of the weights."""
     if not files:
         raise UsageError("IMAGE", "no image is given", hint="name one image file or more")
     for file in files:
-        if not Path(file).is_file():  # a device could be read for ever
+        if not Path(file).is_file():  # reading a device might never end
             raise UsageError(str(file), "no such file", hint="name image files, not folders")
     read = image_loader(preprocessing, str(files[0]))
     pixels = [read(ImageFile(str(file), Path(file).read_bytes())) for file in files]

@@ -8,7 +8,7 @@ __all__ = ["Preprocessing"]
 
 
 class Preprocessing(FrozenModel):
-    """What happens to an image before the model sees it: timm's data configuration.
+    """timm's data configuration: how an image is resized, cropped and normalized.
 
     Attributes:
         input_size: (channels, height, width) in pixels.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from io import BytesIO
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,210 +27,176 @@ Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 _DIGITS_TEST_SIZE = 360  # a fifth; 36 of every digit
 _DIGITS_SEED = 0
-_READ_AT_ONCE = 256  # rows
-_MOST_SHARED = 0.01  # of the test images
-_MOST_BYTES = 2**30  # of an image
+_ROWS_PER_READ = 256
+_MAX_SHARED = 0.01  # of the test images
+_MAX_IMAGE_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One encoded image.
+    """An encoded image."""
 
-    Attributes:
-        description: Which image of which split it is, for messages.
-        content: The file.
-    """
-
-    description: str
+    description: str  # the data set, the split and the image, for messages
     content: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawSplit:
-    """One split: encoded images with their labels.
-
-    Attributes:
-        dataset: The name of the data set, for messages.
-        name: The name of the split.
-        rows: The rows, a `datasets.Dataset` whose images are not decoded.
-        image_column: Where the image is: its bytes, its path, or a dict of both.
-        labels: The class of every row, an int64 array.
-        numbers: Which image of the whole split every row is, for messages; an int64 array.
-        image_folders: The folders in which images may lie as files of their own; relative paths start in the first.
-    """
+    """Encoded images with their labels."""
 
     dataset: str
     name: str
-    rows: Any
-    image_column: str
+    rows: Any  # a `datasets.Dataset` that does not decode its images
+    image_column: str  # of bytes, paths, or dicts of both
     labels: Integers
-    numbers: Integers
-    image_folders: Sequence[Path] = ()
+    numbers: Integers  # of the images in the whole split, for messages
+    image_folders: Sequence[Path] = ()  # that image files may lie in; relative paths start in the first
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def files(self, indices: Sequence[int]) -> Iterator[ImageFile]:
-        """Read the files of some rows."""
+        """Read the images of some rows."""
         for index, cell in zip(indices, self.rows[indices][self.image_column], strict=True):
-            where = f"{self.dataset}: image {self.numbers[index]} of split {self.name!r}"
+            description = f"{self.dataset}: image {self.numbers[index]} of split {self.name!r}"
             content, path = _content_and_path(cell)
             if path is not None:
-                where = f"{where} ({Path(path).name})"
-            if content is None and path is None:
-                raise UntrustedInputError(where, "is missing", hint="repair the data set")
+                description = f"{description} ({Path(path).name})"
             if content is None:
-                content = self._read(path or "", where)
-            yield ImageFile(where, content)
+                content = self._read(path, description)
+            yield ImageFile(description, content)
 
     def update_hash(self, digest: hashlib._Hash) -> list[int]:
-        """Feed the content of the split, in its order, to a hash."""
+        """Feed labels and images to a hash, and return a hash of every image."""
         digest.update(self.labels.astype("<i8").tobytes())
-        found = []
-        for start in range(0, len(self), _READ_AT_ONCE):
-            for file in self.files(range(start, min(start + _READ_AT_ONCE, len(self)))):
+        hashes = []
+        for start in range(0, len(self), _ROWS_PER_READ):
+            for file in self.files(range(start, min(start + _ROWS_PER_READ, len(self)))):
                 digest.update(len(file.content).to_bytes(8, "little"))
                 digest.update(file.content)
-                found.append(hash(file.content))
-        return found
+                hashes.append(hash(file.content))
+        return hashes
 
-    def _read(self, path: str, where: str) -> bytes:
+    def _read(self, path: str | None, subject: str) -> bytes:
+        if path is None:
+            raise UntrustedInputError(subject, "is missing", hint="repair the data set")
         if not self.image_folders:
             raise UntrustedInputError(
-                where,
+                subject,
                 "expected the image itself in the table, got the path of a file",
                 hint="use a data set whose tables hold their images",
             )
-        return read_file(self.image_folders[0] / path, _MOST_BYTES, inside=self.image_folders, subject=where)
+        return read_file(self.image_folders[0] / path, _MAX_IMAGE_BYTES, inside=self.image_folders, subject=subject)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawTask:
-    """A classification task as it is stored.
+    """A classification task with encoded images."""
 
-    Attributes:
-        class_names: The name of every class, in the order of the labels.
-        train: The training split, or its subset.
-        test: The test split, or its subset.
-        validation: What a subset leaves of the training split; None where it leaves nothing.
-        revision: The commit of the Hub that it is from; None for what is not from the Hub.
-        is_numbered: Whether the labels are whole numbers without names, which are their own names then.
-    """
-
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # in the order of the labels
     train: RawSplit
     test: RawSplit
-    validation: RawSplit | None = None
-    revision: str | None = None
-    is_numbered: bool = False
+    validation: RawSplit | None = None  # the training images that a subset leaves out
+    revision: str | None = None  # the commit on the Hub
+    is_numbered: bool = False  # whether the class names are whole numbers, because the labels have no names
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over class names, labels and image files of both splits, in hexadecimal digits."""
+        """The SHA-256 of the class names, labels and image files of both splits, in hexadecimal digits."""
         digest = hashlib.sha256("\0".join(self.class_names).encode())
         train, test = set(self.train.update_hash(digest)), self.test.update_hash(digest)
         shared, dataset = sum(image in train for image in test), self.test.dataset
-        what = f"{shared} of {pluralize(len(test), 'test image')} are also training images"
-        if shared > _MOST_SHARED * len(test):
-            raise UsageError(dataset, what, hint="choose splits that share no images, or remove these")
+        problem = f"{shared} of {pluralize(len(test), 'test image')} are also training images"
+        if shared > _MAX_SHARED * len(test):
+            raise UsageError(dataset, problem, hint="choose splits that share no images, or remove these")
         if shared:
-            warn_once(f"{dataset}: {what}")
+            warn_once(f"{dataset}: {problem}")
         return digest.hexdigest()
 
 
 def open_data(config: DataConfig, *, seed: int = 0) -> RawTask:
-    """Find a data set, its columns and its splits, without decoding an image."""
-    opened, dataset = _read_splits(config, config.train_split, config.test_split), config.dataset
-    train_name, test_name = opened.names
+    """Open a labeled data set without decoding an image."""
+    splits = _load_splits(config, config.train_split, config.test_split)
+    train_name, test_name = splits.names
+    hint = "name two splits; parts of one are written train[:80%] and train[80%:]"
     if train_name == test_name:
-        raise UsageError(
-            dataset,
-            f"{train_name!r} is both the training and the test split",
-            hint="name two splits; parts of one are written train[:80%] and train[80%:]",
-        )
+        raise UsageError(config.dataset, f"{train_name!r} is both the training and the test split", hint=hint)
     if _share_images(train_name, test_name):
-        raise UsageError(
-            dataset,
-            f"the splits {train_name!r} and {test_name!r} share images",
-            hint="parts of one are written train[:80%] and train[80%:]",
-        )
-    image_column = find_image_column(opened, config)
-    names, both, is_numbered = read_labels(opened, config, image_column)
-    splits, rest = [], None
-    for rows, name, labels, size in zip(
-        opened.rows, opened.names, both, (config.train_size, config.test_size), strict=True
-    ):
-        select = partial(_select, opened, rows, labels, dataset=dataset, name=name, image_column=image_column)
-        every = np.arange(len(labels))
-        numbers = every if size is None else _balanced_subset(labels, size, seed, f"{dataset}: split {name!r}")
-        splits.append(select(numbers))
-        if name == train_name and len(numbers) < len(every):
-            rest = select(np.setdiff1d(every, numbers))
-    _check_classes(splits, names, (config.train_size, config.test_size))
-    train, test = splits
-    return RawTask(
-        class_names=names, train=train, test=test, validation=rest, revision=opened.revision, is_numbered=is_numbered
+        raise UsageError(config.dataset, f"the splits {train_name!r} and {test_name!r} share images", hint=hint)
+    image_column = find_image_column(splits, config)
+    class_names, (train_labels, test_labels), is_numbered = read_labels(splits, config, image_column)
+    train = _raw_split(splits, 0, config.dataset, image_column, train_labels)
+    test = _raw_split(splits, 1, config.dataset, image_column, test_labels)
+    chosen = _balanced_subset(train, config.train_size, seed)
+    task = RawTask(
+        class_names=class_names,
+        train=_select(train, chosen),
+        test=_select(test, _balanced_subset(test, config.test_size, seed)),
+        validation=_select(train, np.setdiff1d(train.numbers, chosen)) if len(chosen) < len(train) else None,
+        revision=splits.revision,
+        is_numbered=is_numbered,
     )
+    _check_classes(task, config)
+    return task
 
 
 def open_unlabeled(config: DataConfig, *, seed: int = 0) -> RawSplit:
-    """The images of the test split alone, whatever their labels and whether there are any: all of label 0."""
-    opened = _read_splits(config, config.test_split)
-    [rows], [name] = opened.rows, opened.names
-    where = f"{config.dataset}: split {name!r}"
-    image_column, labels = find_image_column(opened, config), np.zeros(len(rows), dtype=np.int64)
-    if len(labels) == 0:
-        raise UsageError(where, "has no images", hint="choose another split")
-    some = config.test_size
-    numbers = np.arange(len(labels)) if some is None else _balanced_subset(labels, some, seed, where)
-    return _select(opened, rows, labels, numbers, dataset=config.dataset, name=name, image_column=image_column)
+    """Open the test images of a data set that may have no labels: all have the label 0."""
+    splits = _load_splits(config, config.test_split)
+    image_column, [rows] = find_image_column(splits, config), splits.rows
+    if len(rows) == 0:
+        raise UsageError(f"{config.dataset}: split {splits.names[0]!r}", "has no images", hint="choose another split")
+    split = _raw_split(splits, 0, config.dataset, image_column, np.zeros(len(rows), dtype=np.int64))
+    return _select(split, _balanced_subset(split, config.test_size, seed))
 
 
-def _select(
-    opened: LoadedSplits, rows: Any, labels: Integers, numbers: Integers, *, dataset: str, name: str, image_column: str
-) -> RawSplit:
+def _raw_split(splits: LoadedSplits, index: int, dataset: str, image_column: str, labels: Integers) -> RawSplit:
     import datasets
 
-    images = rows.select_columns([image_column])
-    if isinstance(images.features[image_column], datasets.Image):
-        images = images.cast_column(image_column, datasets.Image(decode=False))
+    rows = splits.rows[index].select_columns([image_column])
+    if isinstance(rows.features[image_column], datasets.Image):
+        rows = rows.cast_column(image_column, datasets.Image(decode=False))
     return RawSplit(
         dataset=dataset,
-        name=name,
-        rows=images.select(numbers),
+        name=splits.names[index],
+        rows=rows,
         image_column=image_column,
-        labels=labels[numbers],
-        numbers=numbers,
-        image_folders=opened.image_folders,
+        labels=labels,
+        numbers=np.arange(len(labels)),
+        image_folders=splits.image_folders,
     )
 
 
-def _check_classes(splits: Sequence[RawSplit], names: Sequence[str], sizes: Sequence[int | None]) -> None:
-    """Make sure that both splits have images of the same classes; a subset that was asked for may lack some."""
-    seen = [np.bincount(split.labels, minlength=len(names)) > 0 for split in splits]
-    for split, other, here, there, size in zip(splits, reversed(splits), seen, reversed(seen), sizes, strict=True):
-        missing = [name for name, lacks in zip(names, there & ~here, strict=True) if lacks]
-        what = (
+def _select(split: RawSplit, numbers: Integers) -> RawSplit:
+    return replace(split, rows=split.rows.select(numbers), labels=split.labels[numbers], numbers=numbers)
+
+
+def _check_classes(task: RawTask, config: DataConfig) -> None:
+    """Check that both splits have images of the same classes; a chosen subset may lack some."""
+    names, dataset, train, test = task.class_names, config.dataset, task.train, task.test
+    in_train, in_test = (np.bincount(split.labels, minlength=len(names)) > 0 for split in (train, test))
+    pairs = (train, test, in_test & ~in_train, config.train_size), (test, train, in_train & ~in_test, config.test_size)
+    for split, other, is_missing, size in pairs:
+        missing = [names[label] for label in np.flatnonzero(is_missing)]
+        problem = (
             f"split {split.name!r} has no images of {len(missing)} of {len(names)} classes"
             f"{list_names(missing)}, of which split {other.name!r} has some"
         )
         if missing and size is None:
             raise UsageError(
-                split.dataset,
-                what,
-                hint="choose splits with all classes; write the rows of a table in random order before you cut it into "
-                "parts; train_size or test_size takes a split as it is",
+                dataset,
+                problem,
+                hint="choose splits with all classes, or shuffle the rows of the table before you cut it into parts; "
+                "with train_size or test_size a split is taken as it is",
             )
         if missing:
-            warn_once(f"{split.dataset}: {what}")
-    if absent := [name for name, lacks in zip(names, ~(seen[0] | seen[1]), strict=True) if lacks]:
-        warn_once(
-            f"{splits[0].dataset}: no split has images of {len(absent)} of {len(names)} classes{list_names(absent)}"
-        )
+            warn_once(f"{dataset}: {problem}")
+    if absent := [names[label] for label in np.flatnonzero(~(in_train | in_test))]:
+        warn_once(f"{dataset}: no split has images of {len(absent)} of {len(names)} classes{list_names(absent)}")
 
 
 def _content_and_path(cell: Any) -> tuple[bytes | None, str | None]:
-    """The bytes and the path of an image as a column may hold it: a dict of both, or one of the two."""
+    """Return the bytes and the path of an image from a cell of bytes, of a path, or of a dict of both."""
     match cell:
         case bytes():
             return cell, None
@@ -242,17 +208,17 @@ def _content_and_path(cell: Any) -> tuple[bytes | None, str | None]:
     return None, None
 
 
-def _read_splits(config: DataConfig, *names: str) -> LoadedSplits:
+def _load_splits(config: DataConfig, *names: str) -> LoadedSplits:
     if config.dataset != "digits":
         return load_splits(config, names)
-    splits = _read_digits()
+    splits = _load_digits()
     if not splits.keys() >= set(names):
         raise UsageError("digits", "has the splits 'train' and 'test'", hint="leave the splits out")
     return LoadedSplits([splits[name] for name in names], names)
 
 
-def _read_digits() -> dict[str, Any]:
-    """scikit-learn's 1,797 handwritten digits of 8x8 gray pixels: 1,437 to train, 360 to test."""
+def _load_digits() -> dict[str, Any]:
+    """Load scikit-learn's 1,797 handwritten digits of 8x8 gray pixels: 1,437 to train, 360 to test."""
     import datasets
     from sklearn.datasets import load_digits
 
@@ -263,37 +229,36 @@ def _read_digits() -> dict[str, Any]:
     })
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # stored as counts from 0 to 16
     rows = datasets.Dataset.from_dict(
-        {"image": [_png(image) for image in pixels], "label": digits.target}, features=features
+        {"image": [Image.fromarray(image) for image in pixels], "label": digits.target}, features=features
     )
-    test = _balanced_subset(digits.target, _DIGITS_TEST_SIZE, _DIGITS_SEED, "digits")
+    test = _balanced_rows(digits.target, _DIGITS_TEST_SIZE, _DIGITS_SEED)
     return {"train": rows.select(np.setdiff1d(np.arange(len(rows)), test)), "test": rows.select(test)}
 
 
-def _png(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG")
-    return file.getvalue()
+def _share_images(train: str, test: str) -> bool:
+    """Return whether two instructions, `train+extra` and `train[90%:]`, certainly share images; parts may."""
+    for part, other in product(train.split("+"), test.split("+")):
+        (name, bracket, _), (other_name, other_bracket, _) = part.strip().partition("["), other.strip().partition("[")
+        if name == other_name and not (bracket and other_bracket):
+            return True
+    return False
 
 
-def _share_images(one: str, other: str) -> bool:
-    """Whether two splits, as `train+extra` and `train[90%:]`, are sure to share images; two parts may or may not."""
-    whole, parts = zip(*(_split_parts(text) for text in (one, other)), strict=True)
-    return any(whole[here] & (whole[there] | parts[there]) for here, there in ((0, 1), (1, 0)))
+def _balanced_subset(split: RawSplit, size: int | None, seed: int) -> Integers:
+    """Return the rows of a subset of `size` images, or all rows where there is no size."""
+    if size is None:
+        return split.numbers
+    if size > len(split):
+        subject = f"{split.dataset}: split {split.name!r}"
+        raise UsageError(subject, f"{size} images asked for, {len(split)} there", hint="ask for fewer")
+    return _balanced_rows(split.labels, size, seed)
 
 
-def _split_parts(text: str) -> tuple[set[str], set[str]]:
-    """The splits that an instruction of `datasets` takes as a whole, and those of which it takes a part."""
-    names = [part.strip() for part in text.split("+")]
-    return {name for name in names if "[" not in name}, {name.partition("[")[0] for name in names if "[" in name}
-
-
-def _balanced_subset(labels: Integers, size: int, seed: int, where: str) -> Integers:
-    """Rows of a subset with equally many images of every class, as far as there are enough, in ascending order."""
-    if size > len(labels):
-        raise UsageError(where, f"{size} images asked for, {len(labels)} there", hint="ask for fewer")
+def _balanced_rows(labels: Integers, size: int, seed: int) -> Integers:
+    """Draw rows with equally many images of every class, as far as there are enough, in ascending order."""
     order = np.random.default_rng(seed).permutation(len(labels))
-    turn = np.empty(len(labels), dtype=np.int64)  # how many images of its class come before it
+    rank = np.empty(len(labels), dtype=np.int64)  # of an image among those of its class
     for label in np.unique(labels):
-        members = labels[order] == label
-        turn[members] = np.arange(members.sum())
-    return np.sort(order[np.argsort(turn, kind="stable")[:size]])
+        is_label = labels[order] == label
+        rank[is_label] = np.arange(is_label.sum())
+    return np.sort(order[np.argsort(rank, kind="stable")[:size]])

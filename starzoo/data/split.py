@@ -24,11 +24,11 @@ _PIXELS_PER_BATCH = 400_000
 
 
 class Split:
-    """The images of one split as a model sees them, in memory, and their labels.
+    """The preprocessed images of one split, in memory, and their labels.
 
     The geometric transform is timm's evaluation transform (resize, center crop). Augmentation acts on its result:
     a horizontal flip, and a random crop after padding by an eighth of the size with black.
-    Images are in channels-last memory layout.
+    Images have the channels-last memory format.
 
     Attributes:
         name: The name of the split in its data set.
@@ -45,27 +45,27 @@ class Split:
         return len(self.labels)
 
     def tensors(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """The whole split at once: small data only."""
+        """Return all images and labels at once, for small data."""
         return self.normalize(self.pixels[torch.arange(len(self))]).to(dtype), self.labels
 
     def images(
         self, batch_size: int, *, limit: int | None = None, seed: int = 0, augment: Augmentation = "none"
     ) -> Iterator[Tensor]:
-        """Images in batches, in the order of `labels` unless `limit` cuts them."""
-        drawn = self.sample_indices(limit, seed)
-        batches = list(torch.tensor_split(drawn, -(-len(drawn) // batch_size)))
+        """Yield batches of images, of the whole split in the order of `labels` or of a random subset of `limit`."""
+        indices = self.sample_indices(limit, seed)
+        batches = list(torch.tensor_split(indices, -(-len(indices) // batch_size)))
         for images, _ in Loader(self, batches, augment, self._augmentation_draws(seed, epoch=0)):
             yield images
 
     def labeled_images(self, *, limit: int, seed: int = 0) -> tuple[list[Tensor], Tensor]:
-        """Some un-augmented images to look into models with, in batches that leave room for all activations."""
-        chosen = self.sample_indices(limit, seed)
-        height, width = self.pixels[chosen[:1]].shape[1:3]
+        """Return images without augmentation and their labels, in batches small enough to store all activations."""
+        _, height, width, _ = self.pixels.shape
         batch_size = max(4, min(100, _PIXELS_PER_BATCH // (height * width)))
-        return list(self.images(batch_size, limit=limit, seed=seed)), self.labels[chosen]
+        batches = list(self.images(batch_size, limit=limit, seed=seed))
+        return batches, self.labels[self.sample_indices(limit, seed)]
 
     def sample_indices(self, limit: int | None, seed: int = 0) -> Tensor:
-        """Which images a limit leaves: their row numbers, shape (images,); all in order where there are not more."""
+        """Return the row numbers of a random subset, shape (images,); all in order if `limit` allows all."""
         if limit is None or limit >= len(self):
             return torch.arange(len(self))
         return torch.from_numpy(np.random.default_rng([_SUBSET, seed]).permutation(len(self))[:limit])
@@ -83,11 +83,10 @@ class Split:
         num_shards: int = 1,
         workers: int = 0,
     ) -> Loader:
-        """The batches of one epoch. Order and augmentation are functions of the seed, the epoch and the image alone."""
-        where = self.pixels.records.dataset
+        """Return the batches of one epoch; order and augmentation depend on seed, epoch and image only."""
         if drop_last and batch_size > len(self):
             raise UsageError(
-                where,
+                self.pixels.records.dataset,
                 f"a batch of {batch_size} images is more than the {len(self)} of split {self.name!r}",
                 hint="use a smaller batch_size",
             )
@@ -108,27 +107,19 @@ class Split:
         return torch.from_numpy(draws)
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Pixels as the model takes them, float32 of shape (batch, channels, height, width)."""
+        """Normalize pixels for the model: float32 of shape (batch, channels, height, width)."""
         return normalize(pixels, self._preprocessing)
 
 
 @dataclass(frozen=True)
 class Loader:
-    """The batches of one epoch, or a share of each.
-
-    Attributes:
-        split: Where the images are.
-        batches: The row numbers of every batch.
-        augment: What is done to the images.
-        draws: Three random numbers in [0, 1) for every image of the split: flip, vertical and horizontal offset.
-        workers: Threads that prepare batches ahead.
-    """
+    """The batches of one epoch, or a shard of each."""
 
     split: Split
-    batches: list[Tensor]
+    batches: list[Tensor]  # row numbers
     augment: Augmentation
-    draws: Tensor
-    workers: int = 0
+    draws: Tensor  # in [0, 1), for every image of the split: flip, vertical and horizontal offset
+    workers: int = 0  # threads that prepare batches ahead
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -138,7 +129,7 @@ class Loader:
         return threaded_map(self._batch, self.batches, self.workers + 1 if self.workers else 0)
 
     def skip(self, batches: int) -> Loader:
-        """The same without the first batches: where a resumed run goes on."""
+        """Return a loader without the first batches, for a resumed run."""
         return replace(self, batches=self.batches[batches:])
 
     def _batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,7 +140,7 @@ class Loader:
 
 
 def _augment(pixels: Tensor, draws: Tensor, *, crop: bool) -> Tensor:
-    """Flip, and crop where asked, all images of a batch by one gather."""
+    """Flip and, with `crop`, randomly crop all images of a batch by one gather."""
     batch, height, width, _ = pixels.shape
     rows = torch.arange(height).expand(batch, height)
     columns = torch.arange(width).expand(batch, width)

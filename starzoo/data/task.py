@@ -22,18 +22,17 @@ __all__ = ["ImageTask", "load_data", "load_unlabeled"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTask:
-    """A classification task as models of one preprocessing see it.
+    """A classification task, preprocessed for models.
 
     Attributes:
-        config: Where it came from, at which commit of the Hub, which splits it has, and how training images are
-            augmented.
-        class_names: The name of every class, in the order of the labels, which is that of the models.
-        label_names: The data set's own class order, where it was brought into that of the models; else None.
+        config: The data set, its commit on the Hub, its splits, and the augmentation of training images.
+        class_names: The name of every class, in the order of the labels and of the models.
+        label_names: The class order of the data set, if it differs from that of the models; else None.
         train: The training split.
         test: The test split.
-        validation: The training images that `train_size` leaves out, which nothing was fitted on; None where it leaves
-            none. The fingerprint is not about them.
-        stored: The same as it is stored, with the labels in its own class order.
+        validation: The training images that `train_size` leaves out; None if it leaves none. The fingerprint does not
+            cover them.
+        stored: The encoded images, with the labels in the class order of the data set.
     """
 
     config: DataConfig
@@ -44,30 +43,32 @@ class ImageTask:
     validation: Split | None = None
     stored: RawTask
 
-    def statistics_images(self, how: EvalConfig) -> Iterator[Tensor]:
-        """The training images that batch-norm statistics are estimated on, the same each time."""
-        augment = how.batch_norm_augment or self.config.augment
-        yield from self.train.images(how.batch_size, limit=how.batch_norm_images, seed=how.seed, augment=augment)
+    def batch_norm_images(self, config: EvalConfig) -> Iterator[Tensor]:
+        """Yield the training images that batch-norm statistics are estimated on, always the same."""
+        augment = config.batch_norm_augment or self.config.augment
+        yield from self.train.images(
+            config.batch_size, limit=config.batch_norm_images, seed=config.seed, augment=augment
+        )
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over class names, labels and image files, so that a changed data set is noticed."""
+        """The SHA-256 of class names, labels and image files, which reveals a changed data set."""
         return self.stored.fingerprint
 
     @property
     def class_orders(self) -> list[tuple[str, ...]]:
         """The class orders that a model without label names may have learned.
 
-        The first is that of the labels, the next that of the stored labels. Where this is the alphabetical one, as
-        torchvision and `datasets` sort class folders, timm's own (2 before 10) is the last.
+        The first is that of the labels, the next that of the stored labels. If the latter is alphabetical, the order
+        of torchvision and `datasets`, then timm's order (2 before 10) is the last.
         """
         from timm.utils.misc import natural_key
 
-        own = self.label_names or self.class_names
-        orders = [self.class_names, own]
-        if list(own) == sorted(own):
-            orders.append(tuple(sorted(own, key=natural_key)))
-        return list(dict.fromkeys(orders)) if len(set(own)) == len(own) else [self.class_names]
+        stored = self.label_names or self.class_names
+        orders = [self.class_names, stored]
+        if list(stored) == sorted(stored):
+            orders.append(tuple(sorted(stored, key=natural_key)))
+        return list(dict.fromkeys(orders)) if len(set(stored)) == len(stored) else [self.class_names]
 
 
 def load_data(
@@ -78,20 +79,21 @@ def load_data(
     num_classes: int | None = None,
     seed: int = 0,
 ) -> ImageTask:
-    """Open a data set for models of one preprocessing. Images are decoded when they are first used."""
+    """Open a data set for models of one preprocessing; images are decoded at their first use."""
     stored = open_data(config, seed=seed)
-    found, names = stored.class_names, tuple(class_names or stored.class_names)
+    stored_names, names = stored.class_names, tuple(class_names or stored.class_names)
     if num_classes is not None and len(names) != num_classes:
-        wanted = pluralize(num_classes, "class", "classes")
+        expected = pluralize(num_classes, "class", "classes")
         raise IncompatibleError(
             config.dataset,
-            f"expected the {wanted} of the models, got {len(found)}",
+            f"expected the {expected} of the models, got {len(stored_names)}",
             hint="use the data set that the models were trained on",
         )
-    if stored.is_numbered and set(found) != set(names) and found == tuple(map(str, range(len(names)))):
+    indices = tuple(map(str, range(len(names))))
+    if stored.is_numbered and set(stored_names) != set(names) and stored_names == indices:
         order = list(range(len(names)))
     else:
-        order = match_names(names, found, owner="the models", subject=config.dataset)
+        order = match_names(names, stored_names, owner="the models", subject=config.dataset)
     is_reordered = order != sorted(order)
     if is_reordered:
         warn_once(f"{config.dataset}: its classes are in another order than those of the models, and matched by name")
@@ -118,5 +120,5 @@ def load_data(
 
 
 def load_unlabeled(config: DataConfig, preprocessing: Preprocessing, *, seed: int = 0) -> Split:
-    """Open the test images of a data set that need be no task: it may have this one split only, and no labels."""
+    """Open the test images of a data set that may have no other split and no labels."""
     return Split(open_unlabeled(config, seed=seed), preprocessing)

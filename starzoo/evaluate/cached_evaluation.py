@@ -181,7 +181,7 @@ class CachedEvaluation:
         return Evaluator(
             self.network,
             {name: (partial(self._images, name), self.labels(name)) for name in splits},
-            partial(self.data.statistics_images, self.config),
+            partial(self.data.batch_norm_images, self.config),
             repairs=self.config.repair,
             precision=self.config.precision,
         )

@@ -153,7 +153,7 @@ def reestimate_statistics(model: Source, data: ImageTask, config: EvalConfig) ->
     """Give a model re-estimated batch-norm statistics."""
     network, device = channels_last(model.architecture.build().to(default_device())), default_device()
     network.load_state_dict(dict(model.state))
-    reestimate_batch_norm(network, (as_channels_last(images.to(device)) for images in data.statistics_images(config)))
+    reestimate_batch_norm(network, (as_channels_last(images.to(device)) for images in data.batch_norm_images(config)))
     state = {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in network.state_dict().items()}
     return replace(model.with_record(estimated=True), state=state)
 
@@ -194,7 +194,7 @@ class _ScoreMeasurer:
     def _measure(self, model: Source, augment: Augmentation | None) -> tuple[float, float, float]:
         def measure() -> dict[str, Tensor]:
             config = self.config.model_copy(update={"batch_norm_augment": augment})
-            statistics_images = partial(self.data.statistics_images, config)
+            statistics_images = partial(self.data.batch_norm_images, config)
             evaluator = Evaluator(self.network, {"train": (self.images, self.labels)}, statistics_images)
             predicted = evaluator.log_probabilities(model.state, estimate=augment is not None)["train"].double()
             values = [

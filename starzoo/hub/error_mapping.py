@@ -14,6 +14,7 @@ __all__ = [
     "RETRYABLE_STATUS",
     "HubUnavailableError",
     "as_hub_error",
+    "disk_full_error",
     "is_client_error",
     "is_disk_full",
     "translate_hub_errors",
@@ -21,18 +22,17 @@ __all__ = [
 ]
 
 RETRYABLE_STATUS = frozenset({408, 429, 500, 502, 503, 504})
-"""The answers after which the same request may succeed in a moment."""
+"""HTTP statuses after which the same request may succeed later."""
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_SAYS_FULL = re.compile("no space left|quota exceeded|file too large|not enough (disk )?space", re.IGNORECASE)
-_MAKE_SPACE = "free space, or set HF_HOME"
+_DISK_FULL_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DISK_FULL_TEXT = re.compile("no space left|quota exceeded|file too large|not enough (disk )?space", re.IGNORECASE)
 
 
 class HubUnavailableError(HubError):
-    """The Hub did not answer, or said that it cannot now: the same request may succeed in a moment.
+    """The Hub did not answer, or reported a temporary failure.
 
     Attributes:
-        wait: Seconds after which to ask again, where the Hub states them.
+        wait: Seconds after which to retry, where the Hub states them.
     """
 
     def __init__(self, subject: str, problem: str, *, hint: str = "", wait: float | None = None) -> None:
@@ -42,63 +42,72 @@ class HubUnavailableError(HubError):
 
 @contextmanager
 def translate_hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
-    """Turn whatever huggingface_hub raises inside the block into a `HubError` about `repo`."""
+    """Turn every error of huggingface_hub inside the block into a `HubError` about `repo`."""
     try:
         yield
     except Exception as error:
-        ours = as_hub_error(error, repo, revision)
-        if ours is None:
+        hub_error = as_hub_error(error, repo, revision)
+        if hub_error is None:
             raise
-        raise ours from error
+        raise hub_error from error
 
 
-def as_hub_error(error: BaseException, repo: str, revision: str | None = None) -> StarzooError | None:
-    """What an exception of huggingface_hub, of the network or of a full disk says about `repo`."""
+def as_hub_error(
+    error: BaseException, repo: str, revision: str | None = None, *, repo_type: str = "model"
+) -> StarzooError | None:
+    """Translate an error of huggingface_hub, of the network or of a full disk; return None for any other."""
     if is_disk_full(error):
-        return ResourceError(repo, "the disk is full", hint=_MAKE_SPACE)
-    of_the_network = isinstance(error, OSError) and not error.filename
-    if isinstance(error, StarzooError) or not (of_the_network or is_client_error(error)):
+        return disk_full_error(repo)
+    is_network_error = isinstance(error, OSError) and not error.filename
+    if isinstance(error, StarzooError) or not (is_network_error or is_client_error(error)):
         return None
-    kind, what, hint = _explain(error, repo, revision)
-    return kind(repo, what, hint=hint)
+    error_type, problem, hint = _explain(error, repo, revision, repo_type)
+    return error_type(repo, problem, hint=hint)
 
 
 @contextmanager
 def translate_xet_errors(repo: str) -> Iterator[None]:
-    """Turn what the Xet client below huggingface_hub raises, which has hardly a class of its own, into our errors."""
+    """Turn errors of the Xet client, which has almost no exception classes of its own, into starzoo's errors."""
     try:
         yield
     except Exception as error:
-        of_xet = type(error).__module__ == "hf_xet"
-        if not of_xet and (type(error) is not RuntimeError or is_client_error(error)):
+        is_xet_error = type(error).__module__ == "hf_xet"
+        if not is_xet_error and (type(error) is not RuntimeError or is_client_error(error)):
             raise
-        if _SAYS_FULL.search(str(error)):
-            raise ResourceError(repo, "the disk is full", hint=_MAKE_SPACE) from error
-        kind = HubError if of_xet else HubUnavailableError
-        what = f"the Xet storage of the Hub failed ({type(error).__name__})"
-        raise kind(repo, what, hint="run it again, with HF_HUB_DISABLE_XET=1 to do without it") from error
+        if _DISK_FULL_TEXT.search(str(error)):
+            raise disk_full_error(repo) from error
+        error_type = HubError if is_xet_error else HubUnavailableError
+        raise error_type(
+            repo,
+            f"the Xet storage of the Hub failed ({type(error).__name__})",
+            hint="run it again with HF_HUB_DISABLE_XET=1",
+        ) from error
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an exception says that there is no more space, by its number or, without one, in words."""
+    """Return whether an exception reports a full disk, by its errno or, without one, by its text."""
     if isinstance(error, OSError) and error.errno:
-        return error.errno in _FULL
-    return isinstance(error, OSError) and not is_client_error(error) and bool(_SAYS_FULL.search(str(error)))
+        return error.errno in _DISK_FULL_ERRNO
+    return isinstance(error, OSError) and not is_client_error(error) and bool(_DISK_FULL_TEXT.search(str(error)))
 
 
 def is_client_error(error: BaseException) -> bool:
-    """Whether an exception comes from huggingface_hub or from the HTTP library below it, whose name changes."""
-    modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    wrapped = error.__cause__
-    return any(name == "huggingface_hub" or name.startswith("httpx") for name in modules) or (
-        (isinstance(error, RuntimeError) or type(error) is ValueError)
-        and wrapped is not None
-        and is_client_error(wrapped)
-    )
+    """Return whether an exception, or the one that it wraps, comes from huggingface_hub or its HTTP library."""
+    # The HTTP library is httpx, or a copy of it under a longer name.
+    modules = {base.__module__.partition(".")[0] for base in type(error).__mro__}
+    if any(name == "huggingface_hub" or name.startswith("httpx") for name in modules):
+        return True
+    is_wrapper = isinstance(error, RuntimeError) or type(error) is ValueError
+    return is_wrapper and error.__cause__ is not None and is_client_error(error.__cause__)
 
 
-def _explain(error: BaseException, repo: str, revision: str | None) -> tuple[type[HubError], str, str]:
-    """What is wrong, whether it may pass, and what to do next."""
+def disk_full_error(repo: str) -> ResourceError:
+    """Return the error about a download for which the disk has no space."""
+    return ResourceError(repo, "the disk is full", hint="free space, or set HF_HOME")
+
+
+def _explain(error: BaseException, repo: str, revision: str | None, repo_type: str) -> tuple[type[HubError], str, str]:
+    """Return the error class, the problem and the hint for an error of the client."""
     from huggingface_hub import constants, errors
 
     cause = error
@@ -106,32 +115,32 @@ def _explain(error: BaseException, repo: str, revision: str | None) -> tuple[typ
     while (isinstance(cause, wrappers) or type(cause) is ValueError) and cause.__cause__ is not None:
         cause = cause.__cause__
     status = cause.response.status_code if isinstance(cause, errors.HfHubHTTPError) else None
-    page = f"{constants.ENDPOINT}/{repo}"
+    page = f"{constants.ENDPOINT}/{constants.REPO_TYPES_URL_PREFIXES.get(repo_type, '')}{repo}"
     match cause:
         case errors.GatedRepoError():
-            what, hint = "access is restricted", f"ask for access at {page} and set HF_TOKEN"
+            problem, hint = "access is restricted", f"ask for access at {page} and set HF_TOKEN"
         case errors.RepositoryNotFoundError():
-            what, hint = "no such repository, or a private one", "check the name, or set HF_TOKEN if it is private"
+            problem, hint = "no such repository, or a private one", "check the name, or set HF_TOKEN if it is private"
         case errors.RevisionNotFoundError():
-            what, hint = f"no revision {revision or 'main'!r}", f"see {page}/commits for the revisions there are"
+            problem, hint = f"no revision {revision or 'main'!r}", f"choose one of {page}/commits"
         case errors.EntryNotFoundError() if status:
-            what, hint = "a file that was listed is gone", "run the command again"
+            problem, hint = "a listed file was deleted meanwhile", "run the command again"
         case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError() | errors.RevisionResolutionError():
-            what, hint = "not complete in the local cache, and offline", f"{ONLINE_HINT}, and pull it once"
+            problem, hint = "not complete in the local cache, and offline", f"{ONLINE_HINT}, and pull it once"
         case errors.HfHubHTTPError() if status in {401, 403}:
-            what, hint = f"not allowed (HTTP {status})", "set HF_TOKEN to a token with the rights this needs"
+            problem, hint = f"not allowed (HTTP {status})", "set HF_TOKEN to a token with the necessary permissions"
         case errors.HfHubHTTPError() if status == 402:
-            what, hint = "the account has no credit for this (HTTP 402)", f"see {constants.ENDPOINT}/settings/billing"
+            problem, hint = "the account has no credit (HTTP 402)", f"see {constants.ENDPOINT}/settings/billing"
         case errors.HfHubHTTPError() if status == 404:
-            what, hint = "there is no such place (HTTP 404)", "check the names"
+            problem, hint = "not found (HTTP 404)", "check the names"
         case errors.HfHubHTTPError() if status in {400, 422} and cause.server_message:
-            what, hint = f"the Hub refused this (HTTP {status}): {cause.server_message}", "correct what it names"
+            problem, hint = f"the Hub refused the request (HTTP {status}): {cause.server_message}", "correct it"
         case errors.HfHubHTTPError() if status == 412:
-            what, hint = "somebody else changed the repository meanwhile", "look at the changes, then run it again"
+            problem, hint = "somebody else changed the repository meanwhile", "check the changes, then run it again"
         case errors.HfHubHTTPError():
-            what, hint = f"the Hub answered HTTP {status}", "try again later, or see https://status.huggingface.co"
-            return HubUnavailableError if status in RETRYABLE_STATUS else HubError, what, hint
+            problem, hint = f"the Hub answered HTTP {status}", "try again later, or see https://status.huggingface.co"
+            return HubUnavailableError if status in RETRYABLE_STATUS else HubError, problem, hint
         case _:
-            what = f"the Hub cannot be reached ({type(cause).__name__})"
-            return HubUnavailableError, what, "check the network; HF_HUB_OFFLINE=1 uses the cache"
-    return HubError, what, hint
+            problem = f"the Hub cannot be reached ({type(cause).__name__})"
+            return HubUnavailableError, problem, "check the network, or set HF_HUB_OFFLINE=1 to use the cache"
+    return HubError, problem, hint

@@ -13,12 +13,12 @@ from starzoo.hub.offline import cache_ref, is_offline
 from starzoo.hub.retry import with_retries
 
 if TYPE_CHECKING:
-    from huggingface_hub import ModelInfo
+    from huggingface_hub import HfFileMetadata, ModelInfo
 
-__all__ = ["TIMEOUT", "ModelRef", "model_info"]
+__all__ = ["TIMEOUT", "ModelRef", "file_metadata", "model_info"]
 
 TIMEOUT = 10.0
-"""Seconds to wait for an answer of the Hub."""
+"""Seconds to wait for a response of the Hub."""
 
 _FORMS = (
     "write user/repo, user/repo@revision, user/repo/folder@revision, "
@@ -28,13 +28,13 @@ _FORMS = (
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Which model: either `folder`, or `repo` with an optional `revision` and an optional folder inside of it.
+    """A reference to a model: either `folder`, or `repo` with an optional `revision` and `subfolder`.
 
     Attributes:
         folder: An existing local folder, or None.
         repo: A repository id `user/name` on the Hub, or None.
         revision: A branch, tag or commit of `repo`; None stands for its main branch.
-        inside: The folder of `repo` that holds the model, as `sub/folder`; empty for the root.
+        subfolder: The folder of `repo` that holds the model; empty for the root.
     """
 
     folder: Path | None = None
@@ -44,31 +44,32 @@ class ModelRef:
 
     @classmethod
     def parse(cls, text: str | Path) -> ModelRef:
-        """Read `user/repo[/folder][@revision]`, the same after `hf-hub:`, or the path of a folder.
+        """Parse `user/repo[/folder][@revision]`, the same after `hf-hub:`, or the path of a folder.
 
         An existing folder wins over a repository of the same name.
         """
         name = str(text)
         prefix, colon, rest = name.partition(":")
-        forced = bool(colon) and prefix.lower() in {"hf-hub", "hf_hub"}
-        if not forced and name:
+        is_hub_ref = bool(colon) and prefix.lower() in {"hf-hub", "hf_hub"}
+        if not is_hub_ref and name:
             path = Path(name).expanduser()
             if path.is_dir():
                 return cls(folder=path)
             if path.exists():
-                raise UsageError(name, "is a file, not a folder", hint="give the folder that holds it")
+                raise UsageError(name, "expected a folder, got a file", hint="give the folder that holds it")
             if isinstance(text, Path) or name.startswith((".", "/", "~")):
-                raise UsageError(name, "there is no such folder", hint=_FORMS)
-            near = next((parent for parent in path.parents if parent != Path() and parent.is_dir()), None)
-            if near is not None:
-                # `zoo/seed-9` beside a folder zoo is a slip of the pen, not a repository of a user called zoo.
-                hint = f"write hf-hub:{name} if the repository is meant"
-                raise UsageError(name, f"there is no such folder in {near}", hint=hint)
-        place, at, revision = (rest if forced else name).partition("@")
-        found = split_repo(place)
-        if found is None or (at and not is_revision(revision)):
+                raise UsageError(name, "no such folder", hint=_FORMS)
+            parent = next((parent for parent in path.parents if parent != Path() and parent.is_dir()), None)
+            if parent is not None:
+                # `zoo/seed-9` next to a folder zoo is a typing error, not a repository of a user called zoo.
+                hint = f"write hf-hub:{name} if you mean the repository"
+                raise UsageError(name, f"no such folder in {parent}", hint=hint)
+        model_id, at, revision = (rest if is_hub_ref else name).partition("@")
+        parts = split_repo(model_id)
+        if parts is None or (at and not is_revision(revision)):
             raise UsageError(name, "neither a folder nor a repository", hint=_FORMS)
-        return cls(repo=found[0], revision=revision or None, subfolder=found[1])
+        repo, subfolder = parts
+        return cls(repo=repo, revision=revision or None, subfolder=subfolder)
 
     @property
     def model_id(self) -> str:
@@ -78,10 +79,10 @@ class ModelRef:
         return f"{self.repo}/{self.subfolder}" if self.subfolder else self.repo
 
     def resolve(self) -> str:
-        """Ask the Hub, once, which commit the revision is at; offline, what the cache remembers."""
+        """Return the commit of the revision, as the Hub states it or, offline, as the cache does."""
         if self.repo is None:
-            raise UsageError(str(self), "a local folder has no commit", hint="give a repository")
-        from huggingface_hub import HfApi, hf_hub_url
+            raise UsageError(str(self), "expected a repository, got a local folder", hint="give a repository")
+        from huggingface_hub import HfApi
 
         repo, revision = self.repo, self.revision
         if revision and is_commit(revision):
@@ -89,16 +90,13 @@ class ModelRef:
         if is_offline():
             with translate_hub_errors(repo, revision):
                 return HfApi().resolve_revision(repo, revision=revision).resolved
-        # Not `resolve_revision`: where the Hub does not answer, it takes what the cache remembers and says nothing.
+        # Not `resolve_revision`: while the Hub does not answer, it silently returns what the cache holds.
         info = model_info(repo, revision)
         sha = info.sha
-        if sha is None and info.siblings:  # a mirror may say it only with each file
-            url = hf_hub_url(repo, info.siblings[0].rfilename, revision=revision)
-            sha = with_retries(
-                lambda: HfApi().get_hf_file_metadata(url=url, timeout=TIMEOUT), repo, revision
-            ).commit_hash
+        if sha is None and info.siblings:  # a mirror may state it only with each file
+            sha = file_metadata(repo, info.siblings[0].rfilename, revision).commit_hash
         if not isinstance(sha, str) or not is_commit(sha):
-            raise HubError(repo, "the Hub names no commit", hint="is HF_ENDPOINT a Hub?")
+            raise HubError(repo, "the Hub names no commit", hint="check that HF_ENDPOINT is a Hub")
         cache_ref(f"models/{repo}", revision, sha)
         return sha
 
@@ -107,10 +105,10 @@ class ModelRef:
 
 
 def model_info(repo: str, revision: str | None, *, files: bool = False) -> ModelInfo:
-    """Ask the Hub what it knows about a repository."""
+    """Request the description of a repository from the Hub."""
     from huggingface_hub import HfApi
 
-    def ask() -> ModelInfo:
+    def request() -> ModelInfo:
         try:
             return HfApi().model_info(repo, revision=revision, files_metadata=files, timeout=TIMEOUT)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
@@ -118,8 +116,16 @@ def model_info(repo: str, revision: str | None, *, files: bool = False) -> Model
                 raise
             raise HubError(
                 repo,
-                "expected what a Hub knows about a repository, got something else",
-                hint="is HF_ENDPOINT a Hub, and does the network let you through to it?",
+                "expected the description of a repository, got another answer",
+                hint="check that HF_ENDPOINT is a Hub and that the network lets you through to it",
             ) from error
 
-    return with_retries(ask, repo, revision)
+    return with_retries(request, repo, revision)
+
+
+def file_metadata(repo: str, path: str, revision: str | None) -> HfFileMetadata:
+    """Request the headers of a file from the Hub: its commit, ETag and size."""
+    from huggingface_hub import HfApi, hf_hub_url
+
+    url = hf_hub_url(repo, path, revision=revision)
+    return with_retries(lambda: HfApi().get_hf_file_metadata(url=url, timeout=TIMEOUT), repo, revision)

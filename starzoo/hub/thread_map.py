@@ -1,4 +1,4 @@
-"""Concurrent downloads that an interrupt or the first failure ends together."""
+"""Concurrent downloads that all end on an interrupt or on the first failure."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from starzoo.errors import HubError
 
 __all__ = ["cancellable_tqdm", "thread_map"]
 
-_MOST = 8
+_MAX_THREADS = 8
 _stop: ContextVar[Event | None] = ContextVar("stop", default=None)
 
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-def thread_map(function: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
-    """Call a function for several items, up to eight at a time."""
+def thread_map(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Call a function for several items, up to eight at a time; the first failure stops the others."""
     if len(items) < 2:
         return [function(item) for item in items]
     stop = Event()
     _stop.set(stop)
-    with ThreadPoolExecutor(min(_MOST, len(items))) as pool:
-        running = [pool.submit(copy_context().run, function, item) for item in items]
+    with ThreadPoolExecutor(min(_MAX_THREADS, len(items))) as pool:
+        futures = [pool.submit(copy_context().run, function, item) for item in items]
         try:
-            ended, _ = wait(running, return_when=FIRST_EXCEPTION)
-            for future in ended:
-                future.result()  # raises what the first failure was
-            return [future.result() for future in running]
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()  # raises the first failure
+            return [future.result() for future in futures]
         except BaseException:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
@@ -41,17 +40,17 @@ def thread_map(function: Callable[[Item], Found], items: Sequence[Item]) -> list
 
 
 def cancellable_tqdm() -> type[Any]:
-    """The progress bar of a download; the client calls it for every piece, so that what `thread_map` began can end."""
+    """Return a progress bar class that ends a download of `thread_map`: the client calls it for every chunk."""
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # documented, lacks a re-export
 
     stop = _stop.get()
 
-    class StoppableBar(tqdm):
-        """A bar that breaks off when another download failed."""
+    class CancellableTqdm(tqdm):
+        """A progress bar that raises after the failure of another download."""
 
         def update(self, n: float | None = 1) -> bool | None:
             if stop is not None and stop.is_set():
                 raise HubError("", "another download failed", hint="run it again")
             return bool(super().update(n))
 
-    return StoppableBar
+    return CancellableTqdm

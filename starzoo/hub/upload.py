@@ -20,18 +20,17 @@ STAR_TAG = "starzoo"
 
 _REQUIRED = ("config.json", "model.safetensors")
 _OPTIONAL = ("README.md", "star.json", "permutations.safetensors")
-_OF_A_STAR = (*PLOTS, *METRICS)
 
 
 @dataclass(frozen=True)
 class PushResult:
-    """What a push did.
+    """The result of a push.
 
     Attributes:
-        url: The commit's page.
-        sha: The commit that now holds the files.
-        files: The names of all files of the folder that were considered.
-        changed: Whether a commit was made; False when the repository held the same content already.
+        url: The page of the commit.
+        sha: The commit that holds the files.
+        files: The names of the published files.
+        changed: Whether a commit was made; False if the repository had the same content before.
     """
 
     url: str
@@ -42,13 +41,13 @@ class PushResult:
 
 @dataclass(frozen=True)
 class PublishedStar:
-    """One star on the Hub.
+    """A star on the Hub.
 
     Attributes:
         repo: Its repository.
         downloads: Downloads in the last 30 days.
         likes: Likes.
-        updated: The day of its last change (YYYY-MM-DD), or an empty string.
+        updated: The date of its last change (YYYY-MM-DD), or an empty string.
     """
 
     repo: str
@@ -58,21 +57,19 @@ class PublishedStar:
 
 
 def published_files(folder: Path) -> tuple[str, ...]:
-    """The files of a folder that a push publishes: those of the star format, and no others."""
+    """Return the names of the files that a push publishes: those of the star format only."""
     for name in _REQUIRED:
         if not (folder / name).is_file():
             raise UsageError(str(folder), f"has no {name}", hint="give a folder that starzoo wrote")
-    wanted = [*_REQUIRED, *_OPTIONAL, *(_OF_A_STAR if (folder / "star.json").is_file() else ())]
-    found = sorted(name for name in wanted if (folder / name).is_file())
-    for name in found:
+    star_files = (*PLOTS, *METRICS) if (folder / "star.json").is_file() else ()
+    names = sorted(name for name in (*_REQUIRED, *_OPTIONAL, *star_files) if (folder / name).is_file())
+    for name in names:
         check_inside(folder / name, folder)
         if (folder / name).stat().st_nlink > 1:
             raise UsageError(
-                str(folder / name),
-                "is a hard link, and may be a file of somebody else",
-                hint="put a copy of the file there",
+                str(folder / name), "is a hard link, perhaps to a private file", hint="put a copy of the file there"
             )
-    return tuple(found)
+    return tuple(names)
 
 
 def push(
@@ -84,7 +81,7 @@ def push(
     tag: str | None = None,
     create_pr: bool = False,
 ) -> PushResult:
-    """Publish a folder in one commit, on top of the head that was seen; the same content again changes nothing."""
+    """Publish a folder in one commit on top of the current head; the same content again makes no commit."""
     check_repo(repo_id)
     if tag and create_pr:
         raise UsageError("--tag", "and --create-pr exclude each other", hint="tag it after the merge")
@@ -119,25 +116,23 @@ def push(
 
 
 def add_to_collection(title: str, repos: Sequence[str], *, private: bool = False) -> str:
-    """Put repositories into a collection of the user's; the same call again changes nothing."""
+    """Add repositories to a collection of the user and return its URL; the same call again changes nothing."""
     from huggingface_hub import HfApi
 
     api = HfApi(library_name="starzoo")
     _require_online(f"the collection {title!r}")
     with translate_hub_errors(f"the collection {title!r}"):
         collection = api.create_collection(title, private=private, exists_ok=True)
-        held = {item.item_id for item in collection.items}
         for repo in repos:
-            if repo not in held:
-                api.add_collection_item(collection.slug, repo, "model", exists_ok=True)
+            api.add_collection_item(collection.slug, repo, "model", exists_ok=True)
     return collection.url
 
 
 def list_stars(author: str | None = None) -> list[PublishedStar]:
-    """The stars on the Hub, found by their tag.
+    """List the stars on the Hub, which their tag identifies.
 
     Args:
-        author: Only those of this user or organization.
+        author: The user or organization whose stars are listed; None for all.
 
     Returns:
         The stars in the Hub's order.
@@ -158,7 +153,7 @@ def list_stars(author: str | None = None) -> list[PublishedStar]:
 
 
 def _require_online(subject: str) -> None:
-    """Make sure that the Hub may be asked for what no cache holds, and that it does not make us wait for long."""
+    """Raise a `HubError` in offline mode, and bound the time that the Hub can ask to wait."""
     if is_offline():
-        raise HubError(subject, "the Hub cannot be asked offline", hint=ONLINE_HINT)
+        raise HubError(subject, "cannot reach the Hub in offline mode", hint=ONLINE_HINT)
     cap_retry_after()

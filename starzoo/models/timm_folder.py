@@ -13,7 +13,7 @@ from torch import Tensor
 
 from starzoo.errors import UntrustedInputError
 from starzoo.files import atomic_write, open_file, translate_write_errors, write_text
-from starzoo.hub.listing import without
+from starzoo.hub.listing import describe_missing_file
 from starzoo.models.architecture import Architecture
 from starzoo.models.timm_config import TimmConfig
 from starzoo.models.timm_weights import load_weights
@@ -82,14 +82,14 @@ def check_files(folder: Path, subject: str) -> None:
     """Make sure that a folder has the two files of a model."""
     sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
     if CONFIG_FILE not in sizes:
-        problem, hint = without(CONFIG_FILE, sizes)
+        problem, hint = describe_missing_file(CONFIG_FILE, sizes)
     elif find_weights(folder).is_file():
         return
     elif pickles := sorted(name for name in sizes if name.endswith((".bin", ".pth", ".pt"))):
         problem = f"holds its weights only as {pickles[0]}, which could run code when opened"
         hint = "save them as model.safetensors with safetensors.torch.save_file, on an isolated machine"
     else:
-        problem, hint = without(WEIGHTS_FILE, sizes)
+        problem, hint = describe_missing_file(WEIGHTS_FILE, sizes)
     raise UntrustedInputError(subject, problem, hint=hint)
 
 

@@ -83,7 +83,7 @@ class StarDomain:
             UsageError: There is no image.
         """
         if isinstance(images, ImageTask):
-            self._batch_norm_images = partial(images.statistics_images, self.star.manifest.config.evaluate)
+            self._batch_norm_images = partial(images.batch_norm_images, self.star.manifest.config.evaluate)
             return
         batches = [images] if isinstance(images, Tensor) else list(images)
         if not sum(map(len, batches)):

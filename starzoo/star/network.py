@@ -41,7 +41,7 @@ class StarNetwork:
         from accelerate.utils import broadcast
 
         self.device = device
-        self._batch_norm_images = functools.partial(data.statistics_images, config.evaluate)
+        self._batch_norm_images = functools.partial(data.batch_norm_images, config.evaluate)
         self._memory_format = torch.channels_last if config.star.channels_last else torch.contiguous_format
         torch.manual_seed(config.star.seed)
         self.module = architecture.build().to(device)

@@ -262,7 +262,7 @@ def test_h03_a_type_of_a_column_calls_no_function(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"skiprows": 10**9}, "sets 'skiprows', which images need not"),  # a set of as many numbers
+        ({"skiprows": 10**9}, "sets 'skiprows', which a data set of images does not need"),  # a set of as many numbers
         ({"sep": "(a+)+$", "engine": "python"}, "sep: expected at most 3 characters"),
         ({"chunksize": 10**15}, "sets 'chunksize'"),
         ({"converters": {"file": "eval"}}, "sets 'converters'"),

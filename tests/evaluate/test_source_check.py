@@ -232,7 +232,7 @@ def test_statistics_come_from_images_like_those_of_the_training(
         for augment in (None, "crop-flip"):
             if augment:
                 how = CONFIG.model_copy(update={"batch_norm_augment": augment, "batch_norm_images": 1437})
-                reestimate_batch_norm(model, data.statistics_images(how))
+                reestimate_batch_norm(model, data.batch_norm_images(how))
             with torch.inference_mode():
                 rights[augment] = float((model(test).argmax(1) == labels).double().mean())
         assert rights["crop-flip"] >= rights[None] - 1.5 / len(labels)  # within one of 360 images

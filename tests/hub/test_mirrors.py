@@ -149,7 +149,7 @@ def test_a_hub_that_names_no_commit(stated: str | None, files: Files, fake_hub: 
 def test_what_is_no_hub_is_no_fault_in_starzoo(body: bytes, files: Files, fake_hub: FakeHub) -> None:
     fake_hub.commit("ann/net", files)
     fake_hub.intercept("GET /api/models/", lambda request: Response(200, body))
-    with pytest.raises(HubError, match="ann/net: expected what a Hub knows about a repository, got something else"):
+    with pytest.raises(HubError, match="ann/net: expected the description of a repository, got another answer"):
         pull("ann/net")
 
 

@@ -162,7 +162,7 @@ def test_published_stars_are_found_by_their_tag(star: Path, fake_hub: FakeHub) -
 
 
 def test_what_cannot_be_pushed(star: Path, tmp_path: Path, fake_hub: FakeHub) -> None:
-    with pytest.raises(UsageError, match=r"star: is no repository name .*user/name"):
+    with pytest.raises(UsageError, match=r"star: expected the name of a repository .*user/name"):
         push(star, "star")
     with pytest.raises(UsageError, match=r"has no config.json"):
         push(tmp_path, "ann/star")
@@ -233,7 +233,7 @@ def test_references_to_nothing(text: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "weights").touch()
-    with pytest.raises(UsageError, match=r"weights: is a file, not a folder"):
+    with pytest.raises(UsageError, match=r"weights: expected a folder, got a file"):
         ModelRef.parse(tmp_path / "weights")
 
 

@@ -220,7 +220,7 @@ def test_of_many_files_the_largest_are_named(fake_hub: FakeHub) -> None:
 
 
 def test_a_missing_folder_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nowhere: there is no such folder"):
+    with pytest.raises(UsageError, match="nowhere: no such folder"):
         load_source(tmp_path / "nowhere")
 
 
@@ -331,7 +331,7 @@ def change(folder: Path, name: str, function: object) -> None:
 def test_a_missing_member_of_a_local_zoo_is_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "zoo").mkdir()
-    with pytest.raises(UsageError, match=r"zoo/seed-9: there is no such folder in zoo \(write hf-hub:zoo/seed-9"):
+    with pytest.raises(UsageError, match=r"zoo/seed-9: no such folder in zoo \(write hf-hub:zoo/seed-9"):
         load_source("zoo/seed-9")
     assert str(ModelRef.parse("hf-hub:zoo/seed-9")) == "zoo/seed-9"
 

@@ -658,7 +658,7 @@ def test_a_repaired_evaluation_says_so(report: StarResult, tmp_path: Path) -> No
         ("unknown data", UsageError, r"no-such-data"),
         ("nan", UntrustedInputError, r"conv1\.weight.*NaN"),
         ("batch size", UsageError, r"batch of 5000 images"),
-        ("repository", UsageError, r"is no repository name"),
+        ("repository", UsageError, r"expected the name of a repository"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing_behind(

@@ -40,6 +40,8 @@ def add_to_collection(store: Store, request: Request, slug: str) -> Response:
     item = request.json()["item"]
     if item["id"] not in store.repos:
         raise Refusal(404, "RepoNotFound", "Repository not found")
+    if item in store.collections[slug]["items"]:
+        raise Refusal(409, "", "Item already in collection")
     store.collections[slug]["items"].append(item)
     return as_json(_describe(store, slug))
 
