@@ -1,4 +1,4 @@
-"""Run experiments of the study, and write docs/RESULTS.md from what is there.
+"""Run experiments of the study, and write docs/results.md from what is there.
 
     python -m benchmarks.study                                          # the page again, from committed results
     python -m benchmarks.study benchmarks/study/cifar.yaml              # an experiment from scratch, or what it lacks

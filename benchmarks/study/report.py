@@ -1,4 +1,4 @@
-"""docs/RESULTS.md and its plots, from the committed results alone."""
+"""docs/results.md and its plots, from the committed results alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.study.experiment import HERE, ROOT, Experiment, load_experiment,
 from benchmarks.study.tables import Row, path_of, stand_ins, table
 from starzoo.report.plots import plot_style, save
 
-PAGE = ROOT / "docs" / "RESULTS.md"
+PAGE = ROOT / "docs" / "results.md"
 PLOTS = ROOT / "docs" / "results"
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
 ORDER = (
@@ -46,7 +46,7 @@ def draw_paths(experiment: Experiment, rows: Sequence[Row]) -> Figure:
             )
         between = [row["paths"]["source-source"] for row in rows if "source-source" in row["paths"]]
         for path in between[:1]:
-            axes.plot(path["t"], path["loss"], color="#777777", ls="--", label="between two members")
+            axes.plot(path["t"], path["loss"], color="#777777", ls="--", label="between two sources")
         axes.set_xlabel("t, from the star (0) to a held-out (1)")
         axes.set_ylabel("test loss (nats)")
         axes.legend(frameon=False, fontsize=8)
@@ -89,7 +89,7 @@ def section(file: Path) -> str:
     if experiment.stand_ins:
         parts += [
             "What to use instead of an ensemble, and what it costs: training counts forward and backward passes in "
-            "those that one member took, first for the members, then on top of them. Without and with temperature "
+            "those that one source took, first for the sources, then on top of them. Without and with temperature "
             "scaling, fitted on images that no model was trained on.",
             stand_ins(experiment, rows).strip(),
         ]
@@ -109,7 +109,7 @@ def page() -> str:
     parts = [
         "# Results",
         "Written by `python -m benchmarks.study` from the files in benchmarks/results; each section names the command "
-        "that measures it anew. All figures of stars are on test images, mean ± standard deviation over seeds of the "
+        "that measures it again. All figures of stars are on test images, mean ± standard deviation over seeds of the "
         "star (or over pairs of models, where it says so); all stars, the paper's too, are fitted (unless a variant "
         "says otherwise) and measured under the same matching, starzoo's. A *barrier* is how far the loss rises above "
         "the straight line between the losses of the ends, an *excess* how far above the worse end.",
@@ -132,7 +132,7 @@ def measured() -> list[Path]:
 
 
 def write_page() -> None:
-    """Write docs/RESULTS.md and its plots."""
+    """Write docs/results.md and its plots."""
     for file in measured():
         experiment, rows = load_experiment(file), json.loads(results_file(file).read_text(encoding="utf-8"))["rows"]
         if experiment.plot:

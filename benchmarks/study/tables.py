@@ -1,4 +1,4 @@
-"""The tables of docs/RESULTS.md, from the rows of an experiment."""
+"""The tables of docs/results.md, from the rows of an experiment."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Row = Mapping[str, Any]
 
 
 def kept(row: Row, score: str, *, tempered: bool = False) -> float | None:
-    """The share of the ensemble's gain over the mean single member that is kept; None where there is none."""
+    """The share of the ensemble's gain over the mean source that is kept; None where there is none."""
     found = [ensemble_of(row), *(row["qualities"][role] for role in ("source", "star"))]
     if tempered and not all("tempered" in each for each in found):
         return None
-    ensemble, member, star = (each["tempered"][score] if tempered else each[score] for each in found)
-    return float((star - member) / (ensemble - member)) if ensemble != member else None
+    ensemble, source, star = (each["tempered"][score] if tempered else each[score] for each in found)
+    return float((star - source) / (ensemble - source)) if ensemble != source else None
 
 
 def ensemble_of(row: Row) -> Any:
@@ -115,18 +115,18 @@ def table(experiment: Experiment, rows: Sequence[Row]) -> str:
 
 
 def about(zoo: str, rows: Sequence[Row]) -> str:
-    """What a zoo's members and their ensemble are, and how far two of them are apart."""
+    """What the sources of a zoo and their ensemble are, and how far two of them are apart."""
     most = max(rows, key=lambda row: max(_sizes(row), default=1))  # variants may have fewer sources
-    member, all_of_them = most["qualities"]["source"], ensemble_of(most)
+    source, all_of_them = most["qualities"]["source"], ensemble_of(most)
     text = (
-        f"`{zoo}`: single members {member['accuracy']:.1%} / {member['nll']:.3f} (accuracy / NLL), the ensemble of "
+        f"`{zoo}`: sources {source['accuracy']:.1%} / {source['nll']:.3f} (accuracy / NLL), the ensemble of "
         f"{max(_sizes(most), default=1)} sources {all_of_them['accuracy']:.1%} / {all_of_them['nll']:.3f}"
     )
     for row in rows:
         if "source-source" in row["paths"]:
             aligned, raw = (row["paths"][kind] for kind in ("source-source", "source-source-unaligned"))
             text += (
-                f"; barrier between two members {aligned['barrier']:.3f} aligned (accuracy drop "
+                f"; barrier between two sources {aligned['barrier']:.3f} aligned (accuracy drop "
                 f"{aligned['accuracy_barrier']:.1%}), {raw['barrier']:.3f} not aligned ({raw['accuracy_barrier']:.1%})"
             )
             break
@@ -146,14 +146,14 @@ def stand_ins(experiment: Experiment, rows: Sequence[Row]) -> str:
         cells += [spread([each["tempered"][score] for each in found], SCORES[score]) for score in ("nll", "ece")]
         lines.append(f"| {name} | {training} | {passes} | " + " | ".join(cells) + " |")
 
-    add("a single member", "1", 1, [first["source"]])
+    add("a source", "1", 1, [first["source"]])
     for variant, chosen in experiment.variants.items():
         found = [row["qualities"]["star"] for row in rows if row["variant"] == variant]
         if found:
             star = experiment.star_of(variant, 0)
             epochs = star.epochs * (4 / 3 if star.kappa else 1)
-            members = 1 if chosen.baseline == "swa" else experiment.sources_of(variant)
-            add(variant, f"{members} + {epochs / recipe.train.epochs:.2f}", 1, found)
+            sources = 1 if chosen.baseline == "swa" else experiment.sources_of(variant)
+            add(variant, f"{sources} + {epochs / recipe.train.epochs:.2f}", 1, found)
     for role, scores in first.items():
         if role.startswith("ensemble of "):
             passes = int(role.rpartition(" ")[2])

@@ -29,7 +29,7 @@ def find_split(name: str, available: Collection[str]) -> str | None:
     if name in available:
         return name
     _, validation, test = _SPLITS
-    synonyms = next((group for group in _SPLITS if name in group), ())
+    synonyms: tuple[str, ...] = next((group for group in _SPLITS if name in group), ())
     synonyms += validation if synonyms == test else ()
     by_lower_name = {split.lower(): split for split in available}
     return next((by_lower_name[synonym] for synonym in synonyms if synonym in by_lower_name), None)

@@ -132,8 +132,11 @@ def _load_prepared(dataset: str, builder: Any, splits: Sequence[str], folder: Pa
     image_folders = [folder] if folder else []
     if builder.info.builder_name == "imagefolder":  # it writes the paths itself; a table may hold any path
         downloads = Path(datasets.config.HF_DATASETS_CACHE) / "downloads"
-        repo_folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=dataset, repo_type="dataset"))
-        image_folders += [downloads / "extracted"] if folder else [downloads, repo_folder]
+        if folder:
+            image_folders.append(downloads / "extracted")
+        else:
+            repo_folder = repo_folder_name(repo_id=dataset, repo_type="dataset")
+            image_folders += [downloads, Path(constants.HF_HUB_CACHE, repo_folder)]
     return LoadedSplits(builder.as_dataset(split=names), names, None if folder else builder.hash, folder, image_folders)
 
 

@@ -120,7 +120,8 @@ def _explain(error: BaseException, repo: str, revision: str | None, repo_type: s
         case errors.GatedRepoError():
             problem, hint = "access is restricted", f"ask for access at {page} and set HF_TOKEN"
         case errors.RepositoryNotFoundError():
-            problem, hint = "no such repository, or a private one", "check the name, or set HF_TOKEN if it is private"
+            noun = "data set on the Hub" if repo_type == "dataset" else "repository"
+            problem, hint = f"no such {noun}, or a private one", "check the name, or set HF_TOKEN if it is private"
         case errors.RevisionNotFoundError():
             problem, hint = f"no revision {revision or 'main'!r}", f"choose one of {page}/commits"
         case errors.EntryNotFoundError() if status:

@@ -280,7 +280,7 @@ def test_parts_of_a_table_that_is_sorted_by_class_are_refused(tmp_path: Path) ->
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     rows = {"image": [{"bytes": png(), "path": None} for _ in range(8)], "label": [0] * 4 + [1] * 4}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
-    with pytest.raises(UsageError, match=r"split 'train\[:50%\]' has no images of 1 of 2 classes .*random order"):
+    with pytest.raises(UsageError, match=r"split 'train\[:50%\]' has no images of 1 of 2 classes .*shuffle the rows"):
         opened(tmp_path, train_split="train[:50%]", test_split="train[50%:]")
 
 

@@ -98,8 +98,13 @@ def test_from_the_cache_without_a_hub(hub: FakeHub) -> None:
 def test_never_from_the_cache_where_the_hub_fails(hub: FakeHub) -> None:
     opened()
     pinned = hub.repos[REPO].branches["main"]
+    hub.fail("datasets/ann/pictures/tree", 503)
+    words = r"^ann/pictures: the Hub did not deliver it, and the copy in the cache may be outdated"
+    with pytest.raises(HubError, match=words):
+        opened()
+    assert len(opened(revision=pinned).train) == 20  # which cannot have changed
     hub.fail("datasets/ann/pictures/resolve", 503)
-    with pytest.raises(HubError, match=r"^ann/pictures: the Hub does not give it now, and it may have changed"):
+    with pytest.raises(HubError, match=r"^ann/pictures: the Hub answered HTTP 503"):
         opened()
     assert len(opened(revision=pinned).train) == 20  # which cannot have changed
     hub.fail(".*", 503)
@@ -110,10 +115,10 @@ def test_never_from_the_cache_where_the_hub_fails(hub: FakeHub) -> None:
 def test_in_the_cache_and_refused(hub: FakeHub) -> None:
     opened()
     hub.repos[REPO].gated = True
-    with pytest.raises(HubError, match=r"^ann/pictures: is gated"):
+    with pytest.raises(HubError, match=r"^ann/pictures: access is restricted"):
         opened()
     del hub.repos[REPO]
-    with pytest.raises(HubError, match=r"^ann/pictures: no such repository, or a private one"):
+    with pytest.raises(HubError, match=r"^ann/pictures: no such data set on the Hub, or a private one"):
         opened()
 
 
@@ -207,10 +212,16 @@ def test_a_hub_that_asks_to_wait_a_day(hub: FakeHub) -> None:
     assert len(hub.requests) == 1
 
 
+def test_an_empty_data_set_is_no_failure_of_the_hub(hub: FakeHub) -> None:
+    hub.commit("datasets/ann/empty", {"README.md": b"# Nothing yet\n"})
+    with pytest.raises(UsageError, match=r"^ann/empty: .*data files"):
+        opened(dataset="ann/empty")
+
+
 @pytest.mark.parametrize(
     ("choice", "error", "message"),
     [
-        ({"dataset": "ann/none"}, HubError, "ann/none: no such data set on the Hub, or a private one, and no such fol"),
+        ({"dataset": "ann/none"}, HubError, "ann/none: no such data set on the Hub, or a private one"),
         ({"revision": "v9"}, HubError, "ann/pictures: no revision 'v9'"),
         ({"test_split": "validation"}, UsageError, 'ann/pictures: Unknown split "validation". Should be one of'),
         ({"name": "german"}, UsageError, "ann/pictures: BuilderConfig 'german' not found. Available: "),
@@ -223,7 +234,9 @@ def test_what_is_not_there(choice: dict[str, str], error: type[Exception], messa
 
 def test_gated(hub: FakeHub) -> None:
     hub.repos[REPO].gated = True
-    with pytest.raises(HubError, match=rf"^{NAME}: is gated \(ask for access at .*/datasets/{NAME} and set HF_TOKEN"):
+    with pytest.raises(
+        HubError, match=rf"^{NAME}: access is restricted \(ask for access at .*/datasets/{NAME} and set HF_TOKEN"
+    ):
         opened()
 
 

@@ -196,7 +196,7 @@ def test_an_existing_folder_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     Path("timm/resnet18").mkdir(parents=True)
     assert ModelRef.parse("timm/resnet18") == ModelRef(folder=Path("timm/resnet18"))
     assert ModelRef.parse("hf-hub:timm/resnet18").repo == "timm/resnet18"
-    with pytest.raises(UsageError, match="timm/resnet18: a local folder has no commit"):
+    with pytest.raises(UsageError, match="timm/resnet18: expected a repository, got a local folder"):
         ModelRef.parse("timm/resnet18").resolve()
     with pytest.raises(UsageError, match="timm/resnet18: is a local folder already"):
         pull("timm/resnet18")
