@@ -35,7 +35,7 @@ from starzoo.hub.names import is_commit
 from starzoo.hub.offline import ONLINE_HINT, is_offline, offline_mode
 from starzoo.hub.retry import with_retries
 
-__all__ = ["LoadedSplits", "load_splits", "split_names", "warn_once"]
+__all__ = ["LoadedSplits", "load_splits", "warn_once"]
 
 _logger = logging.getLogger(__name__)
 
@@ -58,21 +58,13 @@ _LOG_LEVELS = {  # `huggingface_hub` logs READMEs without metadata, and what it 
 
 @dataclass(frozen=True)
 class LoadedSplits:
-    """Splits of a data set.
+    """Splits of a data set."""
 
-    Attributes:
-        rows: One `datasets.Dataset` per split.
-        names: The names of the splits in the data set, `validation` or `train[:80%]`.
-        revision: The commit on the Hub, 40 hexadecimal digits; None for other data sets.
-        folder: The local folder of the data set; None for other data sets.
-        image_folders: The folders that image files may lie in; empty if tables must contain their images.
-    """
-
-    rows: Sequence[Any]
-    names: Sequence[str]
-    revision: str | None = None
-    folder: Path | None = None
-    image_folders: Sequence[Path] = ()
+    rows: Sequence[Any]  # one `datasets.Dataset` per split
+    names: Sequence[str]  # as in the data set: `validation` or `train[:80%]`
+    revision: str | None = None  # the commit on the Hub
+    folder: Path | None = None  # of a local data set
+    image_folders: Sequence[Path] = ()  # that image files may lie in; empty if tables must contain their images
 
 
 def load_splits(config: DataConfig, splits: Sequence[str]) -> LoadedSplits:
@@ -84,7 +76,7 @@ def load_splits(config: DataConfig, splits: Sequence[str]) -> LoadedSplits:
         with _translate_errors(dataset):
             folder = folder.resolve()
             is_described = check_folder(folder) or config.name is not None
-            names = [name for split in splits for name in split_names(split)]
+            names = [name for split in splits for name in _split_names(split)]
             files = None if is_described else scan_folder(folder, names)
             if files is not None:
                 return _load_class_folders(dataset, folder, files, splits)
@@ -104,7 +96,7 @@ def load_splits(config: DataConfig, splits: Sequence[str]) -> LoadedSplits:
     return with_retries(download, dataset, config.revision, max_wait=math.inf)
 
 
-def split_names(split: str) -> list[str]:
+def _split_names(split: str) -> list[str]:
     """Return the names in an instruction of `datasets`, `train[:80%]+extra`."""
     return [part.strip().partition("[")[0] for part in split.split("+")]
 
@@ -147,7 +139,7 @@ def _load_class_folders(
     import datasets
 
     names = _resolve_names(dataset, splits, files)
-    wanted = {name: files[name] for split in names for name in split_names(split) if name in files}
+    wanted = {name: files[name] for split in names for name in _split_names(split) if name in files}
     class_of = {path: normalize("NFC", path.split("/")[-2]) for paths in wanted.values() for path in paths}
     label = datasets.ClassLabel(names=sorted(set(class_of.values())))
     features = datasets.Features({"image": datasets.Image(decode=False), "label": label})

@@ -28,11 +28,7 @@ class Split:
 
     The geometric transform is timm's evaluation transform (resize, center crop). Augmentation acts on its result:
     a horizontal flip, and a random crop after padding by an eighth of the size with black.
-    Images have the channels-last memory format.
-
-    Attributes:
-        name: The name of the split in its data set.
-        labels: The class of every image, int64 of shape (images,).
+    Images have the channels-last memory format, and `labels` is int64 of shape (images,).
     """
 
     def __init__(self, records: RawSplit, preprocessing: Preprocessing) -> None:

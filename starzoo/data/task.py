@@ -22,26 +22,15 @@ __all__ = ["ImageTask", "load_data", "load_unlabeled"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTask:
-    """A classification task, preprocessed for models.
+    """A classification task, preprocessed for models."""
 
-    Attributes:
-        config: The data set, its commit on the Hub, its splits, and the augmentation of training images.
-        class_names: The name of every class, in the order of the labels and of the models.
-        label_names: The class order of the data set, if it differs from that of the models; else None.
-        train: The training split.
-        test: The test split.
-        validation: The training images that `train_size` leaves out; None if it leaves none. The fingerprint does not
-            cover them.
-        stored: The encoded images, with the labels in the class order of the data set.
-    """
-
-    config: DataConfig
-    class_names: tuple[str, ...]
-    label_names: tuple[str, ...] | None = None
+    config: DataConfig  # with the commit on the Hub and the names of the splits
+    class_names: tuple[str, ...]  # in the order of the labels and of the models
+    label_names: tuple[str, ...] | None = None  # in the order of the data set, if that is another
     train: Split
     test: Split
-    validation: Split | None = None
-    stored: RawTask
+    validation: Split | None = None  # the training images that `train_size` leaves out; not in the fingerprint
+    stored: RawTask  # with the labels in the class order of the data set
 
     def batch_norm_images(self, config: EvalConfig) -> Iterator[Tensor]:
         """Yield the training images that batch-norm statistics are estimated on, always the same."""

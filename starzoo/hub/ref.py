@@ -28,18 +28,11 @@ _FORMS = (
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A reference to a model: either `folder`, or `repo` with an optional `revision` and `subfolder`.
-
-    Attributes:
-        folder: An existing local folder, or None.
-        repo: A repository id `user/name` on the Hub, or None.
-        revision: A branch, tag or commit of `repo`; None stands for its main branch.
-        subfolder: The folder of `repo` that holds the model; empty for the root.
-    """
+    """A reference to a model: either an existing `folder`, or `repo` with an optional `revision` and `subfolder`."""
 
     folder: Path | None = None
-    repo: str | None = None
-    revision: str | None = None
+    repo: str | None = None  # user/name
+    revision: str | None = None  # a branch, tag or commit; None is the main branch
     subfolder: str = ""
 
     @classmethod

@@ -24,36 +24,22 @@ _OPTIONAL = ("README.md", "star.json", "permutations.safetensors")
 
 @dataclass(frozen=True)
 class PushResult:
-    """The result of a push.
+    """The result of a push."""
 
-    Attributes:
-        url: The page of the commit.
-        sha: The commit that holds the files.
-        files: The names of the published files.
-        changed: Whether a commit was made; False if the repository had the same content before.
-    """
-
-    url: str
+    url: str  # of the commit's page
     sha: str
     files: tuple[str, ...]
-    changed: bool
+    changed: bool  # False if the repository had the same content before
 
 
 @dataclass(frozen=True)
 class PublishedStar:
-    """A star on the Hub.
-
-    Attributes:
-        repo: Its repository.
-        downloads: Downloads in the last 30 days.
-        likes: Likes.
-        updated: The date of its last change (YYYY-MM-DD), or an empty string.
-    """
+    """A star on the Hub."""
 
     repo: str
-    downloads: int
+    downloads: int  # in the last 30 days
     likes: int
-    updated: str
+    updated: str  # YYYY-MM-DD, or empty
 
 
 def published_files(folder: Path) -> tuple[str, ...]:
