@@ -126,10 +126,10 @@ TABLES = (
 def table(found: dict[str, list[Row]]) -> str:
     lines = [
         "How well two independently trained networks connect, by matching method: mean ± standard deviation over the "
-        "six pairs of four members, t = ¼, ½, ¾. Made by `python -m benchmarks.matching`; the zoos are those of "
+        "six pairs of four models, t = ¼, ½, ¾. Made by `python -m benchmarks.matching`; the zoos are those of "
         "benchmarks/zoos.py. `vit` and `convnext` memorize 5,000 images: their ends have a test loss of 3 nats and are "
         "sure of their errors, so that a mean of two models has no barrier on test images; there, read the accuracy. "
-        "`vgg` is timm's VGG-11 with batch norm on 2,500 images, of which its members have 89 to 99 % right.",
+        "`vgg` is timm's VGG-11 with batch norm on 2,500 images, of which its models classify 89 to 99 % correctly.",
     ]
     for title, measured, form in TABLES:
         lines += ["", f"| {title} | " + " | ".join(found) + " |", "|---|" + "--:|" * len(found)]
