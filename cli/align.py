@@ -32,16 +32,6 @@ def align(
     run = options.load_run(config, overrides, seed, align=align, data=data)
     from starzoo.workflows.align import align_models
 
-    images = run.data if "dataset" in run.data.model_fields_set else None  # by option, file or --set
-    how = run.align
-    if not images and "method" not in how.model_fields_set:
-        how = how.model_copy(update={"method": "balanced-weights"})
-    reports = align_models(
-        fixed,
-        permutees,
-        folder,
-        how,
-        data=images,
-        progress=out.progress,
-    )
-    show_alignment(out, fixed, folder, reports, images=how.images if images else None)
+    task = run.data if "dataset" in run.data.model_fields_set else None
+    reports = align_models(fixed, permutees, folder, run.align, data=task, progress=out.progress)
+    show_alignment(out, fixed, folder, reports, images=run.align.images if task else None)

@@ -12,13 +12,13 @@ def card(
     out: Output,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a star.")],
     html: Annotated[
-        bool, typer.Option("--html", help="Write report.html too: the card as one page for a browser, offline.")
+        bool, typer.Option("--html", help="Also write report.html, the card as one page that a browser shows offline.")
     ] = False,
     gallery: Annotated[
-        bool, typer.Option("--gallery", help="DIR holds stars: write all of their cards, and one page for all.")
+        bool, typer.Option("--gallery", help="DIR holds several stars: write all of their cards and an overview.")
     ] = False,
 ) -> None:
-    """Write the card of a star again, from its star.json; with --gallery, those of all stars in a folder.
+    """Write the card of a star again from its star.json.
 
     Example:
         starzoo card star --html

@@ -9,11 +9,9 @@ from .output import Output, Table
 
 def doctor(
     out: Output,
-    clean: Annotated[
-        bool, typer.Option("--clean", help="Remove what downloads that were killed left in the cache.")
-    ] = False,
+    clean: Annotated[bool, typer.Option("--clean", help="Remove incomplete downloads from the cache.")] = False,
 ) -> None:
-    """Look at this machine: versions, devices, cache, disk, and what the Hub lets the token do; it is never shown.
+    """Check this machine: versions, devices, cache, disk, and the permissions of the Hub token, which is never shown.
 
     Example:
         starzoo doctor --clean
@@ -22,9 +20,7 @@ def doctor(
 
     checks = run_checks(clean=clean)
     out.result(
-        {"checks": [vars(check) for check in checks]},
+        {"checks": checks},
         brief=[f"{check.name}: {check.result}" for check in checks if check.hint],
-        human=[
-            Table("This machine", ["check", "result", "to do"], [[c.name, c.result, c.hint] for c in checks]),
-        ],
+        human=[Table("This machine", ["check", "result", "to do"], [[c.name, c.result, c.hint] for c in checks])],
     )

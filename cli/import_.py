@@ -15,24 +15,26 @@ def import_(
     checkpoints: Annotated[
         list[Path], typer.Argument(metavar="CHECKPOINT", help="Files of weights: .pth.tar, .pth, .ckpt, .safetensors.")
     ],
-    folder: Annotated[Path, typer.Option("--out", help="Gets one folder per checkpoint.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the models, one subfolder per checkpoint.")],
     arch: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The timm architecture, where a checkpoint does not say it.")
+        str | None, typer.Option(metavar="NAME", help="The timm architecture, if a checkpoint does not state it.")
     ] = None,
     model_args: options.ModelArgs = None,
     num_classes: Annotated[
-        int | None, typer.Option(min=0, help="Number of classes, where the weights do not tell.")
+        int | None, typer.Option(min=0, help="Number of classes, if it cannot be read from the weights.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Names of the classes, one a line, in the order of the outputs.")
+        Path | None,
+        typer.Option(metavar="FILE", help="File with the class names, one per line, by output."),
     ] = None,
     no_ema: Annotated[
-        bool, typer.Option("--no-ema", help="Take the weights themselves where a checkpoint has their average too.")
+        bool,
+        typer.Option("--no-ema", help="Use the weights even if a checkpoint has their average (EMA)."),
     ] = False,
 ) -> None:
     """Turn checkpoints of timm's train.py, torchvision, Lightning or torch.save into folders that starzoo reads.
 
-    Pickles are opened by a process of their own, which runs nothing that is in them.
+    Pickles are read in a separate process that never runs code from them.
 
     Example:
         starzoo import runs/*/model_best.pth.tar --out zoo
@@ -40,8 +42,8 @@ def import_(
     arguments, names = parse_model_args(model_args), read_lines(labels)
     from starzoo.workflows.import_checkpoints import ImportOptions, import_checkpoints
 
-    options = ImportOptions(arch=arch, model_args=arguments, num_classes=num_classes, label_names=names, ema=not no_ema)
-    models = import_checkpoints(checkpoints, folder, options, progress=out.progress)
+    choices = ImportOptions(arch=arch, model_args=arguments, num_classes=num_classes, label_names=names, ema=not no_ema)
+    models = import_checkpoints(checkpoints, folder, choices, progress=out.progress)
     rows = [
         (
             model.folder.name,
@@ -53,17 +55,7 @@ def import_(
         for model in models
     ]
     out.result(
-        {
-            "models": [
-                {
-                    "checkpoint": str(model.checkpoint),
-                    "folder": str(model.folder),
-                    "architecture": model.architecture.model_dump(mode="json"),
-                    "ema": model.ema,
-                }
-                for model in models
-            ]
-        },
+        {"models": models},
         brief=[model.folder for model in models],
         human=[Table("Imported", ("folder", "architecture", "classes", "input", "weights"), rows), f"folder: {folder}"],
     )

@@ -21,19 +21,19 @@ def inspect(
     groups: Annotated[bool, typer.Option("--groups", help="List every group.")] = False,
     why: Annotated[str | None, typer.Option(metavar="PARAM:AXIS", help="Explain one axis of one tensor.")] = None,
     free_output: Annotated[
-        bool, typer.Option("--free-output", help="Let the output be permuted too, as an embedding's may be.")
+        bool, typer.Option("--free-output", help="Also permute the outputs, for example those of an embedding.")
     ] = False,
 ) -> None:
     """Find the permutation symmetries of a model by tracing it.
 
-    Where the check fails, the exit code is 6.
+    The exit code is 6 if the check of --verify fails.
 
     Example:
         starzoo inspect vit_tiny_patch16_224 --verify --why blocks.0.attn.qkv.weight:0
     """
     from starzoo.workflows.inspect import inspect_model
 
-    found = inspect_model(
+    report = inspect_model(
         ref_or_arch,
         model_args=parse_model_args(model_args),
         image_size=image_size,
@@ -41,10 +41,10 @@ def inspect(
         verify=verify,
         why=why,
     )
-    show_inspection(out, found, groups=groups)
-    if found.verify and found.groups and not found.verify["passed"]:
+    show_inspection(out, report, groups=groups)
+    if report.verify and report.groups and not report.verify["passed"]:
         raise NumericalError(
             ref_or_arch,
-            f"the check FAILED: {why_it_failed(found.verify)}",
+            f"the check FAILED: {why_it_failed(report.verify)}",
             hint="do not align models of this architecture, and report it",
         )

@@ -19,11 +19,10 @@ def list(  # named as the command is
     from starzoo.hub.upload import list_stars
 
     stars = list_stars(author)
+    none = f"no star is published by {author}" if author else "no star is published"
     rows = [[star.repo, star.updated, f"{star.downloads:,}", f"{star.likes:,}"] for star in stars]
     out.result(
-        {"stars": [vars(star) for star in stars]},
+        {"stars": stars},
         brief=[star.repo for star in stars],
-        human=[Table("Stars on the Hub", ["repository", "updated", "downloads", "likes"], rows)]
-        if stars
-        else ["no star is published" + (f" by {author}" if author else "")],
+        human=[Table("Stars on the Hub", ["repository", "updated", "downloads", "likes"], rows) if stars else none],
     )

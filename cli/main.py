@@ -1,4 +1,4 @@
-"""The program `starzoo`: its commands, and the one place where an exception becomes an exit code."""
+"""The program `starzoo`: its commands, and the exit codes of exceptions."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ for _command in (
     app.command()(command(_command, reads_hub=_offline))
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"starzoo {__version__}")
         raise typer.Exit
 
@@ -79,12 +79,12 @@ def starzoo(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    # Bars that other libraries draw would tear ours; both read this when they are imported.
+    # Progress bars of other libraries would break ours; both read these variables on import.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     with Output.from_arguments(arguments) as out:
         try:
-            # Without Typer's standalone mode its errors come here, and a Ctrl-C comes back as the code 130.
+            # Without standalone mode Typer raises its errors, and returns 130 after Ctrl-C.
             code = app(arguments, prog_name="starzoo", standalone_mode=False, obj=out)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the boundary
             return out.fail(explain(error), error)
@@ -94,13 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def explain(error: BaseException) -> FailureInfo:
-    """Say in words why a command failed."""
-    kind, known = type(error).__name__, to_starzoo_error(error)
-    if known:
+    """Describe a failure."""
+    kind = type(error).__name__
+    if reason := to_starzoo_error(error):
         return FailureInfo(
-            kind=kind, message=known.message, hint=known.hint, subject=known.subject, exit_code=known.exit_code
+            kind=kind, message=reason.message, hint=reason.hint, subject=reason.subject, exit_code=reason.exit_code
         )
-    if hasattr(error, "format_message"):  # Typer's own: it keeps the class private, and has renamed it before
+    if hasattr(error, "format_message"):  # Typer's own, whose class is private
         message = error.format_message() or "no command given"
         program = getattr(getattr(error, "ctx", None), "command_path", "starzoo")
         return FailureInfo(kind="UsageError", message=message.rstrip("."), hint=f"see {program} --help", exit_code=2)

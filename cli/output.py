@@ -1,4 +1,4 @@
-"""What a command shows: its result on stdout, everything else on stderr."""
+"""The output of a command: its result on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
 
 from starzoo.errors import without_password
 from starzoo.parallel import rank
@@ -37,14 +39,14 @@ class Table:
 
 @dataclass(frozen=True)
 class RawText:
-    """What another program reads: a text that is shown as it is."""
+    """Text for another program, which is printed unchanged."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailureInfo:
-    """Why a command ends with an exit code other than 0."""
+    """The failure of a command."""
 
     kind: str
     message: str
@@ -54,10 +56,10 @@ class FailureInfo:
 
 
 class Output:
-    """The one place through which a command shows anything.
+    """The only way of a command to print.
 
-    For a person, results are tables and progress is a bar. As JSON, stdout is exactly one document, errors included.
-    Quiet, stdout is only what a script would use next. Of the processes that torchrun starts, the first one speaks.
+    For a person, results are tables and progress is a bar. With `--json`, stdout is exactly one document, errors
+    included. With `--quiet`, stdout is only what a script needs next. Of several processes only the first one prints.
 
     Attributes:
         debug: Whether a failure shows its traceback.
@@ -68,7 +70,7 @@ class Output:
         self._json = as_json
         self._quiet = quiet
         self._first = rank() == 0
-        self._answered = False  # whether the one document is written
+        self._has_result = False  # whether the JSON document is written
         self._stdout = sys.stdout
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -76,14 +78,14 @@ class Output:
 
     @classmethod
     def from_arguments(cls, arguments: Sequence[str]) -> Output:
-        """Look for the three flags before the command line is parsed, so that a wrong option is shown as asked too."""
+        """Read the three flags before the command line is parsed, so that they apply to its errors too."""
         options = arguments[: arguments.index("--")] if "--" in arguments else arguments
         return cls(as_json="--json" in options, quiet="--quiet" in options, debug="--debug" in options)
 
     def __enter__(self) -> Output:
-        """Keep what libraries print off a stdout that a program reads, and show starzoo's warnings as one line each.
+        """Redirect what libraries print away from a stdout that a program reads, and show each warning as one line.
 
-        Those of libraries, in the processes that the command starts too, are shown with `--debug` only.
+        Warnings of libraries, and those of child processes, are shown with `--debug` only.
         """
         if self._json or self._quiet:
             self._context.enter_context(contextlib.redirect_stdout(sys.stderr))
@@ -106,20 +108,20 @@ class Output:
     def result(
         self, document: Mapping[str, Any], *, brief: Iterable[object], human: Iterable[Table | RawText | str]
     ) -> None:
-        """Show what a command found: its one call of this kind, at its end."""
+        """Show the result of a command, once, at its end."""
         self._stop_bars()
         if not self._first:
             return
         if self._json:
             self._print_json(document)
-            self._answered = True
+            self._has_result = True
         elif self._quiet:
             self._print("".join(value.text if isinstance(value, RawText) else f"{clean(value)}\n" for value in brief))
         else:
             self._print("\n".join(_render(part, self._stdout.isatty()) for part in human))
 
     def progress(self, stage: str, done: int, total: int, **figures: float) -> None:
-        """Show how far a stage is (`starzoo.progress.Progress`): a bar, or without a terminal a line at its end."""
+        """Show the progress of a stage: a bar, or without a terminal a line at its end."""
         if self._quiet or not self._first:
             return
         numbers = "  ".join(f"{clean(name)} {value:.4g}" for name, value in figures.items())
@@ -129,31 +131,31 @@ class Output:
             self.note(f"{stage}: {done}/{total}  {numbers}")
 
     def note(self, text: str) -> None:
-        """Tell a person something that is no result."""
+        """Print a line for a person."""
         if self._first and not self._quiet:
             print(clean(text), file=sys.stderr, flush=True)  # noqa: T201
 
     def fail(self, failure: FailureInfo, error: BaseException) -> int:
-        """Show why the command ends: one line on stderr, and with `--json` a document on stdout where none is yet."""
+        """Show a failure: one line on stderr, and with `--json` a document on stdout unless there is one."""
         self._stop_bars()
         if self.debug:
             for line in "".join(traceback.format_exception(error)).splitlines():
                 print(_visible(line), file=sys.stderr)  # noqa: T201
         hint = f" (hint: {failure.hint})" if failure.hint else ""
         print(clean(f"error: {failure.message}{hint}"), file=sys.stderr, flush=True)  # noqa: T201
-        if self._json and self._first and not self._answered:
-            self._print_json({"error": vars(failure)})
+        if self._json and self._first and not self._has_result:
+            self._print_json({"error": failure})
         return failure.exit_code
 
     def _show_warning(
         self, message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
     ) -> None:
-        """Called by Python with what a library warns of."""
+        """Replace `warnings.showwarning`."""
         if self.debug:
             self.note(warnings.formatwarning(message, category, filename, lineno, line=""))
 
     def _print_json(self, document: Mapping[str, Any]) -> None:
-        self._print(without_password(json.dumps(document, indent=2, default=str, allow_nan=False)) + "\n")
+        self._print(without_password(json.dumps(document, indent=2, default=_as_json, allow_nan=False)) + "\n")
 
     def _print(self, text: str) -> None:
         self._stdout.write(text)
@@ -175,8 +177,15 @@ class Output:
             self._tasks.clear()
 
 
+def _as_json(value: Any) -> Any:
+    """Return the fields of a configuration, a record or a report, and anything else as text."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return vars(value) if is_dataclass(value) else str(value)
+
+
 def clean(value: object) -> str:
-    """One printable line: what comes from outside shall not steer a terminal."""
+    """Return one printable line, so that text from strangers cannot control the terminal."""
     return _visible(str(value)).strip()
 
 
@@ -186,20 +195,19 @@ def _visible(text: str) -> str:
 
 @contextlib.contextmanager
 def _no_warnings_of_children() -> Iterator[None]:
-    """Let Python processes that are started inside the block show no warnings, those of their imports among them."""
-    before = os.environ.get("PYTHONWARNINGS")
+    """Hide the warnings of Python processes that are started inside the block."""
+    previous = os.environ.get("PYTHONWARNINGS")
     os.environ["PYTHONWARNINGS"] = "ignore"
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop("PYTHONWARNINGS", None)
-        else:
-            os.environ["PYTHONWARNINGS"] = before
+        del os.environ["PYTHONWARNINGS"]
+        if previous is not None:
+            os.environ["PYTHONWARNINGS"] = previous
 
 
 class _WarningLines(logging.Handler):
-    """Shows the warnings that the library logs."""
+    """Shows warnings that starzoo logs."""
 
     def __init__(self, output: Output) -> None:
         super().__init__(logging.WARNING)
@@ -224,7 +232,7 @@ def _render(part: Table | RawText | str, is_terminal: bool) -> str:
 
 
 def _rich_table(table: Table) -> RichTable:
-    """The table with every cell as plain text, never as Rich's markup."""
+    """Return a table whose cells are plain text, never Rich's markup."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
     from rich.text import Text

@@ -11,19 +11,19 @@ from starzoo.errors import UsageError
 
 __all__ = ["parse_model_args", "parse_seeds", "read_lines"]
 
-_MOST_SEEDS = 10_000
+_MAX_SEEDS = 10_000
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Read seeds such as `0-9` or `0,3,5-7`."""
+    """Parse seeds, for example `0-9` or `0,3,5-7`."""
     seeds: dict[int, None] = {}
     for part in text.split(","):
         bounds = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", part, re.ASCII)
         first, last = (int(bounds[1]), int(bounds[2] or bounds[1])) if bounds else (1, 0)
-        if not first <= last < first + _MOST_SEEDS:
+        if not first <= last < first + _MAX_SEEDS:
             raise UsageError(
                 "--seeds",
-                f"{text!r}: {part!r} is no seed and no range of seeds",
+                f"expected seeds and ranges of seeds, got {part!r}" + (f" in {text!r}" if part != text else ""),
                 hint="write --seeds 0-9 or --seeds 0,3,5-7",
             )
         seeds |= dict.fromkeys(range(first, last + 1))
@@ -31,20 +31,19 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def parse_model_args(text: str | None) -> dict[str, Any]:
-    """Read the JSON object of `--model-args`."""
+    """Parse the JSON object of `--model-args`."""
     try:
         value = json.loads(text or "{}")
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise UsageError(
-            "--model-args", f"{text!r} is no JSON object", hint="""write --model-args '{"stem_width": 16}'"""
-        )
+        hint = """write --model-args '{"stem_width": 16}'"""
+        raise UsageError("--model-args", f"expected a JSON object, got {text!r}", hint=hint)
     return value
 
 
 def read_lines(file: Path | None) -> list[str] | None:
-    """Read the lines of a text file."""
+    """Read the lines of a text file that are not empty."""
     if file is None:
         return None
     try:

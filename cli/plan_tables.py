@@ -1,8 +1,8 @@
-"""How a plan, a list of stars and the state of this machine are shown."""
+"""The table of a plan."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
 
@@ -15,7 +15,7 @@ __all__ = ["show_plan"]
 
 
 def show_plan(out: Output, plan: Plan) -> None:
-    """Show what a star will take."""
+    """Show what the fit of a star would take."""
     rows = [
         [
             model.name,
@@ -32,26 +32,21 @@ def show_plan(out: Output, plan: Plan) -> None:
     licensing = plan.licensing
     notes = [
         f"models to download: {decimal(plan.to_download)}, free: {decimal(plan.free)}",
-        f"memory for weights: {decimal(plan.memory)}; on top come activations, which depend on the batch, and what "
-        f"alignment compares, which with large networks may be {decimal(plan.alignment_memory)}, never more",
+        f"memory for weights: {decimal(plan.memory)}, plus activations, which depend on the batch size, and at most "
+        f"{decimal(plan.alignment_memory)} for alignment",
         f"steps: {plan.steps:,}"
         if plan.steps is not None
-        else "steps: not known before the data set is read; give --train-size",
+        else "steps: unknown until the data set is read; give --train-size",
         f"license of the star: {licensing.license or 'not settled'}",
         *([f"{reason}: publishing it will take --accept-license"] if (reason := licensing.needs_decision) else []),
         *([f"cannot be published: {licensing.conflict}"] if licensing.conflict else []),
     ]
-    out.result(
-        document(plan),
-        brief=[plan.to_download],
-        human=[Table(f"{plan.models[0].architecture.name}, {plan.parameters:,} numbers", columns, rows), *notes],
-    )
-
-
-def document(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON."""
     models = [
         {**vars(model), "architecture": model.architecture.model_dump(mode="json", exclude={"label_names"})}
         for model in plan.models
     ]
-    return {**vars(plan), "models": models, "licensing": vars(plan.licensing)}
+    out.result(
+        {**vars(plan), "models": models},
+        brief=[plan.to_download],
+        human=[Table(f"{plan.models[0].architecture.name}, {plan.parameters:,} numbers", columns, rows), *notes],
+    )

@@ -15,38 +15,34 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
     data: options.StarDataOptions,
     samples: Annotated[
-        int, typer.Option(min=1, metavar="K", help="Average K models of the star domain instead of asking the star.")
+        int,
+        typer.Option(min=1, metavar="K", help="Average K models of the star domain (BMA); 1 uses the star alone."),
     ] = 1,
-    top: Annotated[int, typer.Option(min=1, metavar="N", help="How many classes to name for each image.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the models of the star domain.")] = 0,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of classes to show per image.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the models of the star domain.")] = 0,
 ) -> None:
     """Classify image files with a star.
 
-    With --samples the sources of the star are loaded and aligned to it, and models between the star and them vote
-    (BMA); for a network with batch norm the training images are read, those of the star where no --dataset is named.
-    Then `disagreement` is how much of the entropy, in nats, comes from the models saying different things.
+    With --samples, models between the star and its sources are averaged, for which the sources are downloaded. A
+    network with batch norm also needs training images: those of the star, or of --dataset. The column `disagreement`
+    is the part of the entropy, in nats, that comes from the models contradicting each other.
 
     Example:
         starzoo predict star cat.png dog.png --samples 8
     """
-    from dataclasses import asdict
-
     from starzoo.workflows.predict import predict_images
 
-    found = predict_images(star, images, samples=samples, top=top, seed=seed, data=data, progress=out.progress)
+    predictions = predict_images(star, images, samples=samples, top=top, seed=seed, data=data, progress=out.progress)
     rows = []
-    for image in found:
-        figures = [f"{image.entropy:.4f}"]
-        if image.mutual_information is not None:
-            figures.append(f"{image.mutual_information:.4f}")
-        for answer in image.top_classes:
-            first = answer is image.top_classes[0]
-            shown = [f"{100 * answer.probability:.2f} %", *(figures if first else [""] * len(figures))]
-            rows.append([image.file if first else "", answer.label, *shown])
+    for image in predictions:
+        uncertainty = [f"{value:.4f}" for value in (image.entropy, image.mutual_information) if value is not None]
+        for index, choice in enumerate(image.top_classes):
+            cells = [image.file, choice.label, f"{100 * choice.probability:.2f} %", *uncertainty]
+            rows.append(cells if index == 0 else ["", *cells[1:3], *[""] * len(uncertainty)])
     columns = ["image", "class", "probability", "entropy", "disagreement"][: 5 if samples > 1 else 4]
     title = f"Predictions of {samples} models of the star domain" if samples > 1 else "Predictions of the star"
     out.result(
-        {"samples": samples, "images": [asdict(image) for image in found]},
-        brief=[image.top_classes[0].label for image in found],
+        {"samples": samples, "images": predictions},
+        brief=[image.top_classes[0].label for image in predictions],
         human=[Table(title, columns, rows)],
     )

@@ -14,12 +14,15 @@ def pull(
     ],
     allow_pickle: Annotated[
         bool,
-        typer.Option("--allow-pickle", help="Convert weights that are only a pickle, once, in a process of their own."),
+        typer.Option(
+            "--allow-pickle",
+            help="Convert weights that exist only as a pickle, without running its code.",
+        ),
     ] = False,
 ) -> None:
     """Download models from the Hub, each pinned to one commit and checked against its hashes.
 
-    Headers are checked before any weight is downloaded; nothing is unpickled unless that is asked for.
+    Headers are checked before any weights are downloaded. Pickles are refused unless --allow-pickle is given.
 
     Example:
         starzoo pull timm/resnet18.a1_in1k timm/resnet18.tv_in1k
@@ -29,7 +32,7 @@ def pull(
 
     snapshots = pull_all(expand_refs(refs), allow_pickle=allow_pickle, progress=out.progress)
     out.result(
-        {"models": [vars(snapshot) for snapshot in snapshots]},
+        {"models": snapshots},
         brief=[snapshot.folder for snapshot in snapshots],
         human=[f"{snapshot.model_id}@{snapshot.sha}: {snapshot.folder}" for snapshot in snapshots],
     )

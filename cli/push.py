@@ -12,19 +12,19 @@ from .output import Output
 def push(
     out: Output,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a star or a model.")],
-    repo: Annotated[str, typer.Argument(metavar="REPO", help="user/name; made when it does not exist.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="user/name; created if it does not exist.")],
     private: options.Private = False,
-    tag: Annotated[str | None, typer.Option(help="A git tag for the commit.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Git tag of the commit.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
     accept_license: options.AcceptLicense = None,
     collection: Annotated[
         str | None, typer.Option(metavar="TITLE", help="Put the star and its sources into this collection of yours.")
     ] = None,
 ) -> None:
-    """Publish a folder on the Hub in one commit; the same content again changes nothing.
+    """Publish a folder on the Hub in one commit; without changes there is no new commit.
 
-    The star has the most restrictive license of its sources; where that is not clear, or forbids commercial use, you
-    say with --accept-license that you looked at them.
+    The star gets the most restrictive license of its sources. If that is unclear or forbids commercial use, choose the
+    license with --accept-license.
 
     Example:
         starzoo push star me/star-resnet18 --private
@@ -40,5 +40,5 @@ def push(
         accept_license=accept_license,
         collection=collection,
     )
-    what = "published" if pushed.changed else "nothing to change"
-    out.result(vars(pushed), brief=[pushed.url], human=[f"{what}: {pushed.url}"])
+    outcome = "published" if pushed.changed else "nothing to change"
+    out.result(vars(pushed), brief=[pushed.url], human=[f"{outcome}: {pushed.url}"])

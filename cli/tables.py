@@ -1,63 +1,58 @@
-"""What sums up a star, how it is connected and how it predicts, and what sums up a model that is aligned to another."""
+"""Tables of stars, of alignments and of joined models."""
 
 from __future__ import annotations
 
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from .output import Output, Table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from starzoo.evaluate.results import Evaluation, PathCurve, PredictionScores
+    from starzoo.evaluate.results import Evaluation, Measure, PathCurve, Split
+    from starzoo.report.summary import PredictorSummary
     from starzoo.star.join import JoinResult
     from starzoo.workflows.align import AlignmentReport
     from starzoo.workflows.fit import StarResult
 
-    Split = Literal["train", "test"]
-    Measure = Literal["barrier", "excess", "highest_loss", "accuracy_barrier", "worst_accuracy"]
-
 __all__ = ["show_alignment", "show_joined", "show_star", "summary_json"]
 
 _MEASURES: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "accuracy_barrier", "worst_accuracy")
-_SHOWN: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "worst_accuracy")  # as wide as a terminal
-_SCORES = ("accuracy", "nll", "ece")
-_LATER = ("brier", "auroc", "ood_auroc", "ood_auroc_entropy")  # which a star of an earlier version has not
+_TABLE_MEASURES: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "worst_accuracy")  # as wide as a terminal
+_SCORES = ("accuracy", "nll", "ece", "brier", "auroc", "ood_auroc", "ood_auroc_entropy")
 
 
-def show_star(out: Output, report: StarResult) -> None:
-    """Show what was measured on a star, and where it is."""
+def show_star(out: Output, result: StarResult) -> None:
+    """Show the evaluation of a star, and its folder."""
     from starzoo.report.summary import bf16_note
 
-    manifest, evaluation = report.manifest, report.manifest.evaluation
-    document = {
-        "folder": report.folder,
-        "pushed": report.pushed,
-        "summary": summary_json(evaluation) if evaluation else None,
-        "manifest": manifest.model_dump(mode="json"),
-    }
+    manifest, evaluation = result.manifest, result.manifest.evaluation
     human: list[Table | str] = []
     if evaluation:
         for split in evaluation.splits:
             human += [_connectivity(evaluation, split), _predictions(evaluation, split)]
         human += filter(None, [bf16_note(evaluation)])
-    human.append(f"{manifest.name}: {report.folder}")
-    if report.pushed:
-        human.append(f"published: {report.pushed}")
-    out.result(document, brief=[report.pushed or report.folder], human=human)
+    human.append(f"{manifest.name}: {result.folder}")
+    if result.pushed:
+        human.append(f"published: {result.pushed}")
+    out.result(
+        {**vars(result), "summary": summary_json(evaluation) if evaluation else None},
+        brief=[result.pushed or result.folder],
+        human=human,
+    )
 
 
 def show_alignment(
     out: Output, fixed: str, folder: Path, reports: list[AlignmentReport], *, images: int | None
 ) -> None:
-    """Show how close models were brought to another, and where they are."""
+    """Show the distances of models to the fixed one, and their folders."""
     title = f"Euclidean distance to {fixed}, matched by {reports[0].method}"
     notes = [f"aligned models: {folder}"]
     columns = ["permutee", "before", "after", "left", "sweeps"]
     if images:
-        notes.insert(0, f"half-way: the loss of the mean of two models, in nats, on {images:,} training images at most")
-        columns += ["half-way\nbefore", "half-way\nafter"]
+        notes.insert(0, f"midpoint: the loss of the mean of two models, in nats, on at most {images:,} training images")
+        columns += ["midpoint\nbefore", "midpoint\nafter"]
     if all(report.connected for report in reports):
         notes.insert(0, "these models share an ancestor: their plain mean is already good, and none was permuted")
     rows = [
@@ -72,30 +67,24 @@ def show_alignment(
         for report in reports
     ]
     out.result(
-        {"fixed": fixed, "aligned": [vars(report) for report in reports]},
+        {"fixed": fixed, "aligned": reports},
         brief=[report.folder for report in reports],
         human=[Table(title, columns, rows), *notes],
     )
 
 
 def show_joined(out: Output, joined: JoinResult) -> None:
-    """Show how a new model is connected to a star, beside the held-outs that the star was published with."""
+    """Show the path from a star to a new model, beside those to the star's held-outs."""
     rows = []
     for path in joined.paths:
         rows.append((f"star to {joined.name}", path.split, *_measures([path])))
-        published = [other for other in joined.published_paths if other.split == path.split]
-        if published:
+        if published := [held_out for held_out in joined.published_paths if held_out.split == path.split]:
             rows.append(("star to its held-outs, mean", path.split, *_measures(published)))
     columns = "path", "split", "n", "loss barrier", "excess", "highest\nloss", "lowest\naccuracy"
     distance = f"distance {joined.distance_before:.4f}, {joined.distance_after:.4f} after alignment"
+    shown = "name", "method", "distance_before", "distance_after", "paths"
     out.result(
-        {
-            "name": joined.name,
-            "method": joined.method,
-            "distance_before": joined.distance_before,
-            "distance_after": joined.distance_after,
-            "paths": [path.model_dump(mode="json") for path in joined.paths],
-        },
+        {name: getattr(joined, name) for name in shown},
         brief=[f"{path.barrier:.4f}" for path in joined.paths],
         human=[
             Table(f"Connectivity of {joined.name}: losses in nats", columns, rows),
@@ -105,13 +94,13 @@ def show_joined(out: Output, joined: JoinResult) -> None:
 
 
 def _measures(paths: list[PathCurve]) -> list[str]:
-    """How many paths there are, and the mean of each of the four measures."""
-    barrier, excess, highest, worst = (fmean(getattr(path, measure) for path in paths) for measure in _SHOWN)
+    """Return the number of paths and the mean of each measure."""
+    barrier, excess, highest, worst = (fmean(getattr(path, measure) for path in paths) for measure in _TABLE_MEASURES)
     return [str(len(paths)), f"{barrier:.4f}", f"{excess:.4f}", f"{highest:.4f}", _percent(worst)]
 
 
 def summary_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Means over paths and models, by split."""
+    """Return means over paths and models, by split."""
     return {
         split: {
             "connectivity": {
@@ -126,8 +115,8 @@ def summary_json(evaluation: Evaluation) -> dict[str, Any]:
                 if evaluation.paths_of(kind, split)
             },
             "predictions": {
-                role: {score: _spread(group, score).model_dump() for score in (*_SCORES, *_measured(group))}
-                for role, group in _by_role(evaluation, split).items()
+                name: {score: summary.model_dump() for score in _SCORES if (summary := getattr(row, score))}
+                for name, row in _predictors(evaluation, split)
             },
         }
         for split in evaluation.splits
@@ -139,7 +128,7 @@ def _connectivity(evaluation: Evaluation, split: Split) -> Table:
     for kind in evaluation.kinds:
         if not evaluation.paths_of(kind, split):
             continue
-        barrier, excess, highest, worst = (evaluation.summarize(kind, measure, split) for measure in _SHOWN)
+        barrier, excess, highest, worst = (evaluation.summarize(kind, measure, split) for measure in _TABLE_MEASURES)
         interval = evaluation.interval(kind, "barrier", split)
         rows.append((
             kind,
@@ -158,34 +147,31 @@ def _connectivity(evaluation: Evaluation, split: Split) -> Table:
 
 def _predictions(evaluation: Evaluation, split: Split) -> Table:
     rows = []
-    for role, group in _by_role(evaluation, split).items():
-        right, nll, ece = (_spread(group, score) for score in _SCORES)
-        accuracy = f"{100 * right.mean:.2f} ± {100 * right.std:.2f} %" if right.count > 1 else _percent(right.mean)
-        rows.append((role, str(right.count), accuracy, f"{nll.mean:.4f}", f"{ece.mean:.4f}", str(group[0].passes)))
+    for name, row in _predictors(evaluation, split):
+        accuracy = _percent(row.accuracy.mean)
+        if row.accuracy.count > 1:
+            accuracy = f"{100 * row.accuracy.mean:.2f} ± {_percent(row.accuracy.std)}"
+        rows.append((
+            name,
+            str(row.accuracy.count),
+            accuracy,
+            f"{row.nll.mean:.4f}",
+            f"{row.ece.mean:.4f}",
+            str(row.passes),
+        ))
     columns = "model", "n", "accuracy", "NLL", "ECE", "passes"
     return Table(f"Predictions on the {split} split: means over n models", columns, rows)
 
 
-def _by_role(evaluation: Evaluation, split: Split) -> dict[str, list[PredictionScores]]:
-    """The qualities of one split, by role, in order of appearance."""
-    groups: dict[str, list[PredictionScores]] = {}
-    for quality in evaluation.qualities:
-        if quality.split == split:
-            role = quality.name if quality.role == "sub-ensemble" else quality.role
-            groups.setdefault(role, []).append(quality)
-    return groups
+def _predictors(evaluation: Evaluation, split: Split) -> list[tuple[str, PredictorSummary]]:
+    """Return the means over predictors by role; a smaller ensemble has its own name."""
+    from starzoo.report.summary import summarize_predictors
 
-
-def _measured(group: list[PredictionScores]) -> list[str]:
-    return [score for score in _LATER if all(getattr(quality, score) is not None for quality in group)]
-
-
-def _spread(group: list[PredictionScores], score: str) -> Any:
-    from starzoo.evaluate.results import Summary
-
-    return Summary.of(
-        [getattr(quality, score) for quality in group], more_is_better=score not in {"nll", "ece", "brier"}
-    )
+    return [
+        (row.name if row.name and row.role == "sub-ensemble" else row.role, row)
+        for row in summarize_predictors(evaluation, split)
+        if row.label != "most accurate source"  # the mean over sources includes it
+    ]
 
 
 def _percent(share: float) -> str:

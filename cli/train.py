@@ -53,7 +53,7 @@ def train(
     ]
     columns = "source", "train loss", "accuracy", "test loss", "accuracy", "trained in"
     out.result(
-        {"members": [vars(report) for report in reports]},
+        {"members": reports},
         brief=[report.folder for report in reports],
         human=[Table(f"{architecture} on {run.data.dataset}: losses in nats", columns, rows), f"zoo: {folder}"],
     )

@@ -26,23 +26,20 @@ def verify(
     unchecked = [check for check in checks if check.passed is None]
     rows = [[f"{check.subject}: {check.what}", _RESULTS[check.passed], check.detail] for check in checks]
     out.result(
-        {"passed": False if failed else None if unchecked else True, "checks": [vars(check) for check in checks]},
+        {"passed": False if failed else None if unchecked else True, "checks": checks},
         brief=[f"{check.subject}: {check.what}: {_RESULTS[check.passed]}" for check in (*failed, *unchecked)],
         human=[Table(f"Checks of {star}", ["check", "result", "detail"], rows)],
     )
-    if failed:
-        first = failed[0]
-        raise UntrustedInputError(
-            star,
-            f"{len(failed)} of {len(checks)} checks failed, the first one: {first.subject} {first.what}: "
-            f"{first.detail}",
-            hint="fetch the star again, or do not use it",
+    if problems := failed or unchecked:
+        first = problems[0]
+        kind, outcome, hint = (
+            (UntrustedInputError, "failed", "download the star again, or do not use it")
+            if failed
+            else (UncheckedError, "could not be made", "verify the star where its sources are available")
         )
-    if unchecked:
-        first = unchecked[0]
-        raise UncheckedError(
+        raise kind(
             star,
-            f"{len(unchecked)} of {len(checks)} checks could not be made, the first one: {first.subject} "
-            f"{first.what}: {first.detail}",
-            hint="verify it where its sources are",
+            f"{len(problems)} of {len(checks)} checks {outcome}, the first one: {first.subject} {first.what}: "
+            f"{first.detail}",
+            hint=hint,
         )

@@ -197,7 +197,10 @@ def _summarize_group(group: Sequence[PredictionScores]) -> PredictorSummary:
 def _summarize_scores(group: Sequence[Scores]) -> dict[str, Any]:
     """Summarize the fields of a `ScoreSummary`, each if all predictors have it."""
     columns = {name: [getattr(scores, name) for scores in group] for name in Scores.model_fields}
-    return {name: None if None in values else Summary.of(values) for name, values in columns.items()}
+    return {
+        name: None if None in values else Summary.of(values, more_is_better="auroc" in name)
+        for name, values in columns.items()
+    }
 
 
 def _with_best(row: PredictorSummary, best_means: dict[Score, float]) -> PredictorSummary:

@@ -72,7 +72,7 @@ def align_models(
         permutees: References of the models that are permuted.
         out: Gets one folder per permutee, with permutations.safetensors beside the weights, whose metadata say how the
             model was aligned.
-        config: The method of alignment.
+        config: How they are aligned; without a method and without data, by balanced weights.
         data: The task, for the methods that run the models, and to measure the loss at the midpoints between them.
         progress: Told after every permutee.
 
@@ -82,6 +82,8 @@ def align_models(
     Raises:
         UsageError: The method needs images, and no data are given, or a folder of `out` holds a star.
     """
+    if not data and "method" not in config.model_fields_set:  # the default method needs images
+        config = config.model_copy(update={"method": "balanced-weights"})
     permutees = expand_refs(permutees)
     models = load_sources([fixed, *permutees], progress=progress)
     check_compatible(models)

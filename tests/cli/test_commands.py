@@ -165,7 +165,7 @@ def test_align_on_a_data_set(run, zoo, tmp_path):
     chosen = run("align", zoo / "seed-0", zoo / "seed-1", *options, "--out", tmp_path / "a")
     assert chosen.code == 0, chosen.err
     assert "matched by" in chosen.out
-    assert "half-way" in chosen.out
+    assert "midpoint" in chosen.out
 
 
 def test_align_takes_its_data_set_from_wherever_it_is_named(run, zoo, tmp_path):
