@@ -1,5 +1,10 @@
 """How Sphinx builds these pages: `sphinx-build -W docs build/docs`."""
 
+from typing import Any
+
+from pydantic import BaseModel
+from sphinx.application import Sphinx
+
 import starzoo
 
 project = "starzoo"
@@ -23,3 +28,14 @@ napoleon_use_rtype = False
 html_theme = "furo"  # its own fonts and scripts: a page asks no other server for anything
 html_title = f"starzoo {release}"
 html_copy_source = False
+
+
+def list_fields(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Add the fields of a configuration, as `--help` describes them, to its docstring."""
+    if what == "class" and issubclass(obj, BaseModel):
+        lines += [f"- `{field}`: {info.description}" for field, info in obj.model_fields.items() if info.description]
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the functions above to Sphinx."""
+    app.connect("autodoc-process-docstring", list_fields)

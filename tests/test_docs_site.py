@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from starzoo.config import EvalConfig
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 LINKED = [ROOT / "README.md", ROOT / "CHANGELOG.md", *PAGES, *sorted((ROOT / "model_cards").rglob("README.md"))]
@@ -68,6 +70,7 @@ def test_the_site_builds_without_a_warning_and_asks_no_other_server(tmp_path: Pa
     html = {page.name: page.read_text(encoding="utf-8") for page in tmp_path.glob("*.html")}
     assert {page.with_suffix(".html").name for page in PAGES} <= html.keys()
     assert "starzoo.fit_star" in html["reference.html"]
+    assert EvalConfig.model_fields["points"].description in html["reference.html"]
     for name, text in html.items():
         assert not re.findall(r"<(?:script|img|iframe)[^>]+src=\"(?:https?:)?//[^\"]+", text), name
         assert not re.findall(r"<link[^>]+rel=\"stylesheet\"[^>]+href=\"(?:https?:)?//[^\"]+", text), name
