@@ -57,7 +57,7 @@ def make_step(variant: str) -> Callable[[], None]:
     spec = Architecture.from_registry(NETWORK).spec
     source = timm.create_model(NETWORK).state_dict()  # which ordinary training holds too, so that memories compare
     if variant == PLAIN:
-        optimizer = make_optimizer(network.parameters(), StarConfig())
+        optimizer = make_optimizer(network, StarConfig())
 
         def plain(source: Mapping[str, torch.Tensor] = source) -> None:
             optimizer.zero_grad()
@@ -68,7 +68,7 @@ def make_step(variant: str) -> Callable[[], None]:
     options = dict(VARIANTS[variant])
     sources_on = options.pop("sources_on", "device")
     star = {name: torch.nn.Parameter(value.detach().clone()) for name, value in network.named_parameters()}
-    optimizer = make_optimizer(star.values(), StarConfig())
+    optimizer = make_optimizer(network, StarConfig(), star)
     ends = Endpoints([source], star, sources_on=sources_on)
     ends.align([Permutation.identity(spec)])
     ends.prefetch(0)

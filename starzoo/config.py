@@ -34,7 +34,7 @@ __all__ = [
     "validate",
 ]
 
-Optimizer = Literal["sgd", "adamw"]
+Optimizer = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,40}$")]  # the name is checked where torch is loaded
 Method = Literal["weights", "balanced-weights", "activations", "activations-gradients"]
 Baseline = Literal["swa", "student"]
 Augmentation = Literal["none", "flip", "crop-flip"]
@@ -103,11 +103,12 @@ class TrainConfig(FrozenModel):
 
     epochs: int = Field(20, ge=1, le=_MANY, description="Passes over the training split.")
     batch_size: int = Field(64, ge=2, le=100_000, description="Images per step.")
-    optimizer: Optimizer = Field("sgd", description="Optimizer.")
+    optimizer: Optimizer = Field("sgd", description="Optimizer of timm, for example sgd, adamw, lamb or muon.")
     lr: float = Field(0.1, gt=0, le=1e38, description="Highest learning rate.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD and its variants.")
     nesterov: bool = Field(True, description="Use Nesterov's momentum with SGD.")
     weight_decay: float = Field(5e-4, ge=0, le=_MANY, description="Weight decay.")
+    filter_bias_and_bn: bool = Field(False, description="No weight decay on biases and normalization layers.")
     warmup: float = Field(
         0.05, ge=0, lt=1, description="Share of all steps in which the learning rate rises; then it falls to zero."
     )
@@ -181,11 +182,12 @@ class StarConfig(FrozenModel):
 
     epochs: int = Field(40, ge=0, le=_MANY, description="Passes over the training split; 0 keeps the initial weights.")
     batch_size: int = Field(64, ge=2, le=100_000, description="Images per step.")
-    optimizer: Optimizer = Field("sgd", description="Optimizer.")
+    optimizer: Optimizer = Field("sgd", description="Optimizer of timm, for example sgd, adamw, lamb or muon.")
     lr: float = Field(0.2, gt=0, le=1e38, description="Highest learning rate.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD and its variants.")
     nesterov: bool = Field(True, description="Use Nesterov's momentum with SGD.")
     weight_decay: float = Field(5e-4, ge=0, le=_MANY, description="Weight decay.")
+    filter_bias_and_bn: bool = Field(False, description="No weight decay on biases and normalization layers.")
     warmup: float = Field(
         0.05, ge=0, lt=1, description="Share of all steps in which the learning rate rises; then it falls to zero."
     )

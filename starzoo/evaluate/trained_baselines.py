@@ -40,7 +40,8 @@ def baseline_steps(kind: Baseline, data: ImageTask, star: StarConfig) -> int:
 def baseline_recipe(kind: Baseline, star: StarConfig) -> TrainConfig:
     """Configure a baseline as the star, but with SGD at the rate of `starzoo train` and steps of the same cost."""
     star_cost, own_cost = 4 if star.kappa else 3, 3 if kind == "swa" else 4
-    shared = star.model_dump(include={"optimizer", "momentum", "nesterov", "weight_decay", "warmup"})
+    names = {"optimizer", "momentum", "nesterov", "weight_decay", "filter_bias_and_bn", "warmup"}
+    shared = star.model_dump(include=names)
     rate = TrainConfig().lr if star.optimizer == "sgd" else star.lr
     epochs = max(1, round(star.epochs * star_cost / own_cost))
     return TrainConfig(lr=rate / 2 if kind == "swa" else rate, epochs=epochs, **shared)
@@ -112,7 +113,7 @@ def _epochs(
     constant: bool = False,
 ) -> Iterator[None]:
     """Train a model and yield after every epoch; the rate is constant or follows the schedule of `starzoo train`."""
-    optimizer = make_optimizer(model.parameters(), recipe)
+    optimizer = make_optimizer(model, recipe)
     for epoch in range(recipe.epochs):
         batches = data.train.loader(star.batch_size, epoch=epoch, seed=star.seed, augment=data.config.augment)
         schedule = None if constant else recipe

@@ -19,7 +19,7 @@ from starzoo.errors import NumericalError, UsageError
 from starzoo.models.architecture import Architecture
 from starzoo.models.batch_norm import has_batch_norm
 from starzoo.models.sources import Source
-from starzoo.models.training.optimizer import set_learning_rate
+from starzoo.models.training.optimizer import make_optimizer, set_learning_rate
 from starzoo.parallel import DelayedMaxReduce, all_gather_object, init_processes, raise_everywhere, rng_devices
 from starzoo.progress import Progress, no_progress
 from starzoo.star.accelerator import compile_network, make_accelerator
@@ -151,7 +151,8 @@ class _Trainer:
         self.teacher = Teacher(architecture.build(), parameters, precision) if config.star.kappa else None
         self.loss = self._build_loss()
         monitor = LossMonitor(architecture.num_classes)
-        self.state = RunState(parameters, config.star, alignment, monitor, self.accelerator.scaler)
+        optimizer = make_optimizer(self.star.module, config.star, parameters)
+        self.state = RunState(parameters, optimizer, alignment, monitor, self.accelerator.scaler)
         if checkpoint:
             self.state.load_state_dict(checkpoint, rank, ranks)
         self.reduction, self.saved_step = DelayedMaxReduce(self.star.device), self.state.step or None

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from starzoo.config import StarConfig
-from starzoo.models.training.optimizer import make_optimizer
 from starzoo.parallel import all_gather_object
 from starzoo.star.loss_monitor import EpochSums, LossMonitor
 from starzoo.star.run.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
@@ -36,13 +34,13 @@ class RunState:
     def __init__(
         self,
         star: Mapping[str, nn.Parameter],
-        settings: StarConfig,
+        optimizer: torch.optim.Optimizer,
         alignment: SourceAlignment,
         loss_monitor: LossMonitor,
         scaler: GradScaler | None,
     ) -> None:
-        self.star, self.alignment, self.loss_monitor, self.scaler = star, alignment, loss_monitor, scaler
-        self.optimizer = make_optimizer(star.values(), settings)
+        self.star, self.optimizer, self.alignment = star, optimizer, alignment
+        self.loss_monitor, self.scaler = loss_monitor, scaler
         self.step, self.epoch_sums = 0, EpochSums()
         self.history, self.changes = list[dict[str, float]](), list[str]()
 
@@ -93,7 +91,6 @@ class RunState:
         self.history = [dict(record) for record in checkpoint.history]
         self.epoch_sums = EpochSums.redistribute(checkpoint.epoch_sums, rank, ranks)
         self.loss_monitor.load_state_dict(checkpoint.loss_monitor)
-        if not restore_optimizer(self.optimizer, checkpoint.optimizer):
-            self.changes.append(f"from step {self.step}: the new optimizer begins without a state")
+        restore_optimizer(self.optimizer, checkpoint.optimizer)
         if self.scaler and checkpoint.scaler:
             self.scaler.load_state_dict(dict(checkpoint.scaler))

@@ -22,6 +22,7 @@ from starzoo.models.class_order import named_classes
 from starzoo.models.compatibility import check_compatible
 from starzoo.models.sources import Source, load_sources
 from starzoo.models.timm_folder import WEIGHTS_FILE, write_text
+from starzoo.models.training.optimizer import check_optimizer
 from starzoo.parallel import init_processes, on_main_process, raise_everywhere
 from starzoo.progress import Progress, no_progress
 from starzoo.star.fit import FittedStar, ResumeOptions, fit
@@ -126,6 +127,7 @@ def fit_star(
     """
     sources, holdouts = resolve_zoo(sources, holdouts)
     _check_request(sources, holdouts, out, publish)
+    check_optimizer(config.star.optimizer)
     status = Status(out, progress)
     with RunLock(out) as lock, ignore_signals(), status.record_outcome(), raise_on_signals():
         init_processes(config.runtime)

@@ -22,6 +22,7 @@ from starzoo.models.safetensors_header import read_header, stored_dtype
 from starzoo.models.timm_config import TimmConfig
 from starzoo.models.timm_folder import CONFIG_FILE, check_files, find_weights, read_architecture, read_json
 from starzoo.models.timm_weights import check_header
+from starzoo.models.training.optimizer import check_optimizer
 from starzoo.workflows.refs import resolve_zoo
 
 __all__ = ["Plan", "PlannedModel", "plan_star"]
@@ -103,6 +104,7 @@ def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig
     sources, holdouts = resolve_zoo(sources, holdouts)
     if len(sources) < 2:
         raise UsageError("SOURCE", "a star needs at least two sources", hint="give more model references")
+    check_optimizer(config.star.optimizer)
     refs, count = [ModelRef.parse(ref) for ref in (*sources, *holdouts)], len(sources)
     remote = [ref for ref in dict.fromkeys(refs) if ref.folder is None]
     listings = thread_map(list_files, remote)

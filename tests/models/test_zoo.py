@@ -128,6 +128,15 @@ def test_training_matches_plain_pytorch(data: ImageTask) -> None:
         torch.testing.assert_close(state[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lamb", "muon"])
+def test_a_member_is_reproducible_with_any_optimizer(optimizer: str, data: ImageTask) -> None:
+    config = TrainConfig(epochs=1, batch_size=50, optimizer=optimizer, lr=0.01)
+    first = train_member(ARCHITECTURE, data, config, seed=5)
+    assert equal(first, train_member(ARCHITECTURE, data, config, seed=5))
+    bare = train_member(ARCHITECTURE, data, config.model_copy(update={"filter_bias_and_bn": True}), seed=5)
+    assert not equal(first, bare)
+
+
 def test_divergence_names_seed_and_epoch(data: ImageTask) -> None:
     wild = TrainConfig(epochs=3, batch_size=50, lr=1e30, warmup=0)
     with pytest.raises(NumericalError, match=r"seed 4: the loss is (nan|inf) in epoch 1") as caught:
@@ -194,6 +203,20 @@ def test_a_member_that_has_learnt_nothing_is_named(tmp_path: Path, caplog: pytes
     [message] = caplog.messages
     assert message.startswith(f"{tmp_path / 'still' / 'seed-0'}: no better than chance, ")
     assert message.endswith(" % of its own training images; lower train.lr")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("test_resnet", {"optimizer": "lamp"}, "optimizer: expected an optimizer of timm, got 'lamp' .use lamb"),
+    ],
+)
+def test_options_that_no_member_can_have_are_refused_before_any(
+    name: str, changes: dict, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        train_zoo(Architecture.from_registry(name), DATA, RECIPE.model_copy(update=changes), [0], tmp_path / "zoo")
+    assert not (tmp_path / "zoo").exists()
 
 
 @pytest.mark.parametrize(

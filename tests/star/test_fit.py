@@ -127,6 +127,25 @@ def test_a_run_that_was_stopped_within_an_epoch_ends_bit_equal(
     assert "resumed at step" in (tmp_path / "training.log").read_text()
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb", "muon"])
+def test_a_run_with_any_optimizer_ends_bit_equal(
+    optimizer: str, tmp_path: Path, sources: list[Source], data: ImageTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"optimizer": optimizer, "lr": 0.002, "filter_bias_and_bn": True, "epochs": 1, "kappa": 0.0}
+
+    def stop_at(stage: str, done: int, total: int, **_: float) -> None:
+        if done == 7:
+            signal.raise_signal(signal.SIGTERM)
+
+    whole = run(sources, data, **options)
+    monkeypatch.setattr("starzoo.star.fit._SECONDS_BETWEEN_REPORTS", -1.0)
+    with pytest.raises(PreemptedError):
+        run(sources, data, tmp_path, progress=stop_at, **options)
+    resumed = run(sources, data, tmp_path, **options)
+    assert_same(resumed, whole)
+    assert resumed.changes == []
+
+
 def test_t01_divergence_stops_the_run_and_names_step_source_and_images(
     tmp_path: Path, sources: list[Source], data: ImageTask
 ) -> None:

@@ -41,7 +41,7 @@ def train_member(
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(start)  # for the initial weights, and for dropout while training
         model = channels_last(architecture.build()).to(place)
-        optimizer = make_optimizer(model.parameters(), config)
+        optimizer = make_optimizer(model, config)
 
         def cost(images: Tensor, labels: Tensor) -> Tensor:
             return cross_entropy(model(images), labels, label_smoothing=config.label_smoothing)

@@ -3,38 +3,71 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from starzoo.config import StarConfig, TrainConfig
+from starzoo.errors import UsageError
 
-__all__ = ["Batches", "make_optimizer", "set_learning_rate", "train_epoch"]
+__all__ = ["Batches", "check_optimizer", "make_optimizer", "set_learning_rate", "train_epoch"]
+
+_UNSUPPORTED = ["adahessian", "kron*"]  # second derivatives; random numbers that no checkpoint holds
 
 
 class Batches(Protocol):
-    """The batches of one epoch, such as a `starzoo.data.split.Loader`."""
+    """The batches of one epoch, for example a `starzoo.data.split.Loader`."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of batches."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images of shape (batch, channels, height, width) and labels of shape (batch,)."""
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig | StarConfig) -> torch.optim.Optimizer:
-    """The optimizer that a configuration names."""
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        parameters,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov and config.momentum > 0,
-        weight_decay=config.weight_decay,
-    )
+def check_optimizer(name: str) -> None:
+    """Make sure that timm has an optimizer of this name."""
+    from timm.optim import list_optimizers  # type: ignore[attr-defined]  # lacks a re-export
+
+    names = [str(known) for known in list_optimizers(exclude_filters=_UNSUPPORTED)]
+    if name not in names:
+        close = " or ".join(get_close_matches(name.lower(), names, cutoff=0.5)) or "sgd or adamw"
+        hint = f"use {close}; `timm.optim.list_optimizers()` lists all of them"
+        raise UsageError("optimizer", f"expected an optimizer of timm, got {name!r}", hint=hint)
+
+
+def make_optimizer(
+    network: nn.Module, config: TrainConfig | StarConfig, parameters: Mapping[str, nn.Parameter] | None = None
+) -> torch.optim.Optimizer:
+    """Make the optimizer that a configuration names, for a network's parameters or for others of the same names."""
+    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # lacks a re-export
+
+    check_optimizer(config.optimizer)
+    named = parameters or dict(network.named_parameters())
+    groups: list[Any] = list(named.values())
+    if config.filter_bias_and_bn:
+        exempt: Collection[str] = getattr(network, "no_weight_decay", set)()
+        bare = {name for name, value in named.items() if value.ndim < 2 or name.endswith(".bias") or name in exempt}
+        groups = [
+            {"params": [named[name] for name in named if name in bare], "weight_decay": 0.0},
+            {"params": [named[name] for name in named if name not in bare]},
+        ]
+    options: dict[str, Any] = {"nesterov": config.nesterov and config.momentum > 0} if config.optimizer == "sgd" else {}
+    try:
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(
+            groups,
+            config.optimizer,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            **options,
+        )
+    except (AssertionError, ImportError, ValueError) as error:  # no GPU, no package, an impossible value
+        raise UsageError("optimizer", f"cannot make {config.optimizer}: {error}", hint="use another one") from error
+    return optimizer
 
 
 def set_learning_rate(
@@ -70,11 +103,11 @@ def train_epoch(
         if schedule:
             step, total = epoch * len(batches) + number, schedule.epochs * len(batches)
             set_learning_rate(optimizer, schedule, step=step, total=total)
-        found = loss(images.to(device), labels.to(device))
+        batch_loss = loss(images.to(device), labels.to(device))
         optimizer.zero_grad()
-        found.backward()  # type: ignore[no-untyped-call]
+        batch_loss.backward()  # type: ignore[no-untyped-call]
         if clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm)
         optimizer.step()
-        losses.append(found.detach())
+        losses.append(batch_loss.detach())
     return float(torch.stack(losses).mean())

@@ -32,6 +32,7 @@ from starzoo.models.timm_folder import (
     write_text,
 )
 from starzoo.models.training.member import measure, train_member
+from starzoo.models.training.optimizer import check_optimizer
 from starzoo.models.training.workers import Report, available_cpus, run_in_processes
 from starzoo.progress import Progress, no_progress
 from starzoo.text import json_differences
@@ -100,6 +101,7 @@ def train_zoo(
     """
     if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
         raise UsageError("seeds", "must be different numbers from 0 on", hint="for instance 0-9")
+    check_optimizer(train_config.optimizer)
     data = _load_data(architecture, data_config)
     trainer = _Trainer(architecture, data.config, train_config, data.fingerprint)
     reports = {seed: _read_report(out / f"seed-{seed}", trainer.identity(seed)) for seed in seeds}
@@ -242,11 +244,17 @@ def _scratch_folder(out: Path) -> Iterator[Path]:
                 out.rmdir()
 
 
-def _without_place(identity: Mapping[str, Any], record: Any) -> dict[str, Any]:
-    """What a member must say, wherever its images lie, at whatever commit: they are told by their fingerprint."""
-    data = record.get("data") if isinstance(record, dict) else None
-    places = {key: data[key] for key in ("dataset", "revision") if key in data} if isinstance(data, dict) else {}
-    return {**identity, "data": {**identity["data"], **places}}
+def _expected_record(identity: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a member's record must say.
+
+    Its images are identified by their fingerprint, not by their location. An option that the record does not have was
+    added later, with a default that changes nothing.
+    """
+    data, train = (record[name] if isinstance(record.get(name), dict) else {} for name in ("data", "train"))
+    defaults = TrainConfig().model_dump(mode="json")
+    location = {key: data[key] for key in ("dataset", "revision") if key in data}
+    options = {key: value for key, value in identity["train"].items() if key in train or value != defaults[key]}
+    return {**identity, "data": {**identity["data"], **location}, "train": options}
 
 
 def _read_report(folder: Path, identity: dict[str, Any]) -> MemberReport | None:
@@ -259,7 +267,7 @@ def _read_report(folder: Path, identity: dict[str, Any]) -> MemberReport | None:
         raise UsageError(str(folder), f"is no finished member: it has no {absent[0]}", hint=hint)
     record = read_json(folder / _RECORD_FILE)
     recorded = {key: record.get(key) for key in identity}
-    if difference := next(json_differences(recorded, _without_place(identity, record)), ""):
+    if difference := next(json_differences(recorded, _expected_record(identity, record)), ""):
         raise UsageError(str(folder), f"was made otherwise: {difference}", hint=hint)
     try:
         return MemberReport(seed=identity["seed"], folder=folder, trained=False, **record["result"])

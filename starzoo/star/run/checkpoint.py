@@ -31,6 +31,8 @@ _KEEP = 2  # the newest, and one to fall back on
 _MANIFEST = "manifest.json"
 _DRAFT = ".draft-"
 _TENSORS = ("star", "optimizer", "permutations")
+_OF_OPTIMIZER = ("config.star.optimizer ", "config.star.filter_bias_and_bn ")
+_NUMBERS = {torch.int64, torch.float64, torch.bool}
 _VALUES = ("step", "history", "epoch_sums", "scaler", "loss_monitor", "changes")
 _FILES = {"state.json", *(f"{part}.safetensors" for part in _TENSORS)}
 _logger = logging.getLogger(__name__)
@@ -108,27 +110,36 @@ def load_newest(folder: Path, identity: Mapping[str, Any], *, override: bool = F
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimizer's state as named tensors, `index.key`; the learning rate is a function of the step."""
-    state = optimizer.state_dict()["state"]
+    """Return an optimizer's state as named tensors: `index.key` of a parameter, `group.index.key` of a group.
+
+    Numbers become scalars of 64 bits. The settings of a group are left out: they are those of the configuration.
+    """
+    state = optimizer.state_dict()
+    owners = {str(index): values for index, values in state["state"].items()}
+    for index, group in enumerate(state["param_groups"]):
+        owners[f"group.{index}"] = {key: value for key, value in group.items() if key not in optimizer.defaults}
     return {
-        f"{index}.{key}": value
-        for index, values in state.items()
+        f"{owner}.{key}": torch.as_tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+        for owner, values in owners.items()
         for key, value in values.items()
-        if isinstance(value, Tensor)
+        if isinstance(value, Tensor | float | int)
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> bool:
-    """Restore the state that `optimizer_tensors` returned; return False where it is that of another optimizer."""
-    state: dict[int, dict[str, Tensor]] = {}
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Restore the state that `optimizer_tensors` returned, each tensor with the strides of its parameter.
+
+    The norm of a tensor depends on the order of its elements in memory, in the last digits.
+    """
+    state, parameters = optimizer.state_dict(), [value for group in optimizer.param_groups for value in group["params"]]
     for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
-    has_averages = isinstance(optimizer, torch.optim.AdamW)
-    if any(("exp_avg" in values) != has_averages for values in state.values()):
-        return False
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return True
+        owner, _, key = name.rpartition(".")
+        of_group, _, index = owner.rpartition(".")
+        values = state["param_groups"][int(index)] if of_group else state["state"].setdefault(int(index), {})
+        if tensor.ndim > 1 and not of_group and tensor.shape == parameters[int(index)].shape:
+            tensor = torch.empty_like(parameters[int(index)], dtype=tensor.dtype).copy_(tensor)
+        values[key] = tensor.item() if tensor.ndim == 0 and tensor.dtype in _NUMBERS else tensor
+    optimizer.load_state_dict(state)
 
 
 def _write(draft: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
@@ -167,6 +178,9 @@ def _read(folder: Path, identity: Mapping[str, Any], override: bool) -> Checkpoi
                 hint="use another --out, or the configuration of that run"
                 + ("; --override resumes with the new one" if only_config else ""),
             )
+    if any(difference.startswith(_OF_OPTIMIZER) for difference in differences):
+        differences.append("the new optimizer begins without a state")
+        checkpoint = replace(checkpoint, optimizer={})
     for difference in differences:
         checkpoint = checkpoint.with_change(difference)
     return checkpoint
