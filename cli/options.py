@@ -52,7 +52,7 @@ _STAR = FieldOptions(title="Star", config=StarConfig, fields=("epochs", "batch_s
 _TRAIN = FieldOptions(
     title="Training",
     config=TrainConfig,
-    fields=("epochs", "batch_size", "optimizer", "lr", "weight_decay", "warmup"),
+    fields=("epochs", "batch_size", "optimizer", "lr", "weight_decay", "warmup", "small_size"),
 )
 
 DataOptions = Annotated[dict[str, Any], _DATA]

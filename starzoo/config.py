@@ -37,7 +37,7 @@ __all__ = [
 Optimizer = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,40}$")]  # the name is checked where torch is loaded
 Method = Literal["weights", "balanced-weights", "activations", "activations-gradients"]
 Baseline = Literal["swa", "student"]
-Augmentation = Literal["none", "flip", "crop-flip"]
+Augmentation = Literal["none", "flip", "crop-flip", "crop-alternating-flip"]
 # Bounds are far above what is useful and below what fills a machine: a stranger's star.json holds these values too.
 _MANY = 1_000_000
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy and PyTorch both accept it
@@ -114,6 +114,9 @@ class TrainConfig(FrozenModel):
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of each label that is spread evenly over all classes."
+    )
+    small_size: int | None = Field(
+        None, ge=1, le=16_384, description="Height and width of images in the first half of the epochs."
     )
 
 

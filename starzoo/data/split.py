@@ -50,7 +50,7 @@ class Split:
         """Yield batches of images, of the whole split in the order of `labels` or of a random subset of `limit`."""
         indices = self.sample_indices(limit, seed)
         batches = list(torch.tensor_split(indices, -(-len(indices) // batch_size)))
-        for images, _ in Loader(self, batches, augment, self._augmentation_draws(seed, epoch=0)):
+        for images, _ in Loader(self, batches, augment, self._augmentation_draws(seed, 0, augment)):
             yield images
 
     def labeled_images(self, *, limit: int, seed: int = 0) -> tuple[list[Tensor], Tensor]:
@@ -96,10 +96,13 @@ class Split:
         if drop_last:
             order = order[: len(self) // batch_size * batch_size]
         batches = [batch[shard::num_shards] for batch in torch.split(torch.from_numpy(order), batch_size)]
-        return Loader(self, batches, augment, self._augmentation_draws(seed, epoch), workers)
+        return Loader(self, batches, augment, self._augmentation_draws(seed, epoch, augment), workers)
 
-    def _augmentation_draws(self, seed: int, epoch: int) -> Tensor:
+    def _augmentation_draws(self, seed: int, epoch: int, augment: Augmentation) -> Tensor:
         draws = np.random.default_rng([_AUGMENTATION, seed, epoch]).random((len(self), 3), dtype=np.float32)
+        if augment == "crop-alternating-flip":  # every second epoch flips the images that the others do not
+            first = np.random.default_rng([_AUGMENTATION, seed, 0]).random((len(self), 3), dtype=np.float32)
+            draws[:, 0] = (first[:, 0] + 0.5 * (epoch % 2)) % 1
         return torch.from_numpy(draws)
 
     def normalize(self, pixels: Tensor) -> Tensor:
@@ -131,7 +134,7 @@ class Loader:
     def _batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         pixels = self.split.pixels[indices]
         if self.augment != "none":
-            pixels = _augment(pixels, self.draws[indices], crop=self.augment == "crop-flip")
+            pixels = _augment(pixels, self.draws[indices], crop=self.augment.startswith("crop"))
         return self.split.normalize(pixels), self.split.labels[indices]
 
 

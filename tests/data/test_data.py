@@ -572,6 +572,20 @@ def test_augmentation_depends_on_seed_epoch_and_image_alone(digits: Split) -> No
     assert torch.equal(labels, digits.labels)
 
 
+def test_alternating_flips_show_every_image_both_ways(digits: Split) -> None:
+    draws = [digits.loader(100, epoch=e, seed=1, augment="crop-alternating-flip").draws for e in range(4)]
+    flips = [draw[:, 0] < 0.5 for draw in draws]
+    assert 0.4 < flips[0].double().mean() < 0.6
+    assert torch.equal(flips[1], ~flips[0])
+    assert [torch.equal(flips[epoch], flips[epoch % 2]) for epoch in range(4)] == [True] * 4
+    for epoch, draw in enumerate(draws):  # crops are those of crop-flip, and so is the first epoch
+        same = digits.loader(100, epoch=epoch, seed=1, augment="crop-flip").draws
+        assert torch.equal(draw[:, 1:], same[:, 1:])
+        assert torch.equal(draw, same) is (epoch == 0)
+    first, _ = collect(digits, augment="crop-alternating-flip", shuffle=False, drop_last=False)
+    assert torch.equal(first, collect(digits, augment="crop-flip", shuffle=False, drop_last=False)[0])
+
+
 def test_augmentation_matches_a_loop_over_images() -> None:
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (40, 16, 24, 3), dtype=np.uint8))

@@ -137,6 +137,22 @@ def test_a_member_is_reproducible_with_any_optimizer(optimizer: str, data: Image
     assert not equal(first, bare)
 
 
+def test_the_first_half_of_the_epochs_may_see_small_images(data: ImageTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    build = Architecture.build
+
+    def spy(architecture: Architecture) -> torch.nn.Module:
+        model = build(architecture)
+        model.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[1:])))
+        return model
+
+    monkeypatch.setattr(Architecture, "build", spy)
+    config = TrainConfig(epochs=3, batch_size=100, small_size=12)
+    first = train_member(ARCHITECTURE, data, config, seed=0)
+    assert sizes == [(1, 12, 12)] * 2 + [(1, 16, 16)] * 4
+    assert equal(first, train_member(ARCHITECTURE, data, config, seed=0))
+
+
 def test_divergence_names_seed_and_epoch(data: ImageTask) -> None:
     wild = TrainConfig(epochs=3, batch_size=50, lr=1e30, warmup=0)
     with pytest.raises(NumericalError, match=r"seed 4: the loss is (nan|inf) in epoch 1") as caught:
@@ -205,9 +221,22 @@ def test_a_member_that_has_learnt_nothing_is_named(tmp_path: Path, caplog: pytes
     assert message.endswith(" % of its own training images; lower train.lr")
 
 
+def test_a_member_from_before_an_option_is_kept(tmp_path: Path) -> None:
+    train_zoo(ARCHITECTURE, DATA, RECIPE, [0], tmp_path)
+    path = tmp_path / "seed-0/training.json"
+    record = json.loads(path.read_text())
+    del record["train"]["small_size"]
+    path.write_text(json.dumps(record))
+    [kept] = train_zoo(ARCHITECTURE, DATA, RECIPE, [0], tmp_path)
+    assert not kept.trained
+    with pytest.raises(UsageError, match=r"seed-0: was made otherwise: train\.small_size was null, now 12"):
+        train_zoo(ARCHITECTURE, DATA, RECIPE.model_copy(update={"small_size": 12}), [0], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
+        ("test_vit", {"small_size": 12}, "train.small_size: test_vit takes images of one size"),
         ("test_resnet", {"optimizer": "lamp"}, "optimizer: expected an optimizer of timm, got 'lamp' .use lamb"),
     ],
 )

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 
 from starzoo.config import TrainConfig
 from starzoo.data.split import Split
@@ -43,12 +43,16 @@ def train_member(
         model = channels_last(architecture.build()).to(place)
         optimizer = make_optimizer(model, config)
 
-        def cost(images: Tensor, labels: Tensor) -> Tensor:
+        def full_loss(images: Tensor, labels: Tensor) -> Tensor:
             return cross_entropy(model(images), labels, label_smoothing=config.label_smoothing)
+
+        def small_loss(images: Tensor, labels: Tensor) -> Tensor:
+            return full_loss(interpolate(images, config.small_size, mode="bilinear", antialias=True), labels)
 
         for epoch in range(config.epochs):
             batches = data.train.loader(config.batch_size, epoch=epoch, seed=order, augment=data.config.augment)
-            loss = train_epoch(model, optimizer, batches, cost, schedule=config, epoch=epoch)
+            objective = small_loss if config.small_size and epoch < config.epochs // 2 else full_loss
+            loss = train_epoch(model, optimizer, batches, objective, schedule=config, epoch=epoch)
             if not math.isfinite(loss):
                 raise NumericalError(f"seed {seed}", f"the loss is {loss} in epoch {epoch + 1}", hint=_DIVERGED)
             progress(f"training seed {seed}", epoch + 1, config.epochs, loss=loss)

@@ -102,6 +102,8 @@ def train_zoo(
     if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
         raise UsageError("seeds", "must be different numbers from 0 on", hint="for instance 0-9")
     check_optimizer(train_config.optimizer)
+    if train_config.small_size and architecture.config()["pretrained_cfg"]["fixed_input_size"]:
+        raise UsageError("train.small_size", f"{architecture.name} takes images of one size", hint="leave it out")
     data = _load_data(architecture, data_config)
     trainer = _Trainer(architecture, data.config, train_config, data.fingerprint)
     reports = {seed: _read_report(out / f"seed-{seed}", trainer.identity(seed)) for seed in seeds}
