@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from starzoo.errors import NumericalError, ResourceError
-from starzoo.models.training.workers import Report, run_in_processes
+from starzoo.models.training.workers import ReportProgress, run_in_processes
 
 
-def square(task: int, report: Report) -> int:
+def square(task: int, report: ReportProgress) -> int:
     match task:
         case 11:
             os._exit(9)
@@ -33,7 +33,9 @@ def square(task: int, report: Report) -> int:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_every_task_is_done_once(jobs: int) -> None:
     reported, results = [], []
-    run_in_processes(square, range(5), jobs, report=lambda **figures: reported.append(figures), finish=results.append)
+    run_in_processes(
+        square, range(5), jobs, report=lambda **figures: reported.append(figures), on_result=results.append
+    )
     assert sorted(results) == [0, 1, 4, 9, 16]
     assert sorted(figures["task"] for figures in reported) == [0, 1, 2, 3, 4]
 
@@ -41,19 +43,19 @@ def test_every_task_is_done_once(jobs: int) -> None:
 @pytest.mark.parametrize(
     ("task", "error", "message"),
     [
-        (11, ResourceError, "a worker process ended with exit code 9 in the middle"),
-        (12, RuntimeError, "(?s)a worker process failed:.*in square.*nothing at 12"),
+        (11, ResourceError, "11: a worker process ended with exit code 9 in the middle"),
+        (12, RuntimeError, "(?s)12: a worker process failed:.*in square.*nothing at 12"),
         (13, NumericalError, r"13: is too much \(take 12\)"),
     ],
 )
 def test_failure_of_a_worker_is_told(task: int, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message) as caught:
-        run_in_processes(square, [task, 1], 2, report=lambda **_: None, finish=lambda _: None)
+        run_in_processes(square, [task, 1], 2, report=lambda **_: None, on_result=lambda _: None)
     assert task != 13 or caught.value.subject == "13"
 
 
 def test_what_a_worker_is_warned_of_steers_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    run_in_processes(square, [14, 1], 2, report=lambda **_: None, finish=lambda _: None)
+    run_in_processes(square, [14, 1], 2, report=lambda **_: None, on_result=lambda _: None)
     [line] = capfd.readouterr().err.splitlines()
     assert line.endswith(r"UserWarning: '\x1b[31mred'")
 
@@ -68,7 +70,7 @@ def work(task, report):
         time.sleep(0.1)
 
 if __name__ == "__main__":
-    run_in_processes(work, [1, 2, 3], 2, report=lambda **figures: print(figures, flush=True), finish=print)
+    run_in_processes(work, [1, 2, 3], 2, report=lambda **figures: print(figures, flush=True), on_result=print)
 """
 
 

@@ -33,7 +33,7 @@ from starzoo.models.timm_folder import (
 )
 from starzoo.models.training.member import measure, train_member
 from starzoo.models.training.optimizer import check_optimizer
-from starzoo.models.training.workers import Report, available_cpus, run_in_processes
+from starzoo.models.training.workers import ReportProgress, available_cpus, run_in_processes
 from starzoo.progress import Progress, no_progress
 from starzoo.text import json_differences
 
@@ -139,6 +139,9 @@ class _Task:
     folder: Path
     device: str
 
+    def __str__(self) -> str:
+        return f"seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class _Trainer:
@@ -149,7 +152,7 @@ class _Trainer:
     train_config: TrainConfig
     fingerprint: str
 
-    def __call__(self, task: _Task, report: Report) -> MemberReport:
+    def __call__(self, task: _Task, report: ReportProgress) -> MemberReport:
         def report_epoch(stage: str, done: int, total: int, **figures: float) -> None:
             report(**figures)
 
@@ -226,7 +229,7 @@ def _train_missing(
             _Task(seed, scratch / f"seed-{seed}", f"cuda:{number % gpus}" if gpus else "cpu")
             for number, seed in enumerate(seeds)
         ]
-        run_in_processes(trainer, tasks, jobs or gpus or available_cpus(), report=report_epoch, finish=publish)
+        run_in_processes(trainer, tasks, jobs or gpus or available_cpus(), report=report_epoch, on_result=publish)
     return reports
 
 
