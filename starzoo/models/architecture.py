@@ -12,7 +12,8 @@ from starzoo.config import FrozenModel
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.models.network import Network
-from starzoo.models.timm_config import TimmConfig, build, resolve_name
+from starzoo.models.timm_config import TimmConfig
+from starzoo.models.timm_registry import build, registry_entry, resolve_name
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from starzoo.symmetry.spec import PermutationSpec
 
-__all__ = ["INPUT_FIELDS", "Architecture", "HasArchitecture", "number_among", "registry_entry"]
+__all__ = ["INPUT_FIELDS", "Architecture", "HasArchitecture", "number_among"]
 
 INPUT_FIELDS = ("input_size", "mean", "std")
 """Fields of the preprocessing that decide the tensor which the network sees."""
@@ -47,7 +48,7 @@ class Architecture(FrozenModel):
     def from_registry(
         cls, name: str, *, model_args: Mapping[str, Any] | None = None, image_size: int | None = None
     ) -> Architecture:
-        """An architecture of timm with its own classes and preprocessing.
+        """Return an architecture of timm with its own classes and preprocessing.
 
         Args:
             name: The name that `timm.create_model` takes: with a tag, the classes and the input size are the tag's.
@@ -58,7 +59,7 @@ class Architecture(FrozenModel):
             The architecture.
 
         Raises:
-            UsageError: timm does not know the name, or the number of channels or classes is none.
+            UsageError: timm does not know the name, or the number of channels or classes is impossible.
         """
         registry = registry_entry(name)
         current, _ = resolve_name(name)
@@ -77,7 +78,7 @@ class Architecture(FrozenModel):
         )
 
     def build(self) -> nn.Module:
-        """Make the model with fresh random weights, in evaluation mode.
+        """Build the model with random weights, in evaluation mode.
 
         Returns:
             The module, on the current default device.
@@ -85,10 +86,10 @@ class Architecture(FrozenModel):
         return build(self.name, {"num_classes": self.num_classes, **self.model_args})
 
     def build_uninitialized(self) -> nn.Module:
-        """Make the model without writing its weights: what a trace of its symmetries needs, at any size.
+        """Build the model without initializing its parameters, as a trace of its symmetries needs it, at any size.
 
         Returns:
-            The module on the CPU, with buffers as they should be and parameters that hold anything.
+            The module on the CPU, with initialized buffers.
         """
         from starzoo.models.skip_init import SkipInit
 
@@ -96,7 +97,7 @@ class Architecture(FrozenModel):
             return self.build()
 
     def build_meta(self) -> nn.Module:
-        """Make the model on the meta device: shapes without memory.
+        """Build the model on the meta device: shapes without memory.
 
         Returns:
             The module on the meta device.
@@ -107,14 +108,14 @@ class Architecture(FrozenModel):
             return self.build()
 
     def example_input(self) -> torch.Tensor:
-        """A zero image batch of the model's input size, shape (1, channels, height, width)."""
+        """Return a batch of one zero image, shape (1, channels, height, width)."""
         import torch
 
         return torch.zeros(1, *self.preprocessing.input_size)
 
     @cached_property
     def network(self) -> Network:
-        """What its arguments come to: two architectures with equal ones compute the same function of their weights."""
+        """Its layers and tensors: architectures with equal ones compute the same function of their weights."""
         return Network.describe(self.build_meta())
 
     @cached_property
@@ -130,20 +131,20 @@ class Architecture(FrozenModel):
         return self.network.shapes
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Copy it with other values, on which `network` and `spec` may depend."""
+        """Copy it with other values; `network` and `spec` are computed again where they may differ."""
         copy = super().model_copy(update=update, deep=deep)
         for name in {"network", "spec"} if set(update or ()) - {"label_names"} else ():
             copy.__dict__.pop(name, None)
         return copy
 
     def config(self, **extra: Any) -> dict[str, Any]:
-        """The config.json of a folder or repository that plain timm loads.
+        """Return the config.json of a folder or repository that plain timm loads.
 
-        `pretrained_cfg` holds what these weights need and nothing that timm's registry says about other weights of
-        the same architecture (tag, license, paper, origin, test-time size).
+        `pretrained_cfg` leaves out what timm's registry says about other weights of the same architecture (tag,
+        license, paper, origin, test-time size).
 
         Args:
-            **extra: Further keys of the root, which timm ignores.
+            **extra: Further keys of the root, that timm ignores.
 
         Returns:
             A JSON value that `from_config` reads back.
@@ -176,10 +177,10 @@ class Architecture(FrozenModel):
         return {key: value for key, value in config.items() if value is not None and value != {}}
 
     def _pretrained_cfg(self, registry: Mapping[str, Any]) -> dict[str, Any]:
-        flexible = self.model_args.get("dynamic_img_size") or not self.model_args.get("strict_img_size", True)
+        accepts_any_size = self.model_args.get("dynamic_img_size") or not self.model_args.get("strict_img_size", True)
         return {
             **self.preprocessing.model_dump(mode="json"),
-            "fixed_input_size": bool(registry.get("fixed_input_size")) and not flexible,
+            "fixed_input_size": bool(registry.get("fixed_input_size")) and not accepts_any_size,
             "num_classes": self.num_classes,
             "first_conv": registry.get("first_conv"),
             "classifier": registry.get("classifier"),
@@ -187,7 +188,7 @@ class Architecture(FrozenModel):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], subject: str) -> Architecture:
-        """Read a config.json of any version of timm, which may come from a stranger, as timm reads it.
+        """Read a stranger's config.json, written by any version of timm, as timm reads it.
 
         Args:
             config: The parsed file.
@@ -228,7 +229,7 @@ class Architecture(FrozenModel):
 
     @classmethod
     def _of_model(cls, model: nn.Module, stated: TimmConfig) -> Architecture:
-        """The architecture of a network that timm built from a config.json."""
+        """Return the architecture of a network that timm built from a config.json."""
         from timm.data import resolve_input_data_config  # type: ignore[attr-defined]  # lacks a re-export
 
         data = resolve_input_data_config(model)
@@ -262,40 +263,28 @@ class HasArchitecture(Protocol):
 
 
 def number_among(name: str, arguments: Mapping[str, Any], argument: Literal["in_chans", "num_classes"]) -> int | None:
-    """How many input channels or classes arguments of `timm.create_model` ask for."""
-    number, least = arguments.get(argument), 1 if argument == "in_chans" else 0  # without classes there is no head
-    if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < least):
-        what = "channels" if argument == "in_chans" else "classes"
-        raise UsageError(name, f"{argument}={number!r} is no number of {what}", hint=f"give a number from {least} on")
+    """Return the number of input channels or classes among arguments of `timm.create_model`."""
+    number, minimum = arguments.get(argument), 1 if argument == "in_chans" else 0  # without classes there is no head
+    if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < minimum):
+        unit = "channels" if argument == "in_chans" else "classes"
+        raise UsageError(name, f"{argument}={number!r} is no number of {unit}", hint=f"give a number from {minimum} on")
     return number
 
 
-def registry_entry(name: str) -> Any:
-    """What timm's registry knows about an architecture."""
-    import timm
-
-    architecture, tag = resolve_name(name)
-    try:
-        return timm.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture, allow_unregistered=False)
-    except RuntimeError as error:
-        tags = ", ".join(timm.models.get_arch_pretrained_cfgs(architecture)) or "none"
-        raise UsageError(name, f"{error}", hint=f"timm knows the tags {tags}") from error
-
-
 def _label_names(names: Any, count: int) -> tuple[str, ...] | None:
-    """The names in the order of the outputs, or None where some output has no name of its own."""
+    """Return the names in the order of the outputs, or None where an output has no name of its own."""
     if isinstance(names, Mapping):
         names = [names.get(str(index)) for index in range(len(names))]
     if not isinstance(names, list | tuple) or len(names) != count or not count:
         return None
-    known = [str(name) if isinstance(name, str | int) else None for name in names]
-    if known == [f"LABEL_{number}" for number in range(count)]:  # what timm 0.6 writes where nothing is known
+    texts = [str(name) for name in names if isinstance(name, str | int)]
+    if texts == [f"LABEL_{index}" for index in range(count)]:  # what timm 0.6 writes for unknown names
         return None
-    return tuple(name for name in known if name is not None) if all(known) else None
+    return tuple(texts) if len(texts) == count and all(texts) else None
 
 
 def _global_pool(model: nn.Module) -> str | None:
-    """The pooling before the classifier, where the model tells it."""
+    """Return the pooling before the classifier, where the model has it as an attribute."""
     for owner in (getattr(model, "head", None), model):
         pool = getattr(owner, "global_pool", None)
         pool = getattr(pool, "pool_type", pool)

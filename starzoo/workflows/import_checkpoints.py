@@ -16,7 +16,7 @@ from typing import Any
 
 from starzoo.errors import UsageError
 from starzoo.files import read_file
-from starzoo.models.architecture import Architecture, registry_entry
+from starzoo.models.architecture import Architecture
 from starzoo.models.convert_pickle import convert
 from starzoo.models.safetensors_header import read_header
 from starzoo.models.timm_folder import (
@@ -24,12 +24,13 @@ from starzoo.models.timm_folder import (
     WEIGHTS_FILE,
     load_state,
     read_architecture,
-    read_json,
     save_timm_folder,
     sha256_file,
 )
+from starzoo.models.timm_registry import registry_entry
 from starzoo.models.unpickle import EMA, TRAINING
 from starzoo.progress import Progress, no_progress
+from starzoo.strict_json import read_json
 from starzoo.strict_yaml import YAML_LIMIT, parse_yaml
 
 __all__ = ["ImportOptions", "ImportedModel", "import_checkpoints"]

@@ -1,4 +1,4 @@
-"""Which architecture fits a data set."""
+"""Match an architecture to a data set."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from starzoo.data.decoding import DecodedImages, decode
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.records import open_data
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.models.architecture import Architecture, number_among, registry_entry
-from starzoo.models.timm_config import resolve_name
+from starzoo.models.architecture import Architecture, number_among
+from starzoo.models.timm_registry import registry_entry, resolve_name
 
 __all__ = ["architecture_for"]
 
 _GRAY_MODES = frozenset({"1", "L", "LA"})
-_LOOKED_AT = 32  # images that tell the size and the number of channels
-_MEASURED = 5000  # images that give mean and standard deviation
-_AT_ONCE = 64
+_INSPECTED = 32  # images, for the size and the number of channels
+_MEASURED = 5000  # images, for mean and standard deviation
+_BATCH = 64
 
 
 def architecture_for(
@@ -35,7 +35,7 @@ def architecture_for(
     """The architecture that fits a task: classes, channels, size, mean and deviation are those of the data.
 
     Args:
-        name: The name that `timm.create_model` takes, a tag is passed over.
+        name: The name that `timm.create_model` takes; a tag is ignored.
         data_config: The task.
         model_args: Further JSON arguments of `timm.create_model`.
         image_size: Height and width in pixels; the data's own when not given.
@@ -50,14 +50,12 @@ def architecture_for(
     name, _ = resolve_name(name)  # what is trained from scratch has no tag
     registry = registry_entry(name)
     arguments = dict(model_args or {})
-    stored = open_data(data_config)
-    if arguments.pop("num_classes", len(stored.class_names)) != len(stored.class_names):
-        raise UsageError(
-            "model_args",
-            f"{name}: num_classes is that of {data_config.dataset}, {len(stored.class_names)}",
-            hint="leave it out of --model-args",
-        )
-    images = [decode(file) for file in stored.train.files(_some(len(stored.train), _LOOKED_AT))]
+    task = open_data(data_config)
+    num_classes = len(task.class_names)
+    if arguments.pop("num_classes", num_classes) != num_classes:
+        problem = f"{name}: num_classes is that of {data_config.dataset}, {num_classes}"
+        raise UsageError("model_args", problem, hint="leave it out of --model-args")
+    images = [decode(file) for file in task.train.files(_sample(len(task.train), _INSPECTED))]
     channels = number_among(name, arguments, "in_chans") or (
         1 if all(image.mode in _GRAY_MODES for image in images) else 3
     )
@@ -68,29 +66,29 @@ def architecture_for(
         raise UsageError("image_size", f"{data_config.dataset}: its images differ in size", hint="give --image-size")
     if registry.fixed_input_size and (height, width) != tuple(registry.input_size[1:]):
         arguments.setdefault("img_size", [height, width])
-    mean, std = _channel_statistics(DecodedImages(stored.train, Preprocessing(input_size=(channels, height, width))))
+    mean, std = _channel_statistics(DecodedImages(task.train, Preprocessing(input_size=(channels, height, width))))
     architecture = Architecture(
         name=name,
-        num_classes=len(stored.class_names),
+        num_classes=num_classes,
         model_args=arguments,
         preprocessing=Preprocessing(input_size=(channels, height, width), mean=mean, std=std),
-        label_names=stored.class_names,
+        label_names=task.class_names,
     )
     config = architecture.config()  # refuses arguments that timm refuses, and a size that the model cannot take
     try:
         Architecture.from_config(json.loads(json.dumps(config)), name)
     except UntrustedInputError as error:  # before anything is trained
         raise UsageError(
-            name, f"{error.problem}, so that starzoo could not read the members again", hint="leave that argument out"
+            name, f"{error.problem}, so that starzoo could not load the members", hint="leave that argument out"
         ) from error
     return architecture
 
 
 def _channel_statistics(pixels: DecodedImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of every channel on the scale 0 to 1, to four digits."""
+    """Return mean and standard deviation of every channel on the scale 0 to 1, to four digits."""
     counts = torch.zeros(pixels.shape[-1], 256, dtype=torch.float64)  # how often each channel has each value
-    for some in torch.tensor(_some(pixels.shape[0], _MEASURED)).split(_AT_ONCE):  # type: ignore[no-untyped-call]
-        for channel, values in zip(counts, pixels[some].flatten(0, 2).unbind(-1), strict=True):
+    for rows in torch.tensor(_sample(pixels.shape[0], _MEASURED)).split(_BATCH):  # type: ignore[no-untyped-call]
+        for channel, values in zip(counts, pixels[rows].flatten(0, 2).unbind(-1), strict=True):
             channel += torch.bincount(values, minlength=256)
     values, total = torch.arange(256, dtype=torch.float64) / 255, counts.sum(1, keepdim=True)
     mean = (counts * values).sum(1, keepdim=True) / total
@@ -99,7 +97,7 @@ def _channel_statistics(pixels: DecodedImages) -> tuple[tuple[float, ...], tuple
     return tuple(round(value, 4) for value in mean.squeeze(1).tolist()), tuple(std)
 
 
-def _some(count: int, most: int) -> list[int]:
-    """Some rows of a split, which may be sorted by class."""
-    found: list[int] = np.random.default_rng(0).permutation(count)[:most].tolist()
-    return found
+def _sample(count: int, limit: int) -> list[int]:
+    """Return random rows of a split, which may be sorted by class."""
+    rows: list[int] = np.random.default_rng(0).permutation(count)[:limit].tolist()
+    return rows
