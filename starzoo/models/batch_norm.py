@@ -1,8 +1,8 @@
 """Batch-norm statistics of points between state dicts.
 
-A network at an interpolated point has other activations than either end, so its running statistics are estimated anew:
-reset, then the cumulative mean over training images, augmented as in training. The exponential average of ordinary
-training would still hold a fifth of its reset value after sixteen batches.
+A network at an interpolated point has other activations than either end. Its running statistics are therefore reset and
+replaced by the cumulative mean over training images, augmented as in training. The exponential average of ordinary
+training would still hold a fifth of its initial value after sixteen batches.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def has_batch_norm(model: nn.Module) -> bool:
 def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics of every batch normalization by the mean over `batches`.
 
-    All else stays in evaluation mode, so dropout and stochastic depth do not disturb the estimate.
+    All other layers stay in evaluation mode, so that dropout and stochastic depth do not disturb the estimate.
     """
     model.eval()
     with _estimating(model), torch.no_grad():

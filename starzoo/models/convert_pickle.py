@@ -13,11 +13,11 @@ from pathlib import Path
 from starzoo.errors import UntrustedInputError
 from starzoo.files import atomic_write, cache_folder
 
-__all__ = ["convert", "converted", "is_converted"]
+__all__ = ["convert", "convert_snapshot", "is_converted"]
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
-_SECONDS = 600
-_ENVIRONMENT = (  # what a Python needs to start and to find its libraries and temporary files, and no token
+_TIMEOUT = 600  # seconds
+_ENVIRONMENT = (  # variables that Python needs to start and to find its libraries and temporary files, and no token
     *("PATH", "HOME", "TMPDIR", "TEMP", "TMP", "LANG", "LC_ALL", "LC_CTYPE", "SYSTEMROOT", "VIRTUAL_ENV"),
     *("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
 )
@@ -26,12 +26,12 @@ Digests = tuple[str, str]
 
 
 def is_converted(pickle: str, config: str) -> bool:
-    """Whether weights were converted before."""
+    """Whether a pickle was converted before, by the digests of the two files of its model."""
     return (_folder((pickle, config)) / _CONFIG).is_file()
 
 
-def converted(config: Path, fetch_pickle: Callable[[], Path], digests: Digests, subject: str) -> Path:
-    """A folder in timm format with the weights of a pickle, made when it is first asked for."""
+def convert_snapshot(config: Path, fetch_pickle: Callable[[], Path], digests: Digests, subject: str) -> Path:
+    """Return a folder in timm format with the weights of a pickle, which is converted once."""
     folder = _folder(digests)
     if not is_converted(*digests):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -55,12 +55,14 @@ def convert(pickle: Path, weights: Path, subject: str, *, ema: bool = True) -> N
     command = [sys.executable, "-P", "-m", "starzoo.models.unpickle", str(pickle.resolve()), str(weights.resolve())]
     command += [] if ema else ["--no-ema"]
     try:
-        ended = subprocess.run(
-            command, env=environment, cwd=weights.parent, timeout=_SECONDS, capture_output=True, text=True, check=False
+        process = subprocess.run(
+            command, env=environment, cwd=weights.parent, timeout=_TIMEOUT, capture_output=True, text=True, check=False
         )
-        problem = (ended.stderr.strip() or f"exit code {ended.returncode}").splitlines()[-1] if ended.returncode else ""
+        problem = (
+            (process.stderr.strip() or f"exit code {process.returncode}").splitlines()[-1] if process.returncode else ""
+        )
     except subprocess.TimeoutExpired:
-        problem = f"it took more than {_SECONDS} s"
+        problem = f"it took more than {_TIMEOUT} s"
     if problem:
         problem = "".join(character for character in problem if character.isprintable())
         raise UntrustedInputError(

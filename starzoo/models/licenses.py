@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from starzoo.errors import UntrustedInputError
 from starzoo.files import open_file
+from starzoo.models.record import ModelRecord
 from starzoo.strict_yaml import YAML_LIMIT, front_matter, parse_yaml
 
 __all__ = ["Licensing", "combine_licenses", "is_identifier", "license_of_sources", "read_license"]
@@ -57,18 +57,6 @@ class Licensing:
         return _RANKS.get(license, _COPYLEFT) >= rank
 
 
-class HasLicense(Protocol):
-    """A model whose origin and license are known."""
-
-    @property
-    def repo(self) -> str | None:
-        """Its repository, or None for a local folder."""
-
-    @property
-    def license(self) -> str | None:
-        """The license that its card states, or None."""
-
-
 def is_identifier(text: str) -> bool:
     """Whether a text is the identifier of a license, known here or not, as the Hub writes it."""
     return bool(_IDENTIFIER.fullmatch(text))
@@ -90,7 +78,7 @@ def read_license(card: Path | None) -> str | None:
     return _AND.join(dict.fromkeys(licenses)) if 0 < len(licenses) == len(listed) <= _MAX_LICENSES else None
 
 
-def license_of_sources(sources: Iterable[HasLicense]) -> Licensing:
+def license_of_sources(sources: Iterable[ModelRecord]) -> Licensing:
     """Find the license of a star."""
     return combine_licenses([source.license for source in sources if source.repo or source.license])
 

@@ -9,7 +9,7 @@ __all__ = ["as_channels_last", "channels_last"]
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """Lay out the weights of two-dimensional convolutions with their channels last.
+    """Convert the weights of two-dimensional convolutions to channels-last format, in place.
 
     `Module.to` would do the same, but fails on a network that has a weight of five axes.
     """
@@ -19,5 +19,5 @@ def channels_last(network: nn.Module) -> nn.Module:
 
 
 def as_channels_last(images: Tensor) -> Tensor:
-    """A tensor of four axes with its channels last in memory, any other as it is."""
+    """Return a tensor of four axes in channels-last format, any other as it is."""
     return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images

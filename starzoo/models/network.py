@@ -1,7 +1,7 @@
 """The identity of a network, regardless of the arguments that built it.
 
-`img_size` 32 and [32, 32], a default that is spelled out, another drop rate: many lists of arguments come to one
-network. Two modules are the same network when they have the same layers, by kind and settings, and the same tensors.
+Different arguments can build one network: `img_size` 32 and [32, 32], a default that is spelled out, another drop rate.
+Two modules are the same network when they have the same layers, by kind and settings, and the same tensors.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Network:
 
     @classmethod
     def describe(cls, model: nn.Module) -> Self:
-        """Look at all layers of a module."""
+        """Describe the layers of a module."""
         layers = {name: (type(layer).__name__, _settings(layer)) for name, layer in model.named_modules()}
         state = model.state_dict()
         return cls(
@@ -53,20 +53,20 @@ class Network:
 
 
 def _settings(layer: nn.Module) -> dict[str, Any]:
-    """The numbers, words and functions among a layer's attributes."""
-    known = {name: _plain(value) for name, value in vars(layer).items() if not name.startswith("_")}
+    """Return the numbers, texts and functions among a layer's attributes."""
+    public = {name: _plain(value) for name, value in vars(layer).items() if not name.startswith("_")}
     return {
-        name: value for name, value in known.items() if value is not None and not _TRAINING_SETTINGS.fullmatch(name)
+        name: value for name, value in public.items() if value is not None and not _TRAINING_SETTINGS.fullmatch(name)
     }
 
 
 def _plain(value: Any) -> Any:
-    """A value as it compares: 3 and (3, 3) are one; None where it is not a setting."""
+    """Return a value to compare, where (3, 3) becomes 3; None where it is not a setting."""
     if isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
         parts = tuple(map(_plain, value))
         return parts[0] if parts and all(part == parts[0] for part in parts) else parts
     if isinstance(value, functools.partial):
-        return (_plain(value.func), *((name, _plain(each)) for name, each in sorted(value.keywords.items())))
+        return (_plain(value.func), *((name, _plain(argument)) for name, argument in sorted(value.keywords.items())))
     return getattr(value, "__qualname__", None)

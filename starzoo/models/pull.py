@@ -1,4 +1,4 @@
-"""Download models: pinned to a commit, checked before their weights are read, verified afterward."""
+"""Download models at one commit, checked before their weights are read and verified afterward."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from starzoo.hub.listing import (
 from starzoo.hub.ref import ModelRef
 from starzoo.hub.thread_map import thread_map
 from starzoo.models.architecture import Architecture
-from starzoo.models.convert_pickle import converted, is_converted
+from starzoo.models.convert_pickle import convert_snapshot, is_converted
 from starzoo.models.safetensors_header import TensorInfo, header_length, parse_header, read_header
 from starzoo.models.timm_config import TimmConfig
 from starzoo.models.timm_weights import check_header
@@ -33,8 +33,8 @@ from starzoo.strict_json import read_json
 
 __all__ = ["Snapshot", "architecture_of", "check_pickle", "pull", "pull_all", "read_weights_header"]
 
-_PICKLE_BYTES, _PICKLE_MORE = 32, 10_000_000
-"""A training may keep averaged weights and an optimizer's states beside every weight, and notes beside them all."""
+_PICKLE_BYTES, _PICKLE_EXTRA = 32, 10_000_000
+"""A checkpoint may hold averaged weights and an optimizer's state beside every weight, and notes of the training."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Snapshot:
     """The files of one model at one commit in the local cache.
 
     Attributes:
-        folder: Where they are; a folder in timm format.
+        folder: Their folder, in timm format.
         repo: The repository.
         sha: The commit.
-        files: The SHA-256 of every file that was asked for, by name.
-        inside: The folder of the repository that holds the model; empty for the root.
+        files: The SHA-256 of every requested file, by name.
+        subfolder: The folder of the repository that holds the model; empty for the root.
         card: The card that states the license: the model's, else the repository's, or None.
     """
 
@@ -71,11 +71,11 @@ def pull(ref: ModelRef | str, *, allow_pickle: bool = False, progress: Progress 
 
     Args:
         ref: A repository, or a folder in one.
-        allow_pickle: Convert weights that are there only as a pickle, once, in a process of its own.
-        progress: Told after every file.
+        allow_pickle: Convert weights that are only a pickle, once, in a process of its own.
+        progress: Called after every file.
 
     Returns:
-        Where the files are.
+        The files in the local cache.
     """
     return pull_all([ref], allow_pickle=allow_pickle, progress=progress)[0]
 
@@ -84,37 +84,38 @@ def pull_all(
     refs: Sequence[ModelRef | str], *, allow_pickle: bool = False, progress: Progress = no_progress
 ) -> list[Snapshot]:
     """Download several models at the same time, as `pull` does; none unless all of them fit on the disk."""
-    wheres = [ModelRef.parse(ref) if isinstance(ref, str) else ref for ref in refs]
-    different = list(dict.fromkeys(wheres))
-    listings = thread_map(list_files, different)
+    parsed = [ModelRef.parse(ref) if isinstance(ref, str) else ref for ref in refs]
+    unique = list(dict.fromkeys(parsed))
+    listings = thread_map(list_files, unique)
     for listing in listings:
         check_pickle(listing, allow_pickle)
     check_space(listings)
     total, done, lock = sum(len(listing.files) for listing in listings), 0, Lock()
     progress("downloading", 0, total)
 
-    def finished() -> None:
+    def count_file() -> None:
         nonlocal done
         with lock:
             done += 1
             progress("downloading", done, total)
 
-    snapshots = dict(zip(different, thread_map(lambda listing: _bring(listing, finished), listings), strict=True))
-    return [snapshots[where] for where in wheres]
+    models = thread_map(lambda listing: _download_model(listing, count_file), listings)
+    snapshots = dict(zip(unique, models, strict=True))
+    return [snapshots[ref] for ref in parsed]
 
 
 def architecture_of(listing: Listing) -> Architecture:
-    """Read a model's config.json, which is downloaded where that is needed."""
+    """Read a model's config.json, from the cache or the Hub."""
     return Architecture.from_config(read_json(fetch(listing, listing.files[CONFIG])[0]), str(listing.ref))
 
 
 def read_weights_header(listing: Listing) -> dict[str, TensorInfo]:
-    """Check config.json and the header of the weights, in the cache or by requests for its bytes only."""
+    """Read and check config.json and the header of the weights, of which no more than the header is downloaded."""
     config = read_json(fetch(listing, listing.files[CONFIG])[0])
     architecture = Architecture.from_config(config, str(listing.ref))
     file, subject = listing.files[WEIGHTS], f"{listing.ref}: {WEIGHTS}"
-    if here := cached_path(listing, file):
-        header = read_header(here, subject)
+    if path := cached_path(listing, file):
+        header = read_header(path, subject)
     else:
         start = fetch_range(listing, file.path, 0, min(file.size, 8))
         end = 8 + header_length(start, file.size, subject)
@@ -124,7 +125,7 @@ def read_weights_header(listing: Listing) -> dict[str, TensorInfo]:
 
 
 def check_pickle(listing: Listing, allowed: bool = False) -> None:
-    """Refuse weights that are there only as a pickle, unless they are converted already, or may be."""
+    """Refuse weights that are only a pickle, unless they were converted before, or may be."""
     pickle = listing.pickle
     if pickle is None or allowed or is_converted(pickle.digest, listing.files[CONFIG].digest):
         return
@@ -136,26 +137,23 @@ def check_pickle(listing: Listing, allowed: bool = False) -> None:
     )
 
 
-def _bring(listing: Listing, finished: Callable[[], None]) -> Snapshot:
+def _download_model(listing: Listing, count_file: Callable[[], None]) -> Snapshot:
     """Check and download one model."""
     config, digest = fetch(listing, listing.files[CONFIG])
-    finished()
+    count_file()
     if listing.pickle is None:
         read_weights_header(listing)
     else:
-        numbers = sum(map(math.prod, Architecture.from_config(read_json(config), str(listing.ref)).shapes.values()))
-        check_size(listing.ref, listing.pickle, _PICKLE_BYTES * numbers + _PICKLE_MORE)
+        parameters = sum(map(math.prod, Architecture.from_config(read_json(config), str(listing.ref)).shapes.values()))
+        check_size(listing.ref, listing.pickle, _PICKLE_BYTES * parameters + _PICKLE_EXTRA)
     paths, files = {CONFIG: config}, {CONFIG: digest}
-    for name in (name for name in listing.files if name != CONFIG):
-        paths[name], files[name] = fetch(listing, listing.files[name])
-        finished()
+    for name, file in listing.files.items():
+        if name != CONFIG:
+            paths[name], files[name] = fetch(listing, file)
+            count_file()
     folder = config.parent
-    if listing.pickle is not None:
-        folder = converted(
-            config,
-            lambda pickle=listing.pickle: fetch(listing, pickle)[0],  # type: ignore[misc]
-            (listing.pickle.digest, listing.files[CONFIG].digest),
-            str(listing.ref),
-        )
+    if pickle := listing.pickle:
+        digests = pickle.digest, listing.files[CONFIG].digest
+        folder = convert_snapshot(config, lambda: fetch(listing, pickle)[0], digests, str(listing.ref))
         files[WEIGHTS] = file_digests(folder / WEIGHTS)[0]
     return Snapshot(folder, listing.repo, listing.sha, files, listing.ref.subfolder, paths.get(CARD))

@@ -12,7 +12,7 @@ from starzoo.data.preprocessing import Preprocessing
 __all__ = ["RESERVED_NAMES", "ModelRecord", "Names", "Table"]
 
 RESERVED_NAMES = frozenset({"star", "naive mean", "aligned mean"})
-"""What an evaluation calls its own models, as no other may be called."""
+"""Names of an evaluation's own models, which no other model may have."""
 
 Names = Annotated[tuple[Annotated[str, Field(max_length=1000)], ...], Field(max_length=1_000_000)]
 Table = Annotated[dict[Name, Name], Field(max_length=1000)]
@@ -27,11 +27,11 @@ class ModelRecord(FrozenModel):
         sha: The commit of the repository.
         files: SHA-256 of its files, by name.
         license: Its license identifier, or None when it states none.
-        dtype: The type of its stored weights, such as `bfloat16`; they are read as float32. None in old manifests.
-        preprocessing: The image transform that its config.json states; the star's may cut pictures in another way.
-        label_names: Its own class order, where it was brought into that of the star; else None. What a model without
-            names in its files learned, by its accuracy, is named too.
-        steps: Training steps that it took, where `starzoo train` recorded them beside it; else None.
+        dtype: The type of its stored weights, for example `bfloat16`; it is loaded as float32. None in old manifests.
+        preprocessing: The image transform that its config.json states; the star's may crop images in another way.
+        label_names: Its own class order where that was permuted into the star's, else None. For a model without label
+            names it is the order in which its accuracy is above chance.
+        steps: Training steps, where `starzoo train` recorded them beside it; else None.
         images: The `data_fingerprint` of the images that it was trained on, where it is recorded like the steps.
         augment: How these images were augmented, where it is recorded like the steps.
         estimated: Whether its own batch-norm statistics were broken, so that estimated ones were used.
@@ -52,5 +52,5 @@ class ModelRecord(FrozenModel):
 
     @property
     def pinned(self) -> str | None:
-        """The reference of its commit on the Hub, whatever lies in the current folder; None for a local folder."""
+        """The unambiguous reference of its commit on the Hub; None for a local folder."""
         return f"hf-hub:{self.repo}@{self.sha}" if self.repo and self.sha else None

@@ -29,10 +29,10 @@ from starzoo.models.timm_folder import (
     find_weights,
     load_state,
     read_architecture,
-    read_json,
     sha256_file,
 )
 from starzoo.progress import Progress, no_progress
+from starzoo.strict_json import read_json
 
 __all__ = ["Source", "load_source", "load_sources"]
 

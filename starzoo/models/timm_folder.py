@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from starzoo.errors import UntrustedInputError
-from starzoo.files import atomic_write, open_file, translate_write_errors, write_text
+from starzoo.files import atomic_write, open_file, write_text
 from starzoo.hub.listing import describe_missing_file
 from starzoo.models.architecture import Architecture
 from starzoo.models.timm_config import TimmConfig
@@ -26,12 +26,9 @@ __all__ = [
     "find_weights",
     "load_state",
     "read_architecture",
-    "read_json",
     "save_tensors",
     "save_timm_folder",
     "sha256_file",
-    "translate_write_errors",
-    "write_text",
 ]
 
 CONFIG_FILE = "config.json"
@@ -44,7 +41,7 @@ def save_timm_folder(
     """Write a model so that plain timm loads it bit for bit.
 
     Other files of an existing folder stay. The weights appear before config.json, each by one rename, so that an
-    interrupted call never leaves a file that is half written, nor a new folder that looks complete.
+    interrupted call leaves neither a partial file nor a new folder that looks complete.
     """
     config = architecture.config(**(extra_config or {}))
     tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
@@ -53,7 +50,7 @@ def save_timm_folder(
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file as a whole or not at all."""
+    """Write a safetensors file atomically."""
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as draft:
         save_file(content, draft, metadata=dict(metadata) if metadata else None)
@@ -67,15 +64,15 @@ def read_architecture(folder: Path, subject: str = "") -> Architecture:
 def load_state(folder: Path, architecture: Architecture, subject: str = "") -> dict[str, Tensor]:
     """Load a folder's weights as plain timm loads them, after a strict pass over their header."""
     subject, path = subject or str(folder), find_weights(folder)
-    stated = TimmConfig.parse(read_json(folder / CONFIG_FILE), subject)
-    return load_weights(path, stated, architecture, f"{subject}: {path.name}")
+    config = TimmConfig.parse(read_json(folder / CONFIG_FILE), subject)
+    return load_weights(path, config, architecture, f"{subject}: {path.name}")
 
 
 def find_weights(folder: Path) -> Path:
-    """The file of weights that timm takes from a folder, among those that run no code."""
+    """Return the safetensors file that timm loads from a folder."""
     others = (file for file in sorted(folder.glob("*.safetensors")) if file.name != "permutations.safetensors")
-    known = (folder / name for name in (WEIGHTS_FILE, "open_clip_model.safetensors"))
-    return next((file for file in (*known, *others) if file.is_file()), folder / WEIGHTS_FILE)
+    preferred = (folder / name for name in (WEIGHTS_FILE, "open_clip_model.safetensors"))
+    return next((file for file in (*preferred, *others) if file.is_file()), folder / WEIGHTS_FILE)
 
 
 def check_files(folder: Path, subject: str) -> None:
@@ -94,6 +91,6 @@ def check_files(folder: Path, subject: str) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

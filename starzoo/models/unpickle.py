@@ -1,6 +1,6 @@
-"""A program that copies the tensors of a checkpoint to a safetensors file: `python -m starzoo.models.unpickle FROM TO`.
+"""Copy the tensors of a checkpoint to a safetensors file: `python -m starzoo.models.unpickle SOURCE TARGET`.
 
-What a training noted beside the weights, its architecture and arguments, comes along in the file's metadata.
+The architecture and arguments that a training saved beside the weights become metadata of the file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 __all__ = ["EMA", "TRAINING", "main", "state_dict_of"]
 
 EMA, TRAINING = "ema", "training"
-"""Keys of the metadata: whether the weights are an exponential moving average, and what the training noted."""
+"""Keys of the metadata: whether the weights are an exponential moving average, and the arguments of the training."""
 
 _SAFE_TORCH = (2, 10)  # the first release whose weights_only loader has no known way around it
 _COPIES, _WORKING_BYTES = 8, 1_500_000_000
@@ -25,7 +25,7 @@ _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
 def main(source: Path, target: Path, *, ema: bool = True) -> str | None:
-    """Convert one file."""
+    """Convert one file; return why that is not possible."""
     import torch
     from safetensors.torch import save_file
 
@@ -33,71 +33,71 @@ def main(source: Path, target: Path, *, ema: bool = True) -> str | None:
     if tuple(int(part) for part in version.split(".")[:2]) < _SAFE_TORCH:
         return f"torch {version} is too old to open a stranger's pickle"
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # in which timm's training keeps its arguments
-            loaded = torch.load(source, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # of timm's train.py
+            checkpoint = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        types = _other_types(source)
-        return (
-            f"it holds {types}, which could run code" if types else "it is damaged, or holds other objects than tensors"
-        )
+        if types := _unsafe_types(source):
+            return f"it holds {types}, which could run code"
+        return "it is damaged, or holds other objects than tensors"
     except Exception as error:  # noqa: BLE001  a stranger's file may fail in any way
         reason = (str(error).splitlines() or ["no reason given"])[0]
         if isinstance(error, MemoryError) or "allocate" in reason:
             return "it takes more memory than its size explains"
         return f"{type(error).__name__}: {'it is damaged' if 'weights_only' in reason else reason}"
-    state, averaged = state_dict_of(loaded, ema=ema)
+    state, averaged = state_dict_of(checkpoint, ema=ema)
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         return "it holds something else than named tensors"
-    size, asked = source.stat().st_size, sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-    if asked > 4 * size:  # views of a small storage may claim any size
-        return f"its tensors take {asked:,} bytes, but the file has {size:,}"
-    metadata = {"format": "pt", EMA: json.dumps(averaged), TRAINING: json.dumps(_training_of(loaded))}
+    size, needed = source.stat().st_size, sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if needed > 4 * size:  # views of a small storage may claim any size
+        return f"its tensors take {needed:,} bytes, but the file has {size:,}"
+    metadata = {"format": "pt", EMA: json.dumps(averaged), TRAINING: json.dumps(_training_arguments(checkpoint))}
     save_file({name: tensor.detach().clone().contiguous() for name, tensor in state.items()}, target, metadata)
     return None
 
 
-def state_dict_of(loaded: Any, *, ema: bool = True) -> tuple[dict[str, Any], bool]:
-    """The table of tensors in what was saved, which may be wrapped with other things of a training run."""
+def state_dict_of(checkpoint: Any, *, ema: bool = True) -> tuple[dict[str, Any], bool]:
+    """Return the state dict in a checkpoint, and whether it is an exponential moving average."""
     averaged = False
     for key in (*(_AVERAGED if ema else ()), *_WRAPPERS):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded, averaged = loaded[key], averaged or key in _AVERAGED
-    return ({str(name): value for name, value in loaded.items()} if isinstance(loaded, dict) else {}), averaged
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
+            checkpoint, averaged = checkpoint[key], averaged or key in _AVERAGED
+    state = {str(name): value for name, value in checkpoint.items()} if isinstance(checkpoint, dict) else {}
+    return state, averaged
 
 
-def _training_of(loaded: Any) -> dict[str, Any]:
-    """What timm's train.py notes: the architecture, and the arguments as far as JSON has them."""
-    if not isinstance(loaded, dict):
+def _training_arguments(checkpoint: Any) -> dict[str, Any]:
+    """Return the arguments that timm's train.py saves, and the architecture as `model`, as far as they are JSON."""
+    if not isinstance(checkpoint, dict):
         return {}
-    arguments = loaded.get("args")
-    arguments = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
-    known = {str(name): value for name, value in arguments.items()} if isinstance(arguments, Mapping) else {}
-    if isinstance(loaded.get("arch"), str):
-        known.setdefault("model", loaded["arch"])
-    return {name: value for name, value in known.items() if _is_json(value)}
+    saved = checkpoint.get("args")
+    saved = vars(saved) if isinstance(saved, argparse.Namespace) else saved
+    arguments = {str(name): value for name, value in saved.items()} if isinstance(saved, Mapping) else {}
+    if isinstance(checkpoint.get("arch"), str):
+        arguments.setdefault("model", checkpoint["arch"])
+    return {name: value for name, value in arguments.items() if _is_json(value)}
 
 
 def _is_json(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return len(value) <= 64 and all(map(_is_json, value))
     if isinstance(value, dict):
-        return len(value) <= 64 and all(isinstance(name, str) and _is_json(each) for name, each in value.items())
+        return len(value) <= 64 and all(isinstance(name, str) and _is_json(item) for name, item in value.items())
     return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 200)
 
 
-def _other_types(source: Path) -> str:
-    """The types of a checkpoint that torch does not open without being told to."""
+def _unsafe_types(source: Path) -> str:
+    """Return the types of a checkpoint that torch refuses to load."""
     from torch.serialization import get_unsafe_globals_in_checkpoint
 
     try:
         names = sorted(get_unsafe_globals_in_checkpoint(source))
-    except Exception:  # noqa: BLE001  an old or a damaged file does not say
+    except Exception:  # noqa: BLE001  an old or a damaged file has no list of them
         return ""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _limit_memory(source: Path) -> None:
-    """Let this process take no more memory than the tensors of a file, and copies of them, need."""
+    """Limit the memory of this process to what the tensors of a file, and copies of them, need."""
     if sys.platform == "linux":  # elsewhere no limit counts memory rather than addresses
         import resource
 

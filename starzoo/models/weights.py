@@ -15,14 +15,14 @@ StateDict = Mapping[str, Tensor]
 
 
 def interpolate(a: StateDict, b: StateDict, t: float) -> dict[str, Tensor]:
-    """The state dict at t on the straight line from `a` to `b`."""
+    """Return the state dict at t on the straight line from `a` to `b`."""
     return {
         name: torch.lerp(tensor, b[name], t) if tensor.is_floating_point() else tensor for name, tensor in a.items()
     }
 
 
 def average(states: Sequence[StateDict]) -> dict[str, Tensor]:
-    """The mean of state dicts; integer tensors (counters) are taken from the first."""
+    """Return the mean of state dicts; integer tensors (counters) are those of the first."""
     return {
         name: torch.stack([state[name] for state in states]).mean(dim=0)
         if tensor.is_floating_point()
@@ -32,12 +32,12 @@ def average(states: Sequence[StateDict]) -> dict[str, Tensor]:
 
 
 def distance(a: StateDict, b: StateDict, names: Sequence[str]) -> float:
-    """The Euclidean distance of two state dicts over the named tensors."""
+    """Return the Euclidean distance of two state dicts over the named tensors."""
     return math.sqrt(sum(float((a[name].double() - b[name].double()).square().sum()) for name in names))
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """The SHA-256 of some tensors with their names, types and shapes, in hexadecimal digits."""
+    """Return the SHA-256 of tensors with their names, types and shapes, in hexadecimal digits."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())

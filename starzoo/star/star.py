@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from starzoo.errors import UntrustedInputError
+from starzoo.files import write_text
 from starzoo.hub.ref import ModelRef
 from starzoo.models.pull import pull
 from starzoo.models.safetensors_header import TENSOR_LIMIT, read_header
@@ -22,7 +23,6 @@ from starzoo.models.timm_folder import (
     save_tensors,
     save_timm_folder,
     sha256_file,
-    write_text,
 )
 from starzoo.progress import Progress, no_progress
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest

@@ -17,11 +17,12 @@ from starzoo.data.task import ImageTask
 from starzoo.errors import UsageError
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.source_check import check_sources
+from starzoo.files import write_text
 from starzoo.hub.names import check_repo
 from starzoo.models.class_order import named_classes
 from starzoo.models.compatibility import check_compatible
 from starzoo.models.sources import Source, load_sources
-from starzoo.models.timm_folder import WEIGHTS_FILE, write_text
+from starzoo.models.timm_folder import WEIGHTS_FILE
 from starzoo.models.training.optimizer import check_optimizer
 from starzoo.parallel import init_processes, on_main_process, raise_everywhere
 from starzoo.progress import Progress, no_progress

@@ -20,9 +20,10 @@ from starzoo.models.licenses import Licensing, combine_licenses, read_license
 from starzoo.models.pull import architecture_of, check_pickle, read_weights_header
 from starzoo.models.safetensors_header import read_header, stored_dtype
 from starzoo.models.timm_config import TimmConfig
-from starzoo.models.timm_folder import CONFIG_FILE, check_files, find_weights, read_architecture, read_json
+from starzoo.models.timm_folder import CONFIG_FILE, check_files, find_weights, read_architecture
 from starzoo.models.timm_weights import check_header
 from starzoo.models.training.optimizer import check_optimizer
+from starzoo.strict_json import read_json
 from starzoo.workflows.refs import resolve_zoo
 
 __all__ = ["Plan", "PlannedModel", "plan_star"]

@@ -13,7 +13,7 @@ from safetensors.torch import load
 
 from starzoo.cli.main import main
 from starzoo.errors import UntrustedInputError
-from starzoo.models.convert_pickle import convert, converted
+from starzoo.models.convert_pickle import convert, convert_snapshot
 from starzoo.models.pull import pull
 from starzoo.models.sources import load_source
 from starzoo.models.unpickle import main as unpickle
@@ -101,7 +101,7 @@ def test_h11_the_process_that_opens_it_has_no_secret(tmp_path: Path, monkeypatch
     monkeypatch.setenv("GITHUB_PAT", "secret")
     monkeypatch.setattr("starzoo.models.convert_pickle.subprocess.run", look)
     with pytest.raises(OSError, match="enough"):
-        converted(
+        convert_snapshot(
             tmp_path / "config.json",
             lambda: tmp_path / "x.bin",
             ("0" * 40, str(tmp_path)[-20:].replace("/", "-")),

@@ -423,6 +423,6 @@ def test_refused_arguments() -> None:
 
 
 def test_an_argument_that_could_not_be_read_again_is_refused_before_training() -> None:
-    message = r"model_args\.stem_width has the value 70000, so that starzoo could not read the members again"
+    message = r"model_args\.stem_width has the value 70000, so that starzoo could not load the members"
     with pytest.raises(UsageError, match=message):
         architecture_for("resnet18", DataConfig(), model_args={"stem_width": 70_000}, image_size=32)

@@ -1,4 +1,4 @@
-"""One member: a network trained from scratch, everything random in it drawn from its own seed."""
+"""Train one member of a zoo from scratch."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def train_member(
     device: str | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Tensor]:
-    """Train one network from scratch; initialization, order and augmentation all come from the seed."""
-    place = torch.device(device or default_device())
+    """Train one network from scratch; initialization, order and augmentation are functions of the seed."""
+    target = torch.device(device or default_device())
     start, order = (int(number) for number in np.random.SeedSequence(seed).generate_state(2))
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        torch.manual_seed(start)  # for the initial weights, and for dropout while training
-        model = channels_last(architecture.build()).to(place)
+    with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
+        torch.manual_seed(start)  # for the initial weights and for dropout
+        model = channels_last(architecture.build()).to(target)
         optimizer = make_optimizer(model, config)
 
         def full_loss(images: Tensor, labels: Tensor) -> Tensor:
@@ -59,21 +59,16 @@ def train_member(
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise NumericalError(
-                f"seed {seed}",
-                f"tensor {name!r} is not finite after epoch {config.epochs}",
-                hint=_DIVERGED,
-            )
+            problem = f"tensor {name!r} is not finite after epoch {config.epochs}"
+            raise NumericalError(f"seed {seed}", problem, hint=_DIVERGED)
     return state
 
 
 def measure(model: nn.Module, split: Split) -> tuple[float, float]:
-    """Predict a split without augmentation."""
+    """Return the negative log-likelihood and the accuracy on a split, without augmentation."""
     device = next(model.parameters()).device
     model.eval()
     with torch.inference_mode():
-        predicted = [
-            model(images.to(device)).float().log_softmax(1).cpu() for images in split.images(_EVALUATION_BATCH)
-        ]
-    answers = torch.cat(predicted)
-    return negative_log_likelihood(answers, split.labels), accuracy(answers, split.labels)
+        batches = [model(images.to(device)).float().log_softmax(1).cpu() for images in split.images(_EVALUATION_BATCH)]
+    log_probabilities = torch.cat(batches)
+    return negative_log_likelihood(log_probabilities, split.labels), accuracy(log_probabilities, split.labels)

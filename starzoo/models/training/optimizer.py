@@ -32,7 +32,7 @@ def check_optimizer(name: str) -> None:
     """Make sure that timm has an optimizer of this name."""
     from timm.optim import list_optimizers  # type: ignore[attr-defined]  # lacks a re-export
 
-    names = [str(known) for known in list_optimizers(exclude_filters=_UNSUPPORTED)]
+    names = [str(optimizer) for optimizer in list_optimizers(exclude_filters=_UNSUPPORTED)]
     if name not in names:
         close = " or ".join(get_close_matches(name.lower(), names, cutoff=0.5)) or "sgd or adamw"
         hint = f"use {close}; `timm.optim.list_optimizers()` lists all of them"

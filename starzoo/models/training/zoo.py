@@ -1,4 +1,4 @@
-"""A zoo as a folder: one sub-folder per member, finished ones kept, several trained at a time."""
+"""Train a zoo: a folder with one sub-folder per member, of which several are trained at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -21,20 +21,15 @@ import torch
 from starzoo.config import DataConfig, TrainConfig
 from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.files import translate_write_errors, write_text
 from starzoo.models.architecture import Architecture
 from starzoo.models.memory_format import channels_last
-from starzoo.models.timm_folder import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    read_json,
-    save_timm_folder,
-    translate_write_errors,
-    write_text,
-)
+from starzoo.models.timm_folder import CONFIG_FILE, WEIGHTS_FILE, save_timm_folder
 from starzoo.models.training.member import measure, train_member
 from starzoo.models.training.optimizer import check_optimizer
 from starzoo.models.training.workers import ReportProgress, available_cpus, run_in_processes
 from starzoo.progress import Progress, no_progress
+from starzoo.strict_json import read_json
 from starzoo.text import json_differences
 
 __all__ = ["MemberReport", "train_zoo"]
@@ -50,14 +45,14 @@ class MemberReport:
     """One member of a zoo.
 
     Attributes:
-        seed: What it was trained from.
-        folder: Where it is, in timm format.
-        trained: False when the folder was there already.
-        seconds: How long the training took.
+        seed: The seed of its initialization, order and augmentation.
+        folder: Its folder in timm format.
+        trained: False when the folder existed already.
+        seconds: Duration of the training.
         train_loss: Cross-entropy on the un-augmented training split, in nats.
-        train_accuracy: Share of right answers there.
+        train_accuracy: Accuracy on the un-augmented training split.
         test_loss: Cross-entropy on the test split, in nats.
-        test_accuracy: Share of right answers there.
+        test_accuracy: Accuracy on the test split.
         steps: Steps of the optimizer; None in the records of earlier versions.
     """
 
@@ -82,7 +77,7 @@ def train_zoo(
     jobs: int | None = None,
     progress: Progress = no_progress,
 ) -> list[MemberReport]:
-    """Train one member per seed into `out/seed-N`, several at a time; finished ones are kept as they are.
+    """Train one member per seed into `out/seed-N`, several at a time; finished members are kept.
 
     Args:
         architecture: What all members have in common; its label names must be those of the data.
@@ -91,16 +86,16 @@ def train_zoo(
         seeds: One for every member.
         out: The zoo's folder.
         jobs: Members at a time, each in a process of its own: as many as there are cores (or GPUs) when not given.
-        progress: Told after every epoch of any member.
+        progress: Called after every epoch of any member.
 
     Returns:
-        One report per seed, in their order. A member that has learnt nothing is named in a warning.
+        One report per seed, in their order. A warning names each member that is no better than chance.
 
     Raises:
-        UsageError: A seed is negative or repeated, or a folder holds something else than the member asked for.
+        UsageError: A seed is negative or repeated, or a folder holds something other than its member.
     """
     if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
-        raise UsageError("seeds", "must be different numbers from 0 on", hint="for instance 0-9")
+        raise UsageError("seeds", "must be different numbers from 0 on", hint="use for example 0-9")
     check_optimizer(train_config.optimizer)
     if train_config.small_size and architecture.config()["pretrained_cfg"]["fixed_input_size"]:
         raise UsageError("train.small_size", f"{architecture.name} takes images of one size", hint="leave it out")
@@ -110,16 +105,16 @@ def train_zoo(
     missing = [seed for seed, report in reports.items() if report is None]
     if missing:
         reports |= _train_missing(trainer, missing, out, jobs, progress)
-    found = [report for report in reports.values() if report]
+    finished = [report for report in reports.values() if report]
     chance = 1 / architecture.num_classes
-    for report in found:
+    for report in finished:
         if report.train_accuracy < chance + 0.05 * (1 - chance):
             _logger.warning(
                 "%s: no better than chance, %.1f %% of its own training images; lower train.lr",
                 report.folder,
                 100 * report.train_accuracy,
             )
-    return found
+    return finished
 
 
 def _load_data(architecture: Architecture, config: DataConfig) -> ImageTask:
@@ -145,7 +140,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Trainer:
-    """Trains, measures and saves members; the images stay in memory from one to the next."""
+    """Trains, measures and saves members; the images stay in memory between them."""
 
     architecture: Architecture
     data_config: DataConfig
@@ -156,7 +151,7 @@ class _Trainer:
         def report_epoch(stage: str, done: int, total: int, **figures: float) -> None:
             report(**figures)
 
-        data, began = self.data, time.monotonic()
+        data, start = self.data, time.monotonic()
         state = train_member(
             self.architecture,
             data,
@@ -165,36 +160,32 @@ class _Trainer:
             device=task.device,
             progress=report_epoch,
         )
-        seconds = round(time.monotonic() - began, 2)
+        seconds = round(time.monotonic() - start, 2)
         model = self.architecture.build()
         model.load_state_dict(state)
         channels_last(model).to(task.device)
         train_loss, train_accuracy = measure(model, data.train)
         test_loss, test_accuracy = measure(model, data.test)
-        member = MemberReport(
-            seed=task.seed,
-            folder=task.folder,
-            trained=True,
-            seconds=seconds,
-            train_loss=train_loss,
-            train_accuracy=train_accuracy,
-            test_loss=test_loss,
-            test_accuracy=test_accuracy,
-            steps=self.train_config.epochs * (len(data.train) // self.train_config.batch_size),  # no part of a batch
-        )
+        result: dict[str, Any] = {
+            "seconds": seconds,
+            "train_loss": train_loss,
+            "train_accuracy": train_accuracy,
+            "test_loss": test_loss,
+            "test_accuracy": test_accuracy,
+            "steps": self.train_config.epochs * (len(data.train) // self.train_config.batch_size),
+        }
         save_timm_folder(task.folder, self.architecture, state)
-        figures = {key: value for key, value in asdict(member).items() if key not in {"seed", "folder", "trained"}}
         versions = {package: version(package) for package in ("starzoo", "timm", "torch")}
-        record = {**self.identity(task.seed), "result": figures, "versions": versions}
+        record = {**self.identity(task.seed), "result": result, "versions": versions}
         write_text(task.folder / _RECORD_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-        return member
+        return MemberReport(seed=task.seed, folder=task.folder, trained=True, **result)
 
     @cached_property
     def data(self) -> ImageTask:
         return _load_data(self.architecture, self.data_config)
 
     def identity(self, seed: int) -> dict[str, Any]:
-        """What a folder must say about itself to be the member asked for."""
+        """Return what the record of the member of a seed must say."""
         return {
             "schema": _SCHEMA,
             "seed": seed,
@@ -207,7 +198,7 @@ class _Trainer:
 def _train_missing(
     trainer: _Trainer, seeds: Sequence[int], out: Path, jobs: int | None, progress: Progress
 ) -> dict[int, MemberReport]:
-    """Train some members; each appears in `out` at once and complete."""
+    """Train members; each appears in `out` by one rename."""
     reports: dict[int, MemberReport] = {}
     epochs = itertools.count(1)
     gpus = torch.cuda.device_count()
@@ -217,12 +208,11 @@ def _train_missing(
 
     def publish(report: MemberReport) -> None:
         target = out / report.folder.name
-        # Another run may have made the same member meanwhile.
-        found = _read_report(target, trainer.identity(report.seed))
-        if found is None:
+        existing = _read_report(target, trainer.identity(report.seed))  # of another run at the same time
+        if existing is None:
             with translate_write_errors(target):
                 report.folder.rename(target)
-        reports[report.seed] = found or replace(report, folder=target)
+        reports[report.seed] = existing or replace(report, folder=target)
 
     with _scratch_folder(out) as scratch:
         tasks = [
@@ -235,8 +225,8 @@ def _train_missing(
 
 @contextmanager
 def _scratch_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside the members, gone afterwards; so is an `out` that was made for it and stayed empty."""
-    was_there = out.exists()
+    """Make a hidden folder beside the members; it is removed at the end, and so is an `out` that is new and empty."""
+    existed = out.exists()
     with translate_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".training-", dir=out))
@@ -244,7 +234,7 @@ def _scratch_folder(out: Path) -> Iterator[Path]:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        if not was_there:
+        if not existed:
             with suppress(OSError):  # it holds members
                 out.rmdir()
 
@@ -263,13 +253,13 @@ def _expected_record(identity: Mapping[str, Any], record: Mapping[str, Any]) -> 
 
 
 def _read_report(folder: Path, identity: dict[str, Any]) -> MemberReport | None:
-    """The report of a finished member; None when there is no folder."""
+    """Return the report of a finished member; None without a folder."""
     if not folder.exists():
         return None
     hint = "choose another folder, or remove this one"
-    absent = [name for name in (_RECORD_FILE, CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
-    if absent:
-        raise UsageError(str(folder), f"is no finished member: it has no {absent[0]}", hint=hint)
+    for name in (_RECORD_FILE, CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise UsageError(str(folder), f"is no finished member: it has no {name}", hint=hint)
     record = read_json(folder / _RECORD_FILE)
     recorded = {key: record.get(key) for key in identity}
     if difference := next(json_differences(recorded, _expected_record(identity, record)), ""):

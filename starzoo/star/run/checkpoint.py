@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from starzoo.errors import CheckpointError, ResourceError, UntrustedInputError, UsageError
-from starzoo.files import new_folder, read_file
-from starzoo.models.timm_folder import save_tensors, sha256_file, translate_write_errors
+from starzoo.files import new_folder, read_file, translate_write_errors
+from starzoo.models.timm_folder import save_tensors, sha256_file
 from starzoo.text import json_differences
 
 __all__ = ["Checkpoint", "load_newest", "optimizer_tensors", "restore_optimizer", "save_checkpoint"]

@@ -17,10 +17,9 @@ from pydantic import ValidationError
 
 from starzoo.config import DataConfig, FrozenModel, RunConfig
 from starzoo.errors import UntrustedInputError, UsageError
-from starzoo.files import read_file
+from starzoo.files import read_file, write_text
 from starzoo.hub.ref import ModelRef
 from starzoo.models.record import ModelRecord
-from starzoo.models.timm_folder import write_text
 from starzoo.star.manifest import StarManifest
 
 __all__ = [

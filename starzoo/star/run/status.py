@@ -27,8 +27,7 @@ from starzoo.errors import (
     to_starzoo_error,
     without_password,
 )
-from starzoo.files import read_file
-from starzoo.models.timm_folder import write_text
+from starzoo.files import read_file, write_text
 from starzoo.parallel import is_torchrun, rank, world_size
 from starzoo.progress import Progress
 
