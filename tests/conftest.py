@@ -70,6 +70,22 @@ def fake_hub() -> Iterator[FakeHub]:
     _HUB.reset()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def blank_plots() -> None:
+    """The figures of a card are made, and drawn only where a test asks for it (`real_plots`)."""
+    from tests.blank_plots import draw_nothing
+
+    draw_nothing()
+
+
+@pytest.fixture
+def real_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures of a card are drawn."""
+    from tests.blank_plots import plots, save
+
+    monkeypatch.setattr(plots, "save", save)
+
+
 @pytest.fixture
 def small_files() -> Iterator[None]:
     """As on a full disk, writing fails in the middle of a file: none may grow beyond a megabyte."""
@@ -115,13 +131,18 @@ def make_member(tmp_path: Path) -> MakeMember:
 
 
 @pytest.fixture(scope="session")
-def digits_zoo(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Four small networks, trained for a moment on digits, as folders in timm format."""
+def digits_zoo(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> list[Path]:
+    """Four small networks, trained for a moment on digits, as folders in timm format; the same for all workers."""
+    from filelock import FileLock
+
     from starzoo.config import DataConfig, TrainConfig
     from starzoo.models.training import architecture_for, train_zoo
 
     data = DataConfig(dataset="digits")
     arguments = {"layers": [1, 1, 0, 0], "channels": [8, 16, 16, 16], "zero_init_last": False}
     architecture = architecture_for("resnet18", data, model_args=arguments, image_size=16)
-    out = tmp_path_factory.mktemp("zoo")
-    return [member.folder for member in train_zoo(architecture, data, TrainConfig(epochs=3), range(4), out, jobs=1)]
+    base = tmp_path_factory.getbasetemp()
+    out = (base if worker_id == "master" else base.parent) / "zoo"  # where one worker has trained it, others find it
+    with FileLock(f"{out}.lock"):
+        members = train_zoo(architecture, data, TrainConfig(epochs=3), range(4), out, jobs=1)
+    return [member.folder for member in members]

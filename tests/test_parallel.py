@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +15,7 @@ from starzoo import parallel as processes
 from starzoo.config import RuntimeConfig
 from starzoo.errors import UsageError
 from tests.ports import free_port, torchrun_variables
-
-SPAWN = multiprocessing.get_context("spawn")
+from tests.processes import SERVER, start_process
 
 
 def _join(rank: int, port: int, together: Any) -> None:
@@ -56,10 +54,8 @@ def _lose(rank: int, port: int, together: Any, out: str) -> None:
 
 
 def _run(target: Any, out: Path) -> list[int | None]:
-    port, together = free_port(), SPAWN.Barrier(2)
-    both = [SPAWN.Process(target=target, args=(rank, port, together, str(out))) for rank in range(2)]
-    for process in both:
-        process.start()
+    port, together = free_port(), SERVER.Barrier(2)
+    both = [start_process(target, rank, port, together, str(out)) for rank in range(2)]
     for process in both:
         process.join(90)
     codes = [process.exitcode for process in both]

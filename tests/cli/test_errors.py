@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from starzoo import errors
 from starzoo.cli.main import explain
 from tests.cli.conftest import FEW_IMAGES, TINY
+from tests.processes import start_python
 
 KINDS = [
     kind for kind in map(vars(errors).get, errors.__all__) if isinstance(kind, type) and kind is not errors.StarzooError
@@ -205,22 +204,13 @@ def test_an_output_path_that_is_or_lies_in_a_file(command, out, run, tmp_path, z
 def test_d04_interrupt_ends_with_130_and_one_line(tmp_path):
     out = tmp_path / "zoo"
     arguments = ["train", "resnet18", "--image-size", "16", "--epochs", "500", "--seeds", "0-1", "--out", str(out)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "starzoo.cli", *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not out.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(2)
-        os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 130
-    assert err == "error: interrupted (hint: run the same command again)\n"
+    process = start_python("-m", "starzoo.cli", *arguments, before=os.setsid)
+    deadline = time.monotonic() + 60
+    while not out.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGINT)
+    ended = process.wait(30)
+    assert ended.code == 130
+    assert ended.err == "error: interrupted (hint: run the same command again)\n"
     assert not out.exists()

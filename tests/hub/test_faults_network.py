@@ -6,8 +6,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +28,7 @@ from starzoo.models.sources import load_source, load_sources
 from starzoo.models.timm_folder import sha256_file
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub, Request, Response
+from tests.processes import Started, start_python
 
 Files = dict[str, bytes]
 WEIGHTS = "GET .*model.safetensors"
@@ -47,9 +46,8 @@ def hub_cache() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def start_pull(ref: str) -> subprocess.Popen[str]:
-    command, pipe = [sys.executable, "-c", PULL, ref], subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+def start_pull(ref: str) -> Started:
+    return start_python("-c", PULL, ref)
 
 
 def whole(answer: Response) -> object:
@@ -221,8 +219,8 @@ def test_n11_a_process_that_is_killed_in_the_middle_of_a_download(files: Files, 
     deadline = time.monotonic() + 120
     while not list(hub_cache().rglob("*.incomplete")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send(signal.SIGKILL)
+    process.wait()
     orphans = list(hub_cache().rglob("*.incomplete"))
     assert orphans
     fake_hub.interceptions.clear()
@@ -336,9 +334,9 @@ def test_n06_a_push_through_xet_that_breaks_off(
 def test_n16_two_processes_with_one_cache(files: Files, fake_hub: FakeHub) -> None:
     fake_hub.commit("ann/net", files)
     fake_hub.spoil(WEIGHTS, late=0.2)
-    ended = [process.communicate() for process in [start_pull("ann/net"), start_pull("ann/net")]]
-    assert len({out for out, _ in ended}) == 1, ended
-    assert sha256_file(pull("ann/net").folder / "model.safetensors") == ended[0][0].strip()
+    ended = [process.wait() for process in [start_pull("ann/net"), start_pull("ann/net")]]
+    assert len({each.out for each in ended}) == 1, ended
+    assert sha256_file(pull("ann/net").folder / "model.safetensors") == ended[0].out.strip()
 
 
 @pytest.mark.parametrize("path", ["../../evil.safetensors", "/etc/passwd", "a/../../b", "..\\b"])

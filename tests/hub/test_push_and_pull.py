@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +16,7 @@ from starzoo.models.sources import load_source
 from starzoo.workflows.publish import publish_star
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub, Request
+from tests.processes import run_python
 
 SECRET = "canary-password"
 CARD = "---\nlicense: apache-2.0\ntags:\n- starzoo\n- star-model\n---\n# A star\n"
@@ -72,16 +70,9 @@ def test_a_star_comes_back_bit_for_bit(star: Path, fake_hub: FakeHub) -> None:
 
 def test_p06_plain_timm_loads_a_pushed_star_bit_for_bit(star: Path, fake_hub: FakeHub) -> None:
     push(star, "ann/star")
-    run = subprocess.run(
-        [sys.executable, "-c", LOAD_WITH_TIMM],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env=dict(os.environ),
-    )
-    assert run.returncode == 0, run.stderr
-    seen = json.loads(run.stdout)
+    ended = run_python("-c", LOAD_WITH_TIMM, forget="starzoo")
+    assert ended.code == 0, ended.err
+    seen = json.loads(ended.out)
     expected = load_source(star).model()(torch.linspace(-1, 1, 2 * 256).reshape(2, 1, 16, 16))
     assert torch.equal(torch.tensor(seen["logits"]), expected)
     assert seen["config"]["label_names"] == ["cat", "dog", "señor"]

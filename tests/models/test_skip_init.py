@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import timm
 import torch
@@ -12,6 +9,7 @@ import torch
 from starzoo.models.architecture import Architecture
 from starzoo.models.skip_init import SkipInit
 from starzoo.symmetry import infer, verify
+from tests.processes import run_python
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "beit_base_patch16_224"])
@@ -68,4 +66,5 @@ assert len(spec.groups) > 100, len(spec.groups)
 extra = memory("VmHWM") - before
 assert extra < 100, extra
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=200)
+    ended = run_python("-c", code)
+    assert ended.code == 0, ended.err

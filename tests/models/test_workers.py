@@ -30,6 +30,7 @@ def square(task: int, report: ReportProgress) -> int:
     return task * task
 
 
+@pytest.mark.usefixtures("prepared_workers")
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_every_task_is_done_once(jobs: int) -> None:
     reported, results = [], []
@@ -40,6 +41,7 @@ def test_every_task_is_done_once(jobs: int) -> None:
     assert sorted(figures["task"] for figures in reported) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.usefixtures("prepared_workers")
 @pytest.mark.parametrize(
     ("task", "error", "message"),
     [

@@ -163,6 +163,7 @@ def test_divergence_names_seed_and_epoch(data: ImageTask) -> None:
 # Zoos
 
 
+@pytest.mark.usefixtures("prepared_workers")
 def test_zoo_is_made_of_folders_that_plain_timm_loads(tmp_path: Path, data: ImageTask) -> None:
     seen = []
     reports = train_zoo(

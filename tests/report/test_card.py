@@ -120,6 +120,7 @@ def blocks(card, language):
     ]
 
 
+@pytest.mark.usefixtures("real_plots")
 def test_a_repaired_path_is_never_shown_as_a_straight_line(tmp_path):
     plain = make_manifest()
     mended = make_manifest(plain.evaluation.model_copy(update={"repaired": True}))
@@ -507,6 +508,7 @@ def test_a_license_is_stated_only_if_all_sources_share_it():
     assert "The most restrictive license of the sources is `apache-2.0`" in card
 
 
+@pytest.mark.usefixtures("real_plots")
 def test_p02_nothing_of_the_machine_is_written(tmp_path):
     data = DataConfig(dataset="/home/canary/secret/flowers", test_size=500)
     write_card(tmp_path, make_manifest(config=RunConfig(data=data)))
@@ -520,6 +522,7 @@ def test_p02_nothing_of_the_machine_is_written(tmp_path):
     assert "a class-balanced subset of 500 images of the split 'test'" in card
 
 
+@pytest.mark.usefixtures("real_plots")
 def test_a_rerun_writes_the_same_bytes(tmp_path):
     manifest = make_manifest()
     for folder in ("a", "b"):

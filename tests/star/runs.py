@@ -1,7 +1,7 @@
 """Commands in processes of their own, alone or as ranks of one run, to which faults happen.
 
-A fork server has imported starzoo once, so that a process starts in no time. What torchrun tells its processes is told
-here by the same environment; torchrun itself is only started where it is what is tested.
+What torchrun tells its processes is told here by the same environment; torchrun itself is only started where it is what
+is tested.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import functools
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,17 +17,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from tests.blank_plots import draw_nothing
 from tests.ports import free_port, torchrun_variables
+from tests.processes import SECONDS, Started, start_python
 
 __all__ = [
     "FEW",
-    "SERVER",
     "Ended",
     "Fault",
     "Launched",
@@ -50,37 +48,13 @@ FEW = (
     *("--set", "align.images=50", "--set", "star.midpoint_every=0", "--set", "evaluate.sources=1"),
 )
 """Options of a run of 22 steps, in two epochs."""
-SECONDS = 90  # after which a process that should have ended is taken for hanging
-_PRELOADED = [
-    "pytest",
-    "starzoo.cli.main",
-    "starzoo.workflows.fit",
-    "starzoo.report.plots",
-    # what a run imports when it gets there
-    "datasets",
-    "matplotlib.backends.backend_agg",
-    "matplotlib.backends.backend_svg",
-    "rich.table",
-    "sklearn.datasets",
-    "starzoo.model_cards",
-    "timm",
-    "torch._dynamo",
-]
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(_PRELOADED)
-
 Fault = Callable[[int], None]
 """Spoils a process, whose rank it is told, before the command begins; found by its name, so no function in another."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended.
-
-    Attributes:
-        code: Its exit code, negative for a signal.
-        text: All that it printed.
-    """
+    """How a process ended: its exit code, negative for a signal, and all that it printed."""
 
     code: int | None
     text: str
@@ -90,50 +64,35 @@ class Ended:
 class Launched:
     """Processes of one run."""
 
-    processes: list[BaseProcess]
-    outputs: list[Connection]
+    processes: list[Started]
 
     def send(self, number: signal.Signals, *ranks: int) -> None:
         """Send a signal to some ranks."""
         for rank in ranks:
-            os.kill(self.processes[rank].pid or 0, number)
+            self.processes[rank].send(number)
 
     def wait(self, seconds: float = SECONDS) -> list[Ended]:
         """Wait until all have ended; who does not is killed and has no exit code."""
         deadline = time.monotonic() + seconds
-        codes = []
-        for process in self.processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-            codes.append(process.exitcode)
-        for process in self.processes:
-            process.kill()
-            process.join()
-        return [Ended(code, _read_all(output)) for code, output in zip(codes, self.outputs, strict=True)]
+        ended = [process.wait(deadline - time.monotonic()) for process in self.processes]
+        return [Ended(each.code, each.out) for each in ended]
 
 
 def launch(*arguments: str | Path, ranks: int = 1, fault: Fault | None = None) -> Launched:
-    """Start a command, on several ranks if asked.
-
-    Args:
-        *arguments: The command line without the program's name.
-        ranks: Number of processes.
-        fault: What happens to them.
-
-    Returns:
-        The processes.
-    """
-    port, words = free_port(), [str(argument) for argument in arguments]
-    processes, outputs = [], []
+    """Start a command, on several ranks if asked, to which a fault happens."""
+    port, processes = free_port(), []
     for rank in range(ranks):
-        ours, theirs = SERVER.Pipe(duplex=False)
-        variables = torchrun_variables(rank, ranks, port)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **(variables if ranks > 1 else {})}
-        process = SERVER.Process(target=_serve, args=(words, environment, rank, fault, theirs), daemon=True)
-        process.start()
-        theirs.close()
-        processes.append(process)
-        outputs.append(ours)
-    return Launched(processes, outputs)
+        variables = torchrun_variables(rank, ranks, port) if ranks > 1 else {}
+        before = functools.partial(_prepare, fault, rank)
+        command = ("-m", "starzoo.cli", *arguments)
+        processes.append(start_python(*command, env={**os.environ, **variables}, before=before, one_stream=True))
+    return Launched(processes)
+
+
+def _prepare(fault: Fault | None, rank: int) -> None:
+    draw_nothing()
+    if fault:
+        fault(rank)
 
 
 def run(*arguments: str | Path, ranks: int = 1, fault: Fault | None = None) -> list[Ended]:
@@ -251,29 +210,6 @@ def status(folder: Path) -> dict[str, Any]:
 def kept(folder: Path) -> list[int]:
     """The steps of a run's checkpoints."""
     return [int(path.name.split("-")[1]) for path in sorted((folder / "checkpoints").iterdir())]
-
-
-def _serve(
-    arguments: Sequence[str], environment: dict[str, str], rank: int, fault: Fault | None, output: Connection
-) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    for stream in (1, 2):
-        os.dup2(output.fileno(), stream)
-    output.close()
-    if fault:
-        fault(rank)
-    from starzoo.cli.main import main
-
-    sys.exit(main(arguments))
-
-
-def _read_all(output: Connection) -> str:
-    parts = []
-    while wait([output], 0) and (part := os.read(output.fileno(), 2**16)):
-        parts.append(part)
-    output.close()
-    return b"".join(parts).decode()
 
 
 if __name__ == "__main__":

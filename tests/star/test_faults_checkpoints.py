@@ -21,7 +21,8 @@ import pytest
 import torch
 
 from starzoo.star.run.checkpoint import Checkpoint, load_newest, save_checkpoint
-from tests.star.runs import SERVER, Ended, Fault, digest, fit_star, kept, kill, status
+from tests.processes import SERVER, start_process
+from tests.star.runs import Ended, Fault, digest, fit_star, kept, kill, status
 
 STEPS = 22  # of two epochs
 EVERY_STEP = ("--set", "runtime.checkpoint_minutes=0.00001")
@@ -83,8 +84,7 @@ def test_k01_of_50_kills_at_random_times_none_leaves_a_folder_without_a_whole_ch
     moment, found, interrupted = random.Random(0), 0, 0
     for _ in range(50):
         ours, theirs = SERVER.Pipe(duplex=False)
-        process = SERVER.Process(target=save_without_end, args=(tmp_path, found + 1, theirs), daemon=True)
-        process.start()
+        process = start_process(save_without_end, tmp_path, found + 1, theirs)
         theirs.close()
         told = [ours.recv()]
         time.sleep(moment.uniform(0, 0.05))

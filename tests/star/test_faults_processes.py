@@ -186,7 +186,7 @@ def test_d06_a_rank_that_hangs_is_noticed_after_the_timeout(members: list[Path],
     run = fit_star(members, out, *timeout, ranks=2, fault=functools.partial(hang, str(tmp_path / "held")))
     until((tmp_path / "held.1").exists, "the step")
     begun = time.monotonic()
-    run.processes[0].join(60)
+    run.processes[0].process.join(60)
     assert time.monotonic() - begun < seconds + 45
     run.send(signal.SIGKILL, 1)
     first, _ = run.wait()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,8 +28,11 @@ from starzoo.workflows.measure import override_eval_config, validation_is_unseen
 from starzoo.workflows.predict import join_star
 from starzoo.workflows.publish import publish_star
 from starzoo.workflows.verify import verify_star
+from tests import blank_plots
 from tests.hostile import full_manifest
 from tests.hub.fakehub import FakeHub
+from tests.ports import free_port, torchrun_variables
+from tests.processes import run_python, start_python
 
 CONFIG = RunConfig(
     star=StarConfig(epochs=2, batch_size=128, mu=0.5),
@@ -76,7 +78,9 @@ def predict(star: starzoo.Star, images: int) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def report(digits_zoo: list[Path], tmp_path_factory: pytest.TempPathFactory) -> StarResult:
     refs = [str(folder) for folder in digits_zoo]
-    return fit_star(refs[:3], refs[3:], CONFIG, tmp_path_factory.mktemp("stars") / "tiny-star")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("starzoo.report.plots.save", blank_plots.save)  # with real figures
+        return fit_star(refs[:3], refs[3:], CONFIG, tmp_path_factory.mktemp("stars") / "tiny-star")
 
 
 def test_a_star_folder_holds_what_the_house_says(report: StarResult) -> None:
@@ -110,7 +114,7 @@ assert not any(name.startswith("starzoo") for name in sys.modules)
 torch.save((logits, model.pretrained_cfg["mean"], model.pretrained_cfg["label_names"]), sys.argv[1])
 """
     out = report.folder.parent / "logits.pt"
-    subprocess.run([sys.executable, "-c", program, str(out)], check=True, capture_output=True)
+    assert run_python("-c", program, out, forget="starzoo").code == 0
     logits, mean, labels = torch.load(out)
     star = load_star(report.folder)
     ours = predict(star, 5)
@@ -133,6 +137,7 @@ def test_permutations_bring_every_source_to_where_it_was_when_the_star_was_fitte
     assert closeness(moved["layer2.0.conv2.weight"]) > closeness(state["layer2.0.conv2.weight"])
 
 
+@pytest.mark.usefixtures("real_plots")
 def test_running_again_computes_nothing_and_changes_nothing(report: StarResult, digits_zoo: list[Path]) -> None:
     before = contents_of(report.folder)
     stages: list[str] = []
@@ -363,7 +368,7 @@ with torch.inference_mode():
     torch.save(model(torch.randn(3, 1, 16, 16)), sys.argv[1])
 """
     out = report.folder.parent / "hub-logits.pt"
-    subprocess.run([sys.executable, "-c", program, str(out)], check=True, capture_output=True)
+    assert run_python("-c", program, out, forget="starzoo").code == 0
     assert torch.equal(torch.load(out), predict(star, 3))
     assert publish_star(folder, "me/tiny-star").changed is False
     assert pushed.changed
@@ -401,11 +406,13 @@ def test_a_star_is_fitted_on_models_of_the_hub_pinned_to_their_commits(
 
 def test_two_ranks_fit_one_star_and_push_it_once(digits_zoo: list[Path], fake_hub: FakeHub, tmp_path: Path) -> None:
     options = ["--epochs", "1", "--points", "3", "--source-pairs", "0", "--push-to", "me/wide-star", "--json"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, "-m", "starzoo.cli", "fit-star", *map(str, digits_zoo[:2]), "--out", str(tmp_path / "star")]
-    ended = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=100)
-    assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout)["manifest"]["repo"] == "me/wide-star"
+    command = ["-m", "starzoo.cli", "fit-star", *digits_zoo[:2], "--out", tmp_path / "star", *options]
+    port = free_port()
+    ranks = [start_python(*command, env={**os.environ, **torchrun_variables(rank, 2, port)}) for rank in range(2)]
+    first, second = [process.wait() for process in ranks]
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert json.loads(first.out)["manifest"]["repo"] == "me/wide-star"
+    assert second.out == ""
     assert len([line for line in fake_hub.asked("POST") if "/commit/" in line]) == 1
     assert load_star(tmp_path / "star").manifest.history
 
