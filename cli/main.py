@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from starzoo import __version__
-from starzoo.errors import InterruptedRunError, to_starzoo_error
+from starzoo.errors import InterruptedRunError, StarzooError, UsageError, to_starzoo_error
 
 from .align import align
 from .card import card
@@ -22,7 +22,7 @@ from .import_ import import_
 from .inspect import inspect
 from .join import join
 from .list import list as list_stars
-from .output import FailureInfo, Output
+from .output import Output
 from .plan import plan
 from .predict import predict
 from .pull import pull
@@ -93,17 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code or 0
 
 
-def explain(error: BaseException) -> FailureInfo:
-    """Describe a failure."""
-    kind = type(error).__name__
-    if reason := to_starzoo_error(error):
-        return FailureInfo(
-            kind=kind, message=reason.message, hint=reason.hint, subject=reason.subject, exit_code=reason.exit_code
-        )
+def explain(error: BaseException) -> StarzooError:
+    """Return the error of starzoo for any exception."""
+    if translated := to_starzoo_error(error):
+        return translated
     if hasattr(error, "format_message"):  # Typer's own, whose class is private
         message = error.format_message() or "no command given"
         program = getattr(getattr(error, "ctx", None), "command_path", "starzoo")
-        return FailureInfo(kind="UsageError", message=message.rstrip("."), hint=f"see {program} --help", exit_code=2)
-    return FailureInfo(
-        kind=kind, message=f"internal error: {kind}: {error}", hint="rerun with --debug and report it", exit_code=1
-    )
+        return UsageError("", message.rstrip("."), hint=f"see {program} --help")
+    problem = f"internal error: {type(error).__name__}: {error}"
+    return StarzooError("", problem, hint="rerun with --debug and report it")

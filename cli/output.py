@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from starzoo.errors import without_password
+from starzoo.errors import StarzooError, without_password
 from starzoo.parallel import rank
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from rich.table import Table as RichTable
 
-__all__ = ["FailureInfo", "Output", "RawText", "Table", "clean"]
+__all__ = ["Output", "RawText", "Table", "clean"]
 
 _ANY_WIDTH = 10_000
 
@@ -42,17 +42,6 @@ class RawText:
     """Text for another program, which is printed unchanged."""
 
     text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class FailureInfo:
-    """The failure of a command."""
-
-    kind: str
-    message: str
-    hint: str = ""
-    subject: str = ""
-    exit_code: int
 
 
 class Output:
@@ -135,7 +124,7 @@ class Output:
         if self._first and not self._quiet:
             print(clean(text), file=sys.stderr, flush=True)  # noqa: T201
 
-    def fail(self, failure: FailureInfo, error: BaseException) -> int:
+    def fail(self, failure: StarzooError, error: BaseException) -> int:
         """Show a failure: one line on stderr, and with `--json` a document on stdout unless there is one."""
         self._stop_bars()
         if self.debug:
@@ -144,7 +133,9 @@ class Output:
         hint = f" (hint: {failure.hint})" if failure.hint else ""
         print(clean(f"error: {failure.message}{hint}"), file=sys.stderr, flush=True)  # noqa: T201
         if self._json and self._first and not self._has_result:
-            self._print_json({"error": failure})
+            fields = "message", "hint", "subject", "exit_code"
+            values = {name: getattr(failure, name) for name in fields}
+            self._print_json({"error": {"kind": type(failure).__name__, **values}})
         return failure.exit_code
 
     def _show_warning(

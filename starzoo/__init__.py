@@ -75,39 +75,8 @@ _HOME = {
     "verify_star": "starzoo.workflows.verify",
 }
 
-__all__ = [
-    "Architecture",
-    "Evaluation",
-    "Permutation",
-    "PermutationSpec",
-    "Preprocessing",
-    "PublishOptions",
-    "ResumeOptions",
-    "RunConfig",
-    "Source",
-    "Star",
-    "StarDomain",
-    "StarzooError",
-    "__version__",
-    "align_models",
-    "architecture_for",
-    "evaluate_star",
-    "fit_star",
-    "inspect_model",
-    "join_star",
-    "list_stars",
-    "load_config",
-    "load_source",
-    "load_star",
-    "plan_star",
-    "predict_images",
-    "publish_star",
-    "pull",
-    "quickstart",
-    "render_card",
-    "train_zoo",
-    "verify_star",
-]
+__all__ = ["__version__"]
+__all__ += list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

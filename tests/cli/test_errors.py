@@ -22,7 +22,7 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_of_starzoo_keeps_its_words_and_its_exit_code(kind):
     failure = explain(kind("x", "wrong", hint="do y"))
-    assert (failure.kind, failure.message, failure.hint, failure.subject) == (kind.__name__, "x: wrong", "do y", "x")
+    assert (type(failure), failure.message, failure.hint, failure.subject) == (kind, "x: wrong", "do y", "x")
     assert failure.exit_code == kind.exit_code
 
 

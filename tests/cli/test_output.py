@@ -13,14 +13,14 @@ import warnings
 import pytest
 
 from starzoo.cli.main import main
-from starzoo.cli.output import FailureInfo, Output, Table, clean
-from starzoo.errors import UsageError
+from starzoo.cli.output import Output, Table, clean
+from starzoo.errors import StarzooError, UntrustedInputError, UsageError
 from starzoo.progress import no_progress
 from starzoo.star.run.status import Status
 from starzoo.workflows.doctor import run_checks
 from tests.ports import torchrun_variables
 
-FAILURE = FailureInfo(kind="UsageError", message="a: wrong", hint="do b", subject="a", exit_code=2)
+FAILURE = UsageError("a", "wrong", hint="do b")
 HOSTILE = "x\x1b[31mred\x07\x9b2J [bold]y[/bold] [/] :boom: \u202egnp.exe\u2028z"
 HARMLESS = "x[31mred2J [bold]y[/bold] [/] :boom: gnp.exe z"
 
@@ -106,7 +106,8 @@ def test_flags_are_read_before_the_command_line_is_parsed(arguments, shown, caps
     assert err == "error: a: wrong (hint: do b)\n"
     assert bool(out) == shown
     if shown:
-        assert json.loads(out) == {"error": vars(FAILURE)}
+        error = {"kind": "UsageError", "message": "a: wrong", "hint": "do b", "subject": "a", "exit_code": 2}
+        assert json.loads(out) == {"error": error}
 
 
 def test_debug_shows_the_traceback(capsys):
@@ -120,7 +121,7 @@ def test_p04_terminal_escapes_and_markup_are_printed_literally(capsys):
         out.note(HOSTILE)
         out.progress(HOSTILE, 1, 1)
         out.result({}, brief=[], human=[Table(HOSTILE, (HOSTILE, "b"), [(HOSTILE, HOSTILE)]), HOSTILE])
-        out.fail(FailureInfo(kind="E", message=HOSTILE, hint=HOSTILE, exit_code=3), ValueError())
+        out.fail(UntrustedInputError("", HOSTILE, hint=HOSTILE), ValueError())
     out, err = capsys.readouterr()
     assert out.count(HARMLESS) == 5
     assert err.splitlines() == [HARMLESS, f"{HARMLESS}: 1/1", f"error: {HARMLESS} (hint: {HARMLESS})"]
@@ -205,7 +206,7 @@ def test_h12_a_traceback_steers_no_terminal_and_names_no_password(capsys):
     address = "https://me:canary@mirror.example/x"  # which a traceback does not show
     with pytest.raises(ValueError, match="red") as caught:
         raise ValueError(f"{HOSTILE} {address}")
-    failure = FailureInfo(kind="ValueError", message=f"internal {address}", hint=f"see {address}", exit_code=1)
+    failure = StarzooError("", f"internal {address}", hint=f"see {address}")
     assert out.fail(failure, caught.value) == 1
     out.note(address)
     shown = capsys.readouterr()
