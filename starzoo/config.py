@@ -202,7 +202,8 @@ class StarConfig(FrozenModel):
         "shuffled", description="Draw every source once per shuffled round, or each one independently."
     )
     t: Annotated[Uniform | Beta | Constant, Field(discriminator="kind")] = Field(
-        Uniform(), description="Distribution of the position t on the line from the star (0) to a source (1)."
+        default_factory=Uniform,
+        description="Distribution of the position t on the line from the star (0) to a source (1).",
     )
     mu: float = Field(
         0.2,
@@ -333,18 +334,18 @@ class EvalConfig(FrozenModel):
 class RunConfig(FrozenModel):
     """All that decides a run of `fit-star`; it is saved with the star and shown in the card."""
 
-    data: DataConfig = Field(DataConfig(), description="Images.")
-    align: AlignConfig = Field(AlignConfig(), description="Alignment.")
-    star: StarConfig = Field(StarConfig(), description="Fit of the star.")
-    evaluate: EvalConfig = Field(EvalConfig(), description="Evaluation.")
-    runtime: RuntimeConfig = Field(RuntimeConfig(), description="How the run is carried out.")
+    data: DataConfig = Field(default_factory=DataConfig, description="Images.")
+    align: AlignConfig = Field(default_factory=AlignConfig, description="Alignment.")
+    star: StarConfig = Field(default_factory=StarConfig, description="Fit of the star.")
+    evaluate: EvalConfig = Field(default_factory=EvalConfig, description="Evaluation.")
+    runtime: RuntimeConfig = Field(default_factory=RuntimeConfig, description="How the run is carried out.")
 
 
 class ZooConfig(FrozenModel):
     """All that decides the sources of a zoo, besides their architecture and seeds."""
 
-    data: DataConfig = Field(DataConfig(), description="Images.")
-    train: TrainConfig = Field(TrainConfig(), description="Training.")
+    data: DataConfig = Field(default_factory=DataConfig, description="Images.")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="Training.")
 
 
 # PyYAML also raises Python's own errors, for a date such as 2024-13-45, `!!bool maybe` or deep nesting.
