@@ -21,7 +21,6 @@ from pathlib import Path
 from unittest import mock
 
 __all__ = [
-    "PRELOADED",
     "SECONDS",
     "SERVER",
     "Ended",
@@ -35,27 +34,12 @@ __all__ = [
 SECONDS = 90
 """After which a process that should have ended is taken for hanging."""
 
-PRELOADED = [
-    "pytest",
-    "starzoo.cli.main",
-    "starzoo.models.unpickle",
-    "starzoo.report.plots",
-    "starzoo.workflows.fit",
-    # what a run imports when it gets there
-    "datasets",
-    "matplotlib.backends.backend_agg",
-    "matplotlib.backends.backend_svg",
-    "rich.table",
-    "sklearn.datasets",
-    "starzoo.model_cards",
-    "timm",
-    "torch._dynamo",
-]
+_ROOT = Path(__file__).parents[1]
 _READ_AT_IMPORT = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_DISABLE_XET", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
 _ENVIRONMENT = dict(os.environ)  # as tests/conftest.py has made it, before any test changes it
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(PRELOADED)
+SERVER.set_forkserver_preload(["tests.preload"])
 
 
 @dataclass(frozen=True)
@@ -96,7 +80,7 @@ class Started:
 
 def ensure_running() -> None:
     """Start the fork server in an environment that no test has changed."""
-    with mock.patch.dict(os.environ, _ENVIRONMENT, clear=True):
+    with mock.patch.dict(os.environ, {**_ENVIRONMENT, "PYTHONPATH": str(_ROOT)}, clear=True):
         forkserver.ensure_running()
 
 

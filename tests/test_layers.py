@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -28,6 +29,7 @@ FORBIDDEN = {  # besides what only the command line uses
     "models.weights": {"huggingface_hub", "datasets", "accelerate", "timm"},
     "models.batch_norm": {"huggingface_hub", "datasets", "accelerate", "timm"},
 }
+_parse = functools.cache(ast.parse)
 LIGHT = (
     *("errors", "config", "progress", "text"),
     *("models.architecture", "evaluate.results", "star.manifest", "report", "hub"),
@@ -43,7 +45,7 @@ def modules_of(root: Path) -> dict[str, str]:
 def imports_of(name: str, source: str, modules: Mapping[str, str], *, late: bool = True) -> Iterator[str]:
     """Full names of what a module imports, with `late` inside functions and for type checkers too."""
     package = name.split(".") if f"{name}.x" in modules else name.split(".")[:-1]
-    tree = ast.parse(source)
+    tree = _parse(source)
     for node in ast.walk(tree) if late else tree.body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -217,6 +217,7 @@ def _load_splits(config: DataConfig, *names: str) -> LoadedSplits:
     return LoadedSplits([splits[name] for name in names], names)
 
 
+@cache
 def _load_digits() -> dict[str, Any]:
     """Load scikit-learn's 1,797 handwritten digits of 8x8 gray pixels: 1,437 to train, 360 to test."""
     import datasets

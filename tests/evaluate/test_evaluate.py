@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from starzoo.align.align import align
-from starzoo.config import AlignConfig, EvalConfig, RunConfig
+from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig
 from starzoo.data.task import ImageTask, load_data
 from starzoo.evaluate.cached_evaluation import CachedEvaluation
 from starzoo.evaluate.evaluate import evaluate
@@ -40,7 +40,7 @@ def spec(models: list[Source]) -> PermutationSpec:
 
 @pytest.fixture(scope="module")
 def data(models: list[Source]) -> ImageTask:
-    return load_data(RunConfig().data, models[0].architecture.preprocessing)
+    return load_data(DataConfig(train_size=400), models[0].architecture.preprocessing)
 
 
 @pytest.fixture(scope="module")

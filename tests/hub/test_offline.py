@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import typer
 import yaml
 
@@ -18,13 +19,19 @@ from starzoo.star.manifest import read_manifest
 from tests.cli.conftest import run as run
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
+from tests.processes import start_python
 
 READING = ("train", "pull", "plan", "inspect", "align", "fit-star", "evaluate", "predict", "join", "verify", "doctor")
 
-NO_SOCKETS = """
-import os, socket
-socket.socket.connect = socket.socket.connect_ex = lambda *arguments: os._exit(99)
-"""
+
+def end_at_a_connection() -> None:
+    """Let this process end at once when it opens a connection."""
+
+    def end(*_: object) -> None:
+        os._exit(99)
+
+    socket.socket.connect = socket.socket.connect_ex = end  # type: ignore[method-assign]
+
 
 CONFIG = RunConfig(
     data=DataConfig(dataset="digits", train_size=200, test_size=100),
@@ -64,9 +71,7 @@ def test_offline_holds_for_this_process_and_those_that_it_starts(
     assert subprocess.run(child, capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
-def test_n14_a_whole_run_offline_opens_no_socket(
-    digits_zoo: list[Path], fake_hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_n14_a_whole_run_offline_opens_no_socket(digits_zoo: list[Path], fake_hub: FakeHub, tmp_path: Path) -> None:
     refs = [f"them/member-{number}" for number in range(3)]
     for ref, folder in zip(refs, digits_zoo, strict=False):
         files = {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}
@@ -74,17 +79,13 @@ def test_n14_a_whole_run_offline_opens_no_socket(
     pull_all(refs)
     asked = len(fake_hub.requests)
 
-    # Every Python that is started from here on ends at once when it opens a connection.
-    (tmp_path / "sitecustomize.py").write_text(NO_SOCKETS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    connect = [sys.executable, "-c", "import socket; socket.create_connection(('127.0.0.1', 9))"]
-    assert subprocess.run(connect, check=False).returncode == 99
+    connect = "import socket; socket.create_connection(('127.0.0.1', 9))"
+    assert start_python("-c", connect, before=end_at_a_connection).wait().code == 99
 
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(CONFIG.model_dump(mode="json", exclude_none=True)))
     words = ["fit-star", *refs[:2], "--holdout", refs[2], "--config", tmp_path / "run.yaml", "--out", tmp_path / "star"]
-    ended = subprocess.run([sys.executable, "-m", "starzoo.cli", *words], capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+    ended = start_python("-m", "starzoo.cli", *words, "--offline", before=end_at_a_connection).wait()
+    assert ended.code == 0, ended.err
     manifest = read_manifest(tmp_path / "star" / "star.json")
     assert [source.repo for source in manifest.sources] == refs[:2]
     assert [(source.dtype, source.preprocessing) for source in manifest.sources] == [

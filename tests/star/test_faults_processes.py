@@ -108,7 +108,7 @@ def test_d01_a_signal_while_the_star_is_measured(
     number: signal.Signals, code: int, members: list[Path], whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "star"
-    few = ("--epochs", "1", "--train-size", "640")
+    few = ("--epochs", "1", "--train-size", "320")
     [ended] = fit_star(members, out, *few, fault=functools.partial(signal_while_measuring, number)).wait()
     assert ended.code == code, ended.text
     assert status(out)["exit_code"] == code
@@ -223,7 +223,7 @@ def test_d07_when_one_rank_sees_nan_all_end_with_6(step: int, members: list[Path
         assert "Traceback" not in each.text
     assert status(out)["exit_code"] == 6
     [line] = (out / "training.log").read_text().splitlines()
-    assert len(line.partition("images ")[2].split(", ")) == 64  # its half of the batch
+    assert len(line.partition("images ")[2].split(", ")) == 32  # its half of the batch
     assert not (out / "checkpoints").exists()
 
 
@@ -329,7 +329,7 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def test_two_ranks_find_the_star_of_one_rank_with_two_draws_per_step(members: list[Path], tmp_path: Path) -> None:
-    few = ("--epochs", "1", "--train-size", "640", "--set", "data.augment=crop-flip")
+    few = ("--epochs", "1", "--train-size", "320", "--set", "data.augment=crop-flip")
     alone, both = tmp_path / "alone", tmp_path / "both"
     runs = [fit_star(members, alone, *few, "--set", "star.draws=2"), fit_star(members, both, *few, ranks=2)]
     assert [ended.code for run in runs for ended in run.wait()] == [0, 0, 0]

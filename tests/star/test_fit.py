@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from starzoo.config import AlignConfig, Constant, RunConfig, RuntimeConfig, StarConfig
+from starzoo.config import AlignConfig, Constant, DataConfig, RunConfig, RuntimeConfig, StarConfig
 from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import NumericalError, PreemptedError, UsageError
 from starzoo.models.sources import Source, load_sources
@@ -31,7 +31,7 @@ def sources(digits_zoo: list[Path]) -> list[Source]:
 
 @pytest.fixture(scope="module")
 def data(sources: list[Source]) -> ImageTask:
-    return load_data(RunConfig().data, sources[0].architecture.preprocessing)
+    return load_data(DataConfig(train_size=704), sources[0].architecture.preprocessing)
 
 
 def run(
@@ -43,7 +43,7 @@ def run(
     **star: object,
 ) -> FittedStar:
     config = RunConfig(
-        star=StarConfig(**{"epochs": 4, "batch_size": 128, **star}),  # type: ignore[arg-type]
+        star=StarConfig(**{"epochs": 4, "batch_size": 64, **star}),  # type: ignore[arg-type]
         align=AlignConfig(method=method),  # type: ignore[arg-type]
         runtime=RuntimeConfig(checkpoint_epochs=1),
     )
@@ -80,7 +80,7 @@ def test_resumed_run_ends_bit_equal_to_an_uninterrupted_one(
     monkeypatch.setattr("starzoo.star.fit._SECONDS_BETWEEN_REPORTS", -1.0)
     with pytest.raises(KilledError):
         run(sources, data, tmp_path / "half", method, kill_after_two_epochs, mu=0.5, kappa=0.5)
-    steps = len(data.train) // 128
+    steps = len(data.train) // 64
     kept = sorted(path.name for path in (tmp_path / "half" / "checkpoints").iterdir())
     assert kept == [f"step-{epochs * steps:09d}" for epochs in (1, 2)]
     monkeypatch.delattr("starzoo.align.align.Aligner.match_all")  # which it has no use for any more
@@ -155,7 +155,7 @@ def test_t01_divergence_stops_the_run_and_names_step_source_and_images(
         run(sources, data, tmp_path, lr=1e6, warmup=0.0)
     assert "--override" in caught.value.hint
     [line] = (tmp_path / "training.log").read_text().splitlines()
-    assert len(line.partition("images ")[2].split(", ")) == 128
+    assert len(line.partition("images ")[2].split(", ")) == 64
 
 
 class Spoiled:
@@ -333,7 +333,7 @@ def test_a_signal_after_the_last_step_is_obeyed(
 def test_another_optimizer_begins_without_a_state(tmp_path: Path, sources: list[Source], data: ImageTask) -> None:
     run(sources, data, tmp_path, epochs=1)
     config = RunConfig(
-        star=StarConfig(epochs=2, batch_size=128, optimizer="adamw", lr=0.002),
+        star=StarConfig(epochs=2, batch_size=64, optimizer="adamw", lr=0.002),
         align=AlignConfig(method="balanced-weights"),
     )
     star = fit(sources, data, config, folder=tmp_path, resume=ResumeOptions(override=True))

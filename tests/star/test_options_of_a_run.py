@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from starzoo.config import AlignConfig, RunConfig, RuntimeConfig, StarConfig
+from starzoo.config import AlignConfig, DataConfig, RunConfig, RuntimeConfig, StarConfig
 from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import UsageError
 from starzoo.models.sources import Source, load_sources
@@ -22,7 +22,7 @@ def sources(digits_zoo: list[Path]) -> list[Source]:
 
 @pytest.fixture(scope="module")
 def data(sources: list[Source]) -> ImageTask:
-    return load_data(RunConfig().data, sources[0].architecture.preprocessing)
+    return load_data(DataConfig(train_size=704), sources[0].architecture.preprocessing)
 
 
 class Fitter:
@@ -35,7 +35,7 @@ class Fitter:
         self, folder: Path | None = None, *, runtime: dict[str, object] | None = None, **star: object
     ) -> FittedStar:
         config = RunConfig(
-            star=StarConfig(**{"epochs": 1, "batch_size": 128, **star}),  # type: ignore[arg-type]
+            star=StarConfig(**{"epochs": 1, "batch_size": 64, **star}),  # type: ignore[arg-type]
             align=AlignConfig(method="balanced-weights"),
             runtime=RuntimeConfig(**(runtime or {})),  # type: ignore[arg-type]
         )
@@ -77,7 +77,7 @@ def test_half_precision_needs_a_gpu(run: Fitter) -> None:
 def test_draws_share_a_batch(draws: int, run: Fitter, data: ImageTask) -> None:
     history = run(draws=draws).history
     assert history[0]["path_loss"] > 0
-    with pytest.raises(UsageError, match="batch_size: expected a multiple of 3 processes or draws, got 128"):
+    with pytest.raises(UsageError, match="batch_size: expected a multiple of 3 processes or draws, got 64"):
         run(draws=3)
 
 

@@ -36,10 +36,11 @@ from tests.processes import run_python, start_python
 
 CONFIG = RunConfig(
     star=StarConfig(epochs=2, batch_size=128, mu=0.5),
-    evaluate=EvalConfig(points=3, source_pairs=1, sources=1),
+    evaluate=EvalConfig(points=3, source_pairs=1, sources=1, bma_samples=2, batch_norm_images=400),
 )
-QUICK = CONFIG.model_copy(
-    update={"star": StarConfig(epochs=0), "evaluate": EvalConfig(points=3, source_pairs=0, sources=0, bma_samples=0)}
+QUICK = RunConfig(
+    star=StarConfig(epochs=0),
+    evaluate=EvalConfig(points=3, source_pairs=0, sources=0, bma_samples=0, batch_norm_images=400),
 )
 PUBLISHED = {
     "README.md",
@@ -406,6 +407,7 @@ def test_a_star_is_fitted_on_models_of_the_hub_pinned_to_their_commits(
 
 def test_two_ranks_fit_one_star_and_push_it_once(digits_zoo: list[Path], fake_hub: FakeHub, tmp_path: Path) -> None:
     options = ["--epochs", "1", "--points", "3", "--source-pairs", "0", "--push-to", "me/wide-star", "--json"]
+    options += ["--train-size", "300", "--set", "evaluate.bma_samples=2"]
     command = ["-m", "starzoo.cli", "fit-star", *digits_zoo[:2], "--out", tmp_path / "star", *options]
     port = free_port()
     ranks = [start_python(*command, env={**os.environ, **torchrun_variables(rank, 2, port)}) for rank in range(2)]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from starzoo.workflows.publish import publish_star
 from tests.cli.conftest import run as run
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub
+from tests.processes import run_python
 from tests.stars import make_star
 
 LOAD_WITH_TIMM = """
@@ -153,10 +152,9 @@ def test_a_collection_holds_the_star_and_its_sources_once(star: Path, fake_hub: 
 def test_p06_plain_timm_loads_the_star_at_its_commit(star: Path, fake_hub: FakeHub) -> None:
     pushed = publish_star(with_licenses(star, "mit", "mit", "mit"), "me/star")
     fake_hub.commit("me/star", {"model.safetensors": b"later"})
-    command = [sys.executable, "-c", LOAD_WITH_TIMM, f"hf-hub:me/star@{pushed.sha}"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
-    assert ended.returncode == 0, ended.stderr
-    seen, loaded = json.loads(ended.stdout), load_star(star)
+    ended = run_python("-c", LOAD_WITH_TIMM, f"hf-hub:me/star@{pushed.sha}", forget="starzoo")
+    assert ended.code == 0, ended.err
+    seen, loaded = json.loads(ended.out), load_star(star)
     expected = loaded.model()(torch.linspace(-1, 1, 2 * 256).reshape(2, 1, 16, 16))
     assert torch.equal(torch.tensor(seen["logits"]), expected)
     assert (seen["data"]["mean"], seen["data"]["std"], seen["data"]["input_size"]) == ([0.25], [0.5], [1, 16, 16])
