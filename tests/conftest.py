@@ -87,6 +87,15 @@ def real_plots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def prepared_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are forked from a process that has imported torch; spawned ones take seconds to do so."""
+    from tests.processes import SERVER, ensure_running
+
+    ensure_running()
+    monkeypatch.setattr("starzoo.models.training.workers.multiprocessing.get_context", lambda _: SERVER)
+
+
+@pytest.fixture
 def small_files() -> Iterator[None]:
     """As on a full disk, writing fails in the middle of a file: none may grow beyond a megabyte."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -20,7 +20,10 @@ from starzoo.symmetry import Permutation
 
 __all__ = ["CONFIG", "make_star"]
 
-CONFIG = RunConfig(align=AlignConfig(method="balanced-weights"), evaluate=EvalConfig(points=3, batch_norm_images=200))
+CONFIG = RunConfig(
+    align=AlignConfig(method="balanced-weights"),
+    evaluate=EvalConfig(points=3, batch_norm_images=200, validation_images=50),
+)
 
 
 def make_star(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import starzoo
 from starzoo.cli.main import main
-from starzoo.config import RunConfig, StarConfig, TrainConfig, Uniform, load_config
+from starzoo.config import EvalConfig, RunConfig, StarConfig, TrainConfig, Uniform, load_config
 from starzoo.workflows import quickstart as pipeline
 from starzoo.workflows.quickstart import quickstart
 
@@ -82,13 +83,16 @@ def test_the_papers_configuration_is_the_papers_algorithm() -> None:
     assert (found.star.lr, found.star.weight_decay, found.star.batch_size, found.star.epochs) == (0.1, 5e-4, 128, 200)
 
 
+@pytest.mark.usefixtures("prepared_workers")
 def test_the_quickstart_makes_a_star_with_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same code as on the command line, with three small members instead of sixteen, and fewer epochs."""
+    """The same code as on the command line, with three small members instead of sixteen, fewer epochs and points."""
     monkeypatch.setattr(pipeline, "QUICKSTART_SOURCES", 2)
     monkeypatch.setattr(pipeline, "QUICKSTART_HOLDOUTS", 1)
-    monkeypatch.setattr(pipeline, "QUICKSTART_ARGS", {**pipeline.QUICKSTART_ARGS, "channels": [16, 32, 32, 32]})
-    monkeypatch.setattr(pipeline, "QUICKSTART_RECIPE", TrainConfig(epochs=5))
+    monkeypatch.setattr(pipeline, "QUICKSTART_ARGS", {**pipeline.QUICKSTART_ARGS, "channels": [8, 16, 16, 16]})
+    monkeypatch.setattr(pipeline, "QUICKSTART_RECIPE", TrainConfig(epochs=6))
     monkeypatch.setattr(pipeline, "QUICKSTART_STAR", StarConfig(epochs=2))
+    few = EvalConfig(points=3, source_pairs=1, bma_samples=2, batch_norm_images=400)
+    monkeypatch.setattr(pipeline, "RunConfig", partial(RunConfig, evaluate=few))
     report = quickstart(tmp_path)
     assert sorted(path.name for path in (tmp_path / "zoo").iterdir()) == ["seed-0", "seed-1", "seed-2"]
     found = report.manifest.evaluation

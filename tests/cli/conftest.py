@@ -67,6 +67,8 @@ def star(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "3",
         "--set",
         "star.batch_size=50",
+        "--set",
+        "evaluate.validation_images=100",
         *FEW_IMAGES,
     ]
     arguments = ["fit-star", *members, "--holdout", str(zoo / "seed-3"), "--out", str(folder), "--name", "Tiny", *quick]

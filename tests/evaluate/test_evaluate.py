@@ -24,7 +24,7 @@ from starzoo.models.weights import interpolate
 from starzoo.symmetry import Permutation, PermutationSpec
 
 ALIGN = AlignConfig(method="balanced-weights")
-CONFIG = EvalConfig(points=5, source_pairs=2, splits=("train", "test"))
+CONFIG = EvalConfig(points=5, source_pairs=2, splits=("train", "test"), validation_images=50)
 RUN = RunConfig(evaluate=CONFIG, align=ALIGN)
 
 

@@ -217,7 +217,10 @@ def test_a_whole_evaluation_is_repaired_if_asked() -> None:
         states.append(dict(architecture.build().state_dict()))
     pair = EvaluatedModels(architecture=architecture, star=states[0], sources={"other": states[1]})
     data = load_data(DataConfig(test_size=50), architecture.preprocessing)
-    configs = [EvalConfig(points=3, source_pairs=0, batch_norm_images=100, repair=repair) for repair in (False, True)]
+    configs = [
+        EvalConfig(points=3, source_pairs=0, batch_norm_images=100, validation_images=50, repair=repair)
+        for repair in (False, True)
+    ]
     plain, mended = (evaluate(CachedEvaluation(pair, data, RunConfig(evaluate=config))) for config in configs)
     assert (plain.repaired, mended.repaired) == (False, True)
     [before], [after] = plain.paths, mended.paths

@@ -25,7 +25,7 @@ from tests.star.runs import run
 from tests.stars import make_star
 
 DATA = {"train_size": 300, "test_size": 60}
-MEASURE = {"points": 3, "source_pairs": 1, "bma_samples": 2, "loss_plane_points": 2}
+MEASURE = {"points": 3, "source_pairs": 1, "bma_samples": 2, "loss_plane_points": 2, "validation_images": 50}
 
 
 @contextmanager

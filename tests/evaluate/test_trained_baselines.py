@@ -86,7 +86,9 @@ def test_baselines_are_measured_beside_the_star_and_trained_once(
     star, *sources = models
     states = {model.name: model.state for model in sources}
     zoo = EvaluatedModels(architecture=star.architecture, star=star.state, sources=states)
-    config = EvalConfig(points=3, source_pairs=0, sources=0, bma_samples=0, baselines=("swa", "student", "swa"))
+    config = EvalConfig(
+        points=3, source_pairs=0, sources=0, bma_samples=0, validation_images=50, baselines=("swa", "student", "swa")
+    )
     run = RunConfig(evaluate=config, align=ALIGN, star=STAR)
     cache, told = ResultCache(tmp_path), list[str]()
     found = evaluate(CachedEvaluation(zoo, data, run, cache=cache), progress=lambda stage, *_, **__: told.append(stage))
@@ -125,7 +127,7 @@ def test_another_recipe_and_another_version_are_other_results(
     star, *sources = models
     states = {model.name: model.state for model in sources}
     zoo = EvaluatedModels(architecture=star.architecture, star=star.state, sources=states)
-    config = EvalConfig(points=3, source_pairs=0, sources=0, bma_samples=0, baselines=("swa",))
+    config = EvalConfig(points=3, source_pairs=0, sources=0, bma_samples=0, validation_images=50, baselines=("swa",))
     run = RunConfig(evaluate=config, align=ALIGN, star=STAR)
     trained = []
 
@@ -151,7 +153,7 @@ def test_results_of_this_version(models: list[Source], data: ImageTask) -> None:
         sources={model.name: model.state for model in sources[:2]},
         holdouts={"h": sources[2].state},
     )
-    config = EvalConfig(points=3, source_pairs=1, bma_samples=2)
+    config = EvalConfig(points=3, source_pairs=1, bma_samples=2, validation_images=50)
     found = evaluate(CachedEvaluation(zoo, data, RunConfig(evaluate=config, align=ALIGN, star=STAR)))
     paths = {path.kind: path.highest_loss for path in found.paths}
     scores = {row.role: row.nll for row in found.qualities}

@@ -36,7 +36,7 @@ def end_at_a_connection() -> None:
 CONFIG = RunConfig(
     data=DataConfig(dataset="digits", train_size=200, test_size=100),
     star=StarConfig(epochs=1, batch_size=100),
-    evaluate=EvalConfig(points=3, batch_norm_images=100),
+    evaluate=EvalConfig(points=3, source_pairs=1, batch_norm_images=100, validation_images=50),
 )
 
 

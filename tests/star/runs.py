@@ -47,6 +47,7 @@ FEW = (
     *("--train-size", "704", "--epochs", "2", "--batch-size", "64", "--points", "3", "--source-pairs", "0", "--quiet"),
     *("--set", "align.images=50", "--set", "star.midpoint_every=0", "--set", "evaluate.sources=1"),
     *("--set", "evaluate.batch_norm_images=200", "--set", "evaluate.bma_samples=2"),
+    *("--set", "evaluate.validation_images=50"),
 )
 """Options of a run of 22 steps, in two epochs."""
 Fault = Callable[[int], None]

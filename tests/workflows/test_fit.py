@@ -407,7 +407,7 @@ def test_a_star_is_fitted_on_models_of_the_hub_pinned_to_their_commits(
 
 def test_two_ranks_fit_one_star_and_push_it_once(digits_zoo: list[Path], fake_hub: FakeHub, tmp_path: Path) -> None:
     options = ["--epochs", "1", "--points", "3", "--source-pairs", "0", "--push-to", "me/wide-star", "--json"]
-    options += ["--train-size", "300", "--set", "evaluate.bma_samples=2"]
+    options += ["--train-size", "300", "--set", "evaluate.bma_samples=2", "--set", "evaluate.validation_images=50"]
     command = ["-m", "starzoo.cli", "fit-star", *digits_zoo[:2], "--out", tmp_path / "star", *options]
     port = free_port()
     ranks = [start_python(*command, env={**os.environ, **torchrun_variables(rank, 2, port)}) for rank in range(2)]
