@@ -44,7 +44,7 @@ def test_t11_no_barrier_to_itself_and_to_its_own_permutation(name: str) -> None:
     models = EvaluatedModels(
         architecture=architecture, star=state, sources={"itself": state}, holdouts={"shuffled": shuffled}
     )
-    config = EvalConfig(points=5, source_pairs=1, bma_samples=0, batch_norm_images=100)
+    config = EvalConfig(points=5, source_pairs=1, bma_samples=0, batch_norm_images=100, validation_images=50)
     run = RunConfig(evaluate=config, align=AlignConfig(method="weights"))
     found = evaluate(CachedEvaluation(models, data, run))
     for kind in ("star-source", "star-heldout", "source-source"):

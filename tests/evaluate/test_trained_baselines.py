@@ -153,7 +153,7 @@ def test_results_of_this_version(models: list[Source], data: ImageTask) -> None:
         sources={model.name: model.state for model in sources[:2]},
         holdouts={"h": sources[2].state},
     )
-    config = EvalConfig(points=3, source_pairs=1, bma_samples=2, validation_images=50)
+    config = EvalConfig(points=3, source_pairs=1, bma_samples=2)
     found = evaluate(CachedEvaluation(zoo, data, RunConfig(evaluate=config, align=ALIGN, star=STAR)))
     paths = {path.kind: path.highest_loss for path in found.paths}
     scores = {row.role: row.nll for row in found.qualities}
