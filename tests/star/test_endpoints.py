@@ -22,14 +22,14 @@ def make_ends(on_device: bool) -> tuple[Endpoints, list[Permutation], list[dict[
     return Endpoints(sources, star, sources_on="device" if on_device else "host"), permutations, sources
 
 
-@pytest.mark.parametrize("ahead", [True, False])
+@pytest.mark.parametrize("ahead", [None, 0, 1], ids=["nothing", "the source", "another source"])
 @pytest.mark.parametrize("on_device", [True, False])
-def test_an_end_is_the_permuted_source(on_device: bool, ahead: bool) -> None:
+def test_an_end_is_the_permuted_source(on_device: bool, ahead: int | None) -> None:
     ends, permutations, sources = make_ends(on_device)
     ends.align(permutations)
     for number in (1, 0, 1):
-        if ahead:
-            ends.prefetch(number)
+        if ahead is not None:
+            ends.prefetch((number + ahead) % 2)
         end, expected = ends.get(number), permutations[number].apply(sources[number])
         for name, tensor in zip(ends.star, end.parameters, strict=True):
             assert torch.equal(tensor, expected.pop(name))
