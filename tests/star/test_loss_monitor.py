@@ -43,6 +43,8 @@ def test_another_number_of_processes_goes_on_with_the_same_sums(ranks: int) -> N
     parts = [[3.0, 6.0, 1.0, 2.0, 4.0, 5.0, 7.0], [2.0, 4.0, 2.0, 2.0, 4.0, 5.0, 7.0]]  # the last three are alike
     shares = [EpochSums.redistribute(parts, rank, ranks).values() for rank in range(ranks)]
     assert EpochSums.record(shares) == EpochSums.record(parts)
+    sums, sums_before = ([sum(column) for column in zip(*rows, strict=True)][:4] for rows in (shares, parts))
+    assert sums == sums_before  # else what is still to come would count less
 
 
 def test_a_monitor_resumes_from_the_state_of_another_one() -> None:
