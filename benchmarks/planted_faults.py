@@ -137,7 +137,7 @@ FAULTS: list[tuple[str, str, str]] = [
     ),
     # training
     ("models/training/optimizer.py", "factor = 0.5 * (1 + math.cos(", "factor = 0.5 * (1 - math.cos("),
-    ("models/training/optimizer.py", "nesterov=config.nesterov and config.momentum > 0", "nesterov=False"),
+    ("models/training/optimizer.py", '{"nesterov": config.nesterov and config.momentum > 0}', '{"nesterov": False}'),
 ]
 TESTS_OF_A_ROOT_MODULE = {"errors.py": ["tests/cli/test_errors.py"], "files.py": ["tests/star", "tests/workflows"]}
 
