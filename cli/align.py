@@ -20,6 +20,7 @@ def align(
     config: options.ConfigFile = None,
     overrides: options.Overrides = None,
     seed: options.Seed = None,
+    reorder_classes: Annotated[bool, typer.Option("--reorder-classes", hidden=True)] = False,  # always done: accepted
 ) -> None:
     """Permute models so that their weights come close to those of another, without changing what they compute.
 
