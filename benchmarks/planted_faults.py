@@ -153,7 +153,7 @@ def tests_of(file: str) -> list[list[str]]:
 def failing(copy: Path, tests: list[str]) -> str | None:
     """The first test that fails, or None; raises RuntimeError if the tests cannot run."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--timeout", "120", *tests],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": str(copy)},
         capture_output=True,

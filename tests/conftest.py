@@ -51,7 +51,6 @@ if "STARZOO_TEST_HF_ENDPOINT" not in os.environ:
 # No example fails because the machine was busy, and every run tries the same ones.
 hypothesis.settings.register_profile("starzoo", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("starzoo")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def is_real_hub() -> bool:

@@ -131,14 +131,14 @@ def test_alignment_runs_a_model_with_the_statistics_that_belong_to_it(zoo: list[
     spec, config = zoo[0].architecture.spec, AlignConfig(method="activations-gradients")
     reset = replace(zoo[1], state=changed(zoo[1], reset_statistics))
     mended = reestimate_statistics(reset, images, CONFIG)
-    losses = {}
+    matches = {}
     for name, state in {"whole": zoo[1].state, "broken": reset.state, "mended": mended.state}.items():
         probe = Probe(zoo[0].architecture.build(), *images.train.labeled_images(limit=1000))
         aligner = Aligner(spec, config, probe)
         [found] = aligner.match(aligner.features.extract(zoo[0].state), [aligner.features.extract(state)])
-        losses[name] = probe.midpoint_loss(zoo[0].state, found.permutation.apply(zoo[1].state))
-    assert losses["mended"] <= losses["whole"] + 0.05
-    assert losses["broken"] > losses["mended"] + 0.1, losses
+        matches[name] = found.permutation
+    moved = {name: match.count_moved(matches["whole"]) for name, match in matches.items()}
+    assert 2 * moved["mended"] < moved["broken"], moved
 
 
 def test_an_untrained_head_is_refused_unless_it_is_wanted(
@@ -200,7 +200,8 @@ def test_logits_of_another_scale_are_named_and_compared_tempered(
 
     (own, own_tempered), (scaled, scaled_tempered) = star_path(dict(zoo[2].state)), star_path(models["odd"])
     assert scaled > 1.5 * own
-    assert scaled_tempered == pytest.approx(own_tempered, rel=1e-3)
+    # Equal but where the sharpest temperature that is tried limits one of them: a network without an error has no best.
+    assert abs(scaled_tempered - own_tempered) < 0.1 * (scaled - own)
 
 
 @pytest.fixture(scope="module")
