@@ -18,7 +18,7 @@ from starzoo.evaluate.cached_evaluation import CachedEvaluation
 from starzoo.evaluate.evaluate import evaluate
 from starzoo.evaluate.evaluator import Evaluator
 from starzoo.evaluate.model_pool import EvaluatedModels
-from starzoo.evaluate.repair import Channels, Moments, measure_channels, repair
+from starzoo.evaluate.repair import Channels, Moments, _pool, measure_channels, repair
 from starzoo.models.training import architecture_for
 from starzoo.models.weights import interpolate
 from starzoo.symmetry import Permutation, infer
@@ -62,6 +62,15 @@ def errors(found: Channels, a: Channels, b: Channels, t: float) -> tuple[Tensor,
         means.append((now.mean - target.mean).abs() / target.std)
         stds.append((now.std / target.std - 1).abs())
     return torch.cat(means), torch.cat(stds)
+
+
+def test_moments_of_uneven_batches_are_those_of_all_values() -> None:
+    batches = [torch.full((2, 6), 10.0), torch.arange(36.0).view(2, 18)]
+    moments = [Moments(batch.shape[1], batch.mean(1), batch.std(1, correction=0)) for batch in batches]
+    pooled, values = _pool(moments), torch.cat(batches, dim=1)
+    assert pooled.size == 24
+    torch.testing.assert_close(pooled.mean, values.mean(1))
+    torch.testing.assert_close(pooled.std, values.std(1, correction=0))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
