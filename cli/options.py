@@ -38,7 +38,7 @@ __all__ = [
 _DATA = FieldOptions(
     title="Images",
     config=DataConfig,
-    fields=tuple(DataConfig.model_fields),
+    fields=tuple(name for name in DataConfig.model_fields if name != "transform"),
     flags={"name": "--data-name", "revision": "--data-revision"},
 )
 _EVALUATE = FieldOptions(

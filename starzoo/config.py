@@ -25,6 +25,7 @@ __all__ = [
     "RuntimeConfig",
     "StarConfig",
     "TrainConfig",
+    "TransformConfig",
     "Uniform",
     "ZooConfig",
     "load_config",
@@ -37,7 +38,7 @@ __all__ = [
 Optimizer = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,40}$")]  # the name is checked where torch is loaded
 Method = Literal["weights", "balanced-weights", "activations", "activations-gradients"]
 Baseline = Literal["swa", "student"]
-Augmentation = Literal["none", "flip", "crop-flip", "crop-alternating-flip"]
+Augmentation = Literal["none", "flip", "crop-flip", "crop-alternating-flip", "timm"]
 # Bounds are far above what is useful and below what fills a machine: a stranger's star.json holds these values too.
 _MANY = 1_000_000
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy and PyTorch both accept it
@@ -55,6 +56,12 @@ def _without_repeats(values: tuple[str, ...]) -> tuple[str, ...]:
 
 def _as_dataset(value: object) -> object:
     return {"dataset": value} if isinstance(value, str) else value
+
+
+def _ascending(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] > values[1]:
+        raise ValueError(f"expected the lower value first, got {values[0]} and {values[1]}")
+    return values
 
 
 def _more_than_one_point(points: int) -> int:
@@ -77,6 +84,44 @@ class FrozenModel(BaseModel):
     )  # --help reads the fields alone, which takes less time
 
 
+_POLICY = r"^(rand|augmix|original|originalr|v0|v0r|3a)(-([a-z]+[0-9]{0,3}(\.[0-9]{1,3})?|t3aw?)){0,9}$"
+# A crop of a hundredth of the area is the smallest: ResizeKeepRatio enlarges the whole image by its inverse.
+Range = Annotated[
+    tuple[Annotated[float, Field(ge=0.01, le=100)], Annotated[float, Field(ge=0.01, le=100)]],
+    AfterValidator(_ascending),
+]
+Jitter = Annotated[float, Field(ge=0, le=100)]
+
+
+class TransformConfig(FrozenModel):
+    """timm's training transform: arguments of `timm.data.create_transform` with the defaults of timm's train.py."""
+
+    scale: Range | None = Field(None, description="Area of a random crop, as a range of shares; timm's when not given.")
+    ratio: Range | None = Field(None, description="Range of the aspect ratio of a random crop; timm's when not given.")
+    train_crop_mode: Literal["rrc", "rkrc", "rkrr"] = Field(
+        "rrc", description="A random resized crop, or the whole image resized and cropped in the center or at random."
+    )
+    hflip: Share = Field(0.5, description="Probability of a horizontal flip.")
+    vflip: Share = Field(0.0, description="Probability of a vertical flip.")
+    color_jitter: Jitter | tuple[Jitter, Jitter, Jitter] | tuple[Jitter, Jitter, Jitter, Jitter] | None = Field(
+        0.4, description="Range of brightness, contrast and saturation, or of each and of hue; not with auto_augment."
+    )
+    color_jitter_prob: Share | None = Field(None, description="Probability of the color jitter; always when not given.")
+    grayscale_prob: Share = Field(0.0, description="Probability of gray colors.")
+    gaussian_blur_prob: Share = Field(0.0, description="Probability of a Gaussian blur.")
+    auto_augment: Annotated[str, Field(pattern=_POLICY)] | None = Field(
+        None, description="Policy by timm's notation, for example rand-m9-mstd0.5-inc1, augmix-m3-w3, original or 3a."
+    )
+    interpolation: Literal["random", "nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = Field(
+        "random", description="Resampling filter; random is bilinear or bicubic."
+    )
+    re_prob: Share = Field(0.0, description="Probability of random erasing.")
+    re_mode: Literal["const", "rand", "pixel"] = Field(
+        "pixel", description="What is erased becomes the mean, one random color, or random pixels."
+    )
+    re_count: int = Field(1, ge=1, le=100, description="Most rectangles of an image that are erased.")
+
+
 class DataConfig(FrozenModel):
     """The images, and how they are split and augmented."""
 
@@ -95,7 +140,18 @@ class DataConfig(FrozenModel):
     test_size: int | None = Field(
         None, ge=1, lt=2**32, description="Test on a class-balanced random subset of this size."
     )
-    augment: Augmentation = Field("none", description="Augmentation of the training images.")
+    augment: Augmentation = Field(
+        "none", description="Augmentation of the training images; timm is the transform of its train.py."
+    )
+    transform: TransformConfig | None = Field(None, description="timm's training transform, with augment=timm.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_transform(cls, values: Any) -> Any:
+        """Record the defaults of the transform that is used."""
+        if isinstance(values, dict) and values.get("augment") == "timm" and values.get("transform") is None:
+            return {**values, "transform": {}}
+        return values
 
 
 class TrainConfig(FrozenModel):
@@ -267,8 +323,12 @@ class RuntimeConfig(FrozenModel):
     timeout_minutes: float = Field(
         10.0, gt=0, le=_MANY, description="Minutes to wait within a step for a process that does not answer."
     )
-    workers: int = Field(
-        0, ge=0, le=1000, description="Threads that prepare batches ahead; 0 prepares each batch when it is needed."
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="Processes on each rank that load images which are not held in memory; one for each of its cores "
+        "when not given, 0 for none.",
     )
     sources_on: Literal["auto", "device", "host"] = Field(
         "auto",

@@ -140,6 +140,9 @@ def to_starzoo_error(error: BaseException) -> StarzooError | None:
     kind, text = type(error).__name__, str(error)
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in text:
         return ResourceError("", f"out of memory: {text or kind}", hint="use a smaller batch or fewer jobs")
+    if kind == "RuntimeError" and ("DataLoader worker" in text or "shared memory" in text):
+        hint = "use fewer runtime.workers, or give the run more memory and a larger /dev/shm"
+        return ResourceError("", f"a process that loads images has failed: {text}", hint=hint)
     return None
 
 

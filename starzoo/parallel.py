@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DelayedMaxReduce",
     "all_gather_object",
+    "available_cpus",
     "default_device",
     "ignore_other_launchers",
     "init_processes",
@@ -82,6 +83,12 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of processes of the run; it may be called before `init_processes`."""
     return int(os.environ["WORLD_SIZE"]) if is_torchrun() else 1
+
+
+def available_cpus() -> int:
+    """Return the number of processor cores that this process may use, its share where torchrun started several."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ["LOCAL_WORLD_SIZE"])) if is_torchrun() else cores
 
 
 def ignore_other_launchers() -> None:

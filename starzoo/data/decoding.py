@@ -62,6 +62,11 @@ class DecodedImages:
         self._cache = torch.empty(self.shape, dtype=torch.uint8) if fits else None
         self._is_cached = torch.zeros(len(records), dtype=torch.bool)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether images are decoded once."""
+        return self._cache is not None
+
     def __getitem__(self, indices: Tensor) -> Tensor:
         """Return the pixels of images, uint8 of shape (indices, height, width, channels)."""
         if self._cache is None:
@@ -81,8 +86,10 @@ class DecodedImages:
             return torch.stack(list(pool.map(self._read, files)))
 
 
-def image_loader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageFile], Tensor]:
-    """Return the function from a file to pixels: safe decoding, then timm's evaluation resize and crop."""
+def image_loader(
+    preprocessing: Preprocessing, subject: str, transform: Callable[[Image.Image], Tensor] | None = None
+) -> Callable[[ImageFile], Tensor]:
+    """Return the function from a file to pixels: safe decoding, then a transform, timm's evaluation one by default."""
     from timm.data.transforms_factory import create_transform
 
     mode = _MODES.get(preprocessing.input_size[0])
@@ -92,7 +99,7 @@ def image_loader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageF
             f"images are gray or RGB, but the model takes {preprocessing.input_size[0]} channels",
             hint="use a model with 1 or 3 input channels",
         )
-    transform: Callable[[Image.Image], Tensor] = create_transform(
+    as_pixels: Callable[[Image.Image], Tensor] = transform or create_transform(
         input_size=preprocessing.input_size,
         interpolation=preprocessing.interpolation,
         mean=preprocessing.mean,
@@ -112,15 +119,20 @@ def image_loader(preprocessing: Preprocessing, subject: str) -> Callable[[ImageF
             )
         with _translate_decode_errors(file):
             image = image.convert(mode)
-        return transform(image).permute(1, 2, 0)
+        return as_pixels(image).permute(1, 2, 0)
 
     return read
 
 
 def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Normalize pixels for a model with the arithmetic of timm, bit for bit."""
-    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
+    """Normalize pixels for a model with the arithmetic of timm, bit for bit; floats are normalized already."""
+    if not pixels.is_floating_point():
+        # A number as the divisor would be inverted first on a GPU, which rounds twice.
+        white, mean, std = (
+            torch.tensor(each, device=pixels.device) for each in (255.0, preprocessing.mean, preprocessing.std)
+        )
+        pixels = pixels.to(torch.float32).div_(white).sub_(mean).div_(std)
+    return pixels.permute(0, 3, 1, 2)
 
 
 def decode(file: ImageFile) -> Image.Image:

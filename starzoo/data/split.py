@@ -3,42 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from starzoo.config import Augmentation
+from starzoo.config import Augmentation, TransformConfig
+from starzoo.data.augmentation import TransformedImages
 from starzoo.data.decoding import DecodedImages, normalize
+from starzoo.data.loader import Loader
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.records import RawSplit
 from starzoo.errors import UsageError
-from starzoo.parallel import threaded_map
 
 __all__ = ["Augmentation", "Loader", "Split"]
 
 _ORDER, _AUGMENTATION, _SUBSET = 0, 1, 2  # independent streams of one seed
 _PIXELS_PER_BATCH = 400_000
+_MOST_KEPT = 5000  # images of timm's transform
 
 
 class Split:
-    """The preprocessed images of one split, in memory, and their labels.
+    """The preprocessed images of one split and their labels.
 
     The geometric transform is timm's evaluation transform (resize, center crop). Augmentation acts on its result:
-    a horizontal flip, and a random crop after padding by an eighth of the size with black.
+    a horizontal flip, and a random crop after padding by an eighth of the size with black. Only timm's training
+    transform takes its place.
     Images have the channels-last memory format, and `labels` is int64 of shape (images,).
     """
 
-    def __init__(self, records: RawSplit, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, records: RawSplit, preprocessing: Preprocessing, transform: TransformConfig | None = None
+    ) -> None:
         self.name = records.name
         self.labels = torch.from_numpy(records.labels.copy())
         self.pixels = DecodedImages(records, preprocessing)
-        self._preprocessing = preprocessing
+        self._preprocessing, self._transform = preprocessing, transform or TransformConfig()
+        self._kept: tuple[object, list[Tensor]] = None, []
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def transformed(self) -> TransformedImages:
+        """The images after timm's training transform."""
+        return TransformedImages(self.pixels.records, self._preprocessing, self._transform)
 
     def tensors(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Return all images and labels at once, for small data."""
@@ -50,8 +60,14 @@ class Split:
         """Yield batches of images, of the whole split in the order of `labels` or of a random subset of `limit`."""
         indices = self.sample_indices(limit, seed)
         batches = list(torch.tensor_split(indices, -(-len(indices) // batch_size)))
-        for images, _ in Loader(self, batches, augment, self._augmentation_draws(seed, 0, augment)):
-            yield images
+        loader = Loader(self, batches, augment, self._augmentation_draws(seed, 0, augment))
+        if augment == "timm" and len(indices) <= _MOST_KEPT:  # those for batch-norm statistics are needed often
+            key = batch_size, limit, seed
+            if self._kept[0] != key:
+                self._kept = key, [pixels.clone() for pixels, _ in loader.stored()]  # not in shared memory
+            yield from map(self.normalize, self._kept[1])
+        else:
+            yield from (images for images, _ in loader)
 
     def labeled_images(self, *, limit: int, seed: int = 0) -> tuple[list[Tensor], Tensor]:
         """Return images without augmentation and their labels, in batches small enough to store all activations."""
@@ -77,7 +93,8 @@ class Split:
         drop_last: bool = True,
         shard: int = 0,
         num_shards: int = 1,
-        workers: int = 0,
+        workers: int | None = None,
+        device: torch.device | str = "cpu",
     ) -> Loader:
         """Return the batches of one epoch; order and augmentation depend on seed, epoch and image only."""
         if drop_last and batch_size > len(self):
@@ -96,10 +113,13 @@ class Split:
         if drop_last:
             order = order[: len(self) // batch_size * batch_size]
         batches = [batch[shard::num_shards] for batch in torch.split(torch.from_numpy(order), batch_size)]
-        return Loader(self, batches, augment, self._augmentation_draws(seed, epoch, augment), workers)
+        return Loader(self, batches, augment, self._augmentation_draws(seed, epoch, augment), workers, device)
 
     def _augmentation_draws(self, seed: int, epoch: int, augment: Augmentation) -> Tensor:
-        draws = np.random.default_rng([_AUGMENTATION, seed, epoch]).random((len(self), 3), dtype=np.float32)
+        rng = np.random.default_rng([_AUGMENTATION, seed, epoch])
+        if augment == "timm":
+            return torch.from_numpy(rng.integers(2**32, size=len(self)))  # a seed for each image
+        draws = rng.random((len(self), 3), dtype=np.float32)
         if augment == "crop-alternating-flip":  # every second epoch flips the images that the others do not
             first = np.random.default_rng([_AUGMENTATION, seed, 0]).random((len(self), 3), dtype=np.float32)
             draws[:, 0] = (first[:, 0] + 0.5 * (epoch % 2)) % 1
@@ -108,45 +128,3 @@ class Split:
     def normalize(self, pixels: Tensor) -> Tensor:
         """Normalize pixels for the model: float32 of shape (batch, channels, height, width)."""
         return normalize(pixels, self._preprocessing)
-
-
-@dataclass(frozen=True)
-class Loader:
-    """The batches of one epoch, or a shard of each."""
-
-    split: Split
-    batches: list[Tensor]  # row numbers
-    augment: Augmentation
-    draws: Tensor  # in [0, 1), for every image of the split: flip, vertical and horizontal offset
-    workers: int = 0  # threads that prepare batches ahead
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images of shape (batch, channels, height, width) and labels of shape (batch,)."""
-        return threaded_map(self._batch, self.batches, self.workers + 1 if self.workers else 0)
-
-    def skip(self, batches: int) -> Loader:
-        """Return a loader without the first batches, for a resumed run."""
-        return replace(self, batches=self.batches[batches:])
-
-    def _batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        pixels = self.split.pixels[indices]
-        if self.augment != "none":
-            pixels = _augment(pixels, self.draws[indices], crop=self.augment.startswith("crop"))
-        return self.split.normalize(pixels), self.split.labels[indices]
-
-
-def _augment(pixels: Tensor, draws: Tensor, *, crop: bool) -> Tensor:
-    """Flip and, with `crop`, randomly crop all images of a batch by one gather."""
-    batch, height, width, _ = pixels.shape
-    rows = torch.arange(height).expand(batch, height)
-    columns = torch.arange(width).expand(batch, width)
-    columns = torch.where(draws[:, :1] < 0.5, columns.flip(1), columns)
-    if crop:
-        vertical, horizontal = height // 8, width // 8
-        pixels = pad(pixels, (0, 0, horizontal, horizontal, vertical, vertical))
-        rows = rows + (draws[:, 1:2] * (2 * vertical + 1)).long()
-        columns = columns + (draws[:, 2:] * (2 * horizontal + 1)).long()
-    return pixels[torch.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from starzoo.config import DataConfig, EvalConfig
+from starzoo.config import DataConfig, EvalConfig, TransformConfig
+from starzoo.data.augmentation import training_transform
 from starzoo.data.class_names import match_names
 from starzoo.data.hub_datasets import warn_once
 from starzoo.data.preprocessing import Preprocessing
@@ -69,6 +70,8 @@ def load_data(
     seed: int = 0,
 ) -> ImageTask:
     """Open a data set for models of one preprocessing; images are decoded at their first use."""
+    if config.augment == "timm":  # what timm refuses is refused before any work
+        training_transform(config.transform or TransformConfig(), preprocessing)
     stored = open_data(config, seed=seed)
     stored_names, names = stored.class_names, tuple(class_names or stored.class_names)
     if num_classes is not None and len(names) != num_classes:
@@ -89,7 +92,7 @@ def load_data(
     labels = np.argsort(order)  # by stored label
 
     def split(records: RawSplit) -> Split:
-        return Split(replace(records, labels=labels[records.labels]), preprocessing)
+        return Split(replace(records, labels=labels[records.labels]), preprocessing, config.transform)
 
     return ImageTask(
         config=config.model_copy(

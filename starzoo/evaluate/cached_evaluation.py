@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from starzoo.config import Baseline, RunConfig, Uniform
+from starzoo.data.augmentation import transform_key
 from starzoo.evaluate.domain_average import draw_points, running_average
 from starzoo.evaluate.evaluator import Curve, Evaluator, name_errors, score_points
 from starzoo.evaluate.model_pool import EvaluatedModels, ModelPool, PathSpec
@@ -114,6 +115,7 @@ class CachedEvaluation:
             "star": star.model_dump(mode="json"),
             "recipe": baseline_recipe(kind, star).model_dump(mode="json"),
             "augment": self.data.config.augment,
+            **transform_key(self.data.config, self.data.config.augment),
             **{name: self._common_key[name] for name in ("architecture", "data", "classes", "device")},
         }
 
@@ -232,6 +234,7 @@ class CachedEvaluation:
             "data": self.data.fingerprint,
             "classes": self.data.class_names,  # the fingerprint holds the labels in the stored order
             "statistics": [config.batch_norm_images, config.batch_size, config.seed, config.batch_norm_augment],
+            **transform_key(self.data.config, config.batch_norm_augment or self.data.config.augment),
             "device": default_device().type,
             "precision": config.precision,
         }

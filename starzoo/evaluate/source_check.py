@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from starzoo.config import Augmentation, EvalConfig
+from starzoo.data.augmentation import transform_key
 from starzoo.errors import IncompatibleError
 from starzoo.evaluate.evaluator import Evaluator, name_errors
 from starzoo.evaluate.result_cache import ResultCache
@@ -205,6 +206,7 @@ class _ScoreMeasurer:
             return {"numbers": torch.tensor(values, dtype=torch.float64)}
 
         key = {"look": hash_tensors(model.state), "augment": augment, **self.common_key}
+        key |= transform_key(self.data.config, augment)
         loss, share, scale = self.cache.get_or_compute(key, measure)["numbers"].tolist()
         return loss, share, scale
 

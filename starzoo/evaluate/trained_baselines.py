@@ -115,7 +115,9 @@ def _epochs(
     """Train a model and yield after every epoch; the rate is constant or follows the schedule of `starzoo train`."""
     optimizer = make_optimizer(model, recipe)
     for epoch in range(recipe.epochs):
-        batches = data.train.loader(star.batch_size, epoch=epoch, seed=star.seed, augment=data.config.augment)
+        batches = data.train.loader(
+            star.batch_size, epoch=epoch, seed=star.seed, augment=data.config.augment, device=default_device()
+        )
         schedule = None if constant else recipe
         train_epoch(model, optimizer, batches, loss, schedule=schedule, epoch=epoch, clip_grad_norm=star.clip_grad_norm)
         progress(epoch + 1, recipe.epochs)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from starzoo.config import RunConfig, StarConfig
+from starzoo.data.augmentation import transform_key
 from starzoo.errors import NumericalError, UsageError
 from starzoo.models.architecture import Architecture
 from starzoo.models.batch_norm import has_batch_norm
@@ -195,7 +196,7 @@ class _Trainer:
         self.endpoints.align(self.state.alignment.permutations)
         self.loss.working.train()
         report = _StepReport()
-        for batches in self.schedule.batches(epoch, first):
+        for batches in self.schedule.batches(epoch, first, self.star.device):
             report = self._take_step(batches)
             if self.state.step % self.schedule.steps_per_epoch:
                 self._checkpoint_or_stop(report)
@@ -340,8 +341,9 @@ def _identity(sources: Sequence[Source], data: ImageTask, config: RunConfig) -> 
 
     Images are identified by their fingerprint, wherever they lie. Of the evaluation only batch-norm statistics count.
     """
-    ignored: Any = {"evaluate": True, "runtime": True, "data": {"dataset", "revision"}}
+    ignored: Any = {"evaluate": True, "runtime": True, "data": {"dataset", "revision", "transform"}}
     settings = config.model_dump(mode="json", exclude=ignored)
+    settings["data"] |= transform_key(config.data, config.data.augment, config.evaluate.batch_norm_augment)
     statistics = {"batch_size", "batch_norm_images", "batch_norm_augment", "seed"}
     settings["evaluate"] = config.evaluate.model_dump(include=statistics)
     return {

@@ -7,8 +7,11 @@ two processes do what one does with two draws per step, and more draws mean less
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from starzoo.config import RunConfig
@@ -16,7 +19,7 @@ from starzoo.errors import UsageError
 from starzoo.star.sampling import SourceSampler
 
 if TYPE_CHECKING:
-    from starzoo.data.split import Loader
+    from starzoo.data.loader import Loader
     from starzoo.data.task import ImageTask
 
 __all__ = ["Batch", "Schedule"]
@@ -42,9 +45,12 @@ class Schedule:
         self.steps_per_epoch = len(self._loader(0, 0))
         self.steps = config.star.epochs * self.steps_per_epoch
 
-    def batches(self, epoch: int, first: int) -> Iterator[tuple[Batch, ...]]:
+    def batches(self, epoch: int, first: int, device: torch.device) -> Iterator[tuple[Batch, ...]]:
         """Yield, for every step of an epoch from `first` on, the images and labels of each of this process's draws."""
-        return zip(*(self._loader(epoch, index).skip(first) for index in self.own_draws), strict=True)
+        loaders = [self._loader(epoch, index).skip(first) for index in self.own_draws]
+        steps = zip(*(loader.batches for loader in loaders), strict=True)
+        together = iter(replace(loaders[0], batches=[*chain.from_iterable(steps)], device=device))
+        return zip(*[together] * len(loaders), strict=True)
 
     def next_source(self, step: int, draw_index: int) -> int | None:
         """Return the source of this process's next draw; None where an epoch begins, which may align it first."""

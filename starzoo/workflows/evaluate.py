@@ -135,7 +135,8 @@ def _load_models(
 def _check_images(manifest: StarManifest, images: ImageTask, *, trains_baselines: bool) -> ImageTask:
     """Return the images without those for validation that the star may have been fitted on."""
     fitted = manifest.config.data
-    if images.fingerprint == manifest.data_fingerprint and images.config.augment == fitted.augment:
+    is_augmented_alike = all(getattr(images.config, name) == getattr(fitted, name) for name in ("augment", "transform"))
+    if images.fingerprint == manifest.data_fingerprint and is_augmented_alike:
         # Another commit may hold the same images.
         return replace(images, config=images.config.model_copy(update={"revision": fitted.revision}))
     if trains_baselines:

@@ -61,7 +61,7 @@ def with_ood_split(config: EvalConfig, ood: Split | None) -> EvalConfig:
 
 def validation_is_unseen(data: DataConfig, fitted: DataConfig) -> bool:
     """Whether the images that `train_size` leaves out are certain to be new to a star fitted on other settings."""
-    of_test = {"test_split", "test_size", "augment"}
+    of_test = {"test_split", "test_size", "augment", "transform"}
     if data.model_dump(exclude=of_test) == fitted.model_dump(exclude=of_test):
         return True
     return data.dataset != fitted.dataset and not is_local_dataset(data)

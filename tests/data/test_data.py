@@ -23,12 +23,13 @@ from timm.data import create_transform
 from torch import Tensor
 
 from starzoo.config import DataConfig
+from starzoo.data.augmentation import flip_and_crop
 from starzoo.data.decoding import _resized, decode, image_loader
 from starzoo.data.hub_datasets import _explain
 from starzoo.data.image_files import read_images
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.records import ImageFile, RawSplit, open_data
-from starzoo.data.split import Split, _augment
+from starzoo.data.split import Split
 from starzoo.data.task import load_data, load_unlabeled
 from starzoo.errors import (
     HubError,
@@ -590,12 +591,12 @@ def test_augmentation_matches_a_loop_over_images() -> None:
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (40, 16, 24, 3), dtype=np.uint8))
     draws = torch.from_numpy(rng.random((40, 3), dtype=np.float32))
-    for image, draw, result in zip(pixels, draws, _augment(pixels, draws, crop=True), strict=True):
+    for image, draw, result in zip(pixels, draws, flip_and_crop(pixels, draws, crop=True), strict=True):
         expected = np.pad(image.numpy(), ((2, 2), (3, 3), (0, 0)))
         top, left = int(draw[1] * 5), int(draw[2] * 7)
         expected = expected[top : top + 16, left : left + 24]
         assert np.array_equal(result.numpy(), expected[:, ::-1] if draw[0] < 0.5 else expected)
-    flipped = _augment(pixels, draws, crop=False)
+    flipped = flip_and_crop(pixels, draws, crop=False)
     for image, draw, result in zip(pixels, draws, flipped, strict=True):
         assert torch.equal(result, image.flip(1) if draw[0] < 0.5 else image)
 

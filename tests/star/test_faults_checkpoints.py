@@ -150,12 +150,18 @@ def test_k03_a_run_that_was_killed_within_an_epoch_ends_with_the_same_weights(
     assert f"resumed at step {max(kept(killed))} of {STEPS}" in (out / "training.log").read_text()
 
 
-def test_k04_the_same_with_two_workers(fit: Fit, whole: Path, tmp_path: Path) -> None:
-    workers = ["--set", "runtime.workers=2"]
-    assert fit(tmp_path / "star", *EVERY_STEP, *workers, fault=functools.partial(kill, 0, 18)).code == -signal.SIGKILL
-    assert 11 < max(kept(tmp_path / "star")) < STEPS
-    assert fit(tmp_path / "star", *workers).code == 0
-    assert_same(tmp_path / "star", whole)
+def test_k04_the_same_with_another_number_of_workers(fit: Fit, tmp_path: Path) -> None:
+    timm, whole, star = (
+        ("--augment", "timm", "--set", "data.transform.re_prob=0.5"),
+        tmp_path / "whole",
+        tmp_path / "star",
+    )
+    assert fit(whole, *timm, "--set", "runtime.workers=0").code == 0
+    fault, two = functools.partial(kill, 0, 18), ("--set", "runtime.workers=2")
+    assert fit(star, *timm, *EVERY_STEP, *two, fault=fault).code == -signal.SIGKILL
+    assert 11 < max(kept(star)) < STEPS
+    assert fit(star, *timm, "--set", "runtime.workers=1").code == 0
+    assert_same(star, whole)
 
 
 def test_k05_the_same_with_two_ranks(

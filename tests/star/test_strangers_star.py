@@ -218,7 +218,7 @@ BROKEN = {
     "images": lambda text: text.replace('"images": 1000', '"images": 2000000000', 1),
     "plane": lambda text: text.replace('"loss_plane_points": 0', '"loss_plane_points": 2000000000', 1),
     "one source": lambda text: json.dumps({**(full := json.loads(text)), "sources": full["sources"][:1]}),
-    "workers": lambda text: text.replace('"workers": 0', '"workers": 2000000000', 1),
+    "workers": lambda text: text.replace('"workers": null', '"workers": 2000000000', 1),
 }
 
 

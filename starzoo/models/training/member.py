@@ -50,7 +50,9 @@ def train_member(
             return full_loss(interpolate(images, config.small_size, mode="bilinear", antialias=True), labels)
 
         for epoch in range(config.epochs):
-            batches = data.train.loader(config.batch_size, epoch=epoch, seed=order, augment=data.config.augment)
+            batches = data.train.loader(
+                config.batch_size, epoch=epoch, seed=order, augment=data.config.augment, device=target
+            )
             objective = small_loss if config.small_size and epoch < config.epochs // 2 else full_loss
             loss = train_epoch(model, optimizer, batches, objective, schedule=config, epoch=epoch)
             if not math.isfinite(loss):

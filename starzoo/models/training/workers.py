@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import signal
 import traceback
 import warnings
@@ -22,19 +21,15 @@ from typing import Any, TypeVar
 import torch
 
 from starzoo.errors import ResourceError, StarzooError
+from starzoo.parallel import available_cpus
 
-__all__ = ["ReportProgress", "available_cpus", "run_in_processes"]
+__all__ = ["ReportProgress", "run_in_processes"]
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
 ReportProgress = Callable[..., None]
 """Called by a task with figures by name."""
-
-
-def available_cpus() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_in_processes(
@@ -91,7 +86,7 @@ def run_in_processes(
 def _start(work: Callable[[_Task, ReportProgress], _Result], threads: int) -> tuple[Connection, BaseProcess]:
     context = multiprocessing.get_context("spawn")  # a forked copy of a process that has used OpenMP may hang
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, work, threads), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, work, threads))  # not a daemon, which may have no loaders
     resource_tracker.ensure_running()  # started by the first process, it would let interrupts through again
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the whole life of the process
     try:

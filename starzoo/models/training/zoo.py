@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from starzoo.config import DataConfig, TrainConfig
+from starzoo.data.augmentation import transform_key
 from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.files import translate_write_errors, write_text
@@ -27,7 +28,8 @@ from starzoo.models.memory_format import channels_last
 from starzoo.models.timm_folder import CONFIG_FILE, WEIGHTS_FILE, save_timm_folder
 from starzoo.models.training.member import measure, train_member
 from starzoo.models.training.optimizer import check_optimizer
-from starzoo.models.training.workers import ReportProgress, available_cpus, run_in_processes
+from starzoo.models.training.workers import ReportProgress, run_in_processes
+from starzoo.parallel import available_cpus
 from starzoo.progress import Progress, no_progress
 from starzoo.strict_json import read_json
 from starzoo.text import json_differences
@@ -190,7 +192,11 @@ class _Trainer:
             "schema": _SCHEMA,
             "seed": seed,
             "architecture": self.architecture.model_dump(mode="json"),
-            "data": {**self.data_config.model_dump(mode="json"), "fingerprint": self.fingerprint},
+            "data": {
+                **self.data_config.model_dump(mode="json", exclude={"transform"}),
+                **transform_key(self.data_config, self.data_config.augment),
+                "fingerprint": self.fingerprint,
+            },
             "train": self.train_config.model_dump(mode="json"),
         }
 

@@ -1,0 +1,121 @@
+"""Augmentation of training images: flips and crops of what evaluation sees, or timm's training transform.
+
+All random numbers are functions of the seed, the epoch and the image. So a resumed run sees the same pixels, whichever
+process loads them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import pad
+
+from starzoo.config import Augmentation, DataConfig, TransformConfig
+from starzoo.data.decoding import image_loader
+from starzoo.data.preprocessing import Preprocessing
+from starzoo.data.records import RawSplit
+from starzoo.errors import UsageError
+
+__all__ = ["TransformedImages", "flip_and_crop", "training_transform", "transform_key"]
+
+
+def flip_and_crop(pixels: Tensor, draws: Tensor, *, crop: bool) -> Tensor:
+    """Flip and, with `crop`, randomly crop all images of a batch by one gather."""
+    batch, height, width, _ = pixels.shape
+    rows = torch.arange(height).expand(batch, height)
+    columns = torch.arange(width).expand(batch, width)
+    columns = torch.where(draws[:, :1] < 0.5, columns.flip(1), columns)
+    if crop:
+        vertical, horizontal = height // 8, width // 8
+        pixels = pad(pixels, (0, 0, horizontal, horizontal, vertical, vertical))
+        rows = rows + (draws[:, 1:2] * (2 * vertical + 1)).long()
+        columns = columns + (draws[:, 2:] * (2 * horizontal + 1)).long()
+    return pixels[torch.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+class TransformedImages:
+    """The images of a split after timm's training transform, decoded anew each time."""
+
+    def __init__(self, records: RawSplit, preprocessing: Preprocessing, config: TransformConfig) -> None:
+        self._records = records
+        self._read = image_loader(preprocessing, records.dataset, training_transform(config, preprocessing))
+
+    def read(self, rows: Tensor, seeds: Tensor) -> Tensor:
+        """Return pixels of shape (rows, height, width, channels): uint8, or normalized floats with random erasing."""
+        images = []
+        with _restored_generators():
+            for file, seed in zip(self._records.files(rows.tolist()), seeds.tolist(), strict=True):
+                random.seed(seed)
+                np.random.seed(seed)
+                torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed the GPUs, too
+                images.append(self._read(file))
+        return torch.stack(images)
+
+
+def training_transform(config: TransformConfig, preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
+    """Make timm's training transform; it normalizes only where random erasing follows, which acts on floats."""
+    from timm.data.transforms_factory import create_transform
+
+    try:
+        transform: Any = create_transform(
+            input_size=preprocessing.input_size,
+            is_training=True,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            normalize=config.re_prob > 0,
+            **config.model_dump(),
+        )
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        raise UsageError(
+            "data.transform", f"timm refuses it: {reason}", hint="see `timm.data.create_transform`"
+        ) from error
+    _keep_one_bit(transform)
+    return transform  # type: ignore[no-any-return]
+
+
+def transform_key(config: DataConfig, *augmentations: Augmentation | None) -> dict[str, Any]:
+    """Return what decides the pixels of timm's training transform, where one of the augmentations is that."""
+    if "timm" not in augmentations:
+        return {}
+    versions = {package: version(package) for package in ("pillow", "timm", "torchvision")}
+    return {"transform": {**(config.transform or TransformConfig()).model_dump(mode="json"), "versions": versions}}
+
+
+def _keep_one_bit(transform: Any) -> None:
+    """Let timm's Posterize keep one bit where it would keep none, which Pillow refuses since version 13.
+
+    At the highest level PosterizeIncreasing keeps 4 - 4 bits, and at the lowest Posterize 0. Before, that gave a black
+    image.
+    """
+    from timm.data.auto_augment import posterize
+
+    def keep_one_bit(image: Image.Image, bits: int, **options: Any) -> Image.Image:
+        kept: Image.Image = posterize(image, max(1, bits), **options)
+        return kept
+
+    for step in transform.transforms:
+        policies = [getattr(step, "ops", []), *getattr(step, "policy", [])]
+        for operation in (operation for policy in policies for operation in policy):
+            if operation.aug_fn is posterize:
+                operation.aug_fn = keep_one_bit
+
+
+@contextmanager
+def _restored_generators() -> Iterator[None]:
+    """Give the global generators of random numbers on the CPU their state back."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
