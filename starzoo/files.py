@@ -48,8 +48,11 @@ def read_file(path: Path, limit: int, *, inside: Collection[Path] = (), subject:
     """Read a file that may come from a stranger, of at most `limit` bytes, in one of the folders `inside` if given."""
     subject = subject or str(path)
     with open_file(path, inside=inside, subject=subject) as file, _reading(subject):
-        content = file.read(limit + 1) if os.fstat(file.fileno()).st_size <= limit else None
-        if content is None or len(content) > limit:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1) if size <= limit else b""  # a buffer of the limit would take longer than the file
+        if len(content) > size:
+            content += file.read(limit + 1 - len(content))  # it has grown
+        if max(size, len(content)) > limit:
             raise UntrustedInputError(subject, f"expected at most {limit:,} bytes, got more", hint="use another file")
         return content
 

@@ -99,8 +99,7 @@ def _keep_one_bit(transform: Any) -> None:
     from timm.data.auto_augment import posterize
 
     def keep_one_bit(image: Image.Image, bits: int, **options: Any) -> Image.Image:
-        kept: Image.Image = posterize(image, max(1, bits), **options)
-        return kept
+        return posterize(image, max(1, bits), **options)  # type: ignore[no-any-return,no-untyped-call]
 
     for step in transform.transforms:
         policies = [getattr(step, "ops", []), *getattr(step, "policy", [])]

@@ -118,7 +118,7 @@ def image_loader(
                 hint="repair the data set or remove the image",
             )
         with _translate_decode_errors(file):
-            image = image.convert(mode)
+            image = image if image.mode == mode else image.convert(mode)
         return as_pixels(image).permute(1, 2, 0)
 
     return read
@@ -127,11 +127,10 @@ def image_loader(
 def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Normalize pixels for a model with the arithmetic of timm, bit for bit; floats are normalized already."""
     if not pixels.is_floating_point():
-        # A number as the divisor would be inverted first on a GPU, which rounds twice.
-        white, mean, std = (
-            torch.tensor(each, device=pixels.device) for each in (255.0, preprocessing.mean, preprocessing.std)
-        )
-        pixels = pixels.to(torch.float32).div_(white).sub_(mean).div_(std)
+        mean, std = (torch.tensor(each, device=pixels.device) for each in (preprocessing.mean, preprocessing.std))
+        white, width = torch.tensor(255.0, device=pixels.device), pixels.shape[2]  # a GPU inverts a plain number
+        rows = pixels.flatten(2).to(torch.float32).div_(white)  # whole rows are faster than three values
+        pixels = rows.sub_(mean.repeat(width)).div_(std.repeat(width)).view(pixels.shape)
     return pixels.permute(0, 3, 1, 2)
 
 

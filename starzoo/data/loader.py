@@ -115,7 +115,7 @@ class _Reader:
         """Return a batch in shared memory, or the error: torch would make another one of it."""
         try:
             pixels, labels = self.read(rows)
-            return pixels.share_memory_(), labels.share_memory_()
+            return pixels.share_memory_(), labels.share_memory_()  # type: ignore[no-untyped-call]
         except Exception as error:
             translated = to_starzoo_error(error)
             if translated is None:
