@@ -46,6 +46,15 @@ def test_matching_takes_no_longer_than_what_is_claimed():
     assert found["many"]["peak_gib"] < 8
 
 
+def test_a_fit_loads_as_fast_as_torch_and_the_same_with_any_number_of_processes():
+    script, found = importlib.import_module("benchmarks.loader"), results("loader")
+    assert (RESULTS / "loader.md").read_text() == script.table(found)
+    ours, theirs = (found["images_per_second"][name] for name in (script.STARZOO, script.TORCH))
+    assert all(ours[workers] >= 0.95 * theirs[workers] for workers in ("0", "1", "2"))
+    assert ours["2"] > 1.5 * ours["1"]
+    assert len(set(found["sha256"].values())) == 1
+
+
 def rows_of(name, variant):
     """The rows of one variant of an experiment, three seeds or more."""
     rows = [row for row in results(f"study/{name}")["rows"] if row["variant"] == variant]

@@ -99,10 +99,13 @@ def _map_in_processes(read: Callable[[Tensor], Batch], items: Sequence[Tensor], 
         batches = iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    for batch in batches:
-        if isinstance(batch, StarzooError):
-            raise batch
-        yield batch
+    try:
+        for batch in batches:
+            if isinstance(batch, StarzooError):
+                raise batch
+            yield batch
+    finally:
+        del batches  # which ends the processes, though an error may keep this frame
 
 
 @dataclass(frozen=True)

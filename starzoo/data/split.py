@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -21,7 +22,7 @@ __all__ = ["Augmentation", "Loader", "Split"]
 
 _ORDER, _AUGMENTATION, _SUBSET = 0, 1, 2  # independent streams of one seed
 _PIXELS_PER_BATCH = 400_000
-_MOST_KEPT = 5000  # images of timm's transform
+_MOST_KEPT = 4 * 2**30  # bytes
 
 
 class Split:
@@ -61,8 +62,8 @@ class Split:
         indices = self.sample_indices(limit, seed)
         batches = list(torch.tensor_split(indices, -(-len(indices) // batch_size)))
         loader = Loader(self, batches, augment, self._augmentation_draws(seed, 0, augment))
-        if augment == "timm" and len(indices) <= _MOST_KEPT:  # those for batch-norm statistics are needed often
-            key = batch_size, limit, seed
+        if augment == "timm" and 4 * len(indices) * math.prod(self.pixels.shape[1:]) <= _MOST_KEPT:
+            key = batch_size, limit, seed  # batch-norm statistics need the same images again and again
             if self._kept[0] != key:
                 self._kept = key, [pixels.clone() for pixels, _ in loader.stored()]  # not in shared memory
             yield from map(self.normalize, self._kept[1])

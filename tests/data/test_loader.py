@@ -8,6 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from itertools import chain
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,13 @@ def epoch(split: Split, augment: Any, workers: int | None, **options: Any) -> Lo
     return split.loader(4, epoch=1, seed=7, augment=augment, workers=workers, **options)
 
 
+def start(loader: Loader) -> tuple[Iterator[Any], list[BaseProcess]]:
+    """Begin to load; return the batches and the processes that load them."""
+    before, batches = multiprocessing.active_children(), iter(loader)
+    first = next(batches)
+    return chain([first], batches), [each for each in multiprocessing.active_children() if each not in before]
+
+
 def assert_equal(some: Any, others: Any) -> None:
     for (images, labels), (other_images, other_labels) in zip(some, others, strict=True):
         assert torch.equal(images, other_images)
@@ -70,11 +80,10 @@ def test_batches_are_the_same_for_any_number_of_processes(
 def test_processes_load_only_what_is_not_in_memory(folder: Path) -> None:
     split = load(folder)
     for augment, count in (("crop-flip", 0), ("timm", 2)):
-        batches = iter(epoch(split, augment, 2))
-        next(batches)
-        assert len(multiprocessing.active_children()) == count
+        batches, processes = start(epoch(split, augment, 2))
+        assert len(processes) == count
         del batches
-        assert multiprocessing.active_children() == []
+        assert not any(process.is_alive() for process in processes)
 
 
 @PROCESSES
@@ -93,8 +102,10 @@ def test_processes_are_as_many_as_cores_unless_they_are_told(monkeypatch: pytest
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image_is_named(workers: int, folder: Path) -> None:
     (folder / "train" / "b" / "003.png").write_bytes(b"no picture")
+    before = set(multiprocessing.active_children())
     with pytest.raises(UntrustedInputError, match=r"image 15 of split 'train' \(003.png\): cannot be read") as caught:
         list(epoch(load(folder), "timm", workers))
+    assert set(multiprocessing.active_children()) == before
     assert caught.value.hint == "repair the data set or remove the image"
     assert exit_code_of(caught.value) == 3
 
@@ -112,23 +123,19 @@ def test_a_killed_process_is_an_error_about_resources(folder: Path, monkeypatch:
 
 @PROCESSES
 def test_signals_to_all_processes_of_a_run_end_none_that_loads(folder: Path) -> None:
-    batches = iter(epoch(load(folder), "timm", 1))
-    seen = [next(batches)]
-    [process] = multiprocessing.active_children()
+    batches, [process] = start(epoch(load(folder), "timm", 1))
     for number in ("INT", "TERM", "USR1", "USR2"):
         subprocess.run(["kill", f"-{number}", str(process.pid)], check=True)
     time.sleep(0.2)
     assert process.is_alive()
-    assert len([*seen, *batches]) == 6
+    assert len(list(batches)) == 6
     process.join(5)
     assert not process.is_alive()
 
 
 @PROCESSES
 def test_a_process_ends_when_its_parent_ends_it(folder: Path) -> None:
-    batches = iter(epoch(load(folder), "timm", 1))
-    next(batches)
-    [process] = multiprocessing.active_children()
+    _, [process] = start(epoch(load(folder), "timm", 1))
     process.terminate()  # as Python does at its end
     process.join(5)
     assert process.exitcode == 0

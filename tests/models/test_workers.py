@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from starzoo.data.loader import _count_workers
 from starzoo.errors import NumericalError, ResourceError
 from starzoo.models.training.workers import ReportProgress, run_in_processes
+from starzoo.parallel import available_cpus
 
 
 def square(task: int, report: ReportProgress) -> int:
@@ -39,6 +41,18 @@ def test_every_task_is_done_once(jobs: int) -> None:
     )
     assert sorted(results) == [0, 1, 4, 9, 16]
     assert sorted(figures["task"] for figures in reported) == [0, 1, 2, 3, 4]
+
+
+def count_loaders(task: int, report: ReportProgress) -> int | None:
+    return _count_workers(None)
+
+
+@pytest.mark.usefixtures("prepared_workers")
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+def test_a_process_may_have_processes_that_load_images_for_its_share_of_the_cores() -> None:
+    results: list[int | None] = []
+    run_in_processes(count_loaders, [1, 2], 2, report=lambda **_: None, on_result=results.append)
+    assert results == [max(1, available_cpus() // 2)] * 2
 
 
 @pytest.mark.usefixtures("prepared_workers")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from starzoo.config import DataConfig, TrainConfig
+from starzoo.config import DataConfig, TrainConfig, validate
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import IncompatibleError, NumericalError, UntrustedInputError, UsageError
@@ -232,6 +232,22 @@ def test_a_member_from_before_an_option_is_kept(tmp_path: Path) -> None:
     assert not kept.trained
     with pytest.raises(UsageError, match=r"seed-0: was made otherwise: train\.small_size was null, now 12"):
         train_zoo(ARCHITECTURE, DATA, RECIPE.model_copy(update={"small_size": 12}), [0], tmp_path)
+
+
+def test_the_transform_of_a_member_and_the_versions_behind_it_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_zoo(ARCHITECTURE, DATA, RECIPE, [0], tmp_path / "plain")
+    assert "transform" not in json.loads((tmp_path / "plain/seed-0/training.json").read_text())["data"]
+    transformed = validate(DataConfig, {**DATA.model_dump(), "augment": "timm"})
+    [first] = train_zoo(ARCHITECTURE, transformed, RECIPE, [0], tmp_path)
+    monkeypatch.setattr("starzoo.data.loader._count_workers", lambda wanted: 0)
+    [again] = train_zoo(ARCHITECTURE, transformed, RECIPE, [0], tmp_path / "again")
+    weights = [(member.folder / "model.safetensors").read_bytes() for member in (first, again)]
+    assert weights[0] == weights[1] != (tmp_path / "plain/seed-0/model.safetensors").read_bytes()
+    monkeypatch.setattr("starzoo.data.augmentation.version", lambda package: f"{package} 9")
+    with pytest.raises(UsageError, match=r'otherwise: data\.transform\.versions\.pillow was .*, now "pillow 9"'):
+        train_zoo(ARCHITECTURE, transformed, RECIPE, [0], tmp_path)
 
 
 @pytest.mark.parametrize(

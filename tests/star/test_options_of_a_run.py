@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from starzoo.config import AlignConfig, DataConfig, RunConfig, RuntimeConfig, StarConfig
+from starzoo.config import AlignConfig, DataConfig, RunConfig, RuntimeConfig, StarConfig, validate
 from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import UsageError
 from starzoo.models.sources import Source, load_sources
@@ -59,6 +59,20 @@ def test_how_a_run_is_carried_out_changes_no_bit_of_the_star(
     star = run(runtime=runtime)
     assert star.history == plain.history
     assert all(torch.equal(star.state[name], plain.state[name]) for name in plain.state)
+
+
+@pytest.mark.parametrize("section", ["data", "evaluate"])
+def test_a_run_of_timms_transform_is_resumed_with_the_same_versions(
+    section: str, sources: list[Source], data: ImageTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = {"data": "augment", "evaluate": "batch_norm_augment"}[section]
+    sections = {section: {name: "timm"}, "star": {"epochs": 1}, "align": {"method": "balanced-weights"}}
+    config = validate(RunConfig, sections)
+    fit(sources, data, config, folder=tmp_path)
+    fit(sources, data, config, folder=tmp_path)
+    monkeypatch.setattr("starzoo.data.augmentation.version", lambda package: "9")
+    with pytest.raises(UsageError, match=r"config\.data\.transform\.versions\.pillow"):
+        fit(sources, data, config, folder=tmp_path)
 
 
 def test_bfloat16_finds_nearly_the_same_star(run: Fitter, plain: FittedStar) -> None:
