@@ -86,10 +86,8 @@ class FrozenModel(BaseModel):
 
 _POLICY = r"^(rand|augmix|original|originalr|v0|v0r|3a)(-([a-z]+[0-9]{0,3}(\.[0-9]{1,3})?|t3aw?)){0,9}$"
 # A crop of a hundredth of the area is the smallest: ResizeKeepRatio enlarges the whole image by its inverse.
-Range = Annotated[
-    tuple[Annotated[float, Field(ge=0.01, le=100)], Annotated[float, Field(ge=0.01, le=100)]],
-    AfterValidator(_ascending),
-]
+Bound = Annotated[float, Field(ge=0.01, le=100)]
+Range = Annotated[tuple[Bound, Bound], AfterValidator(_ascending)]
 Jitter = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -140,9 +138,7 @@ class DataConfig(FrozenModel):
     test_size: int | None = Field(
         None, ge=1, lt=2**32, description="Test on a class-balanced random subset of this size."
     )
-    augment: Augmentation = Field(
-        "none", description="Augmentation of the training images; timm is the transform of its train.py."
-    )
+    augment: Augmentation = Field("none", description="Augmentation of the training images; timm is data.transform.")
     transform: TransformConfig | None = Field(None, description="timm's training transform, with augment=timm.")
 
     @model_validator(mode="before")
@@ -324,11 +320,7 @@ class RuntimeConfig(FrozenModel):
         10.0, gt=0, le=_MANY, description="Minutes to wait within a step for a process that does not answer."
     )
     workers: int | None = Field(
-        None,
-        ge=0,
-        le=1000,
-        description="Processes on each rank that load images which are not held in memory; one for each of its cores "
-        "when not given, 0 for none.",
+        None, ge=0, le=1000, description="Processes of a rank that load images; as many as its cores when not given."
     )
     sources_on: Literal["auto", "device", "host"] = Field(
         "auto",

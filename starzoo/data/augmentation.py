@@ -7,8 +7,7 @@ process loads them.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from typing import Any
 
@@ -19,12 +18,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from starzoo.config import Augmentation, DataConfig, TransformConfig
-from starzoo.data.decoding import image_loader
 from starzoo.data.preprocessing import Preprocessing
-from starzoo.data.records import RawSplit
+from starzoo.data.records import ImageFile
 from starzoo.errors import UsageError
 
-__all__ = ["TransformedImages", "flip_and_crop", "training_transform", "transform_key"]
+__all__ = ["flip_and_crop", "read_keyed", "training_transform", "transform_key"]
 
 
 def flip_and_crop(pixels: Tensor, draws: Tensor, *, crop: bool) -> Tensor:
@@ -41,23 +39,20 @@ def flip_and_crop(pixels: Tensor, draws: Tensor, *, crop: bool) -> Tensor:
     return pixels[torch.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-class TransformedImages:
-    """The images of a split after timm's training transform, decoded anew each time."""
-
-    def __init__(self, records: RawSplit, preprocessing: Preprocessing, config: TransformConfig) -> None:
-        self._records = records
-        self._read = image_loader(preprocessing, records.dataset, training_transform(config, preprocessing))
-
-    def read(self, rows: Tensor, seeds: Tensor) -> Tensor:
-        """Return pixels of shape (rows, height, width, channels): uint8, or normalized floats with random erasing."""
-        images = []
-        with _restored_generators():
-            for file, seed in zip(self._records.files(rows.tolist()), seeds.tolist(), strict=True):
+def read_keyed(read: Callable[[ImageFile], Tensor], files: Iterable[ImageFile], seeds: Iterable[int]) -> Tensor:
+    """Read images by a random transform; each has its seed, and the global generators keep their state."""
+    python, numpy, images = random.getstate(), np.random.get_state(), []
+    with torch.random.fork_rng(devices=[]):
+        try:
+            for file, seed in zip(files, seeds, strict=True):
                 random.seed(seed)
                 np.random.seed(seed)
                 torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed the GPUs, too
-                images.append(self._read(file))
-        return torch.stack(images)
+                images.append(read(file))
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+    return torch.stack(images)
 
 
 def training_transform(config: TransformConfig, preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
@@ -106,15 +101,3 @@ def _keep_one_bit(transform: Any) -> None:
         for operation in (operation for policy in policies for operation in policy):
             if operation.aug_fn is posterize:
                 operation.aug_fn = keep_one_bit
-
-
-@contextmanager
-def _restored_generators() -> Iterator[None]:
-    """Give the global generators of random numbers on the CPU their state back."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

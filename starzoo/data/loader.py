@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from starzoo.config import Augmentation
-from starzoo.data.augmentation import flip_and_crop
+from starzoo.data.augmentation import flip_and_crop, read_keyed
 from starzoo.errors import StarzooError, to_starzoo_error
 from starzoo.parallel import available_cpus
 
@@ -65,7 +65,8 @@ class Loader:
     def _read(self, rows: Tensor) -> Batch:
         split, draws = self.split, self.draws[rows]
         if self.augment == "timm":
-            pixels = split.transformed.read(rows, draws)
+            files = split.pixels.records.files(rows.tolist())
+            pixels = read_keyed(split.read_transformed, files, draws.tolist())
         else:
             pixels = split.pixels[rows]
             if self.augment != "none":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from starzoo.config import Augmentation, TransformConfig
-from starzoo.data.augmentation import TransformedImages
-from starzoo.data.decoding import DecodedImages, normalize
+from starzoo.data.augmentation import training_transform
+from starzoo.data.decoding import DecodedImages, image_loader, normalize
 from starzoo.data.loader import Loader
 from starzoo.data.preprocessing import Preprocessing
-from starzoo.data.records import RawSplit
+from starzoo.data.records import ImageFile, RawSplit
 from starzoo.errors import UsageError
 
 __all__ = ["Augmentation", "Loader", "Split"]
@@ -47,9 +47,10 @@ class Split:
         return len(self.labels)
 
     @cached_property
-    def transformed(self) -> TransformedImages:
-        """The images after timm's training transform."""
-        return TransformedImages(self.pixels.records, self._preprocessing, self._transform)
+    def read_transformed(self) -> Callable[[ImageFile], Tensor]:
+        """The function from a file to its pixels after timm's training transform; floats with random erasing."""
+        transform = training_transform(self._transform, self._preprocessing)
+        return image_loader(self._preprocessing, self.pixels.records.dataset, transform)
 
     def tensors(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Return all images and labels at once, for small data."""

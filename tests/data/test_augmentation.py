@@ -156,7 +156,7 @@ def test_images_for_statistics_are_transformed_once(folder: Path, monkeypatch: p
     loader = data.train.loader(12, epoch=0, seed=3, augment="timm", shuffle=False, workers=0)
     [(everything, _)] = loader
     assert torch.equal(torch.cat(first), everything[data.train.sample_indices(8, 3)])
-    monkeypatch.setattr("starzoo.data.augmentation.TransformedImages.read", None)
+    monkeypatch.setattr("starzoo.data.loader.read_keyed", None)
     assert all(torch.equal(one, other) for one, other in zip(first, draw(), strict=True))
     monkeypatch.undo()
     assert not torch.equal(first[0], next(data.train.images(4, limit=8, seed=4, augment="timm")))
