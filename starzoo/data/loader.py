@@ -137,5 +137,6 @@ def _follow_parent(_: int) -> None:
                 os._exit(0)
 
     parent = os.getppid()
+    sys.excepthook = lambda *_: None  # called when the parent takes no more of what was shared
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=wait_for_parent, daemon=True).start()
