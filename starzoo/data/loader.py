@@ -86,9 +86,9 @@ def _count_workers(wanted: int | None) -> int:
 def _map_in_processes(read: Callable[[Tensor], Batch], items: Sequence[Tensor], workers: int) -> Iterator[Batch]:
     """Read batches in order, ahead of the consumer."""
     loader = DataLoader(
-        cast("Dataset[Batch | StarzooError]", _Reader(read)),
+        cast("Dataset[Batch | StarzooError]", _Reader(read, items)),
         batch_size=None,
-        sampler=items,
+        sampler=range(len(items)),  # tensors would pass through shared memory
         num_workers=workers,
         worker_init_fn=_follow_parent,
         multiprocessing_context="fork",  # which starts at once, with the data set as it is
@@ -105,6 +105,8 @@ def _map_in_processes(read: Callable[[Tensor], Batch], items: Sequence[Tensor], 
             if isinstance(batch, StarzooError):
                 raise batch
             yield batch
+    except (ConnectionError, EOFError) as error:  # a process was killed while its batch was on the way
+        raise RuntimeError("a DataLoader worker was lost") from error
     finally:
         del batches  # which ends the processes, though an error may keep this frame
 
@@ -114,11 +116,12 @@ class _Reader:
     """A data set whose items are batches."""
 
     read: Callable[[Tensor], Batch]
+    items: Sequence[Tensor]
 
-    def __getitem__(self, rows: Tensor) -> Batch | StarzooError:
+    def __getitem__(self, index: int) -> Batch | StarzooError:
         """Return a batch in shared memory, or the error: torch would make another one of it."""
         try:
-            pixels, labels = self.read(rows)
+            pixels, labels = self.read(self.items[index])
             return pixels.share_memory_(), labels.share_memory_()  # type: ignore[no-untyped-call]
         except Exception as error:
             translated = to_starzoo_error(error)
