@@ -75,13 +75,13 @@ FAULTS: list[tuple[str, str, str]] = [
     ),
     # data
     (
-        "data/split.py",
+        "data/augmentation.py",
         "columns = columns + (draws[:, 2:] * (2 * horizontal + 1)).long()",
         "columns = columns + (draws[:, 2:] * (2 * horizontal)).long()",
     ),
     ("data/split.py", "[batch[shard::num_shards] for batch", "[batch[shard::1] for batch"),
     (
-        "data/split.py",
+        "data/loader.py",
         "return replace(self, batches=self.batches[batches:])",
         "return replace(self, batches=self.batches[batches + 1 :])",
     ),
