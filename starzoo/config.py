@@ -21,6 +21,7 @@ __all__ = [
     "DataConfig",
     "EvalConfig",
     "Method",
+    "OptimizationConfig",
     "RunConfig",
     "RuntimeConfig",
     "StarConfig",
@@ -150,10 +151,9 @@ class DataConfig(FrozenModel):
         return values
 
 
-class TrainConfig(FrozenModel):
-    """How the sources of a zoo are trained."""
+class OptimizationConfig(FrozenModel):
+    """How a network is optimized: what `starzoo train` and the fit of a star have in common."""
 
-    epochs: int = Field(20, ge=1, le=_MANY, description="Passes over the training split.")
     batch_size: int = Field(64, ge=2, le=100_000, description="Images per step.")
     optimizer: Optimizer = Field("sgd", description="Optimizer of timm, for example sgd, adamw, lamb or muon.")
     lr: float = Field(0.1, gt=0, le=1e38, description="Highest learning rate.")
@@ -167,6 +167,24 @@ class TrainConfig(FrozenModel):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of each label that is spread evenly over all classes."
     )
+    mixup: float = Field(0.0, ge=0, le=100, description="Mixup: alpha of the share of a second image; 0 mixes none.")
+    cutmix: float = Field(0.0, ge=0, le=100, description="CutMix: alpha of the area of a second image; 0 mixes none.")
+    mixup_prob: Share = Field(1.0, description="Share of the batches that Mixup or CutMix mixes.")
+    mixup_switch_prob: Share = Field(0.5, description="Share of CutMix among mixed batches, where both are used.")
+    bce: bool = Field(False, description="Binary cross-entropy of each class instead of the softmax's cross-entropy.")
+    ema_decay: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Keep an exponential moving average of the weights with this decay per step, from the initial "
+        "weights on, and end with it; the last weights when not given.",
+    )
+
+
+class TrainConfig(OptimizationConfig):
+    """How the sources of a zoo are trained."""
+
+    epochs: int = Field(20, ge=1, le=_MANY, description="Passes over the training split.")
     small_size: int | None = Field(
         None, ge=1, le=16_384, description="Height and width of images in the first half of the epochs."
     )
@@ -232,20 +250,11 @@ class Constant(FrozenModel):
     value: float = Field(0.5, ge=0, le=1, description="The value of t; 0 is the star, 1 is the source.")
 
 
-class StarConfig(FrozenModel):
+class StarConfig(OptimizationConfig):
     """Starlight: how the star is found (paper, section 3)."""
 
     epochs: int = Field(40, ge=0, le=_MANY, description="Passes over the training split; 0 keeps the initial weights.")
-    batch_size: int = Field(64, ge=2, le=100_000, description="Images per step.")
-    optimizer: Optimizer = Field("sgd", description="Optimizer of timm, for example sgd, adamw, lamb or muon.")
     lr: float = Field(0.2, gt=0, le=1e38, description="Highest learning rate.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD and its variants.")
-    nesterov: bool = Field(True, description="Use Nesterov's momentum with SGD.")
-    weight_decay: float = Field(5e-4, ge=0, le=_MANY, description="Weight decay.")
-    filter_bias_and_bn: bool = Field(False, description="No weight decay on biases and normalization layers.")
-    warmup: float = Field(
-        0.05, ge=0, lt=1, description="Share of all steps in which the learning rate rises; then it falls to zero."
-    )
     init: Literal["aligned-average", "random", "source"] = Field(
         "aligned-average",
         description="Initial weights: the mean of the aligned sources, random ones, or the first source.",

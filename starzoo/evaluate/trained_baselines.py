@@ -6,22 +6,26 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
 from torch.optim.swa_utils import AveragedModel
 
-from starzoo.config import Baseline, StarConfig, TrainConfig
+from starzoo.config import Baseline, OptimizationConfig, StarConfig, TrainConfig
 from starzoo.data.task import ImageTask
 from starzoo.errors import NumericalError
 from starzoo.models.architecture import Architecture
 from starzoo.models.memory_format import channels_last
-from starzoo.models.training.optimizer import make_optimizer, train_epoch
+from starzoo.models.training.optimizer import make_average, make_optimizer, train_epoch
+from starzoo.models.training.targets import Targets, criterion, mix_labels, probabilities
 from starzoo.models.weights import StateDict
 from starzoo.parallel import default_device, rng_devices
 from starzoo.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from timm.utils.model_ema import ModelEmaV3
 
 __all__ = ["baseline_recipe", "baseline_steps", "train_baseline"]
 
@@ -40,8 +44,8 @@ def baseline_steps(kind: Baseline, data: ImageTask, star: StarConfig) -> int:
 def baseline_recipe(kind: Baseline, star: StarConfig) -> TrainConfig:
     """Configure a baseline as the star, but with SGD at the rate of `starzoo train` and steps of the same cost."""
     star_cost, own_cost = 4 if star.kappa else 3, 3 if kind == "swa" else 4
-    names = {"optimizer", "momentum", "nesterov", "weight_decay", "filter_bias_and_bn", "warmup"}
-    shared = star.model_dump(include=names)
+    own = {"lr", "ema_decay"} if kind == "swa" else {"lr"}
+    shared = star.model_dump(include=OptimizationConfig.model_fields.keys() - own)
     rate = TrainConfig().lr if star.optimizer == "sgd" else star.lr
     epochs = max(1, round(star.epochs * star_cost / own_cost))
     return TrainConfig(lr=rate / 2 if kind == "swa" else rate, epochs=epochs, **shared)
@@ -78,7 +82,7 @@ def _train_swa(model: nn.Module, start: StateDict, epochs: Callable[..., Iterato
     """Average the ends of all epochs at a constant rate."""
     model.load_state_dict(dict(start))
     averaged = AveragedModel(model)
-    for _ in epochs(lambda images, labels: cross_entropy(model(images), labels), constant=True):
+    for _ in epochs(constant=True):
         averaged.update_parameters(model)
     return averaged.module
 
@@ -89,17 +93,15 @@ def _distill(
     """Train on labels mixed with the predictions of the sources, each once per shuffled round."""
     teachers, rng = [_frozen(model, source) for source in sources], np.random.default_rng(star.seed)
     order = itertools.chain.from_iterable(rng.permutation(len(sources)) for _ in itertools.count())
-    kappa = star.kappa or 1.0
 
-    def loss(images: Tensor, labels: Tensor) -> Tensor:
-        with torch.no_grad():
-            prediction = teachers[next(order)](images).softmax(1)
-        targets = one_hot(labels, prediction.shape[1]).to(prediction)
-        return cross_entropy(model(images), torch.lerp(targets, prediction, kappa / (1 + kappa)))
+    @torch.no_grad()
+    def predict(images: Tensor) -> Tensor:
+        return probabilities(star, teachers[next(order)](images))
 
-    for _ in epochs(loss):
+    average = make_average(model, star.ema_decay)
+    for _ in epochs(predict=predict, average=average):
         pass
-    return model
+    return average.module if average else model
 
 
 def _epochs(
@@ -108,18 +110,34 @@ def _epochs(
     star: StarConfig,
     recipe: TrainConfig,
     progress: Callable[[int, int], None],
-    loss: Callable[[Tensor, Tensor], Tensor],
     *,
+    predict: Callable[[Tensor], Tensor] | None = None,
+    average: ModelEmaV3 | None = None,
     constant: bool = False,
 ) -> Iterator[None]:
     """Train a model and yield after every epoch; the rate is constant or follows the schedule of `starzoo train`."""
-    optimizer = make_optimizer(model, recipe)
+    optimizer, compare = make_optimizer(model, recipe), criterion(recipe)
+    targets = Targets(recipe, len(data.class_names), star.batch_size, star.seed)
+
+    def loss(images: Tensor, labels: Tensor, step: int) -> Tensor:
+        images, labels = targets(images, labels, step)
+        return compare(model(images), mix_labels(labels, predict(images) if predict else None, star.kappa or 1.0))
+
     for epoch in range(recipe.epochs):
         batches = data.train.loader(
             star.batch_size, epoch=epoch, seed=star.seed, augment=data.config.augment, device=default_device()
         )
         schedule = None if constant else recipe
-        train_epoch(model, optimizer, batches, loss, schedule=schedule, epoch=epoch, clip_grad_norm=star.clip_grad_norm)
+        train_epoch(
+            model,
+            optimizer,
+            batches,
+            loss,
+            schedule=schedule,
+            epoch=epoch,
+            clip_grad_norm=star.clip_grad_norm,
+            average=average,
+        )
         progress(epoch + 1, recipe.epochs)
         yield
 

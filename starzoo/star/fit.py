@@ -21,6 +21,7 @@ from starzoo.models.architecture import Architecture
 from starzoo.models.batch_norm import has_batch_norm
 from starzoo.models.sources import Source
 from starzoo.models.training.optimizer import make_optimizer, set_learning_rate
+from starzoo.models.training.targets import Targets, criterion
 from starzoo.parallel import DelayedMaxReduce, all_gather_object, init_processes, raise_everywhere, rng_devices
 from starzoo.progress import Progress, no_progress
 from starzoo.star.accelerator import compile_network, make_accelerator
@@ -149,11 +150,13 @@ class _Trainer:
         self.star = StarNetwork(architecture, initial_weights, data, config, self.accelerator.device)
         self.endpoints = Endpoints(weights, self.star.parameters, sources_on=config.runtime.sources_on)
         precision, parameters = self.accelerator.autocast, self.star.parameters
-        self.teacher = Teacher(architecture.build(), parameters, precision) if config.star.kappa else None
+        self.teacher = Teacher(architecture.build(), parameters, precision, config.star) if config.star.kappa else None
+        images_per_draw = config.star.batch_size // self.schedule.sampler.draws
+        self.targets = Targets(config.star, architecture.num_classes, images_per_draw, config.star.seed)
         self.loss = self._build_loss()
         monitor = LossMonitor(architecture.num_classes)
         optimizer = make_optimizer(self.star.module, config.star, parameters)
-        self.state = RunState(parameters, optimizer, alignment, monitor, self.accelerator.scaler)
+        self.state = RunState(parameters, optimizer, alignment, monitor, self.accelerator.scaler, config.star.ema_decay)
         if checkpoint:
             self.state.load_state_dict(checkpoint, rank, ranks)
         self.reduction, self.saved_step = DelayedMaxReduce(self.star.device), self.state.step or None
@@ -168,6 +171,7 @@ class _Trainer:
             list(self.star.parameters.values()),
             compile_network(working) if self.config.runtime.compile else working,
             kappa=self.config.star.kappa,
+            criterion=criterion(self.config.star),
             draws=len(self.schedule.own_draws),
             backward=accelerator.backward,
             no_sync=functools.partial(accelerator.no_sync, working),
@@ -232,6 +236,7 @@ class _Trainer:
         self.endpoints.prefetch(self.schedule.next_source(step, draw_index))
         torch.manual_seed(sampler.forward_seed(step, draw_index))
         images, labels = self.star.to_device(images), labels.to(self.star.device, non_blocking=True)
+        images, labels = self.targets(images, labels, step, draw_index)
         prediction = self.teacher.predict(endpoint, images) if self.teacher else None
         is_last = draw_index == self.schedule.own_draws[-1]
         loss = self.loss.accumulate(endpoint.parameters, draw.t, images, labels, prediction, last=is_last)
@@ -277,7 +282,7 @@ class _Trainer:
         record = EpochSums.record(all_gather_object(state.epoch_sums.values()))
         is_last = settings.midpoint_every > 0 and epoch == settings.epochs
         if is_last or is_due(settings.midpoint_every, epoch):
-            losses = self.state.alignment.midpoint_losses(self.star.state_dict(reestimate=False))
+            losses = self.state.alignment.midpoint_losses(self._result(reestimate=False))
             record["midpoint_loss"] = sum(losses) / len(losses)
             record |= {f"midpoint_loss.{index}": loss for index, loss in enumerate(losses)}
         if not all(map(math.isfinite, record.values())):
@@ -290,8 +295,8 @@ class _Trainer:
     def finish(self) -> FittedStar:
         """Align the sources to the final star and re-estimate its batch-norm statistics."""
         if self.state.step:
-            self._align()
-        state = self.star.state_dict(reestimate=True)
+            self.state.alignment.align_to(self._result(reestimate=self.config.align.needs_batch_norm_stats))
+        state = self._result(reestimate=True)
         return FittedStar(
             state={name: tensor.contiguous() for name, tensor in state.items()},
             permutations=self.state.alignment.permutations,
@@ -301,9 +306,13 @@ class _Trainer:
             draws=self.schedule.sampler.draws,
         )
 
+    def _result(self, *, reestimate: bool) -> dict[str, Tensor]:
+        """Return the star that the fit would end with now: the average of its weights, where there is one."""
+        return self.star.state_dict(self.state.average or self.star.parameters, reestimate=reestimate)
+
     def _align(self) -> int:
-        """Align the sources to the current star; return how many positions moved."""
-        star = self.star.state_dict(reestimate=self.config.align.needs_batch_norm_stats)
+        """Align the sources to the weights that are optimized, whose paths are; return how many positions moved."""
+        star = self.star.state_dict(self.star.parameters, reestimate=self.config.align.needs_batch_norm_stats)
         return self.state.alignment.align_to(star)
 
     def _check_finite(self, when: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,11 +56,11 @@ class StarNetwork:
         """Move a batch to the device, in the memory format of the network."""
         return images.to(self.device, memory_format=self._memory_format, non_blocking=True)
 
-    def state_dict(self, *, reestimate: bool) -> dict[str, Tensor]:
-        """Return the star's state dict on the CPU, with batch-norm statistics re-estimated or stale."""
+    def state_dict(self, weights: Mapping[str, Tensor], *, reestimate: bool) -> dict[str, Tensor]:
+        """Return the state dict of some weights on the CPU, with batch-norm statistics re-estimated or stale."""
         with torch.no_grad():
             for name, parameter in self.module.named_parameters():
-                parameter.copy_(self.parameters[name])
+                parameter.copy_(weights[name])
         if reestimate:
             reestimate_batch_norm(self.module, map(self.to_device, self._batch_norm_images()))
         return {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}

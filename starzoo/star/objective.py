@@ -7,7 +7,9 @@ For the star θ*, sources θ_n aligned to it by π_n, images x and labels y,
 
 The first term is the paper's; the second is its option for the star's own loss. κ mixes the labels with the source's
 prediction p_n: as the cross-entropy is linear in ỹ, the star distills the ensemble's mean prediction from one source at
-a time.
+a time. Where Mixup or CutMix mixes images, y is mixed alike, and p_n is the prediction for the mixed image. CE may also
+be the mean over classes of the binary cross-entropy, which is linear in ỹ, too; then p_n are the sigmoids of the logits
+instead of their softmax.
 
 Each mini-batch draws a source, and either a t or, with probability μ / (1 + μ), the star itself, which is t = 0: one
 pass is an unbiased estimate of both terms (`starzoo.star.sampling`). The sources are constants, so by the chain rule
@@ -23,7 +25,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
+
+from starzoo.models.training.targets import mix_labels
 
 __all__ = ["StarlightLoss"]
 
@@ -35,6 +39,7 @@ class StarlightLoss:
         star: The star's parameters θ*, which the optimizer updates.
         working: The network in which losses are evaluated; its parameters, in the same order, are overwritten.
         kappa: Weight κ of the source's prediction beside the label.
+        criterion: CE, of logits and of class indices or probabilities.
         draws: Mini-batches per step on this process, each with a (source, t) of its own.
         backward: Accumulates the gradients of a scalar loss: `Accelerator.backward`, or `Tensor.backward` itself.
         no_sync: Delays the averaging of gradients over processes to the last backward pass of a step.
@@ -48,6 +53,7 @@ class StarlightLoss:
         working: nn.Module,
         *,
         kappa: float = 0.0,
+        criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         draws: int = 1,
         backward: Callable[[Tensor], object] = Tensor.backward,
         no_sync: Callable[[], AbstractContextManager[object]] = nullcontext,
@@ -57,6 +63,7 @@ class StarlightLoss:
         self.working = working
         self.point = list(working.parameters())
         self.kappa = kappa
+        self.criterion = criterion
         self.draws = draws
         self.backward = backward
         self.no_sync = no_sync
@@ -83,7 +90,7 @@ class StarlightLoss:
             source: The aligned source's parameters π_n(θ_n), in the order of the star's.
             t: Position on the path, 0 at the star and 1 at the source.
             images: Shape (batch, channels, height, width).
-            labels: Class indices, shape (batch,).
+            labels: Class indices of shape (batch,), or probabilities y of shape (batch, classes).
             prediction: The source's probabilities p_n(x), shape (batch, classes); without them κ is 0.
             last: Whether this is the step's last mini-batch, after which processes average their gradients.
 
@@ -97,15 +104,8 @@ class StarlightLoss:
             with self.precision():
                 logits = self.working(images)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            loss = cross_entropy(logits, self._target(labels, prediction))
+            loss = self.criterion(logits, mix_labels(labels, prediction, self.kappa))
             self.backward(loss * ((1 - t) / self.draws))
         for star, point in zip(self.star, self.point, strict=True):
             star.grad = point.grad
-        return loss.detach() if prediction is None else cross_entropy(logits.detach(), labels)
-
-    def _target(self, labels: Tensor, prediction: Tensor | None) -> Tensor:
-        """ỹ: the labels, mixed with the source's prediction if there is one."""
-        if prediction is None:
-            return labels
-        y = one_hot(labels, prediction.shape[1]).to(prediction)
-        return torch.lerp(y, prediction, self.kappa / (1 + self.kappa))
+        return cross_entropy(logits.detach(), labels)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from starzoo.parallel import all_gather_object
 from starzoo.star.loss_monitor import EpochSums, LossMonitor
@@ -26,6 +27,7 @@ class RunState:
 
     Attributes:
         step: Optimizer steps taken.
+        average: The exponential moving average of the star's parameters; empty where none is kept.
         epoch_sums: Sums over the steps of the epoch in progress.
         history: One record per finished epoch.
         changes: What was changed when the run was resumed, in words.
@@ -38,9 +40,12 @@ class RunState:
         alignment: SourceAlignment,
         loss_monitor: LossMonitor,
         scaler: GradScaler | None,
+        ema_decay: float | None = None,
     ) -> None:
         self.star, self.optimizer, self.alignment = star, optimizer, alignment
         self.loss_monitor, self.scaler = loss_monitor, scaler
+        self.average = {} if ema_decay is None else {name: value.detach().clone() for name, value in star.items()}
+        self._update_average = get_ema_multi_avg_fn(ema_decay or 0.0)  # type: ignore[no-untyped-call]
         self.step, self.epoch_sums = 0, EpochSums()
         self.history, self.changes = list[dict[str, float]](), list[str]()
 
@@ -60,6 +65,8 @@ class RunState:
         else:
             self.optimizer.step()
         self.step += 1
+        if self.average:
+            self._update_average(list(self.average.values()), list(self.star.values()), self.step)
 
     def has_converged(self, patience: int | None) -> bool:
         """Whether the last `patience` midpoint losses are no lower than those before."""
@@ -73,6 +80,7 @@ class RunState:
         return Checkpoint(
             step=self.step,
             star={name: parameter.detach() for name, parameter in self.star.items()},
+            average=self.average,
             optimizer=optimizer_tensors(self.optimizer),
             permutations=[permutation.to_tensors() for permutation in self.alignment.permutations],
             history=self.history,
@@ -87,6 +95,8 @@ class RunState:
         with torch.no_grad():
             for name, parameter in self.star.items():
                 parameter.copy_(checkpoint.star[name])
+            for name, average in self.average.items():
+                average.copy_(checkpoint.average.get(name, checkpoint.star[name]))
         self.step, self.changes = checkpoint.step, list(checkpoint.changes)
         self.history = [dict(record) for record in checkpoint.history]
         self.epoch_sums = EpochSums.redistribute(checkpoint.epoch_sums, rank, ranks)

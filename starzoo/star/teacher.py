@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from starzoo.config import OptimizationConfig, StarConfig
+from starzoo.models.training.targets import probabilities
 from starzoo.star.endpoints import Endpoint
 
 __all__ = ["Teacher"]
@@ -22,11 +24,12 @@ class Teacher:
         network: nn.Module,
         star: Mapping[str, nn.Parameter],
         precision: Callable[[], AbstractContextManager[object]],
+        config: OptimizationConfig = StarConfig(),
     ) -> None:
         for parameter in network.parameters():
             parameter.data = torch.empty(0)
         self._network = network.requires_grad_(False).to(next(iter(star.values())).device)
-        self._names, self._precision = list(star), precision
+        self._names, self._precision, self._config = list(star), precision, config
         self._buffers = [name for name, _ in network.named_buffers()]
 
     @torch.no_grad()
@@ -37,4 +40,4 @@ class Teacher:
         tensors = {**dict(zip(self._names, endpoint.parameters, strict=True)), **buffers}
         with self._precision():
             logits: Tensor = functional_call(self._network, tensors, (images,))
-        return logits.float().softmax(1)
+        return probabilities(self._config, logits)

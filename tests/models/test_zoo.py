@@ -137,6 +137,18 @@ def test_a_member_is_reproducible_with_any_optimizer(optimizer: str, data: Image
     assert not equal(first, bare)
 
 
+def test_a_member_may_learn_mixed_images_and_end_with_an_average(data: ImageTask) -> None:
+    def train(**options: object) -> dict[str, Tensor]:
+        config = TrainConfig(epochs=1, batch_size=64, **options)  # type: ignore[arg-type]
+        return train_member(ARCHITECTURE, data, config, 0)
+
+    mixed = {"mixup": 0.4, "cutmix": 1.0, "bce": True}
+    plain, last, average = train(**mixed), train(**mixed, ema_decay=0.0), train(**mixed, ema_decay=0.9)
+    assert equal(plain, last)
+    assert not equal(plain, average)
+    assert not equal(plain, train())
+
+
 def test_the_first_half_of_the_epochs_may_see_small_images(data: ImageTask, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     build = Architecture.build

@@ -24,6 +24,7 @@ def make_checkpoint(step: int) -> Checkpoint:
     return Checkpoint(
         step=step,
         star={"weight": torch.full((3, 2), float(step))},
+        average={"weight": torch.full((3, 2), step / 2)},
         optimizer={"0.momentum_buffer": torch.ones(3, 2)},
         permutations=[{"g:0": torch.tensor(order, dtype=torch.int32)} for order in ([1, 0], [0, 1])],
         history=[{"path_loss": 0.5}] * step,

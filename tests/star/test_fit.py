@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from starzoo.config import AlignConfig, Constant, DataConfig, RunConfig, RuntimeConfig, StarConfig
 from starzoo.data.task import ImageTask, load_data
@@ -19,9 +20,11 @@ from starzoo.errors import NumericalError, PreemptedError, UsageError
 from starzoo.models.sources import Source, load_sources
 from starzoo.progress import Progress, no_progress
 from starzoo.star.accelerator import make_accelerator
+from starzoo.star.endpoints import Endpoint
 from starzoo.star.fit import FittedStar, ResumeOptions, _load_checkpoint, fit
 from starzoo.star.objective import StarlightLoss
 from starzoo.star.source_alignment import SourceAlignment
+from starzoo.star.teacher import Teacher
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +232,53 @@ def test_t02_steps_that_overflow_are_left_out_counted_and_reported(
     assert all(torch.isfinite(tensor).all() for tensor in star.state.values())
     state = json.loads((tmp_path / "checkpoints" / "step-000000022" / "state.json").read_text())
     assert state["scaler"]["scale"] == 2.0**14  # halved twice
+
+
+MIXED = {"mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1, "ema_decay": 0.8, "kappa": 0.5, "draws": 2}
+
+
+def test_a_run_with_mixed_images_and_an_average_ends_bit_equal(
+    tmp_path: Path, sources: list[Source], data: ImageTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_at(stage: str, done: int, total: int, **_: float) -> None:
+        if done == 7:
+            signal.raise_signal(signal.SIGTERM)
+
+    whole = run(sources, data, epochs=1, **MIXED)
+    monkeypatch.setattr("starzoo.star.fit._SECONDS_BETWEEN_REPORTS", -1.0)
+    with pytest.raises(PreemptedError):
+        run(sources, data, tmp_path, progress=stop_at, epochs=1, **MIXED)
+    assert_same(run(sources, data, tmp_path, epochs=1, **MIXED), whole)
+
+
+def test_the_average_of_the_last_weights_alone_is_the_star_without_an_average(
+    sources: list[Source], data: ImageTask
+) -> None:
+    options = {"epochs": 1, "label_smoothing": 0.1, "bce": True}
+    plain, last, average = (run(sources, data, ema_decay=decay, **options) for decay in (None, 0.0, 0.9))
+    assert_same(plain, last)
+    assert not torch.equal(plain.state["conv1.weight"], average.state["conv1.weight"])
+
+
+def test_a_source_predicts_the_mixed_images_that_the_star_sees(
+    sources: list[Source], data: ImageTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted, learned = list[Tensor](), list[tuple[Tensor, Tensor]]()
+
+    def predict(self: Teacher, endpoint: Endpoint, images: Tensor, predict: Any = Teacher.predict) -> Tensor:
+        predicted.append(images)
+        return predict(self, endpoint, images)  # type: ignore[no-any-return]
+
+    def accumulate(self: StarlightLoss, *batch: Any, plain: Any = StarlightLoss.accumulate, **options: Any) -> Tensor:
+        learned.append(batch[2:4])
+        return plain(self, *batch, **options)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(Teacher, "predict", predict)
+    monkeypatch.setattr(StarlightLoss, "accumulate", accumulate)
+    run(sources, data, epochs=1, **MIXED)
+    assert len(predicted) == len(learned) == 2 * (len(data.train) // 64)
+    assert all(mine is theirs for mine, (theirs, _) in zip(predicted, learned, strict=True))
+    assert all(0.1 < float(labels.max()) < 1 and labels.shape == (32, 10) for _, labels in learned)
 
 
 @pytest.mark.usefixtures("scaled")

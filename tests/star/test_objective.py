@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from starzoo.star.objective import StarlightLoss
 from tests.align.networks import make
@@ -42,6 +42,24 @@ def test_gradient_is_that_of_the_paper(t: float, kappa: float) -> None:
         loss.accumulate(source, t, *batch)
     for parameter, gradient in zip(star, expected, strict=True):
         assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kappa", [0.0, 0.7])
+def test_the_binary_loss_has_the_gradient_of_its_own_formula(kappa: float) -> None:
+    torch.manual_seed(0)
+    model, t = make("residual", 0).double().train(), 0.3
+    star = [nn.Parameter(p.detach().clone()) for p in make("residual", 1).double().parameters()]
+    source = [p.detach() for p in make("residual", 2).double().parameters()]
+    images, y, p = (torch.rand(16, *shape, dtype=torch.float64) for shape in ((1, 4, 4), (3,), (3,)))
+    line = [(1 - t) * s + t * n for s, n in zip(star, source, strict=True)]
+    names = [name for name, _ in model.named_parameters()]
+    q = functional_call(copy.deepcopy(model), dict(zip(names, line, strict=True)), (images,)).sigmoid()
+    target = (y + kappa * p) / (1 + kappa)
+    expected = torch.autograd.grad(-(target * q.log() + (1 - target) * (1 - q).log()).mean(), star)
+    loss = StarlightLoss(star, model, kappa=kappa, criterion=binary_cross_entropy_with_logits)
+    loss.accumulate(source, t, images, y, p if kappa else None)
+    for parameter, gradient in zip(star, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import interpolate
 
 from starzoo.config import TrainConfig
 from starzoo.data.split import Split
@@ -16,7 +16,8 @@ from starzoo.errors import NumericalError
 from starzoo.metrics import accuracy, negative_log_likelihood
 from starzoo.models.architecture import Architecture
 from starzoo.models.memory_format import channels_last
-from starzoo.models.training.optimizer import make_optimizer, train_epoch
+from starzoo.models.training.optimizer import make_average, make_optimizer, train_epoch
+from starzoo.models.training.targets import Targets, criterion
 from starzoo.parallel import default_device
 from starzoo.progress import Progress, no_progress
 
@@ -41,24 +42,28 @@ def train_member(
     with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
         torch.manual_seed(start)  # for the initial weights and for dropout
         model = channels_last(architecture.build()).to(target)
-        optimizer = make_optimizer(model, config)
+        optimizer, compare = make_optimizer(model, config), criterion(config)
+        targets = Targets(config, architecture.num_classes, config.batch_size, order)
+        average = make_average(model, config.ema_decay)
 
-        def full_loss(images: Tensor, labels: Tensor) -> Tensor:
-            return cross_entropy(model(images), labels, label_smoothing=config.label_smoothing)
+        def full_loss(images: Tensor, labels: Tensor, step: int) -> Tensor:
+            images, labels = targets(images, labels, step)
+            return compare(model(images), labels)
 
-        def small_loss(images: Tensor, labels: Tensor) -> Tensor:
-            return full_loss(interpolate(images, config.small_size, mode="bilinear", antialias=True), labels)
+        def small_loss(images: Tensor, labels: Tensor, step: int) -> Tensor:
+            return full_loss(interpolate(images, config.small_size, mode="bilinear", antialias=True), labels, step)
 
         for epoch in range(config.epochs):
             batches = data.train.loader(
                 config.batch_size, epoch=epoch, seed=order, augment=data.config.augment, device=target
             )
             objective = small_loss if config.small_size and epoch < config.epochs // 2 else full_loss
-            loss = train_epoch(model, optimizer, batches, objective, schedule=config, epoch=epoch)
+            loss = train_epoch(model, optimizer, batches, objective, schedule=config, epoch=epoch, average=average)
             if not math.isfinite(loss):
                 raise NumericalError(f"seed {seed}", f"the loss is {loss} in epoch {epoch + 1}", hint=_DIVERGED)
             progress(f"training seed {seed}", epoch + 1, config.epochs, loss=loss)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        result = average.module if average else model
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in result.state_dict().items()}
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             problem = f"tensor {name!r} is not finite after epoch {config.epochs}"

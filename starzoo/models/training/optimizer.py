@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from starzoo.config import StarConfig, TrainConfig
 from starzoo.errors import UsageError
 
-__all__ = ["Batches", "check_optimizer", "make_optimizer", "set_learning_rate", "train_epoch"]
+if TYPE_CHECKING:
+    from timm.utils.model_ema import ModelEmaV3
+
+__all__ = ["Batches", "check_optimizer", "make_average", "make_optimizer", "set_learning_rate", "train_epoch"]
 
 _UNSUPPORTED = ["adahessian", "kron*"]  # second derivatives; random numbers that no checkpoint holds
 
@@ -70,6 +73,13 @@ def make_optimizer(
     return optimizer
 
 
+def make_average(model: nn.Module, decay: float | None) -> ModelEmaV3 | None:
+    """Make the exponential moving average of a network's weights and buffers, if there is a decay."""
+    from timm.utils.model_ema import ModelEmaV3
+
+    return None if decay is None else ModelEmaV3(model, decay=decay)
+
+
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, config: TrainConfig | StarConfig, *, step: int, total: int
 ) -> None:
@@ -90,24 +100,27 @@ def train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Batches,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[[Tensor, Tensor, int], Tensor],
     *,
     schedule: TrainConfig | None = None,
     epoch: int = 0,
     clip_grad_norm: float | None = None,
+    average: ModelEmaV3 | None = None,
 ) -> float:
-    """Train a model on every batch once."""
+    """Train a model on every batch once; the loss is a function of images, labels and step."""
     device, losses = next(model.parameters()).device, []
     model.train()
     for number, (images, labels) in enumerate(batches):
+        step = epoch * len(batches) + number
         if schedule:
-            step, total = epoch * len(batches) + number, schedule.epochs * len(batches)
-            set_learning_rate(optimizer, schedule, step=step, total=total)
-        batch_loss = loss(images.to(device), labels.to(device))
+            set_learning_rate(optimizer, schedule, step=step, total=schedule.epochs * len(batches))
+        batch_loss = loss(images.to(device), labels.to(device), step)
         optimizer.zero_grad()
         batch_loss.backward()  # type: ignore[no-untyped-call]
         if clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm)
         optimizer.step()
+        if average:
+            average.update(model)
         losses.append(batch_loss.detach())
     return float(torch.stack(losses).mean())

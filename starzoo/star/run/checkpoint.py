@@ -25,12 +25,12 @@ from starzoo.text import json_differences
 
 __all__ = ["Checkpoint", "load_newest", "optimizer_tensors", "restore_optimizer", "save_checkpoint"]
 
-_SCHEMA = 3
+_SCHEMA = 4
 _JSON_LIMIT = 100_000_000  # bytes
 _KEEP = 2  # the newest, and one to fall back on
 _MANIFEST = "manifest.json"
 _DRAFT = ".draft-"
-_TENSORS = ("star", "optimizer", "permutations")
+_TENSORS = ("star", "average", "optimizer", "permutations")
 _OF_OPTIMIZER = ("config.star.optimizer ", "config.star.filter_bias_and_bn ")
 _NUMBERS = {torch.int64, torch.float64, torch.bool}
 _VALUES = ("step", "history", "epoch_sums", "scaler", "loss_monitor", "changes")
@@ -45,6 +45,7 @@ class Checkpoint:
     Attributes:
         step: Optimizer steps taken.
         star: The star's parameters.
+        average: Their exponential moving average; empty where none is kept.
         optimizer: The optimizer's state, flattened to named tensors.
         permutations: One set of index vectors per source, in the order of the sources.
         history: One record per finished epoch.
@@ -56,6 +57,7 @@ class Checkpoint:
 
     step: int
     star: Mapping[str, Tensor]
+    average: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     permutations: Sequence[Mapping[str, Tensor]]
     history: Sequence[Mapping[str, float]]
@@ -148,7 +150,8 @@ def _write(draft: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> 
         for source, permutation in enumerate(checkpoint.permutations)
         for group, index in permutation.items()
     }
-    for name, tensors in zip(_TENSORS, (checkpoint.star, checkpoint.optimizer, indices), strict=True):
+    parts = checkpoint.star, checkpoint.average, checkpoint.optimizer, indices
+    for name, tensors in zip(_TENSORS, parts, strict=True):
         save_tensors(draft / f"{name}.safetensors", tensors)
     values = {name: getattr(checkpoint, name) for name in _VALUES}
     state = {"schema": _SCHEMA, "sources": len(checkpoint.permutations), "identity": identity, **values}
@@ -165,6 +168,7 @@ def _read(folder: Path, identity: Mapping[str, Any], override: bool) -> Checkpoi
         permutations[int(source)][group] = index
     checkpoint = Checkpoint(
         star=load_file(folder / "star.safetensors"),
+        average=load_file(folder / "average.safetensors"),
         optimizer=load_file(folder / "optimizer.safetensors"),
         permutations=permutations,
         **{name: state[name] for name in _VALUES},
