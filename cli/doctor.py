@@ -9,7 +9,9 @@ from .output import Output, Table
 
 def doctor(
     out: Output,
-    clean: Annotated[bool, typer.Option("--clean", help="Remove incomplete downloads from the cache.")] = False,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Remove incomplete downloads and decoded images from the cache.")
+    ] = False,
 ) -> None:
     """Check this machine: versions, devices, cache, disk, and the permissions of the Hub token, which is never shown.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import IO
@@ -18,9 +19,12 @@ from starzoo.errors import ResourceError, UntrustedInputError, UsageError
 
 __all__ = [
     "atomic_write",
+    "bytes_on_disk",
     "cache_folder",
     "check_inside",
     "is_inside",
+    "list_cache",
+    "make_room",
     "new_folder",
     "open_append",
     "open_file",
@@ -173,3 +177,34 @@ def cache_folder(kind: str) -> Path:
     from huggingface_hub import constants
 
     return Path(os.environ.get("HF_ASSETS_CACHE", constants.HF_ASSETS_CACHE)).expanduser() / "starzoo" / kind
+
+
+def make_room(folder: Path, size: int, *, keep: Path | None = None) -> bool:
+    """Whether a cache may grow; with it, it takes at most half of the free disk, itself included.
+
+    The least recently used files are removed for that.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = sorted((status.st_atime, bytes_on_disk(status), path) for path, status in list_cache(folder))
+    used = sum(taken for _, taken, _ in files)
+    most = (used + shutil.disk_usage(folder).free) // 2
+    for _, freed, path in files:
+        if used + size > most and path != keep:
+            path.unlink(missing_ok=True)
+            used -= freed
+    return used + size <= most
+
+
+def list_cache(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """List the files of a cache; another process may remove some meanwhile."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            with suppress(OSError):
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    yield path, status
+
+
+def bytes_on_disk(status: os.stat_result) -> int:
+    """Return what a file takes on the disk, without its holes."""
+    return getattr(status, "st_blocks", -(-status.st_size // 512)) * 512

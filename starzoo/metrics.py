@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 UncertaintyScore = Literal["confidence", "entropy"]
+_PART = 2048  # images
 _TEMPERATURE_BOUNDS = (1 / 20, 20.0)  # far wider than those of real models
 
 
@@ -58,7 +60,7 @@ def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor) -> float:
         Nats per image.
     """
     _check_no_nan(log_probabilities)
-    return float(-log_probabilities.double().gather(1, labels[:, None]).mean())
+    return float(-log_probabilities.gather(1, labels[:, None]).double().mean())
 
 
 def expected_calibration_error(log_probabilities: Tensor, labels: Tensor, *, bins: int = 15) -> float:
@@ -73,7 +75,7 @@ def expected_calibration_error(log_probabilities: Tensor, labels: Tensor, *, bin
         A share from 0 to 1.
     """
     _check_no_nan(log_probabilities)
-    confidence, answer = log_probabilities.double().exp().max(dim=1)
+    confidence, answer = _in_parts(lambda part: torch.stack([*part.double().exp().max(dim=1)]), log_probabilities)
     correct = (answer == labels).double()
     # Bins are (low, high], as in the paper; the epsilon-free ceiling puts a confidence of exactly 1 into the last.
     index = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
@@ -92,9 +94,12 @@ def brier_score(log_probabilities: Tensor, labels: Tensor) -> float:
         From 0 (certain and right) to 2 (certain and wrong).
     """
     _check_no_nan(log_probabilities)
-    probabilities = log_probabilities.double().exp()
-    targets = torch.nn.functional.one_hot(labels, probabilities.shape[1])
-    return float((probabilities - targets).square().sum(1).mean())
+    classes = log_probabilities.shape[1]
+
+    def distance(part: Tensor, labels: Tensor) -> Tensor:
+        return (part.double().exp() - torch.nn.functional.one_hot(labels, classes)).square().sum(1)
+
+    return float(_in_parts(distance, log_probabilities, labels).mean())
 
 
 def auroc(scores: Tensor, positive: Tensor) -> float | None:
@@ -146,10 +151,12 @@ def ood_auroc(
     Returns:
         The AUROC, the other images being the positives; None where there is no image on one side.
     """
-    both = torch.cat([log_probabilities, ood_log_probabilities])
-    _check_no_nan(both)
-    uncertainty = -both.max(dim=1).values if score == "confidence" else entropy(both.double().exp())
-    return auroc(uncertainty, torch.arange(len(both)) >= len(log_probabilities))
+    both = log_probabilities, ood_log_probabilities
+    if score == "confidence":
+        uncertainty = torch.cat([-each.max(dim=1).values for each in both])
+    else:
+        uncertainty = torch.cat([_in_parts(lambda part: entropy(part.double().exp()), each) for each in both])
+    return auroc(uncertainty, torch.arange(len(uncertainty)) >= len(log_probabilities))
 
 
 def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
@@ -182,7 +189,10 @@ def scale_temperature(log_probabilities: Tensor, temperature: float) -> Tensor:
     Returns:
         Log-probabilities of the same shape.
     """
-    return (log_probabilities / temperature).log_softmax(dim=1)
+    scaled = torch.empty_like(log_probabilities)
+    for part, result in zip(torch.split(log_probabilities, _PART), torch.split(scaled, _PART), strict=True):
+        result.copy_((part / temperature).log_softmax(dim=1))
+    return scaled
 
 
 def chance_p_value(answers: Tensor, labels: Tensor) -> float:
@@ -241,6 +251,13 @@ def mutual_information(members: Tensor) -> Tensor:
         Nats, shape (images,): 0 where all members agree.
     """
     return (entropy(members.mean(dim=0)) - entropy(members).mean(dim=0)).clamp_min(0)
+
+
+def _in_parts(score: Callable[..., Tensor], *images: Tensor) -> Tensor:
+    """Score the images of one part after the other, so that float64 takes little memory; they are the last axis."""
+    return torch.cat(
+        [score(*part) for part in zip(*(torch.split(each, _PART) for each in images), strict=True)], dim=-1
+    )
 
 
 def _check_no_nan(values: Tensor) -> None:

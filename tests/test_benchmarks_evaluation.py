@@ -31,3 +31,12 @@ def test_the_average_over_the_star_domain_is_better_than_the_star():
         assert mean(script.CHOSEN, passes, "auroc") < mean(script.ENSEMBLE, passes, "auroc")  # as the README says
         assert mean(script.CHOSEN, passes, "ood_auroc") > mean(script.ENSEMBLE, passes, "ood_auroc")
     assert mean(script.CHOSEN, 2, "nll") < mean(script.NAIVE, 2, "nll") - 0.05
+
+
+def test_an_evaluation_on_two_ranks_decodes_each_image_once():
+    script = importlib.import_module("benchmarks.evaluation_size")
+    found = json.loads((RESULTS / "evaluation-size.json").read_text())
+    assert (RESULTS / "evaluation-size.md").read_text() == script.table(found)
+    row = found["after"]
+    assert (row["images"], row["classes"], row["models"], row["ranks"]) == (50_000, 1000, 28, 2)
+    assert (row["decodes"], row["most_decodes_of_an_image"]) == (50_000, 1)

@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+import multiprocessing
 import struct
+import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cached_property
+from importlib.metadata import version
 from io import BytesIO
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from starzoo.data.formats import image_formats
+from starzoo.data.hub_datasets import warn_once
+from starzoo.data.pixel_file import PixelFile
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.records import ImageFile, RawSplit
 from starzoo.errors import UntrustedInputError, UsageError
+from starzoo.files import cache_folder
+from starzoo.parallel import available_cpus, is_torchrun
 
 __all__ = ["DecodedImages", "decode", "image_loader", "normalize"]
 
 _MODES = {1: "L", 3: "RGB"}
 _DEEP_MODES = ("I", "F")  # Pillow clips these when it converts them to 8 bits
 _MAX_PIXELS = 2 * 89_478_485  # twice Pillow's MAX_IMAGE_PIXELS: its own limit for decompression bombs
-_CACHE_BYTES = 4 * 2**30
+_MEMORY_BYTES = 256 * 2**20  # of a split that every process keeps in its own memory
+_MOST_MEMORY_BYTES = 4 * 2**30  # the same where no file can be written
 _IMAGES_PER_DECODE = 1024
+_IMAGES_IN_NAME = 32
+_LAYOUT = 1  # of the file, and of the arithmetic in this module
+_OPENING = threading.Lock()
+
+Result = TypeVar("Result")
+
 _EXIF_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -50,17 +69,19 @@ _DECODE_ERRORS = (
 class DecodedImages:
     """The images of a split after timm's evaluation resize and crop, as bytes.
 
-    An image is decoded at its first use, and then cached if the whole split takes at most 4 GiB.
+    An image is decoded at its first use. A small split is then kept in memory, a large one in a file that all processes
+    and runs share. Images for which there is no room are decoded at each use.
     """
 
     def __init__(self, records: RawSplit, preprocessing: Preprocessing) -> None:
         channels, height, width = preprocessing.input_size
         self.records = records
         self.shape = (len(records), height, width, channels)
+        self.is_shared = math.prod(self.shape) > _MEMORY_BYTES
+        self._preprocessing = preprocessing
         self._read = image_loader(preprocessing, records.dataset)
-        fits = len(records) * height * width * channels <= _CACHE_BYTES
-        self._cache = torch.empty(self.shape, dtype=torch.uint8) if fits else None
-        self._is_cached = torch.zeros(len(records), dtype=torch.bool)
+        self._is_ready = torch.zeros(len(records), dtype=torch.bool)
+        self._is_full = False
 
     @property
     def is_kept(self) -> bool:
@@ -69,21 +90,96 @@ class DecodedImages:
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         """Return the pixels of images, uint8 of shape (indices, height, width, channels)."""
-        if self._cache is None:
-            return self._decode(indices)
-        missing = torch.unique(indices[~self._is_cached[indices]])
-        for start in range(0, len(missing), _IMAGES_PER_DECODE):
-            chunk = missing[start : start + _IMAGES_PER_DECODE]
-            self._cache[chunk] = self._decode(chunk)
-            self._is_cached[chunk] = True
-        return self._cache[indices]
+        pixels = self._pixels
+        return self.decode(indices) if pixels is None or not self.prepare(indices) else pixels[indices]
 
-    def _decode(self, indices: Tensor) -> Tensor:
-        files, threads = self.records.files(indices.tolist()), torch.get_num_threads()
+    def prepare(self, indices: Tensor) -> bool:
+        """Decode images that are not decoded yet, and return whether there was room for all of them."""
+        missing = torch.unique(indices[~self._is_ready[indices]])
+        if self._pixels is not None:
+            for start in range(0, len(missing), _IMAGES_PER_DECODE):
+                self._prepare(missing[start : start + _IMAGES_PER_DECODE])
+        return bool(self._is_ready[missing].all())
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether images are decoded once."""
+        return self._pixels is not None and not self._is_full
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """Decode images without keeping them."""
+        return torch.stack(self._map(self._read, self.records.files(indices.tolist())))
+
+    @property
+    def _pixels(self) -> Tensor | None:
+        with _OPENING:  # the threads of a loader come at the same time
+            return self._file.pixels if self._file else self._memory
+
+    @cached_property
+    def _file(self) -> PixelFile | None:
+        if not self.is_shared:
+            return None
+        try:
+            return PixelFile(cache_folder("pixels") / self._file_name(), self.shape)
+        except OSError as error:
+            self._warn(error)
+            return None
+
+    @cached_property
+    def _memory(self) -> Tensor | None:
+        if math.prod(self.shape) > _MOST_MEMORY_BYTES:
+            return None
+        with torch.inference_mode(False):  # written later, too
+            return torch.empty(self.shape, dtype=torch.uint8)
+
+    def _file_name(self) -> str:
+        """Hash what decides the pixels; of the images only a few, since the file has a checksum of each."""
+        records, versions = self.records, [_LAYOUT, *map(version, ("pillow", "timm", "torchvision"))]
+        transform = self._preprocessing.model_dump(exclude={"mean", "std"})
+        digest = hashlib.sha256(repr([records.dataset, records.name, versions, transform, self.shape]).encode())
+        digest.update(records.numbers.tobytes())
+        for file in records.files(np.linspace(0, len(records) - 1, _IMAGES_IN_NAME).astype(int).tolist()):
+            digest.update(hashlib.sha256(file.content).digest())
+        return digest.hexdigest()
+
+    def _prepare(self, rows: Tensor) -> None:
+        """Decode images that are not in the file, and write them there, or into memory."""
+        try:
+            if self._file and not self._is_full and not self._file.has_room(len(rows)):
+                raise OSError("it would take more than half of the free disk")
+            if self._file and self._is_full:
+                rows = rows[self._file.checksums[rows] != 0]
+            if len(rows):
+                self._map(self._prepare_image, rows.tolist(), self.records.files(rows.tolist()))
+        except OSError as error:
+            self._is_full = True
+            self._warn(error)
+
+    def _prepare_image(self, number: int, image: ImageFile) -> None:
+        if self._file is None:
+            assert self._memory is not None
+            self._memory[number] = self._read(image)
+        elif not self._file.holds(number, image.content):
+            if self._is_full:
+                return
+            self._file.write(number, image.content, self._read(image))
+        self._is_ready[number] = True
+
+    def _map(self, work: Callable[..., Result], *items: Iterable[Any]) -> list[Result]:
+        # Torchrun leaves torch a single thread of all cores; in a process of a loader that is its own number.
+        is_rank = is_torchrun() and multiprocessing.parent_process() is None
+        threads = available_cpus() if is_rank else torch.get_num_threads()
         if threads == 1:
-            return torch.stack([self._read(file) for file in files])
+            return list(map(work, *items))
         with ThreadPoolExecutor(threads) as pool:
-            return torch.stack(list(pool.map(self._read, files)))
+            return list(pool.map(work, *items))
+
+    def _warn(self, error: OSError) -> None:
+        reason, folder = error.strerror or str(error), cache_folder("pixels")
+        warn_once(
+            f"{self.records.dataset}: decoded images are not kept in {folder} ({reason}); each process decodes them "
+            "itself (free space with starzoo doctor --clean, or set HF_ASSETS_CACHE)"
+        )
 
 
 def image_loader(

@@ -77,6 +77,14 @@ class RawSplit:
                 hashes.append(hash(file.content))
         return hashes
 
+    def hash_rows(self, rows: Integers) -> str:
+        """Return the SHA-256 of the labels and the image files of some rows."""
+        digest = hashlib.sha256(self.labels[rows].astype("<i8").tobytes())
+        for start in range(0, len(rows), _ROWS_PER_READ):
+            for file in self.files(rows[start : start + _ROWS_PER_READ].tolist()):
+                digest.update(hashlib.sha256(file.content).digest())
+        return digest.hexdigest()
+
     def _read(self, path: str | None, subject: str) -> bytes:
         if path is None:
             raise UntrustedInputError(subject, "is missing", hint="repair the data set")

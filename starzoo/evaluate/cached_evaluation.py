@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +21,20 @@ from starzoo.evaluate.results import DomainSampling
 from starzoo.evaluate.trained_baselines import baseline_recipe, train_baseline
 from starzoo.metrics import negative_log_likelihood
 from starzoo.models.batch_norm import has_batch_norm
-from starzoo.models.weights import StateDict, hash_tensors
+from starzoo.models.weights import StateDict, interpolate
 from starzoo.parallel import default_device
 from starzoo.progress import Progress, no_progress
 
 if TYPE_CHECKING:
+    from starzoo.data.decoding import DecodedImages
     from starzoo.data.split import Split
     from starzoo.data.task import ImageTask
 
 __all__ = ["OOD", "VALIDATION", "CachedEvaluation", "Predictions"]
 
 VALIDATION, OOD = "validation", "ood"  # beside the splits "train" and "test"
+
+_IMAGES_PER_PART = 1024
 
 Predictions = Mapping[str, Tensor]
 """Log-probabilities of shape (images, classes), by split."""
@@ -160,7 +164,9 @@ class CachedEvaluation:
             labels = self.labels(VALIDATION)
             losses = [
                 negative_log_likelihood(mean[VALIDATION], labels)
-                for mean in self._domain_averages(DomainSampling(t=t, samples=samples), [VALIDATION])
+                for _, mean in self._domain_averages(
+                    DomainSampling(t=t, samples=samples), [VALIDATION], range(1, samples + 1)
+                )
             ]
             return {"loss": torch.tensor(losses, dtype=torch.float64)}
 
@@ -173,7 +179,7 @@ class CachedEvaluation:
 
         def run() -> Predictions:
             with name_errors("a point of the star domain"):
-                *_, mean = self._domain_averages(sampling, self.splits)
+                [(_, mean)] = self._domain_averages(sampling, self.splits, [sampling.samples])
             return mean
 
         return self._predict({"domain": self.pool.domain_key(sampling.t, sampling.samples)}, run)
@@ -191,6 +197,21 @@ class CachedEvaluation:
     def get_or_compute(self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Return a result from the cache, or measure it; the key need not hold what all results depend on."""
         return self.cache.get_or_compute({**key, **self._common_key}, measure)
+
+    def shared_images(self) -> list[tuple[DecodedImages, Tensor]]:
+        """The images that all processes share, in parts that each of them can decode."""
+        rows: dict[DecodedImages, list[Tensor]] = defaultdict(list)
+        for split, images in self.splits.items():
+            rows[images.pixels].append(self._rows(split))
+        if self.reestimates:
+            train, config = self.data.train, self.config
+            rows[train.pixels].append(train.sample_indices(config.batch_norm_images, config.seed))
+        return [
+            (pixels, part)
+            for pixels, needed in rows.items()
+            if pixels.is_shared
+            for part in torch.split(torch.unique(torch.cat(needed)), _IMAGES_PER_PART)
+        ]
 
     def _images(self, split: str) -> Iterator[Tensor]:
         limit = self.limits.get(split)
@@ -220,10 +241,12 @@ class CachedEvaluation:
         with name_errors(name):
             return self.evaluator(self.splits).log_probabilities(state, estimate=estimate)
 
-    def _domain_averages(self, sampling: DomainSampling, splits: Iterable[str]) -> Iterator[Predictions]:
+    def _domain_averages(
+        self, sampling: DomainSampling, splits: Iterable[str], counts: Container[int]
+    ) -> Iterator[tuple[int, Predictions]]:
         points = draw_points(list(self.models.sources), sampling.samples, self.config.seed, sampling.t)
-        predict = self.evaluator(splits).log_probabilities
-        return running_average(self.models.star, self.pool.aligned_sources, points, predict)
+        predict, ends = self.evaluator(splits).log_probabilities, self.pool.aligned_sources
+        return running_average((predict(interpolate(self.models.star, ends[name], t)) for name, t in points), counts)
 
     @cached_property
     def _common_key(self) -> dict[str, Any]:
@@ -243,8 +266,6 @@ class CachedEvaluation:
     def _split_hashes(self) -> dict[str, str]:
         """A hash of each split's images, or its name: the data's fingerprint holds the training and test images."""
         return {
-            split: hash_tensors({"pixels": images.pixels[self._rows(split)], "labels": self.labels(split)})
-            if split in {VALIDATION, OOD}
-            else split
+            split: images.pixels.records.hash_rows(self._rows(split).numpy()) if split in {VALIDATION, OOD} else split
             for split, images in self.splits.items()
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from starzoo.config import Uniform
 from starzoo.evaluate.results import DomainSampling
-from starzoo.models.weights import StateDict, interpolate
 
 __all__ = [
     "FULL_RANGE",
@@ -23,8 +22,6 @@ __all__ = [
     "ensemble_sizes",
     "running_average",
 ]
-
-Predict = Callable[[StateDict], Mapping[str, Tensor]]
 
 NEAR_STAR = Uniform(low=0.0, high=0.5)
 """Where points of the star domain are drawn without validation images: the residual barrier lies beyond."""
@@ -58,14 +55,18 @@ def ensemble_sizes(models: int) -> list[int]:
 
 
 def running_average(
-    star: StateDict, sources: Mapping[str, StateDict], points: Sequence[Point], predict: Predict
-) -> Iterator[dict[str, Tensor]]:
-    """Average the predictions of the first 1, 2, 3 … points of the star domain (Bayesian model averaging)."""
+    predictions: Iterable[Mapping[str, Tensor]], counts: Container[int]
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Average the first predictions, and yield the means of some numbers of them; one prediction at a time is kept."""
     total: dict[str, Tensor] = {}
-    for count, (name, t) in enumerate(points, start=1):
-        predicted = predict(interpolate(star, sources[name], t))
-        total = {split: torch.logaddexp(total[split], log) if total else log for split, log in predicted.items()}
-        yield {split: log - float(np.log(count)) for split, log in total.items()}
+    count = 0
+    for predicted in predictions:
+        count += 1  # noqa: SIM113 - `enumerate` would keep a prediction while the next one is made
+        for split, log in predicted.items():
+            total[split] = torch.logaddexp(total[split], log, out=total[split]) if split in total else log.clone()
+        del predicted, log
+        if count in counts:
+            yield count, {split: log - float(np.log(count)) for split, log in total.items()}
 
 
 def choose_t_range(losses: Mapping[Uniform, Sequence[float]]) -> DomainSampling:

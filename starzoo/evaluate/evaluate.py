@@ -18,15 +18,24 @@ import torch
 
 from starzoo.config import Baseline, EvalConfig, Uniform
 from starzoo.errors import UsageError
-from starzoo.evaluate.cached_evaluation import OOD, VALIDATION, CachedEvaluation, Predictions
+from starzoo.evaluate.cached_evaluation import OOD, VALIDATION, CachedEvaluation
 from starzoo.evaluate.domain_average import FULL_RANGE, NEAR_STAR, T_RANGES, choose_t_range
 from starzoo.evaluate.evaluator import CURVE_ROWS, Curve
 from starzoo.evaluate.loss_plane import LossPlaneSampler
 from starzoo.evaluate.model_pool import EvaluatedModels, PathSpec
-from starzoo.evaluate.results import Bf16Error, DomainSampling, Evaluation, LossPlane, PathCurve, PathKind, Role
-from starzoo.evaluate.scores import score_predictors
+from starzoo.evaluate.results import (
+    Bf16Error,
+    DomainSampling,
+    Evaluation,
+    LossPlane,
+    PathCurve,
+    PathKind,
+    PredictionScores,
+    Role,
+)
+from starzoo.evaluate.scores import score_baseline, score_domain, score_ensembles, score_model
 from starzoo.metrics import accuracy, negative_log_likelihood
-from starzoo.parallel import split_across_processes
+from starzoo.parallel import split_across_processes, world_size
 from starzoo.progress import Progress, no_progress
 
 __all__ = ["Shard", "evaluate", "evaluate_shard", "measure_path"]
@@ -68,21 +77,18 @@ def evaluate(evaluation: CachedEvaluation, *, progress: Progress = no_progress) 
     items = _measure_items(evaluation, run)
     sampling = _choose_sampling(config, items.domain_losses)
     samplings = _samplings(sampling)
-    averages = run("averaging over the star domain", list(samplings.values()), evaluation.domain)
+    averages = run(
+        "averaging over the star domain", list(samplings.items()), lambda item: score_domain(evaluation, *item)
+    )
+    [ensembles] = run("scoring ensembles", [""], lambda _: list(score_ensembles(evaluation))).values()
+    models = evaluation.models
+    names = [*models.sources, *models.holdouts, "naive mean", "aligned mean", "star"]
+    scored = [*map(items.models.__getitem__, names), *averages.values(), *items.baselines.values(), *ensembles]
     return Evaluation(
         paths=tuple(
-            curve
-            for path, inner in items.paths.items()
-            for curve in _path_curves(evaluation, path, items.predictions | items.ends, inner)
+            curve for path, inner in items.paths.items() for curve in _path_curves(evaluation, path, items.ends, inner)
         ),
-        qualities=tuple(
-            score_predictors(
-                evaluation,
-                items.predictions,
-                {role: (sampling, averages[sampling]) for role, sampling in samplings.items()},
-                items.baselines,
-            )
-        ),
+        qualities=tuple(row for split in config.splits for rows in scored for row in rows if row.split == split),
         images={split: len(evaluation.labels(split)) for split in config.splits},
         validation_images=len(evaluation.labels(VALIDATION)) if VALIDATION in evaluation.splits else 0,
         domain=sampling,
@@ -91,7 +97,7 @@ def evaluate(evaluation: CachedEvaluation, *, progress: Progress = no_progress) 
             _loss_plane(sampler, config.splits[-1], list(rows.values())) for sampler, rows in items.planes.items()
         ),
         repaired=config.repair,
-        rounding=_bf16_error(evaluation, items.predictions["star"], items.float32["star"]) if items.float32 else None,
+        rounding=items.rounding.get("star"),
     )
 
 
@@ -105,7 +111,7 @@ def evaluate_shard(evaluation: CachedEvaluation, shard: Shard, *, progress: Prog
 
 def measure_path(evaluation: CachedEvaluation, path: PathSpec) -> tuple[PathCurve, ...]:
     """Measure one path, on every split."""
-    ends = {name: evaluation.predict_end(name) for name in (path.a, path.b)}
+    ends = {name: evaluation.curve_of(evaluation.predict_end(name)) for name in (path.a, path.b)}
     return tuple(_path_curves(evaluation, path, ends, evaluation.path(path)))
 
 
@@ -124,33 +130,44 @@ class _ShardedMap:
 
 @dataclass(frozen=True, kw_only=True)
 class _Items:
-    """The results that do not depend on each other, each by its item."""
+    """The results that do not depend on each other, each by its item; predictions are left in the cache."""
 
-    predictions: dict[str, Predictions]
-    ends: dict[str, Predictions]
-    baselines: dict[Baseline, Predictions]
+    models: dict[str, list[PredictionScores]]
+    ends: dict[str, Curve]
+    baselines: dict[Baseline, list[PredictionScores]]
     domain_losses: dict[Uniform, list[float]]
     paths: dict[PathSpec, Curve]
-    float32: dict[str, Predictions]
+    rounding: dict[str, Bf16Error]
     planes: dict[LossPlaneSampler, dict[int, list[float]]]
 
 
 def _measure_items(evaluation: CachedEvaluation, run: _ShardedMap) -> _Items:
     config, paths = evaluation.config, list(_paths_to_measure(evaluation.models, evaluation.config))
     end_names = list(dict.fromkeys(name for path in paths for name in (path.a, path.b)))
+    if world_size() > 1 or run.shard.of > 1:  # otherwise, an image is decoded at its first use
+        run("decoding images", evaluation.shared_images(), lambda part: part[0].prepare(part[1]))
+    models = run("evaluating models", evaluation.pool.names, partial(score_model, evaluation))
+    if evaluation.reestimates:
+        ends = run(
+            "evaluating the ends of paths", end_names, lambda name: evaluation.curve_of(evaluation.predict_end(name))
+        )
+    else:
+        ends = {name: _curve_of_scores(rows) for name, rows in models.items()}
     chooses_domain = config.bma_samples and VALIDATION in evaluation.splits
     return _Items(
-        predictions=run("evaluating models", evaluation.pool.names, evaluation.predict),
-        ends=run("evaluating the ends of paths", end_names if evaluation.reestimates else [], evaluation.predict_end),
-        baselines=run("evaluating baselines", config.baselines, partial(evaluation.baseline, progress=run.progress)),
+        models=models,
+        ends=ends,
+        baselines=run(
+            "evaluating baselines", config.baselines, partial(score_baseline, evaluation, progress=run.progress)
+        ),
         domain_losses=run(
             "choosing points of the star domain", T_RANGES if chooses_domain else (), evaluation.domain_losses
         ),
         paths=run("measuring paths", paths, evaluation.path),
-        float32=run(
+        rounding=run(
             "evaluating the star in float32",
             ["star"] if config.precision != "fp32" else [],
-            evaluation.in_float32().predict,
+            partial(_bf16_error, evaluation),
         ),
         planes={
             sampler: run("measuring a plane", range(config.loss_plane_points), sampler.row)
@@ -175,10 +192,10 @@ def _paths_to_measure(models: EvaluatedModels, config: EvalConfig) -> Iterator[P
 
 
 def _path_curves(
-    evaluation: CachedEvaluation, path: PathSpec, ends: Mapping[str, Predictions], inner: Curve
+    evaluation: CachedEvaluation, path: PathSpec, ends: Mapping[str, Curve], inner: Curve
 ) -> Iterator[PathCurve]:
-    """Join the predictions of the ends and the curve between them, on every split."""
-    parts = evaluation.curve_of(ends[path.a]), inner, evaluation.curve_of(ends[path.b])
+    """Join the ends and the curve between them, on every split."""
+    parts = ends[path.a], inner, ends[path.b]
     for split in evaluation.config.splits:
         rows = torch.cat([part[split] for part in parts], dim=1).tolist()
         scores = dict(zip(CURVE_ROWS, rows, strict=False))
@@ -200,7 +217,18 @@ def _samplings(chosen: DomainSampling | None) -> dict[Role, DomainSampling]:
     return {"domain": chosen} if chosen.t == FULL_RANGE else {"domain": chosen, "domain-whole-lines": whole_lines}
 
 
-def _bf16_error(evaluation: CachedEvaluation, bf16: Predictions, float32: Predictions) -> Bf16Error:
+def _curve_of_scores(rows: Sequence[PredictionScores]) -> Curve:
+    """Return the scores of a model as those of a point of a path."""
+    return {
+        row.split: torch.tensor(
+            [[row.nll], [row.accuracy], *([[row.tempered.nll]] if row.tempered else [])], dtype=torch.float64
+        )
+        for row in rows
+    }
+
+
+def _bf16_error(evaluation: CachedEvaluation, name: str) -> Bf16Error:
+    bf16, float32 = evaluation.predict(name), evaluation.in_float32().predict(name)
     rows = [(bf16[split], float32[split], evaluation.labels(split)) for split in evaluation.config.splits]
     return Bf16Error(
         nll=max(abs(negative_log_likelihood(a, y) - negative_log_likelihood(b, y)) for a, b, y in rows),

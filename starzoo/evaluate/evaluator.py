@@ -19,6 +19,7 @@ from starzoo.models.weights import StateDict, interpolate
 
 __all__ = ["CURVE_ROWS", "Curve", "Evaluator", "name_errors", "score_points"]
 
+_PART = 2048  # images
 
 Curve = Mapping[str, Tensor]
 """The scores of the points of a path: for every split a tensor of shape (`CURVE_ROWS`, points)."""
@@ -78,12 +79,9 @@ class Evaluator:
                 reestimate_batch_norm(self.network, self._statistics())
         with torch.inference_mode(), self._autocast():
             predicted = {
-                split: torch.cat([
-                    self.network(self._to_device(images)).cpu().double().log_softmax(1).float() for images in batches()
-                ])
-                for split, (batches, _) in self.splits.items()
+                split: self._predict(batches(), len(labels)) for split, (batches, labels) in self.splits.items()
             }
-        if not all(torch.isfinite(values).all() for values in predicted.values()):
+        if not all(torch.isfinite(part).all() for values in predicted.values() for part in torch.split(values, _PART)):
             raise NumericalError(
                 "", "the predictions are not finite", hint="use another model, or evaluate.precision=fp32"
             )
@@ -102,6 +100,16 @@ class Evaluator:
             return self.log_probabilities(state)
 
         return score_points(map(predict, t), {split: labels for split, (_, labels) in self.splits.items()}, calibration)
+
+    def _predict(self, batches: Iterable[Tensor], count: int) -> Tensor:
+        start, predicted = 0, torch.empty(0)
+        for images in batches:
+            logits = self.network(self._to_device(images)).cpu().double()
+            if not start:  # at once as large as all predictions, which are not copied then
+                predicted = torch.empty(count, logits.shape[1])
+            predicted[start : start + len(logits)] = logits.log_softmax(1)
+            start += len(logits)
+        return predicted
 
     def _autocast(self) -> torch.autocast:
         """The precision of forward passes; without a cache, which would keep copies of overwritten weights."""

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from starzoo.errors import HubError, without_password
-from starzoo.files import cache_folder
+from starzoo.files import bytes_on_disk, cache_folder, list_cache
 from starzoo.hub.listing import free_bytes
 from starzoo.hub.offline import is_offline
 from starzoo.hub.retry import with_retries
@@ -69,6 +69,14 @@ def _cache(clean: bool) -> Iterator[Check]:
     yield Check("cache of the Hub", str(cache))
     yield Check("cache of starzoo", str(cache_folder("")))
     yield Check("free disk", f"{free / 1e9:.1f} GB", "free space, or set HF_HOME" if free < _LOW_DISK else "")
+    for kind, problem in (("pixels", "decoded images"), ("evaluations", "measured results")):
+        cached = list(list_cache(cache_folder(kind)))
+        size = sum(bytes_on_disk(status) for _, status in cached)
+        if clean and kind == "pixels":  # they are decoded again, while results take much longer
+            for path, _ in cached:
+                path.unlink(missing_ok=True)
+        action = " removed" if clean and kind == "pixels" else ""
+        yield Check(problem, f"{size / 1e9:.1f} GB{action}, in {cache_folder(kind)}")
     files = list(_incomplete_downloads())
     if clean:
         size = sum(file.stat().st_size for file in files)

@@ -511,19 +511,23 @@ def test_images_come_in_order_and_a_limit_draws_some(digits: Split) -> None:
     assert [len(batch) for batch in digits.images(64, limit=129)] == [43, 43, 43]  # none counts for less
 
 
-def test_large_splits_are_decoded_anew_each_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_splits_are_decoded_each_time_where_no_file_can_be_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = DataConfig(dataset=str(folder))
-    kept = load_data(config, COLOR).train
-    monkeypatch.setattr("starzoo.data.decoding._CACHE_BYTES", 0)
+    before, _ = load_data(config, COLOR).train.tensors()
+    monkeypatch.setattr("starzoo.data.decoding._MEMORY_BYTES", 0)
+    monkeypatch.setattr("starzoo.data.decoding._MOST_MEMORY_BYTES", 0)
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(folder / "train" / "c1" / "0.png"))  # no folder can be made there
     fresh = load_data(config, COLOR).train
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert torch.equal(fresh.tensors()[0], kept.tensors()[0])
+        assert torch.equal(fresh.tensors()[0], before)
     finally:
         torch.set_num_threads(threads)
     paint(77).save(folder / "train" / "c1" / "0.png")
-    assert not torch.equal(fresh.tensors()[0], kept.tensors()[0])
+    assert not torch.equal(fresh.tensors()[0], before)
 
 
 # Epochs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from starzoo.errors import UsageError
 from starzoo.evaluate.evaluate import Shard
 from starzoo.evaluate.result_cache import ResultCache
+from starzoo.files import bytes_on_disk, list_cache
 from starzoo.models.weights import hash_tensors
 from starzoo.star.star import load_star
 from starzoo.workflows.evaluate import evaluate_star
@@ -187,3 +189,29 @@ def test_hashes_tell_tensors_apart() -> None:
     ]
     hashes = {hash_tensors(ones), *(hash_tensors({**other, "b": torch.zeros(0)}) for other in others)}
     assert len(hashes) == 5
+
+
+def test_without_a_folder_results_stay_in_memory() -> None:
+    cache = ResultCache(None)
+    measured: list[int] = []
+    for _ in range(2):
+        cache.get_or_compute({"a": 1}, lambda: measured.append(1) or {"x": torch.ones(2)})  # type: ignore[func-returns-value]
+    assert measured == [1]
+    assert ResultCache(None).get_or_compute({"a": 1}, lambda: {"x": torch.zeros(2)})["x"].tolist() == [0, 0]
+
+
+def test_results_that_were_not_used_for_long_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ResultCache(tmp_path)
+    for number in range(3):
+        cache.get_or_compute({"a": number}, lambda: {"x": torch.ones(1024)})
+    for file in tmp_path.iterdir():
+        os.utime(file, (0, 0))
+    cache.get_or_compute({"a": 1}, dict)  # used
+    used = sum(bytes_on_disk(status) for _, status in list_cache(tmp_path))
+    monkeypatch.setattr("starzoo.files.shutil.disk_usage", lambda _: type("Usage", (), {"free": used - 8192}))
+    cache.get_or_compute({"a": 3}, lambda: {"x": torch.ones(1024)})
+    measured: list[int] = []
+    for number in (3, 1):
+        cache.get_or_compute({"a": number}, lambda: measured.append(1) or {})  # type: ignore[func-returns-value]
+    assert measured == []
+    assert len(list(tmp_path.iterdir())) < 4

@@ -88,7 +88,7 @@ def _channel_statistics(pixels: DecodedImages) -> tuple[tuple[float, ...], tuple
     """Return mean and standard deviation of every channel on the scale 0 to 1, to four digits."""
     counts = torch.zeros(pixels.shape[-1], 256, dtype=torch.float64)  # how often each channel has each value
     for rows in torch.tensor(_sample(pixels.shape[0], _MEASURED)).split(_BATCH):  # type: ignore[no-untyped-call]
-        for channel, values in zip(counts, pixels[rows].flatten(0, 2).unbind(-1), strict=True):
+        for channel, values in zip(counts, pixels.decode(rows).flatten(0, 2).unbind(-1), strict=True):
             channel += torch.bincount(values, minlength=256)
     values, total = torch.arange(256, dtype=torch.float64) / 255, counts.sum(1, keepdim=True)
     mean = (counts * values).sum(1, keepdim=True) / total
