@@ -83,11 +83,6 @@ class DecodedImages:
         self._is_ready = torch.zeros(len(records), dtype=torch.bool)
         self._is_full = False
 
-    @property
-    def is_kept(self) -> bool:
-        """Whether images are decoded once."""
-        return self._cache is not None
-
     def __getitem__(self, indices: Tensor) -> Tensor:
         """Return the pixels of images, uint8 of shape (indices, height, width, channels)."""
         pixels = self._pixels

@@ -65,7 +65,7 @@ def test_batches_are_the_same_for_any_number_of_processes(
 ) -> None:
     in_memory = load(folder, augment=augment)
     expected = list(epoch(in_memory, augment, 0))
-    monkeypatch.setattr("starzoo.data.decoding._CACHE_BYTES", 0)
+    monkeypatch.setattr("starzoo.data.decoding.DecodedImages.is_kept", False)
     fresh = load(folder, augment=augment)
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
