@@ -55,6 +55,17 @@ def test_a_fit_loads_as_fast_as_torch_and_the_same_with_any_number_of_processes(
     assert len(set(found["sha256"].values())) == 1
 
 
+def test_a_start_with_known_images_reads_none_of_them(tmp_path):
+    script, found = importlib.import_module("benchmarks.opening"), results("opening")
+    assert (RESULTS / "opening.md").read_text() == script.table(found)
+    for first, *later in found.values():
+        assert first["images_read"] > 0
+        assert all((row["images_read"], row["digest"]) == (0, first["digest"]) for row in later)
+        assert all(row["open"] + row["fingerprint"] <= 2 for row in later)
+    script.make_folder(tmp_path, 40)
+    assert len(list(tmp_path.rglob("*.png"))) == 40
+
+
 def rows_of(name, variant):
     """The rows of one variant of an experiment, three seeds or more."""
     rows = [row for row in results(f"study/{name}")["rows"] if row["variant"] == variant]

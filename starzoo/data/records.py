@@ -16,6 +16,7 @@ from PIL import Image
 from starzoo.config import DataConfig
 from starzoo.data.class_names import list_names
 from starzoo.data.columns import find_image_column, read_labels
+from starzoo.data.fingerprint_cache import get_or_compute_fingerprint, stamp_folder
 from starzoo.data.hub_datasets import LoadedSplits, load_splits, warn_once
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.files import read_file
@@ -107,19 +108,42 @@ class RawTask:
     validation: RawSplit | None = None  # the training images that a subset leaves out
     revision: str | None = None  # the commit on the Hub
     is_numbered: bool = False  # whether the class names are whole numbers, because the labels have no names
+    origin: Path | str | None = None  # the folder, or the data set and its commit and configuration
 
     @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of the class names, labels and image files of both splits, in hexadecimal digits."""
-        digest = hashlib.sha256("\0".join(self.class_names).encode())
-        train, test = set(self.train.update_hash(digest)), self.test.update_hash(digest)
-        shared, dataset = sum(image in train for image in test), self.test.dataset
-        problem = f"{shared} of {pluralize(len(test), 'test image')} are also training images"
-        if shared > _MAX_SHARED * len(test):
+        key = self._key
+        fingerprint, shared = get_or_compute_fingerprint(key, self._read_all) if key else self._read_all()
+        dataset, count = self.test.dataset, len(self.test)
+        problem = f"{shared} of {pluralize(count, 'test image')} are also training images"
+        if shared > _MAX_SHARED * count:
             raise UsageError(dataset, problem, hint="choose splits that share no images, or remove these")
         if shared:
             warn_once(f"{dataset}: {problem}")
-        return digest.hexdigest()
+        return fingerprint
+
+    def _read_all(self) -> tuple[str, int]:
+        """Read all images; return the fingerprint, and how many test images are also training images."""
+        digest = hashlib.sha256("\0".join(self.class_names).encode())
+        train, test = set(self.train.update_hash(digest)), self.test.update_hash(digest)
+        return digest.hexdigest(), sum(image in train for image in test)
+
+    @property
+    def _key(self) -> str | None:
+        """What decides the fingerprint without a look at the images; None for the embedded digits."""
+        if self.origin is None:
+            return None
+        origin = stamp_folder(self.origin) if isinstance(self.origin, Path) else self.origin
+        splits = [
+            (
+                split.name,
+                split.image_column,
+                hashlib.sha256(split.numbers.tobytes() + split.labels.tobytes()).hexdigest(),
+            )
+            for split in (self.train, self.test)
+        ]
+        return repr([origin, self.class_names, splits])
 
 
 def open_data(config: DataConfig, *, seed: int = 0) -> RawTask:
@@ -143,6 +167,7 @@ def open_data(config: DataConfig, *, seed: int = 0) -> RawTask:
         validation=_select(train, np.setdiff1d(train.numbers, chosen)) if len(chosen) < len(train) else None,
         revision=splits.revision,
         is_numbered=is_numbered,
+        origin=splits.folder or (splits.revision and f"{config.dataset}@{splits.revision} {config.name}"),
     )
     _check_classes(task, config)
     return task
