@@ -1,5 +1,9 @@
 """`starzoo plan`."""
 
+from typing import Annotated
+
+import typer
+
 from . import options
 from .output import Output
 from .plan_tables import show_plan
@@ -14,10 +18,13 @@ def plan(
     config: options.ConfigFile = None,
     overrides: options.Overrides = None,
     seed: options.Seed = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also load all models and images, and time some steps on this machine.")
+    ] = False,
 ) -> None:
     """Say what fit-star would take: bytes to download, memory, licenses and steps.
 
-    No weights are downloaded and no images are read. Models that cannot be used together are refused.
+    Without --measure no weights are downloaded and no images are read. Models that cannot be used together are refused.
 
     Example:
         starzoo plan timm/resnet18.a1_in1k timm/resnet18.a2_in1k --train-size 1281167
@@ -25,4 +32,9 @@ def plan(
     from starzoo.workflows.plan import plan_star
 
     run = options.load_run(config, overrides, seed, data=data, star=star)
-    show_plan(out, plan_star(sources, holdouts or [], run))
+    planned, trial = plan_star(sources, holdouts or [], run), None
+    if measure:
+        from starzoo.workflows.trial import measure_trial
+
+        trial = measure_trial(sources, holdouts or [], run, progress=out.progress)
+    show_plan(out, planned, trial)

@@ -10,11 +10,13 @@ from pathlib import Path
 from starzoo.align.activation_features import max_feature_elements
 from starzoo.config import RunConfig
 from starzoo.errors import ResourceError, UsageError
+from starzoo.evaluate.storage import pixel_bytes, prediction_bytes
 from starzoo.hub.download import fetch
 from starzoo.hub.listing import CARD, Listing, bytes_to_download, free_bytes, list_files
 from starzoo.hub.ref import ModelRef
 from starzoo.hub.thread_map import thread_map
 from starzoo.models.architecture import Architecture
+from starzoo.models.batch_norm import has_batch_norm
 from starzoo.models.compatibility import check_architectures, check_have_classes
 from starzoo.models.licenses import Licensing, combine_licenses, read_license
 from starzoo.models.pull import architecture_of, check_pickle, read_weights_header
@@ -28,7 +30,7 @@ from starzoo.workflows.refs import resolve_zoo
 
 __all__ = ["Plan", "PlannedModel", "plan_star"]
 
-_DIGITS_TRAIN_SIZE = 1437
+_DIGITS_TRAIN_SIZE, _DIGITS_TEST_SIZE = 1437, 360
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,11 @@ class Plan:
         images: Training images, where their number is known without opening the data set.
         steps: Optimizer steps, where the number of images is known.
         licensing: The licenses that the star may have.
+        ranks: Processes of the run: `runtime.num_processes`, or 1.
+        memory_per_rank: Bytes for weights and alignment of one process; each process has them all.
+        images_per_step: Images that each process loads for a step.
+        predictions: Bytes of the predictions in the cache, where the number of test images is known.
+        pixels: Bytes of decoded images, in a file where a split is large, where the numbers of images are known.
     """
 
     models: tuple[PlannedModel, ...]
@@ -82,6 +89,11 @@ class Plan:
     images: int | None
     steps: int | None
     licensing: Licensing
+    ranks: int
+    memory_per_rank: int
+    images_per_step: int
+    predictions: int | None
+    pixels: int | None
 
 
 def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig) -> Plan:
@@ -116,17 +128,35 @@ def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig
     check_have_classes(models)
     parameters = sum(math.prod(shape) for shape in models[0].architecture.shapes.values())
     features = max_feature_elements(count) if config.align.needs_images else 0
-    images = config.data.train_size or (_DIGITS_TRAIN_SIZE if config.data.dataset == "digits" else None)
+    is_digits = config.data.dataset == "digits"
+    images = config.data.train_size or (_DIGITS_TRAIN_SIZE if is_digits else None)
+    test_images = config.data.test_size or (_DIGITS_TEST_SIZE if is_digits else None)
+    architecture, ranks = models[0].architecture, config.runtime.num_processes or 1
+    memory, alignment_memory = 4 * parameters * (len(models) + 4), 4 * count * (parameters + features)
+    splits = {"train": images, "test": test_images} if images and test_images else {}
     return Plan(
         models=tuple(models),
         to_download=bytes_to_download(listings),
         free=_check_free_space(bytes_to_download(listings)),
         parameters=parameters,
-        memory=4 * parameters * (len(models) + 4),
-        alignment_memory=4 * count * (parameters + features),
+        memory=memory,
+        alignment_memory=alignment_memory,
         images=images,
         steps=config.star.epochs * (images // config.star.batch_size) if images else None,
         licensing=combine_licenses([model.license for model in models[:count] if model.sha or model.license]),
+        ranks=ranks,
+        memory_per_rank=memory + alignment_memory,
+        images_per_step=config.star.batch_size // ranks,
+        predictions=prediction_bytes(
+            config.evaluate,
+            {name: number for name, number in splits.items() if name in config.evaluate.splits},
+            classes=architecture.num_classes,
+            models=len(models) + 1,
+            has_batch_norm=has_batch_norm(architecture.build_meta()),
+        )
+        if splits
+        else None,
+        pixels=pixel_bytes(splits, architecture.preprocessing.input_size) if splits else None,
     )
 
 

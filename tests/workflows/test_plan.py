@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from starzoo.config import DataConfig, RunConfig, StarConfig
+from starzoo.config import DataConfig, EvalConfig, RunConfig, RuntimeConfig, StarConfig
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.errors import HubError, IncompatibleError, ResourceError, UntrustedInputError, UsageError
 from starzoo.hub.offline import offline_mode
 from starzoo.models.pull import pull_all
 from starzoo.workflows.plan import plan_star
+from starzoo.workflows.trial import measure_trial
 from tests.cli.conftest import run as run
 from tests.conftest import MakeMember
 from tests.hub.fakehub import FakeHub, Request
@@ -158,3 +159,39 @@ def test_a_dry_run_takes_what_the_run_takes(run, make_member: MakeMember, tmp_pa
     refused = run(*words, make_member("c", seed=3, label_names=("dog", "cow", "señor")))
     assert refused.code == 5
     assert "1 missing (cat), 1 unknown (cow)" in refused.err
+
+
+def test_the_size_of_an_evaluation_is_that_of_its_cache(digits_zoo: list[Path], tmp_path: Path) -> None:
+    refs = [str(folder) for folder in digits_zoo]
+    config = RunConfig(star=StarConfig(epochs=1), evaluate=EvalConfig(points=3, source_pairs=1, bma_samples=2))
+    plan = plan_star(refs[:2], refs[2:3], config)
+    assert (plan.ranks, plan.images_per_step) == (1, 64)
+    assert plan.pixels == (1437 + 360) * 16 * 16
+    assert plan.predictions == (4 + 2 + 4 + 2) * 360 * 10 * 4  # models, means, ends of paths, averages
+    two = plan_star(refs[:2], refs[2:3], config.model_copy(update={"runtime": RuntimeConfig(num_processes=2)}))
+    assert (two.ranks, two.images_per_step) == (2, 32)
+    assert two.memory_per_rank == plan.memory + plan.alignment_memory
+
+
+def test_a_trial_takes_an_epoch_and_leaves_nothing(
+    digits_zoo: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refs = [str(folder) for folder in digits_zoo]
+    config = RunConfig(data=DataConfig(train_size=640), star=StarConfig(epochs=200))
+    trial = measure_trial(refs[:2], refs[2:3], config)
+    assert 2000 * 64 / trial.used_per_second == pytest.approx(trial.fit_seconds - trial.start_seconds)
+    assert 0 <= trial.start_seconds < trial.fit_seconds
+    assert trial.loaded_per_second > 0
+    assert trial.evaluation_seconds > 0
+    assert 2e8 < trial.peak_memory < 2e10
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_shows_a_trial_if_asked(run, digits_zoo: list[Path]) -> None:
+    refs = [str(folder) for folder in digits_zoo[:2]]
+    ended = run("plan", *refs, "--epochs", "2", "--measure")
+    assert ended.code == 0, ended.err
+    assert "images/s are used" in ended.out
+    assert "estimated time:" in ended.out
+    assert "on the disk:" in ended.out
