@@ -57,7 +57,10 @@ _TRAIN = FieldOptions(
 
 DataOptions = Annotated[dict[str, Any], _DATA]
 AlignDataOptions = Annotated[dict[str, Any], replace(_DATA, default="")]  # `align` has no images by default
-StarDataOptions = Annotated[dict[str, Any], replace(_DATA, default="the star's")]
+StarDataOptions = Annotated[
+    dict[str, Any],
+    replace(_DATA, default="the star's", fields=tuple(name for name in _DATA.fields if name != "image_size")),
+]
 EvaluateOptions = Annotated[dict[str, Any], _EVALUATE]
 StarEvaluateOptions = Annotated[dict[str, Any], replace(_EVALUATE, default="the star's")]
 AlignOptions = Annotated[dict[str, Any], _ALIGN]

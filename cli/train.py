@@ -22,7 +22,6 @@ def train(
     overrides: options.Overrides = None,
     seeds: Annotated[str, typer.Option(metavar="0-9", help="One source per seed, for example 0-9 or 0,3,5-7.")] = "0-9",
     model_args: options.ModelArgs = None,
-    image_size: options.ImageSize = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Sources at a time; one per core or GPU when not given.")
     ] = None,
@@ -38,7 +37,7 @@ def train(
     run = load_zoo_config(config, overrides or (), data=data, train=recipe)
     from starzoo.models.training import architecture_for, train_zoo
 
-    model = architecture_for(architecture, run.data, model_args=arguments, image_size=image_size)
+    model = architecture_for(architecture, run.data, model_args=arguments, image_size=run.data.image_size)
     reports = train_zoo(model, run.data, run.train, seed_list, folder, jobs=jobs, progress=out.progress)
     rows = [
         (

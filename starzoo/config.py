@@ -139,6 +139,12 @@ class DataConfig(FrozenModel):
     test_size: int | None = Field(
         None, ge=1, lt=2**32, description="Test on a class-balanced random subset of this size."
     )
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        le=16_384,
+        description="Height and width in pixels at which images are used, by all models; their own when not given.",
+    )
     augment: Augmentation = Field("none", description="Augmentation of the training images; timm is data.transform.")
     transform: TransformConfig | None = Field(None, description="timm's training transform, with augment=timm.")
 

@@ -187,12 +187,13 @@ class Architecture(FrozenModel):
         }
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], subject: str) -> Architecture:
+    def from_config(cls, config: Mapping[str, Any], subject: str, *, image_size: int | None = None) -> Architecture:
         """Read a stranger's config.json, written by any version of timm, as timm reads it.
 
         Args:
             config: The parsed file.
             subject: The folder or repository, for messages.
+            image_size: Height and width in pixels, in place of those that the file states.
 
         Returns:
             The architecture.
@@ -201,7 +202,7 @@ class Architecture(FrozenModel):
             UntrustedInputError: A key or value is not allowed, timm cannot build the model, or two values of the file
                 contradict each other.
         """
-        stated = TimmConfig.parse(config, subject)
+        stated = TimmConfig.parse(config, subject).at_size(image_size)
         model = stated.build(subject)
         built = getattr(model, "num_classes", stated.num_classes)
         if built != stated.num_classes:

@@ -31,10 +31,12 @@ def check_architectures(models: Sequence[HasArchitecture]) -> None:
     """Make sure that models are of one architecture, for the same classes and preprocessing."""
     for model in models[1:]:
         for what, ours, theirs in _differences(models[0].architecture, model.architecture):
+            hint = "give models of one architecture, trained for the same classes and preprocessing"
+            sizes = [one.architecture.preprocessing.input_size for one in (models[0], model)]
+            if what.startswith("input_size") and sizes[0][0] == sizes[1][0]:
+                hint = f"give --image-size {max(max(size[1:]) for size in sizes)} to use them at one size"
             raise IncompatibleError(
-                f"{models[0].name} and {model.name}",
-                f"cannot be combined: {what} {ours} and {theirs}",
-                hint="give models of one architecture, trained for the same classes and preprocessing",
+                f"{models[0].name} and {model.name}", f"cannot be combined: {what} {ours} and {theirs}", hint=hint
             )
     named = [model for model in models if model.architecture.label_names]
     for model in named[1:]:

@@ -104,9 +104,10 @@ def pull_all(
     return [snapshots[ref] for ref in parsed]
 
 
-def architecture_of(listing: Listing) -> Architecture:
+def architecture_of(listing: Listing, *, image_size: int | None = None) -> Architecture:
     """Read a model's config.json, from the cache or the Hub."""
-    return Architecture.from_config(read_json(fetch(listing, listing.files[CONFIG])[0]), str(listing.ref))
+    config = read_json(fetch(listing, listing.files[CONFIG])[0])
+    return Architecture.from_config(config, str(listing.ref), image_size=image_size)
 
 
 def read_weights_header(listing: Listing) -> dict[str, TensorInfo]:

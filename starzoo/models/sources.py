@@ -14,7 +14,7 @@ from typing import Any, Self, get_args
 from torch import Tensor, nn
 
 from starzoo.config import Augmentation
-from starzoo.errors import UntrustedInputError
+from starzoo.errors import IncompatibleError, UntrustedInputError
 from starzoo.hub.listing import CARD
 from starzoo.hub.ref import ModelRef
 from starzoo.models.architecture import INPUT_FIELDS, Architecture
@@ -93,12 +93,16 @@ def load_source(ref: str | Path, *, progress: Progress = no_progress) -> Source:
 
 
 def load_sources(
-    refs: Sequence[str | Path], *, reserved_names: Collection[str] = (), progress: Progress = no_progress
+    refs: Sequence[str | Path],
+    *,
+    reserved_names: Collection[str] = (),
+    image_size: int | None = None,
+    progress: Progress = no_progress,
 ) -> list[Source]:
-    """Load several models under unique names, with one evaluation transform."""
+    """Load several models under unique names, with one evaluation transform, and at one size where it is given."""
     sources: list[Source] = []
     names = {*RESERVED_NAMES, *reserved_names}
-    for index, source in enumerate(_load_all(refs, progress)):
+    for index, source in enumerate(_load_all(refs, progress, image_size)):
         # Never with more of its path, which tells about a machine and its user.
         candidates = itertools.chain([source.name], (f"{source.name}-{number}" for number in itertools.count(2)))
         name = next(candidate for candidate in candidates if candidate not in names)
@@ -134,7 +138,7 @@ def _unify_preprocessing(sources: Sequence[Source]) -> list[Source]:
     ]
 
 
-def _load_all(refs: Sequence[str | Path], progress: Progress) -> Iterator[Source]:
+def _load_all(refs: Sequence[str | Path], progress: Progress, image_size: int | None = None) -> Iterator[Source]:
     """Download what is on the Hub, all of it at the same time, and read the models one after another."""
     parsed = [ModelRef.parse(ref) for ref in refs]
     remote = [ref for ref in parsed if ref.folder is None]
@@ -142,24 +146,44 @@ def _load_all(refs: Sequence[str | Path], progress: Progress) -> Iterator[Source
     for ref, text in zip(parsed, refs, strict=True):
         if ref.folder is None:
             snapshot, name = snapshots[ref], ref.model_id.rpartition("/")[2]
-            yield _read_source(snapshot.folder, str(ref), snapshot.card, name=name, repo=ref.model_id, sha=snapshot.sha)
+            origin = {"name": name, "repo": ref.model_id, "sha": snapshot.sha}
+            yield _read_source(snapshot.folder, str(ref), snapshot.card, image_size, **origin)
         else:
             name = ref.folder.resolve().name
-            yield _read_source(ref.folder, str(text), ref.folder / CARD, name=name, **_read_training(ref.folder))
+            training = _read_training(ref.folder)
+            yield _read_source(ref.folder, str(text), ref.folder / CARD, image_size, name=name, **training)
 
 
-def _read_source(folder: Path, subject: str, card: Path | None, **origin: Any) -> Source:
+def _read_source(folder: Path, subject: str, card: Path | None, image_size: int | None, **origin: Any) -> Source:
     check_files(folder, subject)
-    architecture = read_architecture(folder, subject)
-    state, weights = load_state(folder, architecture, subject), find_weights(folder)
+    stated, weights = read_architecture(folder, subject), find_weights(folder)
+    architecture, state = _load_at_size(folder, subject, stated, image_size)
     record = ModelRecord(
         files={CONFIG_FILE: sha256_file(folder / CONFIG_FILE), WEIGHTS_FILE: sha256_file(weights)},
         license=read_license(card),
         dtype=stored_dtype(read_header(weights, subject)),
-        preprocessing=architecture.preprocessing,
+        preprocessing=stated.preprocessing,
         **origin,
     )
     return Source(record, architecture, state)
+
+
+def _load_at_size(
+    folder: Path, subject: str, stated: Architecture, image_size: int | None
+) -> tuple[Architecture, dict[str, Tensor]]:
+    """Load the weights of a folder, resampled by timm where images have another size than the folder states."""
+    if image_size is None:
+        return stated, load_state(folder, stated, subject)
+    try:
+        architecture = read_architecture(folder, subject, image_size=image_size)
+        return architecture, load_state(folder, architecture, subject, image_size=image_size)
+    except UntrustedInputError as error:
+        load_state(folder, stated, subject)  # which says what is wrong with the file itself
+        raise IncompatibleError(
+            subject,
+            f"cannot take images of {image_size} x {image_size} pixels: {error.problem}",
+            hint="leave --image-size out, or give models that take images of any size",
+        ) from error
 
 
 def _read_training(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.models.config_allowlist import check_arguments, check_pretrained, refuse
 from starzoo.models.safetensors_header import MISMATCH
-from starzoo.models.timm_registry import TIMM_ERRORS, TIMM_NAME, build, resolve_name
+from starzoo.models.timm_registry import TIMM_ERRORS, TIMM_NAME, build, registry_entry, resolve_name
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -88,6 +88,15 @@ class TimmConfig:
             refuse(subject, error.message, error.hint)
         pretrained = {key: value for key, value in pretrained.items() if key not in _LOCATORS}
         return cls(current, pretrained, {**_WITH_WEIGHTS.get(current, {}), **arguments})
+
+    def at_size(self, image_size: int | None) -> Self:
+        """Return the same for square images of another size, to which timm resamples what depends on the size."""
+        if image_size is None:
+            return self
+        channels = self.pretrained_cfg.get("input_size", registry_entry(self.name).input_size)[0]
+        size = {"img_size": [image_size, image_size]} if "img_size" in self.model_args else {}
+        pretrained_cfg = {**self.pretrained_cfg, "input_size": [channels, image_size, image_size]}
+        return replace(self, pretrained_cfg=pretrained_cfg, model_args={**self.model_args, **size})
 
     def build(self, subject: str) -> nn.Module:
         """Build the network on the meta device: shapes without memory."""

@@ -56,15 +56,17 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         save_file(content, draft, metadata=dict(metadata) if metadata else None)
 
 
-def read_architecture(folder: Path, subject: str = "") -> Architecture:
+def read_architecture(folder: Path, subject: str = "", *, image_size: int | None = None) -> Architecture:
     """Read a folder's config.json."""
-    return Architecture.from_config(read_json(folder / CONFIG_FILE), subject or str(folder))
+    return Architecture.from_config(read_json(folder / CONFIG_FILE), subject or str(folder), image_size=image_size)
 
 
-def load_state(folder: Path, architecture: Architecture, subject: str = "") -> dict[str, Tensor]:
+def load_state(
+    folder: Path, architecture: Architecture, subject: str = "", *, image_size: int | None = None
+) -> dict[str, Tensor]:
     """Load a folder's weights as plain timm loads them, after a strict pass over their header."""
     subject, path = subject or str(folder), find_weights(folder)
-    config = TimmConfig.parse(read_json(folder / CONFIG_FILE), subject)
+    config = TimmConfig.parse(read_json(folder / CONFIG_FILE), subject).at_size(image_size)
     return load_weights(path, config, architecture, f"{subject}: {path.name}")
 
 

@@ -317,6 +317,12 @@ def _differences(manifest: StarManifest) -> Iterator[str]:
     models = [*manifest.sources, *manifest.holdouts]
     preprocessings = [model.preprocessing for model in models if model.preprocessing]
     chosen = manifest.architecture.preprocessing
+    sizes = Counter("x".join(map(str, stated.input_size[1:])) for stated in preprocessings)
+    if any(stated.input_size != chosen.input_size for stated in preprocessings):
+        counts = ", ".join(f"{size} pixels {count}" for size, count in sorted(sizes.items()))
+        size = "x".join(map(str, chosen.input_size[1:]))
+        yield f"Input size: all models are used and measured at {size} pixels; their files state {counts}."
+        preprocessings = [stated.model_copy(update={"input_size": chosen.input_size}) for stated in preprocessings]
     if len(set(preprocessings)) > 1:
         yield (
             f"Images: the models cut and resize a picture in different ways; all were fitted and measured with "

@@ -58,7 +58,7 @@ class StarDomain:
                 f"has {len(records)} sources, and {len(refs)} folders are given",
                 hint=f"give one for each of {', '.join(record.name for record in records)}",
             )
-        sources = match_to_star(star, reload_models(records, refs, progress=progress))
+        sources = match_to_star(star, reload_models(star, records, refs, progress=progress))
         return cls(star, {source.name: star.permutation(source.name).apply(source.state) for source in sources})
 
     @property

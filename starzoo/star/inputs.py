@@ -46,10 +46,10 @@ _MAX_BYTES = 16_000_000_000  # of images that a stranger's star may have in memo
 
 
 def reload_models(
-    records: Sequence[ModelRecord], refs: Sequence[str | Path], *, progress: Progress = no_progress
+    star: Star, records: Sequence[ModelRecord], refs: Sequence[str | Path], *, progress: Progress = no_progress
 ) -> list[Source]:
     """Load a star's own models under their own names, and make sure that they are still the same files."""
-    models = load_sources(refs, progress=progress)
+    models = load_sources(refs, image_size=star.manifest.config.data.image_size, progress=progress)
     for model, record in zip(models, records, strict=True):
         if model.record.files != record.files:
             raise UntrustedInputError(

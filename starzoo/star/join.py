@@ -59,7 +59,8 @@ class JoinResult:
 def join(star: Star, ref: str | Path, data: ImageTask, *, progress: Progress = no_progress) -> JoinResult:
     """Align a new model to a star as its own held-outs were, and measure the path between the two."""
     manifest, architecture, config = star.manifest, star.manifest.architecture, star.manifest.config
-    [model] = load_sources([ref], reserved_names=[source.name for source in manifest.sources], progress=progress)
+    reserved, image_size = [source.name for source in manifest.sources], config.data.image_size
+    [model] = load_sources([ref], reserved_names=reserved, image_size=image_size, progress=progress)
     _check_unseen(star, model, str(ref))
     [model] = match_to_star(star, [model], data, progress=progress)
     probe = Probe(architecture.build(), *data.train.labeled_images(limit=config.align.images, seed=config.align.seed))

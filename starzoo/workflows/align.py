@@ -85,7 +85,7 @@ def align_models(
     if not data and "method" not in config.model_fields_set:  # the default method needs images
         config = config.model_copy(update={"method": "balanced-weights"})
     permutees = expand_refs(permutees)
-    models = load_sources([fixed, *permutees], progress=progress)
+    models = load_sources([fixed, *permutees], image_size=data.image_size if data else None, progress=progress)
     check_compatible(models)
     folders = [out / model.name for model in models[1:]]
     for folder in folders:

@@ -119,15 +119,19 @@ def _load_models(
     star: Star, holdouts: Sequence[str], other_stars: Sequence[str], progress: Progress
 ) -> tuple[list[Source], list[Source], list[Source]]:
     """Load the sources of a star, the held-outs and other stars, and check that they are compatible."""
-    manifest, paths = star.manifest, star.local_paths
-    sources = reload_models(manifest.sources, resolve_records(manifest.sources, paths.sources), progress=progress)
+    manifest, paths, image_size = star.manifest, star.local_paths, star.manifest.config.data.image_size
+    sources = reload_models(star, manifest.sources, resolve_records(manifest.sources, paths.sources), progress=progress)
     names = [source.name for source in sources]
     if holdouts:
-        unseen = load_sources(holdouts, reserved_names=names, progress=progress)
+        unseen = load_sources(holdouts, reserved_names=names, image_size=image_size, progress=progress)
     else:
-        unseen = reload_models(manifest.holdouts, resolve_records(manifest.holdouts, paths.holdouts), progress=progress)
+        unseen = reload_models(
+            star, manifest.holdouts, resolve_records(manifest.holdouts, paths.holdouts), progress=progress
+        )
     names += [model.name for model in unseen]
-    stars = load_sources(other_stars, reserved_names=names, progress=progress) if other_stars else []
+    stars: list[Source] = []
+    if other_stars:
+        stars = load_sources(other_stars, reserved_names=names, image_size=image_size, progress=progress)
     check_compatible([star_as_source(star), *sources, *unseen, *stars])
     return sources, unseen, stars
 

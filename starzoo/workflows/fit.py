@@ -163,7 +163,7 @@ def _load_inputs(
 ) -> FitInputs:
     """Load the models and images of a run, in one class order, and check them."""
     with raise_everywhere():
-        models = load_sources([*sources, *holdouts], progress=progress)
+        models = load_sources([*sources, *holdouts], image_size=config.data.image_size, progress=progress)
         check_compatible(models)
         data_config = LocalPaths.read(out).pin_dataset(config.data)
         models, data = match_to_data(models, partial(load_data_for, models[0].architecture, data_config), progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from starzoo.align.activation_features import max_feature_elements
@@ -121,8 +122,10 @@ def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig
     refs, count = [ModelRef.parse(ref) for ref in (*sources, *holdouts)], len(sources)
     remote = [ref for ref in dict.fromkeys(refs) if ref.folder is None]
     listings = thread_map(list_files, remote)
-    inspected = dict(zip(remote, thread_map(_inspect_remote, listings), strict=True))
-    models = [inspected[ref] if ref.folder is None else _inspect_local(ref.folder) for ref in refs]
+    image_size = config.data.image_size
+    inspect = partial(_inspect_remote, image_size=image_size)
+    inspected = dict(zip(remote, thread_map(inspect, listings), strict=True))
+    models = [inspected[ref] if ref.folder is None else _inspect_local(ref.folder, image_size) for ref in refs]
     models = [replace(model, role="source" if index < count else "held-out") for index, model in enumerate(models)]
     check_architectures(models)
     check_have_classes(models)
@@ -160,9 +163,9 @@ def plan_star(sources: Sequence[str], holdouts: Sequence[str], config: RunConfig
     )
 
 
-def _inspect_remote(listing: Listing) -> PlannedModel:
+def _inspect_remote(listing: Listing, *, image_size: int | None) -> PlannedModel:
     check_pickle(listing)
-    architecture = architecture_of(listing)
+    architecture = architecture_of(listing, image_size=image_size)
     card = fetch(listing, listing.files[CARD])[0] if CARD in listing.files else None
     return PlannedModel(
         name=listing.ref.model_id,
@@ -175,11 +178,11 @@ def _inspect_remote(listing: Listing) -> PlannedModel:
     )
 
 
-def _inspect_local(folder: Path) -> PlannedModel:
+def _inspect_local(folder: Path, image_size: int | None) -> PlannedModel:
     check_files(folder, str(folder))
-    architecture, file = read_architecture(folder), find_weights(folder)
-    header = read_header(file)
-    check_header(header, TimmConfig.parse(read_json(folder / CONFIG_FILE), str(folder)), architecture, str(file))
+    architecture, file = read_architecture(folder, image_size=image_size), find_weights(folder)
+    header, config = read_header(file), TimmConfig.parse(read_json(folder / CONFIG_FILE), str(folder))
+    check_header(header, config.at_size(image_size), architecture, str(file))
     return PlannedModel(
         name=folder.resolve().name,
         sha=None,

@@ -101,7 +101,7 @@ def measure_trial(
     """
     sources, holdouts = resolve_zoo(sources, holdouts)
     config = resolve_paths(config)
-    models = load_sources(sources, progress=progress)
+    models = load_sources(sources, image_size=config.data.image_size, progress=progress)
     check_compatible(models)
     models, data = match_to_data(models, partial(load_data_for, models[0].architecture, config.data), progress)
     loaded_per_second = _measure_loading(data, config)

@@ -132,7 +132,7 @@ def _check_source(star: Star, number: int, record: ModelRecord) -> Iterator[Chec
 def _load_source(star: Star, number: int, record: ModelRecord) -> Source:
     paths = star.local_paths.sources
     path = paths[number : number + 1] if len(paths) == len(star.manifest.sources) else ()
-    [source] = match_to_star(star, reload_models([record], resolve_records([record], path)))
+    [source] = match_to_star(star, reload_models(star, [record], resolve_records([record], path)))
     return source
 
 

@@ -193,7 +193,7 @@ class _Trainer:
             "seed": seed,
             "architecture": self.architecture.model_dump(mode="json"),
             "data": {
-                **self.data_config.model_dump(mode="json", exclude={"transform"}),
+                **self.data_config.model_dump(mode="json", exclude={"transform", "image_size"}),
                 **transform_key(self.data_config, self.data_config.augment),
                 "fingerprint": self.fingerprint,
             },
