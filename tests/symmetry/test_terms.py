@@ -189,3 +189,8 @@ def test_any_sequence_of_bonds_holds_for_random_permutations(data, seed):
     element = {leaf: rng.permutation(leaf.size) for term in terms for leaf in leaves(term)}
     for first, second in bonds:
         assert np.array_equal(evaluate(terms[first], element), evaluate(terms[second], element))
+
+
+def test_one_position_cannot_move() -> None:
+    assert free(1) == Pinned(1)
+    assert isinstance(free(2), Free)
