@@ -101,17 +101,23 @@ class Aligner:
         pairs = zip(permutees, starts, strict=initial is not None)
         return threaded_map(match, pairs, min(torch.get_num_threads(), _MAX_CONCURRENT))
 
-    def match_all(self, models: Sequence[StateDict]) -> list[Permutation]:
+    def match_all(self, models: Sequence[StateDict], *, progress: Progress = no_progress) -> list[Permutation]:
         """Match all models to each other, relative to the first one (see `cycle_consistent`).
 
         Args:
-            models: Features of the models.
+            models: Features of the models, the same on all processes.
+            progress: Called after every match.
 
         Returns:
             One permutation per model; the first moves nothing.
         """
-        rng = np.random.default_rng(self.config.seed)
-        into_universe = match_cycle_consistent(self.features.spec, models, rng, max_sweeps=self.config.max_sweeps)
+        into_universe = match_cycle_consistent(
+            self.features.spec,
+            models,
+            np.random.default_rng(self.config.seed),
+            max_sweeps=self.config.max_sweeps,
+            progress=progress,
+        )
         to_first = into_universe[0].inverse()
         return [replace(to_first.compose(permutation), spec=self.spec) for permutation in into_universe]
 

@@ -1,65 +1,100 @@
 """Cycle-consistent matching: each model gets one permutation, so that all pairs agree by construction.
 
 Matched pair by pair, three models contradict each other: A to B and B to C do not compose to A to C. C2M3 (Crisostomi
-et al. 2024) factors every pairwise permutation through a common universe, π_pq = π_p⁻¹ ∘ π_q, and maximizes the sum of
-⟨π_p A_p, π_q A_q⟩ over all pairs. For one model, with the others held still, that is weight matching to the sum of the
-others. The models take turns until none moves, and no turn lowers the objective. (C2M3 ascends by Frank–Wolfe instead.
-Both end where no single move helps.)
+et al. 2024) factors every pairwise permutation through a common universe, π_pq = π_p⁻¹ ∘ π_q, and maximizes
+
+    Σ_{p<q} ⟨π_p A_p, π_q A_q⟩ = ½ ‖S‖² − ½ Σ_p ‖A_p‖²,   S = Σ_p π_p A_p.
+
+For one model, with the others held still, that is weight matching to the sum of the others, S − π_p A_p. At the start
+one, two, four … models join the sum of those before them. Then quarters of the models take turns: all of a quarter are
+matched to the sum at its start, which processes share. Their new permutations are taken one after another, each only if
+‖S‖ grows with those before it. So the objective never falls, and the turns end where no model moves. (C2M3 ascends by
+Frank–Wolfe instead. Both end where no single move helps.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial, reduce
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from starzoo.align.weight_matching import WeightMatcher
 from starzoo.models.weights import StateDict
+from starzoo.parallel import split_across_processes
+from starzoo.progress import Progress, no_progress
 from starzoo.symmetry.permutation import Permutation
 from starzoo.symmetry.spec import PermutationSpec
 
 __all__ = ["match_cycle_consistent"]
 
-_MAX_ROUNDS = 100  # the models settle after about ten
+_MAX_TURNS = 100  # the models settle after about ten
+_QUARTERS = 4  # with halves or wholes, models chase each other: more turns for the same objective
 
 
 def match_cycle_consistent(
-    spec: PermutationSpec, states: Sequence[StateDict], rng: np.random.Generator, *, max_sweeps: int = 100
+    spec: PermutationSpec,
+    states: Sequence[StateDict],
+    rng: np.random.Generator,
+    *,
+    max_sweeps: int = 100,
+    progress: Progress = no_progress,
 ) -> list[Permutation]:
-    """Maximize Σ_{p<q} ⟨π_p A_p, π_q A_q⟩ over the tensors that can be permuted.
+    """Maximize Σ_{p<q} ⟨π_p A_p, π_q A_q⟩ over the tensors that can be permuted. All processes call it together.
 
     Args:
         spec: The symmetries that the models share.
-        states: The tensors by which they are compared.
-        rng: Decides the order in which the models take turns.
-        max_sweeps: Bound on passes over the groups, for each turn of a model.
+        states: The tensors by which they are compared, the same on all processes.
+        rng: Decides in which order the permutations of a turn are taken.
+        max_sweeps: Bound on passes over the groups, for each match.
+        progress: Called after every match.
 
     Returns:
-        One permutation per model, into the universe.
+        One permutation per model, into the universe; the same for any number of processes.
     """
     permutations = [Permutation.identity(spec)] * len(states)
 
     def permuted(model: int) -> dict[str, Tensor]:
         return permutations[model].apply(states[model], only=spec.permuted_tensors)
 
-    def rematch(model: int, others: StateDict) -> tuple[bool, dict[str, Tensor]]:
-        """Match one model to the sum of the others; return whether it moved, and the sum with it."""
-        previous = permutations[model]
-        permutations[model] = matcher.with_fixed(others).match(states[model], previous).permutation
-        own = permuted(model)
-        return permutations[model].count_moved(previous) > 0, {name: others[name] + own[name] for name in own}
+    def propose(turn: int, models: Sequence[int], total: StateDict, *, included: bool) -> list[Permutation]:
+        def match(model: int) -> Permutation:
+            others = _subtract(total, permuted(model)) if included else total
+            return matcher.with_fixed(others).match(states[model], permutations[model]).permutation
 
-    total = permuted(0)
+        tell = partial(progress, "aligning the sources to each other", turn=turn)
+        return split_across_processes(models, partial(map, match), tell=tell)
+
+    total, joined = permuted(0), 1
     matcher = WeightMatcher(spec, total, max_sweeps=max_sweeps)
-    for model in range(1, len(states)):  # the models come one after the other
-        _, total = rematch(model, total)
-    for _ in range(_MAX_ROUNDS if len(states) > 1 else 0):
-        any_moved = False
-        for model in rng.permutation(len(states)):
-            own = permuted(model)
-            moved, total = rematch(model, {name: total[name] - own[name] for name in own})
-            any_moved = any_moved or moved
-        if not any_moved:
+    while joined < len(states):
+        new = range(joined, min(2 * joined, len(states)))
+        permutations[joined : new.stop] = propose(0, new, total, included=False)
+        total, joined = reduce(_add, map(permuted, new), total), new.stop
+    for turn in range(1, _MAX_TURNS):
+        moved = False
+        for quarter in np.array_split(rng.permutation(len(states)), _QUARTERS):
+            models: list[int] = quarter.tolist()
+            for model, proposal in zip(models, propose(turn, models, total, included=True), strict=True):
+                if proposal.count_moved(permutations[model]):
+                    before, after = permuted(model), proposal.apply(states[model], only=spec.permuted_tensors)
+                    others = _subtract(total, before)
+                    if _dot(_subtract(after, before), others) > 0:
+                        permutations[model], total, moved = proposal, _add(others, after), True
+        if not moved:
             break
     return permutations
+
+
+def _add(a: StateDict, b: StateDict) -> dict[str, Tensor]:
+    return {name: a[name] + tensor for name, tensor in b.items()}
+
+
+def _subtract(a: StateDict, b: StateDict) -> dict[str, Tensor]:
+    return {name: a[name] - tensor for name, tensor in b.items()}
+
+
+def _dot(a: StateDict, b: StateDict) -> float:
+    return float(sum((tensor * b[name]).sum(dtype=torch.float64) for name, tensor in a.items()))

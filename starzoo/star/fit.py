@@ -144,7 +144,7 @@ class _Trainer:
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         self.schedule = Schedule(data, config, len(sources), rank, ranks)
         _check_images_per_draw(architecture, config.star, self.schedule.sampler.draws)
-        alignment = SourceAlignment(architecture, weights, data, config)
+        alignment = SourceAlignment(architecture, weights, data, config, progress)
         aligned = checkpoint.permutations if checkpoint else None
         initial_weights = functools.partial(alignment.initial_weights, aligned=aligned)
         self.star = StarNetwork(architecture, initial_weights, data, config, self.accelerator.device)

@@ -14,7 +14,8 @@ from starzoo.align.probe import Probe
 from starzoo.config import RunConfig
 from starzoo.models.architecture import Architecture
 from starzoo.models.weights import StateDict, average
-from starzoo.parallel import on_main_process, split_across_processes
+from starzoo.parallel import split_across_processes, world_size
+from starzoo.progress import Progress, no_progress
 from starzoo.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
@@ -33,9 +34,14 @@ class SourceAlignment:
     """
 
     def __init__(
-        self, architecture: Architecture, sources: Sequence[StateDict], data: ImageTask, config: RunConfig
+        self,
+        architecture: Architecture,
+        sources: Sequence[StateDict],
+        data: ImageTask,
+        config: RunConfig,
+        progress: Progress = no_progress,
     ) -> None:
-        self._sources, self._init, align = sources, config.star.init, config.align
+        self._sources, self._init, self._progress, align = sources, config.star.init, progress, config.align
         network, labeled_images = architecture.build(), data.train.labeled_images
         probe = Probe(network, *labeled_images(limit=align.images, seed=align.seed)) if align.needs_images else None
         self._probe = Probe(network, *labeled_images(limit=config.star.midpoint_images, seed=config.star.seed))
@@ -48,7 +54,8 @@ class SourceAlignment:
     def _find_moving(self) -> list[int]:
         """Return the sources to align: not those that share an ancestor, whose plain mean is already good."""
         first, *others = self._sources
-        connected = split_across_processes(others, partial(map, lambda other: self._probe.are_connected(first, other)))
+        are_connected, tell = partial(self._probe.are_connected, first), partial(self._progress, "comparing sources")
+        connected = split_across_processes(others, partial(map, are_connected), tell=tell)
         all_connected = bool(connected) and all(connected)
         if all_connected:
             _logger.warning("these models share an ancestor: their plain mean is already good, and none is permuted")
@@ -64,8 +71,8 @@ class SourceAlignment:
             self.align_to(weights)
         elif self._moving:
             indices = sorted({0, *self._moving})
-            features = self._features_of(indices)
-            self._replace(indices, on_main_process(lambda: self._aligner.match_all(list(features))))
+            features = list(self._share_features(indices))
+            self._replace(indices, self._aligner.match_all(features, progress=self._progress))
         if self._init != "aligned-average":
             return weights
         pairs = zip(self.permutations, self._sources, strict=True)
@@ -96,11 +103,24 @@ class SourceAlignment:
         changed = dict(zip(indices, permutations, strict=True))
         self.permutations = [changed.get(index, old) for index, old in enumerate(self.permutations)]
 
+    def _share_features(self, indices: Sequence[int]) -> Iterator[StateDict]:
+        """Yield the features of sources, each computed by one process; it keeps those that it will match later."""
+        count = world_size()
+        for start in range(0, len(indices), count):
+            for features in split_across_processes(indices[start : start + count], self._host_features):
+                yield {name: tensor.to(self._aligner.features.device) for name, tensor in features.items()}
+            self._progress("extracting features", min(start + count, len(indices)), len(indices))
+
     def _features_of(self, indices: Iterable[int]) -> Iterator[StateDict]:
+        """Yield features on the device of the aligner."""
+        device = self._aligner.features.device
+        for features in self._host_features(indices):
+            yield {name: tensor.to(device) for name, tensor in features.items()}
+
+    def _host_features(self, indices: Iterable[int]) -> Iterator[StateDict]:
         """Yield the features that sources are matched by: computed once, and kept in the computer's memory."""
-        extractor = self._aligner.features
         for index in indices:
             if index not in self._features:
-                features = extractor.extract(self._sources[index])
+                features = self._aligner.features.extract(self._sources[index])
                 self._features[index] = {name: tensor.cpu() for name, tensor in features.items()}
-            yield {name: tensor.to(extractor.device) for name, tensor in self._features[index].items()}
+            yield self._features[index]

@@ -165,8 +165,11 @@ def _load_inputs(
     with raise_everywhere():
         models = load_sources([*sources, *holdouts], image_size=config.data.image_size, progress=progress)
         check_compatible(models)
+        progress("opening images", 0, 1)
         data_config = LocalPaths.read(out).pin_dataset(config.data)
         models, data = match_to_data(models, partial(load_data_for, models[0].architecture, data_config), progress)
+        _ = data.fingerprint  # which reads all images where it is not known yet
+        progress("opening images", 1, 1)
     count, cache = len(sources), ResultCache.default()
     check = check_sources(
         models[:count],

@@ -14,10 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from starzoo.align.features import Features
 from starzoo.config import AlignConfig, Constant, DataConfig, RunConfig, RuntimeConfig, StarConfig
 from starzoo.data.task import ImageTask, load_data
 from starzoo.errors import NumericalError, PreemptedError, UsageError
 from starzoo.models.sources import Source, load_sources
+from starzoo.models.weights import StateDict
 from starzoo.progress import Progress, no_progress
 from starzoo.star.accelerator import make_accelerator
 from starzoo.star.endpoints import Endpoint
@@ -57,6 +59,30 @@ def test_path_loss_falls(sources: list[Source], data: ImageTask) -> None:
     history = run(sources, data).history
     assert len(history) == 4
     assert history[-1]["path_loss"] < 0.8 * history[0]["path_loss"]
+
+
+def test_the_start_reports_its_stages_and_extracts_every_source_once(
+    sources: list[Source], data: ImageTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported, extracted = list[tuple[str, int, int]](), []
+
+    def extract(self: Features, state: StateDict, extract: Any = Features.extract) -> dict[str, Tensor]:
+        extracted.append(state)
+        return extract(self, state)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(Features, "extract", extract)
+    run(sources, data, progress=lambda stage, done, total, **_: reported.append((stage, done, total)), epochs=1)
+    assert list(dict.fromkeys(stage for stage, *_ in reported)) == [
+        "comparing sources",
+        "extracting features",
+        "aligning the sources to each other",
+        "fitting the star",
+    ]
+    assert [report for report in reported if report[0] == "extracting features"] == [
+        ("extracting features", done, 3) for done in (1, 2, 3)
+    ]
+    *at_start, _ = extracted  # the last one is the star, to which the sources are aligned at the end
+    assert [id(state) for state in at_start] == [id(source.state) for source in sources]
 
 
 @pytest.mark.parametrize("options", [{}, {"init": "random"}, {"init": "source"}, {"optimizer": "adamw", "lr": 0.002}])

@@ -39,7 +39,7 @@ _LIMIT = 1_000_000  # bytes
 _SECONDS_BETWEEN_WRITES = 1.0
 _SECONDS_TO_NOTICE = 3.0  # in which all but a lost process notice that one is lost
 _REFUSALS = (UsageError, UntrustedInputError, HubError, IncompatibleError)
-_READ_ONLY_STAGES = {"downloading", "loading models", "checking models"}
+_READ_ONLY_STAGES = {"downloading", "loading models", "opening images", "checking models"}
 _PEER_LOST = re.compile(r"onnection (closed|reset) by peer|imed out|roken pipe|NCCL|DistBackendError")
 
 
@@ -61,16 +61,26 @@ class Status:
     ranks: int = field(default_factory=world_size)
     _joined: bool = False
     _stage: dict[str, Any] = field(default_factory=dict)
+    _began: tuple[float, int] = (0.0, 0)
     _written: float = 0.0
     _changed: bool = False
 
     def __call__(self, stage: str, done: int, total: int, **figures: float) -> None:
         """Report a finished unit of work (`starzoo.progress.Progress`)."""
-        self._stage = {"stage": stage, "done": done, "total": total, "figures": figures}
+        seconds_left = self._estimate(stage, done, total)
+        self._stage = {"stage": stage, "done": done, "total": total, "seconds_left": seconds_left, "figures": figures}
         self._changed = self._changed or stage not in _READ_ONLY_STAGES
         if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES or done == total:
             self._write("running")
         self.progress(stage, done, total, **figures)
+
+    def _estimate(self, stage: str, done: int, total: int) -> int | None:
+        """Return the seconds that are left of a stage, from its rate so far; a resumed stage does not begin at 0."""
+        now = time.monotonic()
+        if stage != self._stage.get("stage") or done < self._began[1]:
+            self._began = now, done
+        start, first = self._began
+        return round((now - start) / (done - first) * (total - done)) if done > first else None
 
     def processes_joined(self) -> None:
         """Let every process write its status from now on; before, only the first knows whose folder it is."""
