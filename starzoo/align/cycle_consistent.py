@@ -80,9 +80,9 @@ def match_cycle_consistent(
             for model, proposal in zip(models, propose(turn, models, total, included=True), strict=True):
                 if proposal.count_moved(permutations[model]):
                     before, after = permuted(model), proposal.apply(states[model], only=spec.permuted_tensors)
-                    others = _subtract(total, before)
-                    if _dot(_subtract(after, before), others) > 0:
-                        permutations[model], total, moved = proposal, _add(others, after), True
+                    change = _subtract(after, before)
+                    if _dot(change, total) > _dot(change, before):
+                        permutations[model], total, moved = proposal, _add(total, change), True
         if not moved:
             break
     return permutations
@@ -97,4 +97,4 @@ def _subtract(a: StateDict, b: StateDict) -> dict[str, Tensor]:
 
 
 def _dot(a: StateDict, b: StateDict) -> float:
-    return float(sum((tensor * b[name]).sum(dtype=torch.float64) for name, tensor in a.items()))
+    return float(sum(torch.dot(tensor.flatten(), b[name].flatten()).double() for name, tensor in a.items()))

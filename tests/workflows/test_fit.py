@@ -147,7 +147,7 @@ def test_running_again_computes_nothing_and_changes_nothing(report: StarResult, 
         refs[:3], refs[3:], CONFIG, report.folder, progress=lambda stage, done, total, **_: stages.append(stage)
     )
     assert again.manifest == report.manifest
-    assert set(stages) == {"loading models", "checking models"}  # which are found in the cache
+    assert set(stages) == {"loading models", "opening images", "checking models"}  # which are found in the cache
     assert before == contents_of(report.folder)
 
 
