@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-SOURCES, REPEATS = 8, 3
+SOURCES, REPEATS = 8, 2
 
 
 def measure(width: int) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def table(found: Mapping[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--width", type=int, default=72)
     options = parser.parse_args()
     if options.worker:
         print("\n" + json.dumps(measure(options.width)) + "\n", end="", flush=True)
