@@ -78,14 +78,23 @@ def match_cycle_consistent(
         for quarter in np.array_split(rng.permutation(len(states)), _QUARTERS):
             models: list[int] = quarter.tolist()
             for model, proposal in zip(models, propose(turn, models, total, included=True), strict=True):
-                if proposal.count_moved(permutations[model]):
-                    before, after = permuted(model), proposal.apply(states[model], only=spec.permuted_tensors)
-                    change = _subtract(after, before)
-                    if _dot(change, total) > _dot(change, before):
-                        permutations[model], total, moved = proposal, _add(total, change), True
+                current, names = permutations[model], _moved_tensors(permutations[model], proposal)
+                before, after = (each.apply(states[model], only=names) for each in (current, proposal))
+                change = _subtract(after, before)
+                if _dot(change, total) > _dot(change, before):
+                    permutations[model], total, moved = proposal, {**total, **_add(total, change)}, True
         if not moved:
             break
     return permutations
+
+
+def _moved_tensors(one: Permutation, other: Permutation) -> list[str]:
+    """Return the names of the tensors that two permutations arrange differently."""
+    return [
+        name
+        for name in one.spec.permuted_tensors
+        if any(not np.array_equal(one.index(term), other.index(term)) for term in one.spec.axes[name])
+    ]
 
 
 def _add(a: StateDict, b: StateDict) -> dict[str, Tensor]:
