@@ -66,6 +66,12 @@ def test_a_start_with_known_images_reads_none_of_them(tmp_path):
     assert len(list(tmp_path.rglob("*.png"))) == 40
 
 
+def test_two_processes_share_the_first_alignment_and_agree():
+    script, found = importlib.import_module("benchmarks.first_alignment"), results("first-alignment")
+    assert (RESULTS / "first-alignment.md").read_text() == script.table(found)
+    assert len({row["permutations"] for row in found["rows"]}) == 1
+
+
 def rows_of(name, variant):
     """The rows of one variant of an experiment, three seeds or more."""
     rows = [row for row in results(f"study/{name}")["rows"] if row["variant"] == variant]
