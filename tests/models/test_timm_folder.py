@@ -120,7 +120,9 @@ def test_files_and_folders_have_the_mode_of_the_umask(
 ) -> None:
     request.addfinalizer(functools.partial(os.umask, os.umask(umask)))
     folder = make_member("zoo/seed-0")
-    nothing = Checkpoint(step=1, star={}, optimizer={}, permutations=[], history=[], epoch_sums=[], loss_monitor={})
+    nothing = Checkpoint(
+        step=1, star={}, average={}, optimizer={}, permutations=[], history=[], epoch_sums=[], loss_monitor={}
+    )
     checkpoint = save_checkpoint(tmp_path / "checkpoints", nothing, {})
     for path in (folder.parent, folder, checkpoint.parent, checkpoint):
         assert path.stat().st_mode & 0o777 == 0o777 & ~umask, path
@@ -152,7 +154,9 @@ def test_h09_whatever_is_written_has_the_mode_of_the_umask(
     TrainingLog(star / "training.log", [], epochs=1, images=1).write_line("x")
     Status(star, no_progress)("stage", 1, 1)
     ResultCache.default().get_or_compute({"key": 1}, lambda: {"value": torch.zeros(1)})
-    nothing = Checkpoint(step=1, star={}, optimizer={}, permutations=[], history=[], epoch_sums=[], loss_monitor={})
+    nothing = Checkpoint(
+        step=1, star={}, average={}, optimizer={}, permutations=[], history=[], epoch_sums=[], loss_monitor={}
+    )
     save_checkpoint(star / "checkpoints", nothing, {})
     key = root / "home" / "starzoo" / "key"
     found = [path for path in root.rglob("*") if path != key]

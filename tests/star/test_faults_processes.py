@@ -253,10 +253,10 @@ def refuse_data(victim: int, rank: int) -> None:
 
 def refuse_batch(victim: int, rank: int) -> None:
     """One process cannot decode an image in the middle of an epoch."""
-    from starzoo.data.split import Loader
+    from starzoo.data.loader import Loader
     from starzoo.errors import UntrustedInputError
 
-    batch, number = Loader._batch, itertools.count(1)
+    batch, number = Loader._read, itertools.count(1)
 
     def read(self: Loader, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if next(number) == 5:
@@ -264,7 +264,7 @@ def refuse_batch(victim: int, rank: int) -> None:
         return batch(self, indices)
 
     if rank == victim:
-        Loader._batch = read  # type: ignore[method-assign]
+        Loader._read = read  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("fault", [refuse_data, refuse_batch])
