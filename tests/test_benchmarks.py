@@ -72,6 +72,12 @@ def test_two_processes_share_the_first_alignment_and_agree():
     assert len({row["permutations"] for row in found["rows"]}) == 1
 
 
+def test_the_table_of_augmentation_is_made_from_the_results():
+    script, found = importlib.import_module("benchmarks.augmentation"), results("augmentation")
+    assert (RESULTS / "augmentation.md").read_text() == script.table(found)
+    assert all(len(rows) == 3 for variants in found.values() for rows in variants.values())
+
+
 def rows_of(name, variant):
     """The rows of one variant of an experiment, three seeds or more."""
     rows = [row for row in results(f"study/{name}")["rows"] if row["variant"] == variant]
