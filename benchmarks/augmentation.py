@@ -52,8 +52,7 @@ def table(found: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> s
     lines = [
         "# A star with and without augmentation",
         "",
-        f"{SOURCES} sources that were trained without augmentation, {HOLDOUTS} held-outs, {len(SEEDS)} seeds of the star, "
-        "test images.",
+        f"{SOURCES} sources that were trained without augmentation, {HOLDOUTS} held-outs, {len(SEEDS)} seeds.",
         "",
         "| zoo | augmentation of the star | barrier to held-outs | accuracy | NLL |",
         "|---|---|--:|--:|--:|",

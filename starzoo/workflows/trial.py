@@ -32,7 +32,7 @@ from starzoo.workflows.refs import resolve_zoo
 
 __all__ = ["Trial", "measure_trial"]
 
-_STEPS, _BATCHES = 10, 10
+_STEPS, _BATCHES, _ROUNDS = 10, 10, 3
 _MIN_SECONDS, _MAX_SECONDS = 2.0, 60.0
 
 
@@ -70,7 +70,7 @@ class _Stopwatch:
 
     def __call__(self, stage: str, done: int, total: int, **figures: float) -> None:
         """Report a finished unit of work (`starzoo.progress.Progress`)."""
-        if stage != "fitting the star":
+        if stage != "fitting the star" or done < min(_STEPS, total):  # the first steps take longer
             return
         self.reports.append((time.monotonic(), done, total))
         seconds, steps = self.elapsed
@@ -104,6 +104,10 @@ def measure_trial(
     models = load_sources(sources, image_size=config.data.image_size, progress=progress)
     check_compatible(models)
     models, data = match_to_data(models, partial(load_data_for, models[0].architecture, config.data), progress)
+    decoding = time.monotonic()
+    if config.data.augment != "timm" and not data.train.pixels.is_shared:
+        data.train.pixels.prepare(torch.arange(len(data.train)))  # only the first epoch waits for this
+    decoding = time.monotonic() - decoding
     loaded_per_second = _measure_loading(data, config)
     watch, begun = _Stopwatch(config.star.epochs), time.monotonic()
     with suppress(_EnoughError):
@@ -116,7 +120,7 @@ def measure_trial(
         used_per_second=config.star.batch_size / step,
         loaded_per_second=loaded_per_second,
         start_seconds=start,
-        fit_seconds=start + total * step,
+        fit_seconds=decoding + start + total * step,
         evaluation_seconds=_estimate_evaluation(
             models[0].architecture, data, config.evaluate, len(models), len(holdouts)
         ),
@@ -147,19 +151,20 @@ def _estimate_evaluation(
     network, device = channels_last(architecture.build().to(default_device())).eval(), default_device()
     with torch.inference_mode():
         batches = list(islice(data.test.images(config.batch_size), _BATCHES))
-        network(batches[0].to(device))
-        start = time.monotonic()
-        for images in batches:
-            network(images.to(device))[0, 0].item()
-        per_image = (time.monotonic() - start) / sum(map(len, batches))
+        rounds = []
+        for _ in range(_ROUNDS):
+            start = time.monotonic()
+            for images in batches:
+                network(images.to(device, memory_format=torch.channels_last))[0, 0].item()
+            rounds.append(time.monotonic() - start)
+        per_image = min(rounds) / sum(map(len, batches))  # what disturbs a machine only ever adds
     models, has_statistics = sources + holdouts, has_batch_norm(network)
     paths = (sources if config.sources is None else min(sources, config.sources)) + holdouts
     paths += 2 * min(config.source_pairs, math.comb(models, 2))
     points = paths * (config.points - 2) + 2 * config.bma_samples  # of paths, and of the star domain
     own = (models + 3) * (2 if has_statistics else 1)  # with their own statistics and, at the ends of paths, others
-    evaluated = sum(len(getattr(data, split)) for split in config.splits)
-    if data.validation:
-        evaluated += min(config.validation_images, len(data.validation))
-        points += len(T_RANGES) * config.bma_samples
-    statistics = config.batch_norm_images * (points + own / 2) if has_statistics else 0
-    return per_image * ((points + own) * evaluated + statistics)
+    validation = min(config.validation_images, len(data.validation)) if data.validation else 0
+    evaluated = sum(len(getattr(data, split)) for split in config.splits) + validation
+    choices = len(T_RANGES) * config.bma_samples if validation else 0  # of the range of t, on these images alone
+    statistics = config.batch_norm_images * (points + choices + own / 2) if has_statistics else 0
+    return per_image * ((points + own) * evaluated + choices * validation + statistics)

@@ -180,7 +180,7 @@ def test_a_trial_takes_an_epoch_and_leaves_nothing(
     refs = [str(folder) for folder in digits_zoo]
     config = RunConfig(data=DataConfig(train_size=640), star=StarConfig(epochs=200))
     trial = measure_trial(refs[:2], refs[2:3], config)
-    assert 2000 * 64 / trial.used_per_second == pytest.approx(trial.fit_seconds - trial.start_seconds)
+    assert 2000 * 64 / trial.used_per_second == pytest.approx(trial.fit_seconds - trial.start_seconds, abs=1)
     assert 0 <= trial.start_seconds < trial.fit_seconds
     assert trial.loaded_per_second > 0
     assert trial.evaluation_seconds > 0
