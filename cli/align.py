@@ -34,5 +34,6 @@ def align(
     from starzoo.workflows.align import align_models
 
     task = run.data if "dataset" in run.data.model_fields_set else None
-    reports = align_models(fixed, permutees, folder, run.align, data=task, progress=out.progress)
+    size = run.data.image_size
+    reports = align_models(fixed, permutees, folder, run.align, data=task, image_size=size, progress=out.progress)
     show_alignment(out, fixed, folder, reports, images=run.align.images if task else None)

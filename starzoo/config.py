@@ -185,6 +185,7 @@ class OptimizationConfig(FrozenModel):
         description="Keep an exponential moving average of the weights with this decay per step, from the initial "
         "weights on, and end with it; the last weights when not given.",
     )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Precision of the forward passes.")
 
 
 class TrainConfig(OptimizationConfig):

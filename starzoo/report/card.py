@@ -10,7 +10,7 @@ import csv
 import io
 import re
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -317,18 +317,20 @@ def _differences(manifest: StarManifest) -> Iterator[str]:
     models = [*manifest.sources, *manifest.holdouts]
     preprocessings = [model.preprocessing for model in models if model.preprocessing]
     chosen = manifest.architecture.preprocessing
-    sizes = Counter("x".join(map(str, stated.input_size[1:])) for stated in preprocessings)
     if any(stated.input_size != chosen.input_size for stated in preprocessings):
-        counts = ", ".join(f"{size} pixels {count}" for size, count in sorted(sizes.items()))
-        size = "x".join(map(str, chosen.input_size[1:]))
-        yield f"Input size: all models are used and measured at {size} pixels; their files state {counts}."
+        names = defaultdict(list)
+        for model in models:
+            if model.preprocessing:
+                names[model.preprocessing.input_size].append(clean(model.name))
+        stated = "; ".join(f"{_pixels(size)} by {', '.join(names[size])}" for size in sorted(names))
+        yield f"Input size: all models are used and measured at {_pixels(chosen.input_size)}; stated are {stated}."
         preprocessings = [stated.model_copy(update={"input_size": chosen.input_size}) for stated in preprocessings]
     if len(set(preprocessings)) > 1:
         yield (
             f"Images: the models cut and resize a picture in different ways; all were fitted and measured with "
             f"interpolation {chosen.interpolation}, crop_pct {chosen.crop_pct:g} and crop_mode "
             f"{chosen.crop_mode}, which {preprocessings.count(chosen)} of {len(preprocessings)} state (the most "
-            f"frequent one when the star was fitted; of several, the first). Mean, deviation and size are equal in all."
+            f"frequent one when the star was fitted; of several, the first). Mean and deviation are equal in all."
         )
     types = Counter(model.dtype for model in models if model.dtype)
     if set(types) - {"float32"}:
@@ -338,6 +340,11 @@ def _differences(manifest: StarManifest) -> Iterator[str]:
         yield f"Classes: matched by name; {reordered} of {len(models)} models had another order."
     if manifest.data_label_names is not None:
         yield "Classes of the data set: matched by name with those of the models; it has another order."
+
+
+def _pixels(input_size: tuple[int, int, int]) -> str:
+    """The height and width of an input."""
+    return f"{input_size[1]}x{input_size[2]} pixels"
 
 
 def _portable(manifest: StarManifest) -> RunConfig:

@@ -61,6 +61,7 @@ def align_models(
     config: AlignConfig,
     *,
     data: DataConfig | None = None,
+    image_size: int | None = None,
     progress: Progress = no_progress,
 ) -> list[AlignmentReport]:
     """Permute models toward a fixed one and write them as folders that plain timm loads.
@@ -74,6 +75,7 @@ def align_models(
             model was aligned.
         config: How they are aligned; without a method and without data, by balanced weights.
         data: The task, for the methods that run the models, and to measure the loss at the midpoints between them.
+        image_size: Height and width in pixels at which all models are used, where no data say it.
         progress: Told after every permutee.
 
     Returns:
@@ -85,7 +87,7 @@ def align_models(
     if not data and "method" not in config.model_fields_set:  # the default method needs images
         config = config.model_copy(update={"method": "balanced-weights"})
     permutees = expand_refs(permutees)
-    models = load_sources([fixed, *permutees], image_size=data.image_size if data else None, progress=progress)
+    models = load_sources([fixed, *permutees], image_size=data.image_size if data else image_size, progress=progress)
     check_compatible(models)
     folders = [out / model.name for model in models[1:]]
     for folder in folders:

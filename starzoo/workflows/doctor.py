@@ -19,6 +19,7 @@ from starzoo.hub.retry import with_retries
 __all__ = ["Check", "run_checks"]
 
 _PACKAGES = ("starzoo", "torch", "timm", "huggingface_hub", "safetensors", "datasets", "accelerate")
+_CACHES = {"pixels": "decoded images", "evaluations": "measured results", "fingerprints": "fingerprints of data sets"}
 _LOW_DISK = 2_000_000_000  # bytes
 _INCOMPLETE_AGE = 3600.0  # seconds: a download in progress writes to its file more often
 
@@ -69,14 +70,14 @@ def _cache(clean: bool) -> Iterator[Check]:
     yield Check("cache of the Hub", str(cache))
     yield Check("cache of starzoo", str(cache_folder("")))
     yield Check("free disk", f"{free / 1e9:.1f} GB", "free space, or set HF_HOME" if free < _LOW_DISK else "")
-    for kind, problem in (("pixels", "decoded images"), ("evaluations", "measured results")):
+    for kind, content in _CACHES.items():
         cached = list(list_cache(cache_folder(kind)))
         size = sum(bytes_on_disk(status) for _, status in cached)
         if clean and kind == "pixels":  # they are decoded again, while results take much longer
             for path, _ in cached:
                 path.unlink(missing_ok=True)
         action = " removed" if clean and kind == "pixels" else ""
-        yield Check(problem, f"{size / 1e9:.1f} GB{action}, in {cache_folder(kind)}")
+        yield Check(content, f"{size / 1e9:.1f} GB{action}, in {cache_folder(kind)}")
     files = list(_incomplete_downloads())
     if clean:
         size = sum(file.stat().st_size for file in files)

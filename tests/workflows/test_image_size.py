@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from starzoo.models.timm_folder import save_timm_folder
 from starzoo.workflows.evaluate import evaluate_star
 from starzoo.workflows.fit import fit_star
 from starzoo.workflows.plan import plan_star
+from starzoo.workflows.predict import join_star
 from starzoo.workflows.verify import verify_star
 from tests.cli.conftest import run as run
 
@@ -65,9 +67,8 @@ def test_sources_of_two_sizes_have_a_star_at_one(name: str, tmp_path: Path) -> N
     star = load_star(folder)
     assert star.manifest.architecture.preprocessing.input_size == (1, 24, 24)
     assert [model.preprocessing.input_size[1] for model in star.manifest.sources if model.preprocessing] == [16, 24]
-    assert "measured at 24x24 pixels; their files state 16x16 pixels 2, 24x24 pixels 1." in (
-        folder / "README.md"
-    ).read_text().replace("\n", " ")
+    stated = f"stated are 16x16 pixels by {name}-0, {name}-2; 24x24 pixels by {name}-1."
+    assert f"measured at 24x24 pixels; {stated}" in (folder / "README.md").read_text().replace("\n", " ").replace("\\", "")
     published = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images = torch.rand(4, 1, 24, 24)
     with torch.no_grad():
@@ -79,6 +80,27 @@ def test_sources_of_two_sizes_have_a_star_at_one(name: str, tmp_path: Path) -> N
     assert [check for check in verify_star(folder) if check.passed is not True] == []
     again = evaluate_star(str(folder)).manifest.evaluation
     assert again == star.manifest.evaluation
+    [joined] = join_star(str(folder), make(tmp_path, name, 16, 3)).paths
+    assert joined.loss[0] == star.manifest.evaluation.paths_of("star-heldout")[0].loss[0]
+
+
+def test_models_without_data_are_aligned_at_one_size(run, tmp_path: Path) -> None:
+    refs = [make(tmp_path, "resnet18", size, seed) for seed, size in enumerate((16, 24))]
+    refused = run("align", *refs, "--out", tmp_path / "refused")
+    assert refused.code == 5 and "--image-size 24" in refused.err
+    assert run("align", *refs, "--out", tmp_path / "aligned", "--image-size", "24").code == 0
+    aligned = timm.create_model(f"local-dir:{tmp_path / 'aligned/resnet18-1'}", pretrained=True)
+    assert aligned.pretrained_cfg["input_size"] == (1, 24, 24)
+
+
+def test_a_vit_that_states_its_size_in_its_configuration_alone(tmp_path: Path) -> None:
+    ref = make(tmp_path, "vit_tiny_patch16_224", 224, 0)
+    record = json.loads((Path(ref) / "config.json").read_text())
+    del record["model_args"]["img_size"]
+    (Path(ref) / "config.json").write_text(json.dumps(record))
+    [source] = load_sources([ref], image_size=32)
+    assert source.state["pos_embed"].shape[1] == 17
+    assert source.architecture.preprocessing.input_size == (1, 32, 32)
 
 
 def test_weights_are_resampled_as_timm_does(tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ def train_member(
 
         def full_loss(images: Tensor, labels: Tensor, step: int) -> Tensor:
             images, labels = targets(images, labels, step)
-            return compare(model(images), labels)
+            with torch.autocast(target.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                logits = model(images)
+            return compare(logits.float(), labels)
 
         def small_loss(images: Tensor, labels: Tensor, step: int) -> Tensor:
             return full_loss(interpolate(images, config.small_size, mode="bilinear", antialias=True), labels, step)
