@@ -38,7 +38,19 @@ __all__ = [
 
 Optimizer = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,40}$")]  # the name is checked where torch is loaded
 Method = Literal["weights", "balanced-weights", "activations", "activations-gradients"]
-Baseline = Literal["swa", "student"]
+Baseline = Literal[
+    "continued",
+    "self-distilled",
+    "swa",
+    "ema",
+    "student-random",
+    "student-source",
+    "student-mean",
+    "trained-mean",
+    "source-tta",
+    "star-tta",
+    "greedy-soup",
+]
 Augmentation = Literal["none", "flip", "crop-flip", "crop-alternating-flip", "timm"]
 # Bounds are far above what is useful and below what fills a machine: a stranger's star.json holds these values too.
 _MANY = 1_000_000
@@ -53,6 +65,10 @@ def _plural(method: object) -> object:
 
 def _without_repeats(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
+
+
+def _all_baselines(values: object) -> object:
+    return get_args(Baseline) if isinstance(values, Sequence) and "all" in values else values
 
 
 def _as_dataset(value: object) -> object:
@@ -185,7 +201,9 @@ class OptimizationConfig(FrozenModel):
         description="Keep an exponential moving average of the weights with this decay per step, from the initial "
         "weights on, and end with it; the last weights when not given.",
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="Precision of the forward passes.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Precision of the forward passes; fp16 needs a GPU, and only the fit of a star takes it."
+    )
 
 
 class TrainConfig(OptimizationConfig):
@@ -195,6 +213,12 @@ class TrainConfig(OptimizationConfig):
     small_size: int | None = Field(
         None, ge=1, le=16_384, description="Height and width of images in the first half of the epochs."
     )
+
+    @model_validator(mode="after")
+    def _check_precision(self) -> Self:
+        if self.precision == "fp16":
+            raise ValueError("expected a precision of fp32 or bf16, got fp16")
+        return self
 
 
 class AlignConfig(FrozenModel):
@@ -294,9 +318,6 @@ class StarConfig(OptimizationConfig):
     clip_grad_norm: float | None = Field(
         None, gt=0, le=_MANY, description="Clip the gradient to this norm; no clipping when not given."
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="Precision of the forward passes; fp16 needs a GPU."
-    )
     channels_last: bool = Field(True, description="Use the memory format channels_last, which is often faster.")
     midpoint_every: int = Field(
         5,
@@ -385,10 +406,19 @@ class EvalConfig(FrozenModel):
     ood: Annotated[DataConfig, BeforeValidator(_as_dataset)] | None = Field(
         None, description="Out-of-distribution data set, for the AUROC of OOD detection."
     )
-    baselines: Annotated[tuple[Baseline, ...], AfterValidator(_without_repeats)] = Field(
-        (),
-        description="Baselines to train at the star's cost: swa continues from the first source, student is distilled "
-        "from all sources.",
+    baselines: Annotated[tuple[Baseline, ...], BeforeValidator(_all_baselines), AfterValidator(_without_repeats)] = (
+        Field(
+            (),
+            description="What else a user could do with the sources, to measure beside the star; `all` measures each. "
+            "Trained ones take as many steps as the star.",
+        )
+    )
+    trials: int = Field(
+        4,
+        ge=1,
+        le=20,
+        description="Settings that are tried for each baseline and compared on validation images, a quarter as long; "
+        "without such images, one is used.",
     )
     loss_plane_points: Annotated[int, AfterValidator(_more_than_one_point)] = Field(
         0, ge=0, le=201, description="Points along each side of a picture of the loss around the star; 0 draws none."

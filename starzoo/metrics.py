@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, rankdata
 from torch import Tensor
@@ -19,6 +21,7 @@ __all__ = [
     "auroc",
     "brier_score",
     "chance_p_value",
+    "deep_ensemble_equivalent",
     "ensemble_log_probabilities",
     "entropy",
     "expected_calibration_error",
@@ -28,8 +31,10 @@ __all__ = [
     "negative_log_likelihood",
     "ood_auroc",
     "scale_temperature",
+    "tempered_losses",
 ]
 
+Array = NDArray[np.float64]
 UncertaintyScore = Literal["confidence", "entropy"]
 _PART = 2048  # images
 _TEMPERATURE_BOUNDS = (1 / 20, 20.0)  # far wider than those of real models
@@ -193,6 +198,39 @@ def scale_temperature(log_probabilities: Tensor, temperature: float) -> Tensor:
     for part, result in zip(torch.split(log_probabilities, _PART), torch.split(scaled, _PART), strict=True):
         result.copy_((part / temperature).log_softmax(dim=1))
     return scaled
+
+
+def tempered_losses(log_probabilities: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
+    """The negative log-likelihood of each image's label after temperature scaling.
+
+    Args:
+        log_probabilities: Shape (images, classes).
+        labels: Class indices, shape (images,).
+        temperature: T.
+
+    Returns:
+        Nats, shape (images,), float32.
+    """
+    scaled = log_probabilities if temperature == 1 else scale_temperature(log_probabilities, temperature)
+    return -scaled.gather(1, labels[:, None]).squeeze(1).float()
+
+
+def deep_ensemble_equivalent(nll: Array, curve: Array) -> Array:
+    """The number of models whose ensemble has a given negative log-likelihood (Ashukha et al. 2020).
+
+    It is interpolated linearly between sizes. Below 1 the line through the first two sizes continues, down to 0.
+
+    Args:
+        nll: Of some predictors, shape (predictors,), in nats, at the best temperature of each.
+        curve: Of ensembles of 1, 2 … models, shape (sizes,), at least two sizes.
+
+    Returns:
+        Sizes from 0 to the greatest, shape (predictors,): below 1 a predictor is worse than one model, and at the
+        greatest size it is as good as that ensemble or better.
+    """
+    falling = np.minimum.accumulate(curve)
+    nodes = np.concatenate([[falling[0] + max(falling[0] - falling[1], 1e-9)], falling])
+    return np.interp(-nll, -nodes, np.arange(len(nodes)))
 
 
 def chance_p_value(answers: Tensor, labels: Tensor) -> float:

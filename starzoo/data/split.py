@@ -57,14 +57,20 @@ class Split:
         return self.normalize(self.pixels[torch.arange(len(self))]).to(dtype), self.labels
 
     def images(
-        self, batch_size: int, *, limit: int | None = None, seed: int = 0, augment: Augmentation = "none"
+        self,
+        batch_size: int,
+        *,
+        limit: int | None = None,
+        seed: int = 0,
+        augment: Augmentation = "none",
+        draw: int = 0,
     ) -> Iterator[Tensor]:
         """Yield batches of images, of the whole split in the order of `labels` or of a random subset of `limit`."""
         indices = self.sample_indices(limit, seed)
         batches = list(torch.tensor_split(indices, -(-len(indices) // batch_size)))
-        loader = Loader(self, batches, augment, self._augmentation_draws(seed, 0, augment))
+        loader = Loader(self, batches, augment, self._augmentation_draws(seed, draw, augment))
         if augment == "timm" and 4 * len(indices) * math.prod(self.pixels.shape[1:]) <= _MOST_KEPT:
-            key = batch_size, limit, seed  # batch-norm statistics need the same images again and again
+            key = batch_size, limit, seed, draw  # batch-norm statistics need the same images again and again
             if self._kept[0] != key:
                 self._kept = key, [pixels.clone() for pixels, _ in loader.stored()]  # not in shared memory
             yield from map(self.normalize, self._kept[1])

@@ -11,19 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from starzoo.config import Baseline, RunConfig, Uniform
+from starzoo.config import Augmentation, RunConfig, Uniform
 from starzoo.data.augmentation import transform_key
 from starzoo.evaluate.domain_average import draw_points, running_average
 from starzoo.evaluate.evaluator import Curve, Evaluator, name_errors, score_points
 from starzoo.evaluate.model_pool import EvaluatedModels, ModelPool, PathSpec
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.results import DomainSampling
-from starzoo.evaluate.trained_baselines import baseline_recipe, train_baseline
 from starzoo.metrics import negative_log_likelihood
 from starzoo.models.batch_norm import has_batch_norm
 from starzoo.models.weights import StateDict, interpolate
 from starzoo.parallel import default_device
-from starzoo.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from starzoo.data.decoding import DecodedImages
@@ -101,51 +99,46 @@ class CachedEvaluation:
         config = self.run_config.model_copy(update={"evaluate": precise})
         return CachedEvaluation(star, self.data, config, cache=self.cache)
 
-    def predict(self, name: str) -> Predictions:
-        """Predict with one of the pool's models."""
+    def predict(
+        self, name: str, *, augment: Augmentation = "none", draw: int = 0, splits: Iterable[str] | None = None
+    ) -> Predictions:
+        """Predict with one of the pool's models, for images that may be augmented by the numbers of a draw."""
         # A model keeps the batch-norm statistics of its own file; those of a mean of weights are re-estimated.
-        return self._predict_as(name, estimate=self.reestimates and name not in self.pool.by_name)
+        estimate = self.reestimates and name not in self.pool.by_name
+        return self._predict_as(name, estimate=estimate, augment=augment, draw=draw, splits=splits)
 
     def predict_end(self, name: str) -> Predictions:
         """Predict with a model at the end of a path: its statistics are re-estimated as those between the ends."""
         return self._predict_as(name, estimate=self.reestimates)
 
-    def baseline(self, kind: Baseline, progress: Progress = no_progress) -> Predictions:
-        """Predict with a baseline of the star, trained if it is not in the cache."""
-        star = self.run_config.star
-        key = {
-            "baseline": kind,
-            "sources": [self.pool.hashes[name] for name in self.models.sources],
-            "star": star.model_dump(mode="json"),
-            "recipe": baseline_recipe(kind, star).model_dump(mode="json"),
-            "augment": self.data.config.augment,
-            **transform_key(self.data.config, self.data.config.augment),
-            **{name: self._common_key[name] for name in ("architecture", "data", "classes", "device")},
-        }
+    def predict_state(
+        self, key: Mapping[str, Any], make_state: Callable[[], StateDict], splits: Iterable[str] | None = None
+    ) -> Predictions:
+        """Predict with weights that a key stands for, with re-estimated batch-norm statistics."""
 
-        def train() -> dict[str, Tensor]:
-            sources = list(self.models.sources.values())
-            return train_baseline(kind, self.models.architecture, sources, self.data, star, progress=progress)
+        def run() -> Predictions:
+            with name_errors(str(next(iter(key.values())))):
+                return self.evaluator(splits or self.splits).log_probabilities(make_state())
 
-        return self._predict(key, lambda: self._run(kind, self.cache.get_or_compute({"weights": key}, train)))
+        return self._predict({"state": key}, run, splits)
 
     def path(self, path: PathSpec) -> Curve:
         """Measure a path between its ends, on each of the configuration's splits."""
         is_aligned = path.kind != "source-source-unaligned"
         calibration, inner = self.calibration_split, self.t[1:-1]
         key = {
-            "path": [self.pool.hashes[path.a], self.pool.hashes[path.b]],
+            "path": [self.pool.cache_key(path.a), self.pool.hashes[path.b]],
             "alignment": self.pool.alignment_key(path) if is_aligned else None,
             "repair": self.config.repair,
             "t": inner,
             "splits": self.config.splits,
-            "calibration": self._split_hashes[calibration] if calibration else None,
+            "calibration": self.split_hashes[calibration] if calibration else None,
         }
 
         def measure() -> Curve:
             evaluator = self.evaluator([*self.config.splits, *filter(None, [calibration])])
             with name_errors(f"the path from {path.a} to {path.b}"):
-                ends = self.pool.by_name[path.a], self.pool.path_end(path)
+                ends = self.pool.state(path.a), self.pool.path_end(path)
                 return evaluator.curve(*ends, inner, calibration=calibration)
 
         return self.get_or_compute(key, measure)
@@ -170,7 +163,7 @@ class CachedEvaluation:
             ]
             return {"loss": torch.tensor(losses, dtype=torch.float64)}
 
-        key = {"tune": self.pool.domain_key(t, samples), "images": self._split_hashes[VALIDATION]}
+        key = {"tune": self.pool.domain_key(t, samples), "images": self.split_hashes[VALIDATION]}
         losses: list[float] = self.get_or_compute(key, measure)["loss"].tolist()
         return losses
 
@@ -184,11 +177,11 @@ class CachedEvaluation:
 
         return self._predict({"domain": self.pool.domain_key(sampling.t, sampling.samples)}, run)
 
-    def evaluator(self, splits: Iterable[str]) -> Evaluator:
+    def evaluator(self, splits: Iterable[str], augment: Augmentation = "none", draw: int = 0) -> Evaluator:
         """Return what predicts the images of some splits with any weights."""
         return Evaluator(
             self.network,
-            {name: (partial(self._images, name), self.labels(name)) for name in splits},
+            {name: (partial(self._images, name, augment, draw), self.labels(name)) for name in splits},
             partial(self.data.batch_norm_images, self.config),
             repairs=self.config.repair,
             precision=self.config.precision,
@@ -213,14 +206,18 @@ class CachedEvaluation:
             for part in torch.split(torch.unique(torch.cat(needed)), _IMAGES_PER_PART)
         ]
 
-    def _images(self, split: str) -> Iterator[Tensor]:
-        limit = self.limits.get(split)
-        return self.splits[split].images(self.config.batch_size, limit=limit, seed=self.config.seed)
+    def _images(self, split: str, augment: Augmentation = "none", draw: int = 0) -> Iterator[Tensor]:
+        config = self.config
+        return self.splits[split].images(
+            config.batch_size, limit=self.limits.get(split), seed=config.seed, augment=augment, draw=draw
+        )
 
     def _rows(self, split: str) -> Tensor:
         return self.splits[split].sample_indices(self.limits.get(split), self.config.seed)
 
-    def _predict(self, key: Mapping[str, Any], run: Callable[[], Predictions]) -> Predictions:
+    def _predict(
+        self, key: Mapping[str, Any], run: Callable[[], Predictions], splits: Iterable[str] | None = None
+    ) -> Predictions:
         predictions: dict[str, Tensor] = {}
 
         def measure(split: str) -> dict[str, Tensor]:
@@ -228,18 +225,31 @@ class CachedEvaluation:
                 predictions.update(run())
             return {"log_probabilities": predictions[split]}
 
+        hashes = self.split_hashes
         return {
-            split: self.get_or_compute({**key, "images": digest}, partial(measure, split))["log_probabilities"]
-            for split, digest in self._split_hashes.items()
+            split: self.get_or_compute({**key, "images": hashes[split]}, partial(measure, split))["log_probabilities"]
+            for split in splits or hashes
         }
 
-    def _predict_as(self, name: str, *, estimate: bool) -> Predictions:
+    def _predict_as(
+        self,
+        name: str,
+        *,
+        estimate: bool,
+        augment: Augmentation = "none",
+        draw: int = 0,
+        splits: Iterable[str] | None = None,
+    ) -> Predictions:
         key = {"model": self.pool.cache_key(name), "estimated": estimate}
-        return self._predict(key, lambda: self._run(name, self.pool.state(name), estimate=estimate))
+        if augment != "none":
+            key |= {"augmented": [augment, draw]}
 
-    def _run(self, name: str, state: StateDict, *, estimate: bool = True) -> Predictions:
-        with name_errors(name):
-            return self.evaluator(self.splits).log_probabilities(state, estimate=estimate)
+        def run() -> Predictions:
+            with name_errors(name):
+                evaluator = self.evaluator(splits or self.splits, augment, draw)
+                return evaluator.log_probabilities(self.pool.state(name), estimate=estimate)
+
+        return self._predict(key, run, splits)
 
     def _domain_averages(
         self, sampling: DomainSampling, splits: Iterable[str], counts: Container[int]
@@ -249,21 +259,28 @@ class CachedEvaluation:
         return running_average((predict(interpolate(self.models.star, ends[name], t)) for name, t in points), counts)
 
     @cached_property
-    def _common_key(self) -> dict[str, Any]:
-        """What every result depends on."""
-        config = self.config
+    def task_key(self) -> dict[str, Any]:
+        """What every result and the weights of every baseline depend on."""
         return {
             "architecture": self.models.architecture.model_dump(mode="json", exclude={"label_names"}),
             "data": self.data.fingerprint,
             "classes": self.data.class_names,  # the fingerprint holds the labels in the stored order
+            "device": default_device().type,
+        }
+
+    @cached_property
+    def _common_key(self) -> dict[str, Any]:
+        """What every result depends on."""
+        config = self.config
+        return {
+            **self.task_key,
             "statistics": [config.batch_norm_images, config.batch_size, config.seed, config.batch_norm_augment],
             **transform_key(self.data.config, config.batch_norm_augment or self.data.config.augment),
-            "device": default_device().type,
             "precision": config.precision,
         }
 
     @cached_property
-    def _split_hashes(self) -> dict[str, str]:
+    def split_hashes(self) -> dict[str, str]:
         """A hash of each split's images, or its name: the data's fingerprint holds the training and test images."""
         return {
             split: images.pixels.records.hash_rows(self._rows(split).numpy()) if split in {VALIDATION, OOD} else split

@@ -19,7 +19,7 @@ __all__ = [
     "Point",
     "choose_t_range",
     "draw_points",
-    "ensemble_sizes",
+    "powers_of_two",
     "running_average",
 ]
 
@@ -48,7 +48,7 @@ def draw_points(names: Sequence[str], samples: int, seed: int | np.random.Genera
     return points[:samples]
 
 
-def ensemble_sizes(models: int) -> list[int]:
+def powers_of_two(models: int) -> list[int]:
     """Return the sizes of ensembles: 2, 4, 8 and so on, and the number of models itself, if that is more than one."""
     powers = [2**power for power in range(1, models.bit_length()) if 2**power < models]
     return [*powers, models] if models > 1 else []

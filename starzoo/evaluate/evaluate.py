@@ -18,8 +18,16 @@ import torch
 
 from starzoo.config import Baseline, EvalConfig, Uniform
 from starzoo.errors import UsageError
+from starzoo.evaluate.baselines import BaselineResults
 from starzoo.evaluate.cached_evaluation import OOD, VALIDATION, CachedEvaluation
 from starzoo.evaluate.domain_average import FULL_RANGE, NEAR_STAR, T_RANGES, choose_t_range
+from starzoo.evaluate.ensembles import (
+    EnsembleCurve,
+    add_equivalents,
+    contributions,
+    ensemble_curves,
+    ensemble_sizes,
+)
 from starzoo.evaluate.evaluator import CURVE_ROWS, Curve
 from starzoo.evaluate.loss_plane import LossPlaneSampler
 from starzoo.evaluate.model_pool import EvaluatedModels, PathSpec
@@ -32,8 +40,10 @@ from starzoo.evaluate.results import (
     PathKind,
     PredictionScores,
     Role,
+    Split,
 )
-from starzoo.evaluate.scores import score_baseline, score_domain, score_ensembles, score_model
+from starzoo.evaluate.scores import ScoredPredictor, score_baseline, score_domain, score_ensembles, score_model
+from starzoo.evaluate.trained_baselines import RECIPES
 from starzoo.metrics import accuracy, negative_log_likelihood
 from starzoo.parallel import split_across_processes, world_size
 from starzoo.progress import Progress, no_progress
@@ -82,13 +92,15 @@ def evaluate(evaluation: CachedEvaluation, *, progress: Progress = no_progress) 
     )
     [ensembles] = run("scoring ensembles", [""], lambda _: list(score_ensembles(evaluation))).values()
     models = evaluation.models
+    measured = ["all sizes"] if len(models.sources) > 1 else []
+    curves = run("comparing with ensembles", measured, lambda _: ensemble_curves(evaluation)).get("all sizes", {})
     names = [*models.sources, *models.holdouts, "naive mean", "aligned mean", "star"]
     scored = [*map(items.models.__getitem__, names), *averages.values(), *items.baselines.values(), *ensembles]
     return Evaluation(
         paths=tuple(
             curve for path, inner in items.paths.items() for curve in _path_curves(evaluation, path, items.ends, inner)
         ),
-        qualities=tuple(row for split in config.splits for rows in scored for row in rows if row.split == split),
+        qualities=tuple(row for split in config.splits for row in _with_equivalents(scored, split, curves, config)),
         images={split: len(evaluation.labels(split)) for split in config.splits},
         validation_images=len(evaluation.labels(VALIDATION)) if VALIDATION in evaluation.splits else 0,
         domain=sampling,
@@ -98,6 +110,8 @@ def evaluate(evaluation: CachedEvaluation, *, progress: Progress = no_progress) 
         ),
         repaired=config.repair,
         rounding=items.rounding.get("star"),
+        ensembles=tuple(ensemble_sizes(curves)),
+        contributions=tuple(contributions(list(models.sources), curves)),
     )
 
 
@@ -132,9 +146,9 @@ class _ShardedMap:
 class _Items:
     """The results that do not depend on each other, each by its item; predictions are left in the cache."""
 
-    models: dict[str, list[PredictionScores]]
+    models: dict[str, ScoredPredictor]
     ends: dict[str, Curve]
-    baselines: dict[Baseline, list[PredictionScores]]
+    baselines: dict[Baseline, ScoredPredictor]
     domain_losses: dict[Uniform, list[float]]
     paths: dict[PathSpec, Curve]
     rounding: dict[str, Bf16Error]
@@ -147,19 +161,22 @@ def _measure_items(evaluation: CachedEvaluation, run: _ShardedMap) -> _Items:
     if world_size() > 1 or run.shard.of > 1:  # otherwise, an image is decoded at its first use
         run("decoding images", evaluation.shared_images(), lambda part: part[0].prepare(part[1]))
     models = run("evaluating models", evaluation.pool.names, partial(score_model, evaluation))
+    results = BaselineResults(evaluation, run.progress)
+    baselines = run("evaluating baselines", config.baselines, partial(score_baseline, results, evaluation))
+    for kind in _baselines_with_paths(config):
+        evaluation.pool.add_baseline(kind, results.state(kind))
     if evaluation.reestimates:
         ends = run(
             "evaluating the ends of paths", end_names, lambda name: evaluation.curve_of(evaluation.predict_end(name))
         )
     else:
-        ends = {name: _curve_of_scores(rows) for name, rows in models.items()}
+        scored = [*models.items(), *baselines.items()]
+        ends = {name: _curve_of_scores(predictor.rows) for name, predictor in scored}
     chooses_domain = config.bma_samples and VALIDATION in evaluation.splits
     return _Items(
         models=models,
         ends=ends,
-        baselines=run(
-            "evaluating baselines", config.baselines, partial(score_baseline, evaluation, progress=run.progress)
-        ),
+        baselines=baselines,
         domain_losses=run(
             "choosing points of the star domain", T_RANGES if chooses_domain else (), evaluation.domain_losses
         ),
@@ -183,12 +200,30 @@ def _paths_to_measure(models: EvaluatedModels, config: EvalConfig) -> Iterator[P
         yield PathSpec("star-heldout", "star", name)
     for name in models.other_stars:
         yield PathSpec("star-star", "star", name)
+    if config.baselines:
+        for start, name in itertools.product(["aligned mean", *_baselines_with_paths(config)], models.holdouts):
+            yield PathSpec("baseline-heldout", start, name)
     pairs = list(itertools.combinations([*models.sources, *models.holdouts], 2))
     chosen = sorted(np.random.default_rng(config.seed).permutation(len(pairs))[: config.source_pairs])
     kinds: Sequence[PathKind] = ("source-source", "source-source-unaligned")
     for kind in kinds:
         for index in chosen:
             yield PathSpec(kind, *pairs[index])
+
+
+def _baselines_with_paths(config: EvalConfig) -> list[Baseline]:
+    """The baselines that may be as well connected as the star: those that start from the aligned mean."""
+    return [kind for kind, recipe in RECIPES.items() if kind in config.baselines and recipe.start == "aligned mean"]
+
+
+def _with_equivalents(
+    scored: Sequence[ScoredPredictor], split: Split, curves: Mapping[Split, EnsembleCurve], config: EvalConfig
+) -> list[PredictionScores]:
+    """Return the rows of a split, compared with ensembles of the sources."""
+    rows = [next(row for row in predictor.rows if row.split == split) for predictor in scored]
+    if split not in curves:
+        return rows
+    return add_equivalents(rows, [each.losses[split] for each in scored], curves[split]["losses"], config.seed)
 
 
 def _path_curves(

@@ -59,11 +59,17 @@ class ModelPool:
     def __init__(self, models: EvaluatedModels, data: ImageTask, config: AlignConfig) -> None:
         self.models, self.data, self.config = models, data, config
         self.by_name = {**models.sources, **models.holdouts, **models.other_stars, "star": models.star}
+        self.baselines: dict[str, StateDict] = {}
 
     @property
     def names(self) -> list[str]:
         """The models of one forward pass: all models, and the means of weights."""
         return [*self.by_name, "naive mean", "aligned mean"]
+
+    def add_baseline(self, name: str, state: StateDict) -> None:
+        """Add the weights of a baseline, from which paths are measured."""
+        self.baselines[name] = state
+        self.hashes[name] = hash_tensors(state)
 
     @cached_property
     def hashes(self) -> dict[str, str]:
@@ -86,7 +92,7 @@ class ModelPool:
         match path.kind:
             case "source-source-unaligned":
                 return self.by_name[path.b]
-            case "source-source":
+            case "source-source" | "baseline-heldout":
                 return self._aligned_to(path.a, [path.b])[path.b]
             case _:
                 return self.to_star[path.b]
@@ -99,7 +105,7 @@ class ModelPool:
             case "aligned mean":
                 return average(list(self.aligned_sources.values()))
             case _:
-                return self.by_name[name]
+                return self.by_name[name] if name in self.by_name else self.baselines[name]
 
     def cache_key(self, name: str) -> Any:
         """Return what decides the weights of one of `names`."""
@@ -126,7 +132,7 @@ class ModelPool:
         known = self.models.permutations
         return {
             "config": self.config.model_dump(mode="json"),
-            "fixed": [self.hashes[path.a] for path in paths],
+            "fixed": [self.cache_key(path.a) for path in paths],
             "known": [
                 hash_tensors(known[path.b].to_tensors()) for path in paths if path.a == "star" and path.b in known
             ],
@@ -145,12 +151,12 @@ class ModelPool:
         """Align models to a fixed one, where that lowers the midpoint loss."""
         if not names:
             return {}
-        features = map(self._aligner.features.extract, map(self.by_name.__getitem__, (fixed, *names)))
+        features = map(self._aligner.features.extract, map(self.state, (fixed, *names)))
         matches = self._aligner.match(next(features), features)
         identity = Permutation.identity(self.models.architecture.spec)
         aligned = {}
         for name, match in zip(names, matches, strict=True):
-            ends = self.by_name[fixed], self.by_name[name]
+            ends = self.state(fixed), self.by_name[name]
             permutation, _, _ = take_better(self._probe, *ends, identity, match.permutation)
             aligned[name] = permutation.apply(self.by_name[name])
         return aligned

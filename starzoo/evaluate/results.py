@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, computed_field, model_validator
 
-from starzoo.config import DataConfig, Finite, FrozenModel, Name, Number, Share, Uniform
+from starzoo.config import Baseline, DataConfig, Finite, FrozenModel, Name, Number, Share, Uniform
 from starzoo.errors import UsageError
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "ROLE_LABELS",
     "Bf16Error",
     "DomainSampling",
+    "EnsembleSize",
     "Evaluation",
     "LossPlane",
     "Measure",
@@ -32,12 +33,15 @@ __all__ = [
     "PredictionScores",
     "Role",
     "Scores",
+    "SourceContribution",
     "Split",
     "Summary",
     "TemperatureScaled",
 ]
 
-PathKind = Literal["star-source", "star-heldout", "star-star", "source-source", "source-source-unaligned"]
+PathKind = Literal[
+    "star-source", "star-heldout", "star-star", "baseline-heldout", "source-source", "source-source-unaligned"
+]
 Role = Literal[
     "source",
     "held-out",
@@ -46,8 +50,7 @@ Role = Literal[
     "star",
     "domain",
     "domain-whole-lines",
-    "swa",
-    "student",
+    Baseline,
     "sub-ensemble",
     "ensemble",
 ]
@@ -55,6 +58,7 @@ KIND_LABELS: Mapping[PathKind, str] = {
     "star-source": "star to source",
     "star-heldout": "star to held-out",
     "star-star": "star to another star",
+    "baseline-heldout": "baseline to held-out",
     "source-source": "source to source, aligned",
     "source-source-unaligned": "source to source, not aligned",
 }
@@ -66,8 +70,17 @@ ROLE_LABELS: Mapping[Role, str] = {
     "star": "star",
     "domain": "star domain",
     "domain-whole-lines": "star domain, whole lines",
+    "continued": "source trained further",
+    "self-distilled": "source trained further on its own predictions",
     "swa": "SWA of a source",
-    "student": "distilled student",
+    "ema": "EMA of a source",
+    "student-random": "student of all sources, from random weights",
+    "student-source": "student of all sources, from a source",
+    "student-mean": "student of all sources, from their aligned mean",
+    "trained-mean": "aligned mean, trained further",
+    "source-tta": "source, augmented images",
+    "star-tta": "star, augmented images",
+    "greedy-soup": "greedy soup of the aligned sources",
     "sub-ensemble": "ensemble",
     "ensemble": "ensemble",
 }
@@ -194,8 +207,12 @@ class PredictionScores(Scores):
         accuracy: Share of right answers.
         passes: Forward passes per image.
         bytes: Size of all weights that a prediction takes.
-        steps: Training steps of a baseline; None for all others.
+        cost: Cost of a baseline's training, the choice of its settings included, in fits of the star; None for others.
         tempered: The scores after temperature scaling; None without validation images.
+        dee: Deep-ensemble equivalent: the size of the ensemble of sources with the same negative log-likelihood, after
+            temperature scaling where there are validation images. Below 1 it is worse than one source; at the number of
+            sources it is as good as the ensemble of all of them, or better.
+        dee_interval: Its 95 % interval, from a bootstrap over images.
     """
 
     name: Name
@@ -204,8 +221,48 @@ class PredictionScores(Scores):
     accuracy: Share
     passes: Passes = 1
     bytes: Number | None = None
-    steps: Number | None = None
+    cost: Finite | None = None
     tempered: TemperatureScaled | None = None
+    dee: Finite | None = None
+    dee_interval: tuple[Finite, Finite] | None = None
+
+
+class EnsembleSize(FrozenModel):
+    """The ensembles of some number of sources.
+
+    Attributes:
+        split: The data.
+        size: Number of sources.
+        subsets: Number of ensembles that were measured, each source being in as many as any other.
+        nll: Mean negative log-likelihood over the ensembles, in nats, after temperature scaling as for `dee`.
+        nll_std: Its standard deviation over them.
+        accuracy: Mean share of right answers.
+        accuracy_std: Its standard deviation.
+    """
+
+    split: Split
+    size: Passes
+    subsets: Passes
+    nll: Finite
+    nll_std: Finite
+    accuracy: Share
+    accuracy_std: Finite
+
+
+class SourceContribution(FrozenModel):
+    """What a source adds to the ensemble of all others.
+
+    Attributes:
+        name: The source.
+        split: The data.
+        nll: How far the negative log-likelihood is lower with it, in nats, after temperature scaling as for `dee`.
+        accuracy: How far the accuracy is higher with it, as a share.
+    """
+
+    name: Name
+    split: Split
+    nll: Finite
+    accuracy: Annotated[float, Field(ge=-1, le=1)]
 
 
 class DomainSampling(FrozenModel):
@@ -305,6 +362,8 @@ class Evaluation(FrozenModel):
         repaired: Whether the points between the ends of every path have the channel statistics of the ends (REPAIR);
             such a path is no straight line.
         rounding: The error of forward passes in bfloat16; None where they were in float32.
+        ensembles: Ensembles of 1, 2, 3 … sources.
+        contributions: What each source adds to the ensemble of the others.
     """
 
     paths: Annotated[tuple[PathCurve, ...], Field(max_length=10_000)]
@@ -317,6 +376,8 @@ class Evaluation(FrozenModel):
     data: DataConfig | None = None
     repaired: bool = False
     rounding: Bf16Error | None = None
+    ensembles: Annotated[tuple[EnsembleSize, ...], Field(max_length=1000)] = ()
+    contributions: Annotated[tuple[SourceContribution, ...], Field(max_length=1000)] = ()
 
     @model_validator(mode="after")
     def _check_counts(self) -> Evaluation:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from torch import Tensor
 
 from starzoo.config import Baseline
+from starzoo.evaluate.baselines import BaselineResults
 from starzoo.evaluate.cached_evaluation import OOD, VALIDATION, CachedEvaluation, Predictions
-from starzoo.evaluate.domain_average import ensemble_sizes, running_average
-from starzoo.evaluate.results import DomainSampling, PredictionScores, Role, TemperatureScaled
-from starzoo.evaluate.trained_baselines import baseline_steps
+from starzoo.evaluate.domain_average import powers_of_two, running_average
+from starzoo.evaluate.results import DomainSampling, PredictionScores, Role, Split, TemperatureScaled
 from starzoo.metrics import (
     accuracy,
     brier_score,
@@ -20,14 +21,21 @@ from starzoo.metrics import (
     negative_log_likelihood,
     ood_auroc,
     scale_temperature,
+    tempered_losses,
 )
-from starzoo.progress import Progress, no_progress
 from starzoo.text import pluralize
 
-__all__ = ["score_baseline", "score_domain", "score_ensembles", "score_model", "scores"]
+__all__ = ["ScoredPredictor", "score_baseline", "score_domain", "score_ensembles", "score_model", "scores"]
 
 
-def score_model(evaluation: CachedEvaluation, name: str) -> list[PredictionScores]:
+class ScoredPredictor(NamedTuple):
+    """The scores of a predictor on each split, and its loss for every image, after temperature scaling if it can be."""
+
+    rows: list[PredictionScores]
+    losses: dict[Split, Tensor]
+
+
+def score_model(evaluation: CachedEvaluation, name: str) -> ScoredPredictor:
     """Score a model or a mean of weights, on every split."""
     models = evaluation.models
     roles: dict[str, Role] = {"naive mean": "naive-mean", "aligned mean": "aligned-mean"}
@@ -36,25 +44,23 @@ def score_model(evaluation: CachedEvaluation, name: str) -> list[PredictionScore
     return _score(evaluation, name, roles.get(name, "star"), evaluation.predict(name))
 
 
-def score_baseline(
-    evaluation: CachedEvaluation, kind: Baseline, progress: Progress = no_progress
-) -> list[PredictionScores]:
+def score_baseline(baselines: BaselineResults, evaluation: CachedEvaluation, kind: Baseline) -> ScoredPredictor:
     """Score a baseline, trained if it is not in the cache."""
-    steps = baseline_steps(kind, evaluation.data, evaluation.run_config.star)
-    return _score(evaluation, kind, kind, evaluation.baseline(kind, progress), steps=steps)
+    predicted, passes = baselines.predict(kind), baselines.passes(kind)
+    return _score(evaluation, kind, kind, predicted, passes=passes, networks=1, cost=baselines.cost(kind))
 
 
-def score_domain(evaluation: CachedEvaluation, role: Role, sampling: DomainSampling) -> list[PredictionScores]:
+def score_domain(evaluation: CachedEvaluation, role: Role, sampling: DomainSampling) -> ScoredPredictor:
     """Score an average over the star domain."""
     t, samples = sampling.t, sampling.samples
     name = f"{pluralize(samples, 'point')} of the star domain, t from {t.low:g} to {t.high:g}"
     return _score(evaluation, name, role, evaluation.domain(sampling), passes=samples)
 
 
-def score_ensembles(evaluation: CachedEvaluation) -> Iterator[list[PredictionScores]]:
+def score_ensembles(evaluation: CachedEvaluation) -> Iterator[ScoredPredictor]:
     """Score the ensembles of the first 2, 4, 8 … sources; the predictions of one source at a time are in memory."""
     sources = list(evaluation.models.sources)
-    sizes = ensemble_sizes(len(sources)) or [1]
+    sizes = powers_of_two(len(sources)) or [1]
     for count, mean in running_average(map(evaluation.predict, sources), sizes):
         role: Role = "ensemble" if count == len(sources) else "sub-ensemble"
         yield _score(evaluation, f"ensemble of {count}", role, mean, passes=count)
@@ -68,30 +74,33 @@ def _score(
     predicted: Predictions,
     *,
     passes: int = 1,
-    steps: int | None = None,
-) -> list[PredictionScores]:
+    networks: int | None = None,
+    cost: float | None = None,
+) -> ScoredPredictor:
     """Score a predictor; its temperature is fitted on validation images, where there are any."""
     size = sum(tensor.numel() * tensor.element_size() for tensor in evaluation.models.star.values())
     temperature = None
     if VALIDATION in predicted:
         temperature = fit_temperature(predicted[VALIDATION], evaluation.labels(VALIDATION))
-    return [
+    labels = {split: evaluation.labels(split) for split in evaluation.config.splits}
+    rows = [
         PredictionScores(
             name=name,
             role=role,
             split=split,
-            accuracy=accuracy(predicted[split], labels),
+            accuracy=accuracy(predicted[split], labels[split]),
             passes=passes,
-            bytes=passes * size,
-            steps=steps,
+            bytes=(networks or passes) * size,
+            cost=cost,
             tempered=None
             if temperature is None
-            else TemperatureScaled(temperature=temperature, **scores(predicted, split, labels, temperature)),
-            **scores(predicted, split, labels),
+            else TemperatureScaled(temperature=temperature, **scores(predicted, split, labels[split], temperature)),
+            **scores(predicted, split, labels[split]),
         )
-        for split in evaluation.config.splits
-        for labels in [evaluation.labels(split)]
+        for split in labels
     ]
+    losses = {split: tempered_losses(predicted[split], labels[split], temperature or 1.0) for split in labels}
+    return ScoredPredictor(rows, losses)
 
 
 def scores(predicted: Predictions, split: str, labels: Tensor, temperature: float = 1.0) -> dict[str, float | None]:

@@ -1,14 +1,16 @@
-"""Baselines that are trained at the star's cost: SWA and a distilled student."""
+"""Baselines that are trained: what a user could train instead of a star, in as many steps.
+
+A recipe says where the weights start, whose predictions are learned beside the labels, and which average of the weights
+is the result. All use the star's optimizer, batch size, weight decay, augmentation and seed.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from functools import partial
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -18,59 +20,119 @@ from starzoo.data.task import ImageTask
 from starzoo.errors import NumericalError
 from starzoo.models.architecture import Architecture
 from starzoo.models.memory_format import channels_last
-from starzoo.models.training.optimizer import make_average, make_optimizer, train_epoch
+from starzoo.models.training.optimizer import forward, make_average, make_optimizer, train_epoch
 from starzoo.models.training.targets import Targets, criterion, mix_labels, probabilities
 from starzoo.models.weights import StateDict
 from starzoo.parallel import default_device, rng_devices
 from starzoo.progress import Progress, no_progress
 
-if TYPE_CHECKING:
-    from timm.utils.model_ema import ModelEmaV3
+__all__ = ["RECIPES", "Recipe", "Setting", "settings_to_try", "train_baseline", "training_config"]
 
-__all__ = ["baseline_recipe", "baseline_steps", "train_baseline"]
+_TRIAL_SHARE = 0.25  # of the star's epochs
+_KAPPAS = (1.0, 3.0)
+_EMA_HORIZON = 0.1  # of all steps
 
-_STAGE: Mapping[Baseline, str] = {"swa": "averaging weights (SWA)", "student": "distilling a student"}
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a baseline is trained.
 
-def baseline_steps(kind: Baseline, data: ImageTask, star: StarConfig) -> int:
-    """Return the number of steps that cost what the star's fit costs.
-
-    Forward and backward pass count as three. The forward pass of a teacher, for a student and a star with κ, counts as
-    one.
+    Attributes:
+        start: The weights that it starts from; `source` is the first one.
+        teachers: Whose mean prediction it learns beside the labels: nobody's, that of its own start, or all sources'.
+        average: Which average of its weights is the result, at a constant learning rate: of the ends of all epochs
+            (SWA), or an exponential one of all steps (EMA). Without one the rate falls to zero.
     """
-    return baseline_recipe(kind, star).epochs * len(data.train.loader(star.batch_size, epoch=0, seed=0))
+
+    start: Literal["random", "source", "aligned mean"]
+    teachers: Literal["none", "start", "sources"] = "none"
+    average: Literal["none", "swa", "ema"] = "none"
 
 
-def baseline_recipe(kind: Baseline, star: StarConfig) -> TrainConfig:
-    """Configure a baseline as the star, but with SGD at the rate of `starzoo train` and steps of the same cost."""
-    star_cost, own_cost = 4 if star.kappa else 3, 3 if kind == "swa" else 4
-    own = {"lr", "ema_decay"} if kind == "swa" else {"lr"}
-    shared = star.model_dump(include=OptimizationConfig.model_fields.keys() - own)
+RECIPES: Mapping[Baseline, Recipe] = {
+    "continued": Recipe("source"),
+    "self-distilled": Recipe("source", teachers="start"),
+    "swa": Recipe("source", average="swa"),
+    "ema": Recipe("source", average="ema"),
+    "student-random": Recipe("random", teachers="sources"),
+    "student-source": Recipe("source", teachers="sources"),
+    "student-mean": Recipe("aligned mean", teachers="sources"),
+    "trained-mean": Recipe("aligned mean"),
+}
+"""SWA: Izmailov et al. 2018. Distillation: Hinton et al. 2015; of itself: Furlanello et al. 2018."""
+
+
+class Setting(NamedTuple):
+    """What validation images choose: the learning rate, and the weight of the teachers' prediction beside the label."""
+
+    lr: float
+    kappa: float
+
+
+def settings_to_try(recipe: Recipe, star: StarConfig, trials: int) -> list[Setting]:
+    """Return the settings of a number of trials.
+
+    Rates are four times apart, from twice that of `starzoo train` down. With teachers, half as many rates are tried
+    with two weights κ each. A single trial takes the rate of `starzoo train` and the star's κ.
+    """
     rate = TrainConfig().lr if star.optimizer == "sgd" else star.lr
-    epochs = max(1, round(star.epochs * star_cost / own_cost))
-    return TrainConfig(lr=rate / 2 if kind == "swa" else rate, epochs=epochs, **shared)
+    if trials < 2:
+        return [Setting(rate, star.kappa or 1.0)]
+    kappas = _KAPPAS if recipe.teachers != "none" else (0.0,)
+    rates = [2 * rate / 4**number for number in range(-(-trials // len(kappas)))]
+    return [Setting(lr, kappa) for lr in rates for kappa in kappas][:trials]
+
+
+def training_config(star: StarConfig, setting: Setting, *, is_trial: bool = False) -> TrainConfig:
+    """Configure a baseline as the star, but with a rate of its own; a trial is a quarter as long."""
+    own = {"lr", "ema_decay", "precision"}
+    shared = star.model_dump(include=OptimizationConfig.model_fields.keys() - own)
+    epochs = max(1, round(star.epochs * _TRIAL_SHARE)) if is_trial else max(1, star.epochs)
+    precision = "fp32" if star.precision == "fp32" else "bf16"
+    return TrainConfig(lr=setting.lr, epochs=epochs, precision=precision, **shared)
 
 
 def train_baseline(
     kind: Baseline,
     architecture: Architecture,
+    start: StateDict | None,
     sources: Sequence[StateDict],
     data: ImageTask,
-    star: StarConfig,
+    config: TrainConfig,
     *,
+    kappa: float,
+    seed: int,
     progress: Progress = no_progress,
 ) -> dict[str, Tensor]:
-    """Train a baseline of a star with the star's optimizer, batch size, weight decay and seed.
+    """Train a baseline.
 
-    `swa` trains the first source further at a constant rate, half that of training, and averages the ends of the epochs
-    (Izmailov et al. 2018). `student` starts at random. It learns labels mixed with the predictions of the sources in
-    turn (Hinton et al. 2015), as a star with κ does; its κ is 1 where the star has none.
+    Args:
+        kind: Which one.
+        architecture: That of the sources.
+        start: The initial weights; random ones when not given.
+        sources: The teachers, where the recipe has all sources as teachers.
+        data: The task.
+        config: The optimization.
+        kappa: Weight of the teachers' mean prediction beside the label.
+        seed: Seed of random initial weights, of the order of images and of augmentation.
+        progress: Told after every epoch.
+
+    Returns:
+        The state dict; batch-norm statistics are not re-estimated.
+
+    Raises:
+        NumericalError: The weights are not finite.
     """
+    recipe = RECIPES[kind]
     with torch.random.fork_rng(devices=rng_devices()):
-        torch.manual_seed(star.seed)
+        torch.manual_seed(seed)
         model = channels_last(architecture.build()).to(default_device())
-        epochs = partial(_epochs, model, data, star, baseline_recipe(kind, star), partial(progress, _STAGE[kind]))
-        trained = _train_swa(model, sources[0], epochs) if kind == "swa" else _distill(model, sources, star, epochs)
+        if start is not None:
+            model.load_state_dict(dict(start))
+        choices: Mapping[str, Sequence[StateDict]] = {"none": [], "start": [model.state_dict()], "sources": sources}
+        teachers = choices[recipe.teachers]
+        teacher = _Teacher(model, teachers, data, config) if teachers else None
+        trained = _train(model, recipe, data, config, teacher, kappa, seed, lambda *n: progress(f"training {kind}", *n))
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.state_dict().items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
         hint = "leave it out of evaluate.baselines; the star is not affected"
@@ -78,68 +140,61 @@ def train_baseline(
     return state
 
 
-def _train_swa(model: nn.Module, start: StateDict, epochs: Callable[..., Iterator[None]]) -> nn.Module:
-    """Average the ends of all epochs at a constant rate."""
-    model.load_state_dict(dict(start))
-    averaged = AveragedModel(model)
-    for _ in epochs(constant=True):
-        averaged.update_parameters(model)
-    return averaged.module
-
-
-def _distill(
-    model: nn.Module, sources: Sequence[StateDict], star: StarConfig, epochs: Callable[..., Iterator[None]]
+def _train(
+    model: nn.Module,
+    recipe: Recipe,
+    data: ImageTask,
+    config: TrainConfig,
+    teacher: _Teacher | None,
+    kappa: float,
+    seed: int,
+    progress: Callable[[int, int], None],
 ) -> nn.Module:
-    """Train on labels mixed with the predictions of the sources, each once per shuffled round."""
-    teachers, rng = [_frozen(model, source) for source in sources], np.random.default_rng(star.seed)
-    order = itertools.chain.from_iterable(rng.permutation(len(sources)) for _ in itertools.count())
+    """Train a model and return it, or the average of its weights."""
+    optimizer, compare = make_optimizer(model, config), criterion(config)
+    targets = Targets(config, len(data.class_names), config.batch_size, seed)
+    steps = config.epochs * (len(data.train) // config.batch_size)
+    ema = make_average(model, max(0.0, 1 - 1 / (_EMA_HORIZON * steps))) if recipe.average == "ema" else None
+    swa = AveragedModel(model) if recipe.average == "swa" else None
+    for epoch in range(config.epochs):
+        batches = data.train.loader(
+            config.batch_size, epoch=epoch, seed=seed, augment=data.config.augment, device=default_device()
+        )
 
-    @torch.no_grad()
-    def predict(images: Tensor) -> Tensor:
-        return probabilities(star, teachers[next(order)](images))
+        def loss(images: Tensor, labels: Tensor, step: int) -> Tensor:
+            images, labels = targets(images, labels, step)
+            rows = batches.batches[step % len(batches)]  # noqa: B023 - called within this epoch
+            prediction = teacher.predict(images, rows) if teacher else None
+            return compare(forward(model, images, config), mix_labels(labels, prediction, kappa))
 
-    average = make_average(model, star.ema_decay)
-    for _ in epochs(predict=predict, average=average):
-        pass
+        schedule = config if recipe.average == "none" else None
+        train_epoch(model, optimizer, batches, loss, schedule=schedule, epoch=epoch, average=ema)
+        if swa:
+            swa.update_parameters(model)
+        progress(epoch + 1, config.epochs)
+    average = swa or ema
     return average.module if average else model
 
 
-def _epochs(
-    model: nn.Module,
-    data: ImageTask,
-    star: StarConfig,
-    recipe: TrainConfig,
-    progress: Callable[[int, int], None],
-    *,
-    predict: Callable[[Tensor], Tensor] | None = None,
-    average: ModelEmaV3 | None = None,
-    constant: bool = False,
-) -> Iterator[None]:
-    """Train a model and yield after every epoch; the rate is constant or follows the schedule of `starzoo train`."""
-    optimizer, compare = make_optimizer(model, recipe), criterion(recipe)
-    targets = Targets(recipe, len(data.class_names), star.batch_size, star.seed)
+class _Teacher:
+    """The mean prediction of some weights; it is computed once for each image where images are never changed."""
 
-    def loss(images: Tensor, labels: Tensor, step: int) -> Tensor:
-        images, labels = targets(images, labels, step)
-        return compare(model(images), mix_labels(labels, predict(images) if predict else None, star.kappa or 1.0))
+    def __init__(self, model: nn.Module, states: Sequence[StateDict], data: ImageTask, config: TrainConfig) -> None:
+        self._config, self._networks = config, [_frozen(model, state) for state in states]
+        is_constant = data.config.augment == "none" and not (config.mixup or config.cutmix)
+        shape = len(data.train), len(data.class_names)
+        self._known = torch.full(shape, torch.nan, device=default_device()) if is_constant else None
 
-    for epoch in range(recipe.epochs):
-        batches = data.train.loader(
-            star.batch_size, epoch=epoch, seed=star.seed, augment=data.config.augment, device=default_device()
-        )
-        schedule = None if constant else recipe
-        train_epoch(
-            model,
-            optimizer,
-            batches,
-            loss,
-            schedule=schedule,
-            epoch=epoch,
-            clip_grad_norm=star.clip_grad_norm,
-            average=average,
-        )
-        progress(epoch + 1, recipe.epochs)
-        yield
+    @torch.no_grad()
+    def predict(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Return probabilities of shape (batch, classes)."""
+        if self._known is not None and not self._known[rows].isnan().any():
+            return self._known[rows]
+        predictions = [probabilities(self._config, forward(net, images, self._config)) for net in self._networks]
+        mean = torch.stack(predictions).mean(0)
+        if self._known is not None:
+            self._known[rows] = mean
+        return mean
 
 
 def _frozen(model: nn.Module, state: StateDict) -> nn.Module:

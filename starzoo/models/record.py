@@ -11,7 +11,7 @@ from starzoo.data.preprocessing import Preprocessing
 
 __all__ = ["RESERVED_NAMES", "ModelRecord", "Names", "Table"]
 
-RESERVED_NAMES = frozenset({"star", "naive mean", "aligned mean"})
+RESERVED_NAMES = frozenset({"star", "naive mean", "aligned mean", "student-mean", "trained-mean"})
 """Names of an evaluation's own models, which no other model may have."""
 
 Names = Annotated[tuple[Annotated[str, Field(max_length=1000)], ...], Field(max_length=1_000_000)]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
+from typing import get_args
 
 import matplotlib as mpl
 import numpy as np
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from starzoo.config import Baseline
 from starzoo.errors import UntrustedInputError, UsageError
 from starzoo.evaluate.results import (
     KIND_LABELS,
@@ -52,6 +54,7 @@ _KIND_STYLES: dict[PathKind, _Style] = {
     "star-source": _Style("#0072B2", "-"),
     "star-heldout": _Style("#D55E00", (0, (5, 1.5))),
     "star-star": _Style("#000000", (0, (3, 1, 1, 1, 1, 1))),
+    "baseline-heldout": _Style("#56B4E9", (0, (2, 1))),
     "source-source": _Style("#009E73", (0, (6, 1.5, 1, 1.5))),
     "source-source-unaligned": _Style("#777777", (0, (1, 1.2))),
 }
@@ -63,11 +66,10 @@ _ROLE_STYLES: dict[Role, _Style] = {
     "star": _Style("#000000", marker="*"),
     "domain": _Style("#E69F00", marker="P"),
     "domain-whole-lines": _Style("#009E73", marker="X"),
-    "swa": _Style("#56B4E9", marker="v"),
-    "student": _Style("#882255", marker="^"),
+    **dict.fromkeys(get_args(Baseline), _Style("#56B4E9", marker="v")),
     "ensemble": _Style("#AA4499", marker="D"),
 }
-_COST_ROLES: tuple[Role, ...] = ("star", "domain", "domain-whole-lines", "swa", "student")
+_COST_ROLES: tuple[Role, ...] = ("star", "domain", "domain-whole-lines", "student-mean", "trained-mean")
 _CORNER_ROLES: tuple[Role, ...] = ("star", "source", "held-out")
 _ACCURACY_TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 100)
 _FLOOR = 0.1  # points of error below which the stretched accuracy axis turns linear, so that 100 % has a place on it

@@ -86,7 +86,9 @@ class PredictorSummary(ScoreSummary):
     accuracy: Summary
     passes: int
     bytes: int | None
-    steps: int | None
+    cost: float | None
+    dee: Summary | None
+    dee_interval: tuple[float, float] | None
     scaled: ScaledSummary | None
     best: frozenset[Score] = frozenset()
 
@@ -184,7 +186,11 @@ def _summarize_group(group: Sequence[PredictionScores]) -> PredictorSummary:
         accuracy=Summary.of([quality.accuracy for quality in group], more_is_better=True),
         passes=max(quality.passes for quality in group),
         bytes=first.bytes,
-        steps=first.steps,
+        cost=first.cost,
+        dee=Summary.of([quality.dee for quality in group if quality.dee is not None])
+        if all(quality.dee is not None for quality in group)
+        else None,
+        dee_interval=first.dee_interval if len(group) == 1 else None,
         scaled=ScaledSummary(
             temperature=Summary.of([scores.temperature for scores in scaled]), **_summarize_scores(scaled)
         )

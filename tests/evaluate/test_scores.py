@@ -14,7 +14,7 @@ from starzoo.align.probe import Probe
 from starzoo.config import AlignConfig, DataConfig, EvalConfig, RunConfig, Uniform
 from starzoo.data.task import ImageTask, load_data
 from starzoo.evaluate.cached_evaluation import CachedEvaluation
-from starzoo.evaluate.domain_average import T_RANGES, choose_t_range, draw_points, ensemble_sizes
+from starzoo.evaluate.domain_average import T_RANGES, choose_t_range, draw_points, powers_of_two
 from starzoo.evaluate.evaluate import evaluate
 from starzoo.evaluate.model_pool import EvaluatedModels
 from starzoo.evaluate.results import Evaluation, PathCurve
@@ -209,4 +209,4 @@ def test_choices_and_sizes() -> None:
     assert choose_t_range({far: [0.3, 0.1], near: [0.2, 0.1]}).t == near  # equal: the nearer one
     assert choose_t_range({near: [0.1, 0.1, 0.2]}).samples == 1  # equal: fewer
     assert choose_t_range({near: [0.3], far: [0.2]}).nll == 0.2
-    assert [ensemble_sizes(most) for most in (1, 2, 3, 8, 12)] == [[], [2], [2, 3], [2, 4, 8], [2, 4, 8, 12]]
+    assert [powers_of_two(most) for most in (1, 2, 3, 8, 12)] == [[], [2], [2, 3], [2, 4, 8], [2, 4, 8, 12]]

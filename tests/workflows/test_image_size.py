@@ -68,7 +68,9 @@ def test_sources_of_two_sizes_have_a_star_at_one(name: str, tmp_path: Path) -> N
     assert star.manifest.architecture.preprocessing.input_size == (1, 24, 24)
     assert [model.preprocessing.input_size[1] for model in star.manifest.sources if model.preprocessing] == [16, 24]
     stated = f"stated are 16x16 pixels by {name}-0, {name}-2; 24x24 pixels by {name}-1."
-    assert f"measured at 24x24 pixels; {stated}" in (folder / "README.md").read_text().replace("\n", " ").replace("\\", "")
+    assert f"measured at 24x24 pixels; {stated}" in (folder / "README.md").read_text().replace("\n", " ").replace(
+        "\\", ""
+    )
     published = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images = torch.rand(4, 1, 24, 24)
     with torch.no_grad():
@@ -87,7 +89,8 @@ def test_sources_of_two_sizes_have_a_star_at_one(name: str, tmp_path: Path) -> N
 def test_models_without_data_are_aligned_at_one_size(run, tmp_path: Path) -> None:
     refs = [make(tmp_path, "resnet18", size, seed) for seed, size in enumerate((16, 24))]
     refused = run("align", *refs, "--out", tmp_path / "refused")
-    assert refused.code == 5 and "--image-size 24" in refused.err
+    assert refused.code == 5
+    assert "--image-size 24" in refused.err
     assert run("align", *refs, "--out", tmp_path / "aligned", "--image-size", "24").code == 0
     aligned = timm.create_model(f"local-dir:{tmp_path / 'aligned/resnet18-1'}", pretrained=True)
     assert aligned.pretrained_cfg["input_size"] == (1, 24, 24)

@@ -16,7 +16,7 @@ from starzoo.errors import NumericalError
 from starzoo.metrics import accuracy, negative_log_likelihood
 from starzoo.models.architecture import Architecture
 from starzoo.models.memory_format import channels_last
-from starzoo.models.training.optimizer import make_average, make_optimizer, train_epoch
+from starzoo.models.training.optimizer import forward, make_average, make_optimizer, train_epoch
 from starzoo.models.training.targets import Targets, criterion
 from starzoo.parallel import default_device
 from starzoo.progress import Progress, no_progress
@@ -48,9 +48,7 @@ def train_member(
 
         def full_loss(images: Tensor, labels: Tensor, step: int) -> Tensor:
             images, labels = targets(images, labels, step)
-            with torch.autocast(target.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                logits = model(images)
-            return compare(logits.float(), labels)
+            return compare(forward(model, images, config), labels)
 
         def small_loss(images: Tensor, labels: Tensor, step: int) -> Tensor:
             return full_loss(interpolate(images, config.small_size, mode="bilinear", antialias=True), labels, step)

@@ -16,7 +16,15 @@ from starzoo.errors import UsageError
 if TYPE_CHECKING:
     from timm.utils.model_ema import ModelEmaV3
 
-__all__ = ["Batches", "check_optimizer", "make_average", "make_optimizer", "set_learning_rate", "train_epoch"]
+__all__ = [
+    "Batches",
+    "check_optimizer",
+    "forward",
+    "make_average",
+    "make_optimizer",
+    "set_learning_rate",
+    "train_epoch",
+]
 
 _UNSUPPORTED = ["adahessian", "kron*"]  # second derivatives; random numbers that no checkpoint holds
 
@@ -71,6 +79,13 @@ def make_optimizer(
     except (AssertionError, ImportError, ValueError) as error:  # no GPU, no package, an impossible value
         raise UsageError("optimizer", f"cannot make {config.optimizer}: {error}", hint="use another one") from error
     return optimizer
+
+
+def forward(model: nn.Module, images: Tensor, config: TrainConfig) -> Tensor:
+    """Return the logits of a batch in float32, from a forward pass of the configured precision."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        logits: Tensor = model(images)
+    return logits.float()
 
 
 def make_average(model: nn.Module, decay: float | None) -> ModelEmaV3 | None:
