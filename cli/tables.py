@@ -170,7 +170,7 @@ def _predictors(evaluation: Evaluation, split: Split) -> list[tuple[str, Predict
     return [
         (row.name if row.name and row.role == "sub-ensemble" else row.role, row)
         for row in summarize_predictors(evaluation, split)
-        if row.label != "most accurate source"  # the mean over sources includes it
+        if not row.is_best_source  # the mean over sources includes it
     ]
 
 

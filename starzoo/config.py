@@ -304,7 +304,10 @@ class StarConfig(OptimizationConfig):
         description="Weight of the star's own loss: the star itself is the share mu / (1 + mu) of all draws.",
     )
     kappa: float = Field(
-        1.0, ge=0, le=_MANY, description="Weight of the drawn source's predictions beside the labels in the loss."
+        1.0, ge=0, le=_MANY, description="Weight of the predictions of sources beside the labels in the loss."
+    )
+    teachers: Literal["drawn", "all"] = Field(
+        "drawn", description="Whose predictions these are: the drawn source's, or the mean of all, which costs more."
     )
     draws: int | None = Field(
         None,

@@ -24,7 +24,15 @@ from starzoo.hub.names import METRICS, PLOTS, is_commit, is_repo, split_repo
 from starzoo.models.licenses import is_identifier, license_of_sources
 from starzoo.models.record import ModelRecord
 from starzoo.report.markdown import check_generated, load_template
-from starzoo.report.summary import bf16_note, has_costs, summarize_paths, summarize_predictors, summary
+from starzoo.report.summary import (
+    bf16_note,
+    dee_text,
+    has_costs,
+    purposes,
+    summarize_paths,
+    summarize_predictors,
+    summary,
+)
 from starzoo.star.manifest import StarManifest
 from starzoo.text import clean, pluralize
 
@@ -59,6 +67,11 @@ def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = 
         evaluation=evaluation,
         splits=splits,
         summary=summary(evaluation, splits[0]) if splits else {},
+        purposes=purposes(evaluation, splits[0]) if splits else [],
+        dee_text=dee_text,
+        ensemble_sizes={
+            split: max((row.size for row in evaluation.ensembles if row.split == split), default=0) for split in splits
+        },
         rounding=bf16_note(evaluation),
         trained=_training(manifest),
         costs={split: has_costs(evaluation, split) for split in splits},

@@ -22,10 +22,13 @@ from starzoo.text import pluralize
 __all__ = [
     "PathSummary",
     "PredictorSummary",
+    "Purpose",
     "ScaledSummary",
     "bf16_note",
+    "dee_text",
     "has_costs",
     "label_group",
+    "purposes",
     "summarize_paths",
     "summarize_predictors",
     "summary",
@@ -90,7 +93,35 @@ class PredictorSummary(ScoreSummary):
     dee: Summary | None
     dee_interval: tuple[float, float] | None
     scaled: ScaledSummary | None
+    is_best_source: bool = False
     best: frozenset[Score] = frozenset()
+
+    @property
+    def proper_nll(self) -> Summary:
+        """The negative log-likelihood, after temperature scaling where that was measured."""
+        return self.scaled.nll if self.scaled else self.nll
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """A question that a user has, and what the measurements answer.
+
+    Attributes:
+        question: The purpose.
+        winner: What is best for it.
+        evidence: The figures of the winner, and of the star where that is another.
+        how: How to get it.
+    """
+
+    question: str
+    winner: str
+    evidence: str
+    how: str
+
+    @property
+    def is_code(self) -> bool:
+        """Whether `how` is a command or an expression."""
+        return self.how.startswith(("starzoo ", "star."))
 
 
 def summarize_paths(evaluation: Evaluation, split: Split) -> list[PathSummary]:
@@ -127,7 +158,7 @@ def summarize_predictors(evaluation: Evaluation, split: Split) -> list[Predictor
             rows.append(_summarize_group(group))
         if role == "source" and len(group) > 1:
             best = max(group, key=lambda quality: quality.accuracy)
-            rows.append(replace(_summarize_group([best]), label="most accurate source"))
+            rows.append(replace(_summarize_group([best]), label="most accurate source", is_best_source=True))
     best_means: dict[Score, float] = {}
     for score in get_args(Score):
         means = [value.mean for row in rows if (value := getattr(row, score))]
@@ -156,6 +187,7 @@ def has_costs(evaluation: Evaluation, split: Split) -> bool:
 def summary(evaluation: Evaluation, split: Split) -> dict[str, str]:
     """Sum up the two tables in sentences."""
     parts = {
+        "Worth": _on_worth(evaluation, split),
         "Connected": _on_connections(evaluation, split),
         "By itself": _on_predictions(evaluation, split),
         "Its domain": _on_domain(evaluation, split),
@@ -163,6 +195,30 @@ def summary(evaluation: Evaluation, split: Split) -> dict[str, str]:
     }
     texts = {topic: " ".join(sentences) for topic, sentences in parts.items()}
     return {topic: text for topic, text in texts.items() if text}
+
+
+def purposes(evaluation: Evaluation, split: Split) -> list[Purpose]:
+    """Say what is best for each of three purposes, among all that was measured."""
+    rows = [row for row in summarize_predictors(evaluation, split) if row.role != "held-out" and not row.is_best_source]
+    star = next((row for row in rows if row.role == "star"), None)
+    if star is None:
+        return []
+    passes = max((row.passes for row in rows if row.role in {"domain", "star-tta"}), default=1)
+    found = [_best_predictor("One network, one forward pass", star, [row for row in rows if row.passes == 1])]
+    if passes > 1:
+        question = f"At most {passes} forward passes"
+        found.append(_best_predictor(question, star, [row for row in rows if row.passes <= passes]))
+    return [*found, *_best_connected(evaluation, split)]
+
+
+def dee_text(row: PredictorSummary, sources: int) -> str:
+    """Write a deep-ensemble equivalent, with its interval where there is one."""
+    if row.dee is None:
+        return "–"
+    text = _ensemble_size(row.dee.mean, sources)
+    if row.dee_interval is None or row.dee_interval[0] == row.dee_interval[1]:
+        return text
+    return f"{text} ({' to '.join(_ensemble_size(bound, sources) for bound in row.dee_interval)})"
 
 
 def bf16_note(evaluation: Evaluation) -> str | None:
@@ -174,6 +230,49 @@ def bf16_note(evaluation: Evaluation) -> str | None:
         f"Forward passes were in bfloat16: the star's own negative log-likelihood differs by {error.nll:.2g} nats, and "
         f"its accuracy by {100 * error.accuracy:.2g} percentage points, from those in float32 on the same images."
     )
+
+
+_HOW: dict[Role, str] = {
+    "star": "this model",
+    "aligned-mean": "starzoo fit-star … --epochs 0",
+    "domain": "star.domain().predict(images, samples={passes})",
+    "domain-whole-lines": "star.domain().predict(images, samples={passes})",
+    "student-mean": "starzoo fit-star … --preset predictor",
+    "trained-mean": "starzoo fit-star … --preset predictor --kappa 0",
+    "source-tta": "average a source over augmented copies of an image",
+    "star-tta": "average this model over augmented copies of an image",
+    "ensemble": "average the predictions of the sources",
+    "sub-ensemble": "average the predictions of {passes} sources",
+}
+
+
+def _best_predictor(question: str, star: PredictorSummary, rows: Sequence[PredictorSummary]) -> Purpose:
+    best = min(rows, key=lambda row: (row.proper_nll.mean, row.passes))
+    evidence = f"NLL {_loss(best.proper_nll)}, accuracy {_percent(best.accuracy)}"
+    if best.role != "star":
+        evidence += f" (the star: {_loss(star.proper_nll)}, {_percent(star.accuracy)})"
+    how = _HOW.get(best.role, "any training code makes it")
+    return Purpose(question, best.label, evidence, how.format(passes=best.passes))
+
+
+def _best_connected(evaluation: Evaluation, split: Split) -> Iterator[Purpose]:
+    groups: dict[str, list[float]] = {}
+    for path in (*evaluation.paths_of("star-heldout", split), *evaluation.paths_of("baseline-heldout", split)):
+        groups.setdefault(path.a, []).append(path.barrier)
+    if "star" not in groups:
+        return
+    if pairs := [path.barrier for path in evaluation.paths_of("source-source", split)]:
+        groups["a source"] = pairs
+    best = min(groups, key=lambda name: Summary.of(groups[name]).mean)
+    others = [f"{name} {Summary.of(values).mean:.3f}" for name, values in groups.items() if name != best]
+    evidence = f"barrier {_nats(groups[best])}" + (f" ({', '.join(others)})" if others else "")
+    role: Role = {"star": "star", "aligned mean": "aligned-mean"}.get(best, best)  # type: ignore[assignment]
+    label = ROLE_LABELS.get(role, best)
+    yield Purpose("Connected to models that it never saw", label, evidence, _HOW.get(role, "take one of the sources"))
+
+
+def _ensemble_size(value: float, sources: int) -> str:
+    return "<1" if value < 1 else f"≥{sources}" if value >= sources else f"{value:.1f}"
 
 
 def _summarize_group(group: Sequence[PredictionScores]) -> PredictorSummary:
@@ -213,6 +312,17 @@ def _with_best(row: PredictorSummary, best_means: dict[Score, float]) -> Predict
     values = {score: getattr(row, score) for score in best_means}
     best = frozenset(score for score, value in values.items() if value and value.mean == best_means[score])
     return replace(row, best=best)
+
+
+def _on_worth(evaluation: Evaluation, split: Split) -> Iterator[str]:
+    sizes = [size.size for size in evaluation.ensembles if size.split == split]
+    for row in summarize_predictors(evaluation, split):
+        if row.role == "star" and row.dee and sizes:
+            tempered = " after temperature scaling" if row.scaled else ""
+            yield (
+                f"By its negative log-likelihood{tempered}, this one network is worth an ensemble of "
+                f"{dee_text(row, max(sizes))} of its sources."
+            )
 
 
 def _on_connections(evaluation: Evaluation, split: Split) -> Iterator[str]:

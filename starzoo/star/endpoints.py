@@ -61,6 +61,9 @@ class Endpoints:
         self._thread = ThreadPoolExecutor(1)
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
+    def __len__(self) -> int:
+        return len(self.sources)
+
     def align(self, permutations: Sequence[Permutation]) -> None:
         """Set the permutations of the sources."""
         if permutations is self._permutations:

@@ -6,7 +6,7 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +25,7 @@ from starzoo.models.training.targets import Targets, criterion
 from starzoo.parallel import DelayedMaxReduce, all_gather_object, init_processes, raise_everywhere, rng_devices
 from starzoo.progress import Progress, no_progress
 from starzoo.star.accelerator import compile_network, make_accelerator
-from starzoo.star.endpoints import Endpoints
+from starzoo.star.endpoints import Endpoint, Endpoints
 from starzoo.star.loss_monitor import EpochSums, LossMonitor, nonfinite_error
 from starzoo.star.network import StarNetwork
 from starzoo.star.objective import StarlightLoss
@@ -237,11 +237,15 @@ class _Trainer:
         torch.manual_seed(sampler.forward_seed(step, draw_index))
         images, labels = self.star.to_device(images), labels.to(self.star.device, non_blocking=True)
         images, labels = self.targets(images, labels, step, draw_index)
-        prediction = self.teacher.predict(endpoint, images) if self.teacher else None
+        prediction = self.teacher.predict(self._teachers(endpoint), images) if self.teacher else None
         is_last = draw_index == self.schedule.own_draws[-1]
         loss = self.loss.accumulate(endpoint.parameters, draw.t, images, labels, prediction, last=is_last)
         self.state.epoch_sums.add(loss, at_star=draw.at_star)
         return loss
+
+    def _teachers(self, drawn: Endpoint) -> Iterable[Endpoint]:
+        """Return the sources whose predictions are learned."""
+        return [drawn] if self.config.star.teachers == "drawn" else map(self.endpoints.get, range(len(self.endpoints)))
 
     def _check_step(self, reduced: Sequence[float] | None, step: int) -> _StepReport:
         """Check what the processes reported of a step, counted from 1."""

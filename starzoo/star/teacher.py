@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 
 import torch
@@ -32,9 +32,12 @@ class Teacher:
         self._names, self._precision, self._config = list(star), precision, config
         self._buffers = [name for name, _ in network.named_buffers()]
 
+    def predict(self, endpoints: Iterable[Endpoint], images: Tensor) -> Tensor:
+        """Return the mean probabilities of aligned sources, which are those of the sources themselves."""
+        return torch.stack([self._predict(endpoint, images) for endpoint in endpoints]).mean(0)
+
     @torch.no_grad()
-    def predict(self, endpoint: Endpoint, images: Tensor) -> Tensor:
-        """Return the probabilities of an aligned source, which are those of the source itself."""
+    def _predict(self, endpoint: Endpoint, images: Tensor) -> Tensor:
         self._network.eval()  # each time, as some networks cache what they derive from their weights until then
         buffers = {name: endpoint.buffers[name] for name in self._buffers if name in endpoint.buffers}
         tensors = {**dict(zip(self._names, endpoint.parameters, strict=True)), **buffers}

@@ -291,9 +291,9 @@ def test_a_source_predicts_the_mixed_images_that_the_star_sees(
 ) -> None:
     predicted, learned = list[Tensor](), list[tuple[Tensor, Tensor]]()
 
-    def predict(self: Teacher, endpoint: Endpoint, images: Tensor, predict: Any = Teacher.predict) -> Tensor:
+    def predict(self: Teacher, ends: list[Endpoint], images: Tensor, predict: Any = Teacher.predict) -> Tensor:
         predicted.append(images)
-        return predict(self, endpoint, images)  # type: ignore[no-any-return]
+        return predict(self, ends, images)  # type: ignore[no-any-return]
 
     def accumulate(self: StarlightLoss, *batch: Any, plain: Any = StarlightLoss.accumulate, **options: Any) -> Tensor:
         learned.append(batch[2:4])
@@ -305,6 +305,21 @@ def test_a_source_predicts_the_mixed_images_that_the_star_sees(
     assert len(predicted) == len(learned) == 2 * (len(data.train) // 64)
     assert all(mine is theirs for mine, (theirs, _) in zip(predicted, learned, strict=True))
     assert all(0.1 < float(labels.max()) < 1 and labels.shape == (32, 10) for _, labels in learned)
+
+
+def test_all_sources_teach_if_asked(sources: list[Source], data: ImageTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = list[int]()
+
+    def predict(self: Teacher, ends: Any, images: Tensor, predict: Any = Teacher.predict) -> Tensor:
+        ends = list(ends)
+        counts.append(len(ends))
+        return predict(self, ends, images)  # type: ignore[no-any-return]
+
+    drawn = run(sources, data, epochs=1)
+    monkeypatch.setattr(Teacher, "predict", predict)
+    taught = run(sources, data, epochs=1, teachers="all")
+    assert set(counts) == {len(sources)}
+    assert not torch.equal(drawn.state["conv1.weight"], taught.state["conv1.weight"])
 
 
 @pytest.mark.usefixtures("scaled")

@@ -54,5 +54,7 @@ def test_each_source_is_predicted_in_turn(kind: str) -> None:
         expected = [network(images).softmax(1) for network in networks]
     assert (expected[0] - expected[1]).abs().max() > 1e-3
     for number in (0, 1, 0):
-        predicted = teacher.predict(ends.get(number), images)
+        predicted = teacher.predict([ends.get(number)], images)
         torch.testing.assert_close(predicted, expected[number], atol=1e-5, rtol=1e-4)
+    both = teacher.predict(map(ends.get, range(len(ends))), images)
+    torch.testing.assert_close(both, (expected[0] + expected[1]) / 2, atol=1e-5, rtol=1e-4)

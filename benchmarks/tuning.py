@@ -1,0 +1,133 @@
+"""Choose defaults and presets: stars of several settings, measured on validation images of zoos that no table reports.
+
+    python -m benchmarks.tuning rates tuning-resnet --dataset DIR
+    python -m benchmarks.tuning tradeoff tuning-digits
+
+Four sources and two held-outs of a zoo (benchmarks/zoos.py trains what is missing). `rates` varies the learning rate
+and compares short trials with whole fits; `tradeoff` varies μ and κ, also without any path (t = 0). Rows are kept in
+benchmarks/results/tuning.json as soon as they are measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.zoos import DATASET, OUT, RECIPES, train
+from starzoo.config import AlignConfig, EvalConfig, RunConfig, StarConfig
+from starzoo.data.split import Split
+from starzoo.data.task import ImageTask, load_data
+from starzoo.evaluate.cached_evaluation import CachedEvaluation
+from starzoo.evaluate.evaluate import evaluate
+from starzoo.evaluate.model_pool import EvaluatedModels
+from starzoo.models.sources import Source, load_sources
+from starzoo.models.weights import StateDict
+from starzoo.star.fit import fit
+
+RESULTS = Path(__file__).parent / "results" / "tuning.json"
+SOURCES, HOLDOUTS, SEEDS = 4, 2, (0, 1)
+STARS = {
+    "tuning-digits": StarConfig(epochs=40),
+    "tuning-resnet": StarConfig(epochs=8, batch_size=128),
+}
+RATES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+MANY = 1e6  # μ or κ so high that the other term is nothing beside it
+NO_PATH = {"t": {"kind": "constant", "value": 0.0}, "mu": 0.0}
+
+
+def variants(study: str) -> Iterator[dict[str, Any]]:
+    """Yield the settings of the stars of a study."""
+    if study == "rates":
+        yield from ({"lr": lr} for lr in RATES)
+        return
+    for kappa in (0.0, 1.0, 3.0):
+        yield from ({"kappa": kappa, "mu": mu} for mu in (0.0, 0.2, 1.0, 3.0))
+    for kappa in (0.0, 1.0, 3.0, MANY):
+        yield from ({"kappa": kappa, "teachers": "all", "lr": lr, **NO_PATH} for lr in (0.05, 0.1, 0.2, 0.4))
+
+
+def on_validation_images(data: ImageTask) -> ImageTask:
+    """Return the task with half of its validation images, at most 2,000, in the place of the test images."""
+    assert data.validation
+    records = data.validation.pixels.records
+    order = np.random.default_rng(0).permutation(len(records))
+    half = min(len(order) // 2, 2000)
+
+    def part(rows: np.ndarray) -> Split:
+        chosen = replace(
+            records,
+            rows=records.rows.select(rows.tolist()),
+            labels=records.labels[rows],
+            numbers=records.numbers[rows],
+        )
+        return Split(chosen, data_preprocessing(data))
+
+    return replace(data, test=part(order[:half]), validation=part(order[half : 2 * half]))
+
+
+def data_preprocessing(data: ImageTask) -> Any:
+    """Return the preprocessing of a task."""
+    return data.test._preprocessing
+
+
+def measure(state: StateDict, models: Sequence[Source], data: ImageTask) -> dict[str, float]:
+    """Measure a star: barrier and tempered barrier to held-outs, accuracy, NLL without and with temperature scaling."""
+    evaluated = EvaluatedModels(
+        architecture=models[0].architecture,
+        star=state,
+        sources={model.name: model.state for model in models[:SOURCES]},
+        holdouts={model.name: model.state for model in models[SOURCES:]},
+    )
+    config = RunConfig(evaluate=EvalConfig(points=9, source_pairs=0, sources=0, bma_samples=0))
+    found = evaluate(CachedEvaluation(evaluated, data, config))
+    [star], paths = found.qualities_of("star"), found.paths_of("star-heldout")
+    assert star.tempered
+    return {
+        "barrier": statistics.fmean(path.barrier for path in paths),
+        "tempered_barrier": statistics.fmean(path.tempered_barrier or 0.0 for path in paths),
+        "halfway": statistics.fmean(path.loss[len(path.loss) // 2] for path in paths),
+        "accuracy": star.accuracy,
+        "nll": star.nll,
+        "tempered_nll": star.tempered.nll,
+        "dee": star.dee or 0.0,
+    }
+
+
+def run(study: str, zoo: str, dataset: str, zoos: Path) -> None:
+    """Measure what a study lacks."""
+    recipe = RECIPES[zoo]
+    models = load_sources(train(zoo, recipe.seeds(SOURCES + HOLDOUTS), dataset, zoos))
+    data = load_data(recipe.on(dataset), models[0].architecture.preprocessing)
+    validation = on_validation_images(data)
+    for seed in SEEDS:
+        for settings in variants(study):
+            star = StarConfig.model_validate({**STARS[zoo].model_dump(), **settings, "seed": seed})
+            rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+            key = {"study": study, "zoo": zoo, "seed": seed, "settings": settings}
+            if any(all(row[name] == value for name, value in key.items()) for row in rows):
+                continue
+            config = RunConfig(data=recipe.on(dataset), align=AlignConfig(), star=star)
+            row = {**key, **measure(fit(models[:SOURCES], data, config).state, models, validation)}
+            RESULTS.write_text(json.dumps([*rows, row], indent=1) + "\n", encoding="utf-8")
+            print(row, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", choices=("rates", "tradeoff"))
+    parser.add_argument("zoo", choices=STARS)
+    parser.add_argument("--dataset", default=DATASET, help="CIFAR-10: a Hub data set or a local folder")
+    parser.add_argument("--zoos", type=Path, default=OUT, help="the folder of all zoos")
+    options = parser.parse_args()
+    run(options.study, options.zoo, options.dataset, options.zoos)
+
+
+if __name__ == "__main__":
+    main()
