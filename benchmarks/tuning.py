@@ -4,8 +4,8 @@
     python -m benchmarks.tuning tradeoff tuning-digits
 
 Four sources and two held-outs of a zoo (benchmarks/zoos.py trains what is missing). `rates` varies the learning rate
-and compares short trials with whole fits; `tradeoff` varies μ and κ, also without any path (t = 0). Rows are kept in
-benchmarks/results/tuning.json as soon as they are measured.
+of whole fits, and `trials` shows what the short trials of `star.lr: auto` see; `tradeoff` varies μ and κ, also without
+any path (t = 0). Rows are kept in benchmarks/results/tuning.json as soon as they are measured.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.zoos import DATASET, OUT, RECIPES, train
 from starzoo.config import AlignConfig, EvalConfig, RunConfig, StarConfig
-from starzoo.data.split import Split
 from starzoo.data.task import ImageTask, load_data
 from starzoo.evaluate.cached_evaluation import CachedEvaluation
 from starzoo.evaluate.evaluate import evaluate
@@ -30,6 +30,7 @@ from starzoo.evaluate.model_pool import EvaluatedModels
 from starzoo.models.sources import Source, load_sources
 from starzoo.models.weights import StateDict
 from starzoo.star.fit import fit
+from starzoo.star.rate import try_rates
 
 RESULTS = Path(__file__).parent / "results" / "tuning.json"
 SOURCES, HOLDOUTS, SEEDS = 4, 2, (0, 1)
@@ -56,25 +57,11 @@ def variants(study: str) -> Iterator[dict[str, Any]]:
 def on_validation_images(data: ImageTask) -> ImageTask:
     """Return the task with half of its validation images, at most 2,000, in the place of the test images."""
     assert data.validation
-    records = data.validation.pixels.records
-    order = np.random.default_rng(0).permutation(len(records))
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(data.validation)))
     half = min(len(order) // 2, 2000)
 
-    def part(rows: np.ndarray) -> Split:
-        chosen = replace(
-            records,
-            rows=records.rows.select(rows.tolist()),
-            labels=records.labels[rows],
-            numbers=records.numbers[rows],
-        )
-        return Split(chosen, data_preprocessing(data))
-
-    return replace(data, test=part(order[:half]), validation=part(order[half : 2 * half]))
-
-
-def data_preprocessing(data: ImageTask) -> Any:
-    """Return the preprocessing of a task."""
-    return data.test._preprocessing
+    validation = data.validation
+    return replace(data, test=validation.subset(order[:half]), validation=validation.subset(order[half : 2 * half]))
 
 
 def measure(state: StateDict, models: Sequence[Source], data: ImageTask) -> dict[str, float]:
@@ -100,6 +87,17 @@ def measure(state: StateDict, models: Sequence[Source], data: ImageTask) -> dict
     }
 
 
+def compare_trials(zoo: str, dataset: str, zoos: Path) -> None:
+    """Print the half-way losses of the short trials of `star.lr: auto`."""
+    recipe = RECIPES[zoo]
+    models = load_sources(train(zoo, recipe.seeds(SOURCES + HOLDOUTS), dataset, zoos))
+    data = load_data(recipe.on(dataset), models[0].architecture.preprocessing)
+    for seed in SEEDS:
+        star = STARS[zoo].model_copy(update={"seed": seed})
+        trials = try_rates(models[:SOURCES], data, RunConfig(data=recipe.on(dataset), star=star))
+        print(zoo, seed, [(trial.lr, trial.midpoint_loss) for trial in trials], flush=True)
+
+
 def run(study: str, zoo: str, dataset: str, zoos: Path) -> None:
     """Measure what a study lacks."""
     recipe = RECIPES[zoo]
@@ -121,12 +119,15 @@ def run(study: str, zoo: str, dataset: str, zoos: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", choices=("rates", "tradeoff"))
+    parser.add_argument("study", choices=("rates", "trials", "tradeoff"))
     parser.add_argument("zoo", choices=STARS)
     parser.add_argument("--dataset", default=DATASET, help="CIFAR-10: a Hub data set or a local folder")
     parser.add_argument("--zoos", type=Path, default=OUT, help="the folder of all zoos")
     options = parser.parse_args()
-    run(options.study, options.zoo, options.dataset, options.zoos)
+    if options.study == "trials":
+        compare_trials(options.zoo, options.dataset, options.zoos)
+    else:
+        run(options.study, options.zoo, options.dataset, options.zoos)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def _option_type(annotation: Any) -> Any:
 def _choices(annotation: Any) -> tuple[str, ...]:
     """Return the values of a `Literal`, alone or inside of another type."""
     if get_origin(annotation) is Literal:
-        return get_args(annotation)
+        return get_args(annotation) if len(get_args(annotation)) > 1 else ()
     return next(filter(None, map(_choices, get_args(annotation))), ())
 
 

@@ -20,6 +20,7 @@ def fit_star(
     align: options.AlignOptions,
     evaluate: options.EvaluateOptions,
     holdouts: options.Holdouts = None,
+    preset: options.Preset = None,
     config: options.ConfigFile = None,
     overrides: options.Overrides = None,
     seed: options.Seed = None,
@@ -62,7 +63,7 @@ def fit_star(
     """
     runtime = {"keep_weak_sources": keep_weak_sources or None}
     run = options.load_run(
-        config, overrides, seed, data=data, align=align, star=star, evaluate=evaluate, runtime=runtime
+        config, overrides, seed, preset, data=data, align=align, star=star, evaluate=evaluate, runtime=runtime
     )
     if dry_run:
         from starzoo.workflows.plan import plan_star

@@ -23,6 +23,7 @@ __all__ = [
     "ImageSize",
     "ModelArgs",
     "Overrides",
+    "Preset",
     "Private",
     "Seed",
     "Sources",
@@ -116,9 +117,23 @@ Seed = Annotated[
 ]
 
 
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What the star is for: `connected` to new models (the default), or the best `predictor`.",
+        rich_help_panel="Configuration",
+    ),
+]
+
+
 def load_run(
-    file: Path | None, overrides: list[str] | None, seed: int | None = None, **sections: dict[str, Any]
+    file: Path | None,
+    overrides: list[str] | None,
+    seed: int | None = None,
+    preset: str | None = None,
+    **sections: dict[str, Any],
 ) -> RunConfig:
-    """Load the configuration of a run: the file, then the options, then `--set`."""
+    """Load the configuration of a run: the file, then the preset, then the options, then `--set`."""
     seeded = {name: {**sections.get(name, {}), "seed": seed} for name in ("align", "star", "evaluate")}
-    return load_config(file, overrides or (), **{**sections, **seeded})
+    return load_config(file, overrides or (), preset=preset, **{**sections, **seeded})

@@ -15,6 +15,7 @@ def plan(
     data: options.DataOptions,
     star: options.StarOptions,
     holdouts: options.Holdouts = None,
+    preset: options.Preset = None,
     config: options.ConfigFile = None,
     overrides: options.Overrides = None,
     seed: options.Seed = None,
@@ -31,7 +32,7 @@ def plan(
     """
     from starzoo.workflows.plan import plan_star
 
-    run = options.load_run(config, overrides, seed, data=data, star=star)
+    run = options.load_run(config, overrides, seed, preset, data=data, star=star)
     planned, trial = plan_star(sources, holdouts or [], run), None
     if measure:
         from starzoo.workflows.trial import measure_trial

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from starzoo.errors import UsageError
 
 __all__ = [
+    "PRESETS",
     "YAML_ERRORS",
     "AlignConfig",
     "Augmentation",
@@ -91,6 +92,8 @@ Name = Annotated[str, Field(max_length=300)]
 Finite = Annotated[float, Field(ge=-1e39, le=1e39)]  # the range of float32
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[float, Field(gt=0, le=1e38)]
+Rate = Positive | Literal["auto"]
 
 
 class FrozenModel(BaseModel):
@@ -178,7 +181,7 @@ class OptimizationConfig(FrozenModel):
 
     batch_size: int = Field(64, ge=2, le=100_000, description="Images per step.")
     optimizer: Optimizer = Field("sgd", description="Optimizer of timm, for example sgd, adamw, lamb or muon.")
-    lr: float = Field(0.1, gt=0, le=1e38, description="Highest learning rate.")
+    lr: Rate = Field(0.1, description="Highest learning rate.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD and its variants.")
     nesterov: bool = Field(True, description="Use Nesterov's momentum with SGD.")
     weight_decay: float = Field(5e-4, ge=0, le=_MANY, description="Weight decay.")
@@ -205,6 +208,11 @@ class OptimizationConfig(FrozenModel):
         "fp32", description="Precision of the forward passes; fp16 needs a GPU, and only the fit of a star takes it."
     )
 
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate, where it is a number."""
+        return float(self.lr)
+
 
 class TrainConfig(OptimizationConfig):
     """How the sources of a zoo are trained."""
@@ -215,9 +223,11 @@ class TrainConfig(OptimizationConfig):
     )
 
     @model_validator(mode="after")
-    def _check_precision(self) -> Self:
+    def _check_values_of_stars(self) -> Self:
         if self.precision == "fp16":
             raise ValueError("expected a precision of fp32 or bf16, got fp16")
+        if self.lr == "auto":
+            raise ValueError("expected a number as learning rate, got auto")
         return self
 
 
@@ -285,7 +295,7 @@ class StarConfig(OptimizationConfig):
     """Starlight: how the star is found (paper, section 3)."""
 
     epochs: int = Field(40, ge=0, le=_MANY, description="Passes over the training split; 0 keeps the initial weights.")
-    lr: float = Field(0.2, gt=0, le=1e38, description="Highest learning rate.")
+    lr: Rate = Field(0.2, description="Highest learning rate; auto chooses it by short trials.")
     init: Literal["aligned-average", "random", "source"] = Field(
         "aligned-average",
         description="Initial weights: the mean of the aligned sources, random ones, or the first source.",
@@ -454,12 +464,33 @@ YAML_ERRORS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, Rec
 _SECTIONS = {*RunConfig.model_fields, *ZooConfig.model_fields}
 
 
-def load_config(file: Path | None = None, overrides: Sequence[str] = (), **sections: Mapping[str, Any]) -> RunConfig:
-    """Read a run's configuration: the file first, then the sections, then the overrides.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "connected": {},
+    "predictor": {
+        "t": {"kind": "constant", "value": 0.0},
+        "mu": 0.0,
+        "kappa": 3.0,
+        "teachers": "all",
+        "realign_every": 0,
+    },
+}
+"""Settings of the star by purpose: `connected` has the defaults; `predictor` starts from the aligned mean, learns the
+mean prediction of all sources, and looks at no path. Both were chosen on validation images (`benchmarks/tuning.py`)."""
+
+
+def load_config(
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    preset: str | None = None,
+    **sections: Mapping[str, Any],
+) -> RunConfig:
+    """Read a run's configuration: the file first, then the preset, then the sections, then the overrides.
 
     Args:
         file: A YAML file with any of the keys of `RunConfig`, or None for the defaults; its key `train` is ignored.
         overrides: Assignments `section.key=value`, for example `star.epochs=10`; the value is read as YAML.
+        preset: One of `PRESETS`: settings of the star.
         **sections: Values by section (`data={"dataset": "digits"}`); None leaves the file's value.
 
     Returns:
@@ -468,7 +499,10 @@ def load_config(file: Path | None = None, overrides: Sequence[str] = (), **secti
     Raises:
         UsageError: The file cannot be read, an override is not an assignment, or a key or value is not allowed.
     """
-    return _load(RunConfig, file, overrides, sections)
+    if preset is not None and preset not in PRESETS:
+        raise UsageError("--preset", f"expected one of {', '.join(PRESETS)}, got {preset!r}", hint="use one of these")
+    chosen = {key: value for key, value in sections.get("star", {}).items() if value is not None}
+    return _load(RunConfig, file, overrides, {**sections, "star": {**PRESETS.get(preset or "", {}), **chosen}})
 
 
 def load_zoo_config(

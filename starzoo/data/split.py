@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -89,6 +90,14 @@ class Split:
         if limit is None or limit >= len(self):
             return torch.arange(len(self))
         return torch.from_numpy(np.random.default_rng([_SUBSET, seed]).permutation(len(self))[:limit])
+
+    def subset(self, indices: Tensor) -> Split:
+        """Return the split of some rows, in their order."""
+        records, rows = self.pixels.records, indices.numpy()
+        chosen = replace(
+            records, rows=records.rows.select(rows), labels=records.labels[rows], numbers=records.numbers[rows]
+        )
+        return Split(chosen, self._preprocessing, self._transform)
 
     def loader(
         self,

@@ -75,7 +75,7 @@ def settings_to_try(recipe: Recipe, star: StarConfig, trials: int) -> list[Setti
     Rates are four times apart, from twice that of `starzoo train` down. With teachers, half as many rates are tried
     with two weights κ each. A single trial takes the rate of `starzoo train` and the star's κ.
     """
-    rate = TrainConfig().lr if star.optimizer == "sgd" else star.lr
+    rate = TrainConfig().peak_lr if star.optimizer == "sgd" else star.peak_lr
     if trials < 2:
         return [Setting(rate, star.kappa or 1.0)]
     kappas = _KAPPAS if recipe.teachers != "none" else (0.0,)

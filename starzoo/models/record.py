@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from starzoo.config import Augmentation, FrozenModel, Name, Number
+from starzoo.config import Augmentation, FrozenModel, Name, Number, Positive
 from starzoo.data.preprocessing import Preprocessing
 
 __all__ = ["RESERVED_NAMES", "ModelRecord", "Names", "Table"]
@@ -34,6 +34,8 @@ class ModelRecord(FrozenModel):
         steps: Training steps, where `starzoo train` recorded them beside it; else None.
         images: The `data_fingerprint` of the images that it was trained on, where it is recorded like the steps.
         augment: How these images were augmented, where it is recorded like the steps.
+        optimizer: The optimizer that trained it, where it is recorded like the steps.
+        lr: Its highest learning rate, where it is recorded like the steps.
         estimated: Whether its own batch-norm statistics were broken, so that estimated ones were used.
     """
 
@@ -48,6 +50,8 @@ class ModelRecord(FrozenModel):
     steps: Number | None = None
     images: Name | None = None
     augment: Augmentation | None = None
+    optimizer: Name | None = None
+    lr: Positive | None = None
     estimated: bool = False
 
     @property

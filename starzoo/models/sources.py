@@ -37,6 +37,8 @@ from starzoo.strict_json import read_json
 __all__ = ["Source", "load_source", "load_sources"]
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_OPTIMIZER = re.compile(r"\w{1,40}")
+_MAX_RATE = 1e38
 _MAX_STEPS = 10**12  # more than any training has; a stranger may write any number
 
 _logger = logging.getLogger(__name__)
@@ -191,11 +193,14 @@ def _read_training(folder: Path) -> dict[str, Any]:
     try:
         record = read_json(folder / "training.json")
         steps, images = record["result"].get("steps"), record["data"]["fingerprint"]
-        augment = record["data"].get("augment")
+        augment, recipe = record["data"].get("augment"), record.get("train", {})
+        optimizer, lr = recipe.get("optimizer"), recipe.get("lr")
     except (UntrustedInputError, AttributeError, LookupError, TypeError):
         return {}
     return {
         "steps": steps if isinstance(steps, int) and 0 < steps < _MAX_STEPS else None,
         "images": images if isinstance(images, str) and _FINGERPRINT.fullmatch(images) else None,
         "augment": augment if augment in get_args(Augmentation) else None,
+        "optimizer": optimizer if isinstance(optimizer, str) and _OPTIMIZER.fullmatch(optimizer) else None,
+        "lr": lr if isinstance(lr, float) and 0 < lr < _MAX_RATE else None,
     }

@@ -291,14 +291,17 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
             law = f"always {fit.t.value:g}"
     epochs = len(manifest.history) or fit.epochs
     early = f" (of {fit.epochs}: it was stopped when the midpoint losses no longer fell)" if epochs < fit.epochs else ""
+    chosen = f" (the best of {len(manifest.rate_trials)} in short trials)" if manifest.rate_trials else ""
     draws = "one source and one position t on the line to it"
     if manifest.draws is not None and manifest.draws > 1:
         draws = f"{manifest.draws} sources, each with a position t on the line to it and its share of the batch"
+    rate = f"{manifest.fitted_config.peak_lr:g}{chosen}"
+    taught = "the source's prediction has" if fit.teachers == "drawn" else "the mean prediction of all sources has"
     yield (
         f"Fit: {pluralize(epochs, 'epoch')}{early} in batches of {fit.batch_size}, "
-        f"{fit.optimizer.upper()} with learning rate {fit.lr:g} and weight decay {fit.weight_decay:g}; every step "
+        f"{fit.optimizer.upper()} with learning rate {rate} and weight decay {fit.weight_decay:g}; every step "
         f"takes {draws}, t {law}; the star's own loss has weight μ = {fit.mu:g}"
-        + (f", and the source's prediction weight κ = {fit.kappa:g} beside the label." if fit.kappa else ".")
+        + (f", and {taught} weight κ = {fit.kappa:g} beside the label." if fit.kappa else ".")
     )
     frequency = {0: "once", 1: "every epoch"}.get(fit.realign_every, f"every {fit.realign_every} epochs")
     method = manifest.config.align.method

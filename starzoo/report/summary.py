@@ -233,6 +233,7 @@ def bf16_note(evaluation: Evaluation) -> str | None:
 
 
 _HOW: dict[Role, str] = {
+    "source": "take any of the sources",
     "star": "this model",
     "aligned-mean": "starzoo fit-star … --epochs 0",
     "domain": "star.domain().predict(images, samples={passes})",
@@ -252,7 +253,8 @@ def _best_predictor(question: str, star: PredictorSummary, rows: Sequence[Predic
     if best.role != "star":
         evidence += f" (the star: {_loss(star.proper_nll)}, {_percent(star.accuracy)})"
     how = _HOW.get(best.role, "any training code makes it")
-    return Purpose(question, best.label, evidence, how.format(passes=best.passes))
+    winner = f"a source ({best.label})" if best.role == "source" else best.label
+    return Purpose(question, winner, evidence, how.format(passes=best.passes))
 
 
 def _best_connected(evaluation: Evaluation, split: Split) -> Iterator[Purpose]:

@@ -42,7 +42,7 @@ from starzoo.text import pluralize
 if TYPE_CHECKING:
     from starzoo.data.task import ImageTask
 
-__all__ = ["CHECKPOINTS", "FittedStar", "ResumeOptions", "fit"]
+__all__ = ["CHECKPOINTS", "FittedStar", "ResumeOptions", "fit", "identity"]
 
 CHECKPOINTS = "checkpoints"
 _SECONDS_BETWEEN_REPORTS = 0.5
@@ -138,7 +138,7 @@ class _Trainer:
         progress: Progress,
     ) -> None:
         architecture, weights = sources[0].architecture, [source.state for source in sources]
-        self.config, self.folder, self.identity = config, folder, _identity(sources, data, config)
+        self.config, self.folder, self.identity = config, folder, identity(sources, data, config)
         checkpoint = _load_checkpoint(folder, self.identity, resume)
         self.accelerator = make_accelerator(config, folder)
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
@@ -349,7 +349,7 @@ class _Trainer:
         return log
 
 
-def _identity(sources: Sequence[Source], data: ImageTask, config: RunConfig) -> dict[str, Any]:
+def identity(sources: Sequence[Source], data: ImageTask, config: RunConfig) -> dict[str, Any]:
     """Return what decides which star is found: where it differs, no checkpoint is resumed.
 
     Images are identified by their fingerprint, wherever they lie. Of the evaluation only batch-norm statistics count.

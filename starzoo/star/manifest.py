@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from starzoo.config import Finite, FrozenModel, Name, Number, RunConfig, Share, StarConfig
+from starzoo.config import Finite, FrozenModel, Name, Number, Positive, RunConfig, Share, StarConfig
 from starzoo.errors import UntrustedInputError
 from starzoo.evaluate.results import Evaluation
 from starzoo.hub.names import is_repo
@@ -23,6 +23,18 @@ ModelPool = Field(max_length=1000)
 
 _LIMIT = 10_000_000  # bytes: some hundred models, each with thousands of label names of its own
 _SHOWN = 200  # characters of what is wrong, and of where
+
+
+class RateTrial(FrozenModel):
+    """A short fit at one learning rate.
+
+    Attributes:
+        lr: The highest rate.
+        midpoint_loss: The mean loss half-way between the star and each source, in nats; None where it is not finite.
+    """
+
+    lr: Positive
+    midpoint_loss: Finite | None = None
 
 
 class StarManifest(FrozenModel):
@@ -43,6 +55,8 @@ class StarManifest(FrozenModel):
         parameters: Number of parameters.
         groups: Number of permutation groups of the architecture.
         coverage: Share of parameters in tensors that a group permutes.
+        rate: The learning rate that short trials chose; None where the configuration has a number.
+        rate_trials: These trials.
         history: One record per epoch.
         changes: What was changed when the run was resumed: with any, the configuration does not replay it bit for bit.
         steps: Training steps of the fit; None in old manifests.
@@ -65,6 +79,8 @@ class StarManifest(FrozenModel):
     parameters: Number = 0
     groups: Number = 0
     coverage: Share = 0.0
+    rate: Positive | None = None
+    rate_trials: Annotated[tuple[RateTrial, ...], Field(max_length=100)] = ()
     history: Annotated[tuple[dict[Name, Finite], ...], Field(max_length=1_000_000)] = ()
     changes: Annotated[tuple[str, ...], Field(max_length=10_000)] = ()
     steps: Number | None = None
@@ -90,8 +106,13 @@ class StarManifest(FrozenModel):
 
     @property
     def fitted_config(self) -> StarConfig:
-        """The settings of the fit, with the epochs that it took where it was stopped early."""
-        return self.config.star.model_copy(update={"epochs": len(self.history)})
+        """The settings of the fit, with the rate that was chosen and the epochs that it took."""
+        return self.star_config.model_copy(update={"epochs": len(self.history)})
+
+    @property
+    def star_config(self) -> StarConfig:
+        """The settings of the fit, with the rate that was chosen."""
+        return self.config.star.model_copy(update={"lr": self.rate}) if self.rate else self.config.star
 
 
 def read_manifest(file: Path) -> StarManifest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +29,7 @@ from starzoo.progress import Progress, no_progress
 from starzoo.star.fit import FittedStar, ResumeOptions, fit
 from starzoo.star.inputs import load_data_for, load_ood_data
 from starzoo.star.manifest import MANIFEST, StarManifest, read_manifest
+from starzoo.star.rate import best_rate, try_rates
 from starzoo.star.run.folder import RUN_MARKERS, check_folder_unused, check_not_overwriting
 from starzoo.star.run.local_paths import LocalPaths, redact_paths, resolve_paths
 from starzoo.star.run.lock import RunLock
@@ -142,7 +143,8 @@ def fit_star(
                 LocalPaths.read(out).check_unchanged(inputs.local_paths)
         if not on_main_process(lambda: _matches_finished_run(out, inputs.manifest)):
             _begin_run(inputs, out, lock)
-            config = inputs.manifest.config
+            inputs = _choose_rate(inputs, out, status)
+            config = inputs.manifest.config.model_copy(update={"star": inputs.manifest.star_config})
             fitted = fit(inputs.sources, inputs.data, config, folder=out, resume=resume, progress=status)
             _save_and_evaluate(inputs, fitted, out, status)
         return on_main_process(lambda: _publish(inputs, out, publish))
@@ -246,6 +248,17 @@ def _begin_run(inputs: FitInputs, out: Path, lock: RunLock) -> None:
             inputs.local_paths.write(out)
 
     on_main_process(take_folder)
+
+
+def _choose_rate(inputs: FitInputs, out: Path, progress: Progress) -> FitInputs:
+    """Choose the learning rate where the configuration leaves it open."""
+    manifest = inputs.manifest
+    if manifest.config.star.lr != "auto":
+        return inputs
+    trials = try_rates(inputs.sources, inputs.data, manifest.config, folder=out, progress=progress)
+    return replace(
+        inputs, manifest=manifest.model_copy(update={"rate": best_rate(trials), "rate_trials": tuple(trials)})
+    )
 
 
 def _save_and_evaluate(inputs: FitInputs, fitted: FittedStar, out: Path, progress: Progress) -> None:

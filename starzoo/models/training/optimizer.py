@@ -71,7 +71,7 @@ def make_optimizer(
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             groups,
             config.optimizer,
-            lr=config.lr,
+            lr=config.peak_lr,
             weight_decay=config.weight_decay,
             momentum=config.momentum,
             **options,
@@ -108,7 +108,7 @@ def set_learning_rate(
     else:
         factor = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
     for group in optimizer.param_groups:
-        group["lr"] = config.lr * factor
+        group["lr"] = config.peak_lr * factor
 
 
 def train_epoch(
