@@ -20,7 +20,7 @@ __all__ = ["show_alignment", "show_joined", "show_star", "summary_json"]
 
 _MEASURES: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "accuracy_barrier", "worst_accuracy")
 _TABLE_MEASURES: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "worst_accuracy")  # as wide as a terminal
-_SCORES = ("accuracy", "nll", "ece", "brier", "auroc", "ood_auroc", "ood_auroc_entropy")
+_SCORES = ("accuracy", "nll", "ece", "brier", "auroc", "aurc", "accuracy_80", "accuracy_90")
 
 
 def show_star(out: Output, result: StarResult) -> None:

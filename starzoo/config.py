@@ -72,8 +72,9 @@ def _all_baselines(values: object) -> object:
     return get_args(Baseline) if isinstance(values, Sequence) and "all" in values else values
 
 
-def _as_dataset(value: object) -> object:
-    return {"dataset": value} if isinstance(value, str) else value
+def _as_datasets(value: object) -> object:
+    values = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    return [{"dataset": each} if isinstance(each, str) else each for each in values]
 
 
 def _ascending(values: tuple[float, float]) -> tuple[float, float]:
@@ -416,8 +417,8 @@ class EvalConfig(FrozenModel):
         le=_MANY,
         description="Training images, unused by the fit, that choose temperatures and the range of t.",
     )
-    ood: Annotated[DataConfig, BeforeValidator(_as_dataset)] | None = Field(
-        None, description="Out-of-distribution data set, for the AUROC of OOD detection."
+    ood: Annotated[tuple[DataConfig, ...], BeforeValidator(_as_datasets), Field(max_length=20)] = Field(
+        (), description="Out-of-distribution data sets, whose images uncertainty should tell from those of the task."
     )
     baselines: Annotated[tuple[Baseline, ...], BeforeValidator(_all_baselines), AfterValidator(_without_repeats)] = (
         Field(
@@ -551,8 +552,11 @@ def _apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
         node = tree
         for parent in parents:
             child = node.setdefault(parent, {})
-            if parent == "ood" and isinstance(child, str):  # `--ood` gives the data set alone
-                child = node[parent] = {"dataset": child}
+            if parent == "ood" and isinstance(child, str | list):  # `--ood` gives the data set alone
+                [dataset, *others] = [child] if isinstance(child, str) else child
+                if others:
+                    raise UsageError("--set", f"{path}: several data sets", hint="write them in a file, for --config")
+                child = node[parent] = {"dataset": dataset}
             if not isinstance(child, dict):
                 raise UsageError("--set", f"{path}: expected a section, got the value {parent}", hint="see --help")
             node = child

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,8 +15,9 @@ from torch import Tensor
 from starzoo.errors import NumericalError
 
 __all__ = [
-    "UncertaintyScore",
     "accuracy",
+    "accuracy_at_coverage",
+    "area_under_risk_coverage",
     "auroc",
     "brier_score",
     "chance_p_value",
@@ -29,13 +29,13 @@ __all__ = [
     "misclassification_auroc",
     "mutual_information",
     "negative_log_likelihood",
-    "ood_auroc",
+    "ood_detection",
+    "prediction_entropy",
     "scale_temperature",
     "tempered_losses",
 ]
 
 Array = NDArray[np.float64]
-UncertaintyScore = Literal["confidence", "entropy"]
 _PART = 2048  # images
 _TEMPERATURE_BOUNDS = (1 / 20, 20.0)  # far wider than those of real models
 
@@ -143,25 +143,66 @@ def misclassification_auroc(log_probabilities: Tensor, labels: Tensor) -> float 
     return auroc(confidence, answers == labels)
 
 
-def ood_auroc(
-    log_probabilities: Tensor, ood_log_probabilities: Tensor, score: UncertaintyScore = "confidence"
-) -> float | None:
-    """The AUROC of out-of-distribution detection by uncertainty.
+def area_under_risk_coverage(log_probabilities: Tensor, labels: Tensor) -> float:
+    """The area under the risk-coverage curve, AURC (Geifman and El-Yaniv 2017).
+
+    It is the mean, over all numbers of most confident images, of the share of wrong answers among them. Images of equal
+    confidence are in random order, of which this is the expectation.
 
     Args:
-        log_probabilities: On the task's images, shape (images, classes).
-        ood_log_probabilities: On images of another data set, shape (other images, classes).
-        score: The uncertainty: by the greatest probability, or the entropy.
+        log_probabilities: Normalized, shape (images, classes).
+        labels: Class indices, shape (images,).
 
     Returns:
-        The AUROC, the other images being the positives; None where there is no image on one side.
+        From 0 to 1; less is better.
     """
-    both = log_probabilities, ood_log_probabilities
-    if score == "confidence":
-        uncertainty = torch.cat([-each.max(dim=1).values for each in both])
-    else:
-        uncertainty = torch.cat([_in_parts(lambda part: entropy(part.double().exp()), each) for each in both])
-    return auroc(uncertainty, torch.arange(len(uncertainty)) >= len(log_probabilities))
+    errors = _errors_by_confidence(log_probabilities, labels)
+    return float((np.cumsum(errors) / np.arange(1, len(errors) + 1)).mean())
+
+
+def accuracy_at_coverage(log_probabilities: Tensor, labels: Tensor, coverage: float) -> float:
+    """The share of right answers among the most confident images; equal ones are in random order, as for AURC.
+
+    Args:
+        log_probabilities: Normalized, shape (images, classes).
+        labels: Class indices, shape (images,).
+        coverage: The share of images that are answered, above 0.
+
+    Returns:
+        A share.
+    """
+    errors = _errors_by_confidence(log_probabilities, labels)
+    return 1 - float(errors[: max(1, round(coverage * len(errors)))].mean())
+
+
+def ood_detection(uncertainty: Tensor, ood_uncertainty: Tensor) -> tuple[float | None, float | None]:
+    """How well an uncertainty tells images of other data sets from those of the task.
+
+    Args:
+        uncertainty: Of the task's images, shape (images,).
+        ood_uncertainty: Of the other images, shape (other images,).
+
+    Returns:
+        The AUROC, the other images being the positives, and FPR95: the share of the other images that pass for the
+        task's where a threshold lets 95 % of these pass (Hendrycks and Gimpel 2017; Liang et al. 2018). None where
+        there is no image on one side.
+    """
+    both = torch.cat([uncertainty, ood_uncertainty])
+    area = auroc(both, torch.arange(len(both)) >= len(uncertainty))
+    if area is None:
+        return None, None
+    threshold = np.quantile(uncertainty.double().numpy(), 0.95, method="inverted_cdf")
+    return area, float((ood_uncertainty.double().numpy() <= threshold).mean())
+
+
+def _errors_by_confidence(log_probabilities: Tensor, labels: Tensor) -> Array:
+    """Return the errors of images, the most confident first; equally confident ones share their mean."""
+    _check_no_nan(log_probabilities)
+    confidence, answers = log_probabilities.max(dim=1)
+    _, group = np.unique(-confidence.double().numpy(), return_inverse=True)
+    wrong = (answers != labels).double().numpy()
+    means = np.bincount(group, wrong) / np.bincount(group)
+    return np.asarray(means[np.sort(group)])
 
 
 def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
@@ -263,6 +304,11 @@ def ensemble_log_probabilities(members: Tensor) -> Tensor:
         Shape (images, classes).
     """
     return torch.logsumexp(members, dim=0) - torch.log(torch.tensor(float(len(members))))
+
+
+def prediction_entropy(log_probabilities: Tensor) -> Tensor:
+    """The entropy of log-probabilities of shape (images, classes), in float64; nats, shape (images,)."""
+    return _in_parts(lambda part: entropy(part.double().exp()), log_probabilities)
 
 
 def entropy(probabilities: Tensor) -> Tensor:

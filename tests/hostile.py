@@ -66,7 +66,7 @@ def full_manifest() -> StarManifest:
         qualities=tuple(quality for _, qualities in both for quality in qualities),
         planes=(LossPlane(names=("star", "m0", "m3"), split="test", **plane),),
         data=DataConfig(dataset="you/other", name="x", revision="v1"),
-        ood_images=3,
+        ood_images=(3,),
         rounding=Bf16Error(nll=0.1, accuracy=0.1),
     )
     config = RunConfig(

@@ -24,7 +24,7 @@ def test_a_method_has_its_name_in_the_singular_too() -> None:
 
 def test_a_value_of_other_data_goes_with_its_name() -> None:
     run = load_config(None, ["evaluate.ood.test_split=valid"], evaluate={"ood": "user/images"})
-    assert run.evaluate.ood == DataConfig(dataset="user/images", test_split="valid")
+    assert run.evaluate.ood == (DataConfig(dataset="user/images", test_split="valid"),)
 
 
 def test_a_split_that_is_named_twice_is_measured_once() -> None:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
-from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score, roc_curve
 
 from starzoo.errors import NumericalError
 from starzoo.metrics import (
     accuracy,
+    accuracy_at_coverage,
+    area_under_risk_coverage,
     auroc,
     brier_score,
     chance_p_value,
@@ -23,7 +25,8 @@ from starzoo.metrics import (
     misclassification_auroc,
     mutual_information,
     negative_log_likelihood,
-    ood_auroc,
+    ood_detection,
+    prediction_entropy,
     scale_temperature,
 )
 
@@ -79,12 +82,15 @@ def test_ensemble_averages_probabilities_not_logits() -> None:
 
 METRICS = [
     accuracy,
+    lambda predicted, labels: accuracy_at_coverage(predicted, labels, 0.8),
+    area_under_risk_coverage,
     negative_log_likelihood,
     expected_calibration_error,
     brier_score,
     misclassification_auroc,
     fit_temperature,
-    lambda predicted, labels: ood_auroc(predicted, predicted),
+    area_under_risk_coverage,
+    lambda predicted, labels: ood_detection(predicted[:, 1], predicted[:, 1]),
 ]
 
 
@@ -172,7 +178,7 @@ def test_auroc_of_known_cases() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_misclassification_and_ood_auroc_equal_scikit_learn(seed: int) -> None:
+def test_misclassification_and_ood_detection_equal_scikit_learn(seed: int) -> None:
     (predicted, labels), (outside, _) = predictions(seed), predictions(seed + 50, images=90)
     outside = scale_temperature(outside, 2.0)
     right = (predicted.argmax(1) == labels).numpy()
@@ -181,10 +187,32 @@ def test_misclassification_and_ood_auroc_equal_scikit_learn(seed: int) -> None:
     )
     both = torch.cat([predicted, outside]).double().exp().numpy()
     other = np.arange(len(both)) >= len(predicted)
-    assert ood_auroc(predicted, outside) == pytest.approx(roc_auc_score(other, -both.max(1)), abs=1e-6)
-    entropies = [-sum(p * math.log(p) for p in row) for row in both]
-    assert ood_auroc(predicted, outside, "entropy") == pytest.approx(roc_auc_score(other, entropies), abs=1e-6)
-    assert ood_auroc(predicted, outside) != pytest.approx(ood_auroc(predicted, outside, "entropy"), abs=1e-6)
+    entropies = np.array([-sum(p * math.log(p) for p in row) for row in both])
+    assert np.concatenate([prediction_entropy(each) for each in (predicted, outside)]) == pytest.approx(entropies)
+    for uncertainty in (-both.max(1), entropies):
+        inside, beyond = (torch.from_numpy(uncertainty[chosen]) for chosen in (~other, other))
+        area, fpr95 = ood_detection(inside, beyond)
+        assert area == pytest.approx(roc_auc_score(other, uncertainty), abs=1e-6)
+        rates, recalls, _ = roc_curve(
+            ~other, -uncertainty, drop_intermediate=False
+        )  # the task's images are the positives here
+        assert fpr95 == pytest.approx(rates[np.argmax(recalls >= 0.95)], abs=1e-6)
+    assert ood_detection(inside, torch.zeros(0)) == (None, None)
+
+
+def test_risk_and_coverage_equal_a_loop_and_do_not_depend_on_the_order_of_images() -> None:
+    predicted, labels = predictions(3)
+    order = np.argsort(-predicted.max(1).values.numpy(), kind="stable")
+    wrong = (predicted.argmax(1) != labels).numpy()[order]
+    risks = [wrong[:count].mean() for count in range(1, len(wrong) + 1)]
+    assert area_under_risk_coverage(predicted, labels) == pytest.approx(np.mean(risks), abs=1e-6)
+    for coverage in (0.8, 0.9):
+        kept = wrong[: round(coverage * len(wrong))]
+        assert accuracy_at_coverage(predicted, labels, coverage) == pytest.approx(1 - kept.mean(), abs=1e-6)
+    equal = torch.tensor([[0.7, 0.3]] * 3 + [[0.9, 0.1]]).log()
+    for answers in ([0, 1, 1, 0], [1, 1, 0, 0]):  # of three that are equally confident, two are wrong
+        expected = np.mean([0, 1 / 3, 4 / 9, 1 / 2])
+        assert area_under_risk_coverage(equal, torch.tensor(answers)) == pytest.approx(expected)
 
 
 def test_the_temperature_equals_another_optimizer_and_helps() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from starzoo.config import Augmentation, RunConfig, Uniform
 from starzoo.data.augmentation import transform_key
-from starzoo.evaluate.domain_average import draw_points, running_average
+from starzoo.evaluate.domain_average import draw_points, entropy_of, running_average
 from starzoo.evaluate.evaluator import Curve, Evaluator, name_errors, score_points
 from starzoo.evaluate.model_pool import EvaluatedModels, ModelPool, PathSpec
 from starzoo.evaluate.result_cache import ResultCache
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from starzoo.data.split import Split
     from starzoo.data.task import ImageTask
 
-__all__ = ["OOD", "VALIDATION", "CachedEvaluation", "Predictions"]
+__all__ = ["VALIDATION", "CachedEvaluation", "Predictions"]
 
-VALIDATION, OOD = "validation", "ood"  # beside the splits "train" and "test"
+VALIDATION, OOD = "validation", "ood"  # beside the splits "train" and "test"; data sets of OOD images are numbered
 
-_IMAGES_PER_PART = 1024
+_IMAGES_PER_PART, _ENTROPIES = 1024, "entropies"
 
 Predictions = Mapping[str, Tensor]
-"""Log-probabilities of shape (images, classes), by split."""
+"""Log-probabilities of shape (images, classes), by split; of averages also mean entropies, by `entropy_of`."""
 
 
 class CachedEvaluation:
@@ -45,7 +45,7 @@ class CachedEvaluation:
         models: The models.
         data: The task's images.
         config: The evaluation's settings, the alignment's, and for baselines those of the star's fit.
-        ood: Out-of-distribution images.
+        ood: Out-of-distribution images of one data set or several.
         cache: Where results are kept; without it, nowhere.
     """
 
@@ -55,7 +55,7 @@ class CachedEvaluation:
         data: ImageTask,
         config: RunConfig,
         *,
-        ood: Split | None = None,
+        ood: Sequence[Split] = (),
         cache: ResultCache | None = None,
     ) -> None:
         self.models, self.data, self.run_config, self.config = models, data, config, config.evaluate
@@ -65,8 +65,9 @@ class CachedEvaluation:
         self.limits: dict[str, int] = {}
         if data.validation:
             self.splits[VALIDATION], self.limits[VALIDATION] = data.validation, self.config.validation_images
-        if ood:
-            self.splits[OOD], self.limits[OOD] = ood, len(data.test)
+        self.ood = [f"{OOD} {number}" for number, _ in enumerate(ood, start=1)]
+        for name, images in zip(self.ood, ood, strict=True):
+            self.splits[name], self.limits[name] = images, len(data.test)
 
     def labels(self, split: str) -> Tensor:
         """The labels of a split's images, shape (images,)."""
@@ -223,13 +224,18 @@ class CachedEvaluation:
         def measure(split: str) -> dict[str, Tensor]:
             if not predictions:  # one run predicts all splits, so that statistics are re-estimated once
                 predictions.update(run())
-            return {"log_probabilities": predictions[split]}
+            found = {"log_probabilities": predictions[split]}
+            if (name := entropy_of(split)) in predictions:
+                found[_ENTROPIES] = predictions[name]
+            return found
 
-        hashes = self.split_hashes
-        return {
-            split: self.get_or_compute({**key, "images": hashes[split]}, partial(measure, split))["log_probabilities"]
-            for split in splits or hashes
-        }
+        results: dict[str, Tensor] = {}
+        for split in splits or self.split_hashes:
+            found = self.get_or_compute({**key, "images": self.split_hashes[split]}, partial(measure, split))
+            results[split] = found["log_probabilities"]
+            if _ENTROPIES in found:
+                results[entropy_of(split)] = found[_ENTROPIES]
+        return results
 
     def _predict_as(
         self,
@@ -283,6 +289,8 @@ class CachedEvaluation:
     def split_hashes(self) -> dict[str, str]:
         """A hash of each split's images, or its name: the data's fingerprint holds the training and test images."""
         return {
-            split: images.pixels.records.hash_rows(self._rows(split).numpy()) if split in {VALIDATION, OOD} else split
+            split: images.pixels.records.hash_rows(self._rows(split).numpy())
+            if split in {VALIDATION, *self.ood}
+            else split
             for split, images in self.splits.items()
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from starzoo.config import Uniform
 from starzoo.evaluate.results import DomainSampling
+from starzoo.metrics import prediction_entropy
 
 __all__ = [
     "FULL_RANGE",
@@ -19,6 +21,7 @@ __all__ = [
     "Point",
     "choose_t_range",
     "draw_points",
+    "entropy_of",
     "powers_of_two",
     "running_average",
 ]
@@ -57,16 +60,27 @@ def powers_of_two(models: int) -> list[int]:
 def running_average(
     predictions: Iterable[Mapping[str, Tensor]], counts: Container[int]
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Average the first predictions, and yield the means of some numbers of them; one prediction at a time is kept."""
+    """Average the first predictions, and yield the means of some numbers of them; one prediction at a time is kept.
+
+    Beside the mean of a split is the mean of the entropies of its predictions, named by `entropy_of`.
+    """
     total: dict[str, Tensor] = {}
+    entropies: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
     count = 0
     for predicted in predictions:
         count += 1  # noqa: SIM113 - `enumerate` would keep a prediction while the next one is made
         for split, log in predicted.items():
             total[split] = torch.logaddexp(total[split], log, out=total[split]) if split in total else log.clone()
+            entropies[entropy_of(split)] = entropies[entropy_of(split)] + prediction_entropy(log)
         del predicted, log
         if count in counts:
-            yield count, {split: log - float(np.log(count)) for split, log in total.items()}
+            means = {split: log - float(np.log(count)) for split, log in total.items()}
+            yield count, means | {name: summed / count for name, summed in entropies.items()}
+
+
+def entropy_of(split: str) -> str:
+    """Name the mean entropies of the predictions that were averaged, of shape (images,)."""
+    return f"entropy of {split}"
 
 
 def choose_t_range(losses: Mapping[Uniform, Sequence[float]]) -> DomainSampling:

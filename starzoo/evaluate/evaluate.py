@@ -19,7 +19,7 @@ import torch
 from starzoo.config import Baseline, EvalConfig, Uniform
 from starzoo.errors import UsageError
 from starzoo.evaluate.baselines import BaselineResults
-from starzoo.evaluate.cached_evaluation import OOD, VALIDATION, CachedEvaluation
+from starzoo.evaluate.cached_evaluation import VALIDATION, CachedEvaluation
 from starzoo.evaluate.domain_average import FULL_RANGE, NEAR_STAR, T_RANGES, choose_t_range
 from starzoo.evaluate.ensembles import (
     EnsembleCurve,
@@ -104,7 +104,7 @@ def evaluate(evaluation: CachedEvaluation, *, progress: Progress = no_progress) 
         images={split: len(evaluation.labels(split)) for split in config.splits},
         validation_images=len(evaluation.labels(VALIDATION)) if VALIDATION in evaluation.splits else 0,
         domain=sampling,
-        ood_images=len(evaluation.labels(OOD)) if OOD in evaluation.splits else 0,
+        ood_images=tuple(len(evaluation.labels(name)) for name in evaluation.ood),
         planes=tuple(
             _loss_plane(sampler, config.splits[-1], list(rows.values())) for sampler, rows in items.planes.items()
         ),

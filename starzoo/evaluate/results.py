@@ -28,6 +28,8 @@ __all__ = [
     "Evaluation",
     "LossPlane",
     "Measure",
+    "OodDetection",
+    "OodScores",
     "PathCurve",
     "PathKind",
     "PredictionScores",
@@ -179,22 +181,50 @@ class Scores(FrozenModel):
         ece: Expected calibration error over 15 bins of equal width, as a share.
         brier: Brier score, from 0 to 2.
         auroc: AUROC of misclassification detection by confidence; None where all answers are right, or all wrong.
-        ood_auroc: AUROC of out-of-distribution detection by confidence.
-        ood_auroc_entropy: The same by the entropy of the prediction.
+        aurc: Area under the risk-coverage curve, by confidence; less is better.
+        accuracy_80: Accuracy on the 80 % of images of the greatest confidence.
+        accuracy_90: The same for 90 %.
     """
 
     nll: Finite
     ece: NearShare
     brier: Annotated[float, Field(ge=-1e-3, le=2.001)] | None = None
     auroc: NearShare | None = None
-    ood_auroc: NearShare | None = None
-    ood_auroc_entropy: NearShare | None = None
+    aurc: NearShare | None = None
+    accuracy_80: NearShare | None = None
+    accuracy_90: NearShare | None = None
 
 
 class TemperatureScaled(Scores):
     """Scores after temperature scaling; the temperature is fitted on validation images."""
 
     temperature: Annotated[float, Field(gt=0, le=1e6)]
+
+
+class OodDetection(FrozenModel):
+    """How well an uncertainty tells out-of-distribution images from the task's (`starzoo.metrics.ood_detection`).
+
+    Attributes:
+        auroc: The area under the ROC curve; 0.5 is chance.
+        fpr95: The share of them that pass for the task's where 95 % of these pass; 0.95 is chance.
+    """
+
+    auroc: NearShare
+    fpr95: NearShare
+
+
+class OodScores(FrozenModel):
+    """The detection of the images of one out-of-distribution data set, by three uncertainties.
+
+    Attributes:
+        confidence: By the greatest probability.
+        entropy: By the entropy of the prediction.
+        mutual_information: By the mutual information of the averaged predictions; None for a single one.
+    """
+
+    confidence: OodDetection
+    entropy: OodDetection
+    mutual_information: OodDetection | None = None
 
 
 class PredictionScores(Scores):
@@ -207,6 +237,7 @@ class PredictionScores(Scores):
         accuracy: Share of right answers.
         passes: Forward passes per image.
         bytes: Size of all weights that a prediction takes.
+        ood: The detection of out-of-distribution images, one for each data set of `evaluate.ood`.
         cost: Cost of a baseline's training, the choice of its settings included, in fits of the star; None for others.
         tempered: The scores after temperature scaling; None without validation images.
         dee: Deep-ensemble equivalent: the size of the ensemble of sources with the same negative log-likelihood, after
@@ -221,6 +252,7 @@ class PredictionScores(Scores):
     accuracy: Share
     passes: Passes = 1
     bytes: Number | None = None
+    ood: Annotated[tuple[OodScores, ...], Field(max_length=20)] = ()
     cost: Finite | None = None
     tempered: TemperatureScaled | None = None
     dee: Finite | None = None
@@ -356,7 +388,7 @@ class Evaluation(FrozenModel):
         images: Number of images, by split.
         validation_images: Number of images on which temperatures and the points of the domain were chosen.
         domain: Which points of the star domain were averaged.
-        ood_images: Number of out-of-distribution images.
+        ood_images: Number of out-of-distribution images, one for each data set.
         planes: The loss around the star.
         data: The images, where they are not those that the star was fitted on.
         repaired: Whether the points between the ends of every path have the channel statistics of the ends (REPAIR);
@@ -371,7 +403,7 @@ class Evaluation(FrozenModel):
     images: dict[Split, Number] = {}
     validation_images: Number = 0
     domain: DomainSampling | None = None
-    ood_images: Number = 0
+    ood_images: Annotated[tuple[Number, ...], Field(max_length=20)] = ()
     planes: Annotated[tuple[LossPlane, ...], Field(max_length=2)] = ()
     data: DataConfig | None = None
     repaired: bool = False

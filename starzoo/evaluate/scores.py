@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from starzoo.config import Baseline
 from starzoo.evaluate.baselines import BaselineResults
-from starzoo.evaluate.cached_evaluation import OOD, VALIDATION, CachedEvaluation, Predictions
-from starzoo.evaluate.domain_average import powers_of_two, running_average
-from starzoo.evaluate.results import DomainSampling, PredictionScores, Role, Split, TemperatureScaled
+from starzoo.evaluate.cached_evaluation import VALIDATION, CachedEvaluation, Predictions
+from starzoo.evaluate.domain_average import entropy_of, powers_of_two, running_average
+from starzoo.evaluate.results import (
+    DomainSampling,
+    OodDetection,
+    OodScores,
+    PredictionScores,
+    Role,
+    Split,
+    TemperatureScaled,
+)
 from starzoo.metrics import (
     accuracy,
+    accuracy_at_coverage,
+    area_under_risk_coverage,
     brier_score,
     expected_calibration_error,
     fit_temperature,
     misclassification_auroc,
     negative_log_likelihood,
-    ood_auroc,
+    ood_detection,
+    prediction_entropy,
     scale_temperature,
     tempered_losses,
 )
@@ -92,6 +103,7 @@ def _score(
             passes=passes,
             bytes=(networks or passes) * size,
             cost=cost,
+            ood=tuple(_ood_scores(predicted, split, other) for other in evaluation.ood),
             tempered=None
             if temperature is None
             else TemperatureScaled(temperature=temperature, **scores(predicted, split, labels[split], temperature)),
@@ -104,16 +116,31 @@ def _score(
 
 
 def scores(predicted: Predictions, split: str, labels: Tensor, temperature: float = 1.0) -> dict[str, float | None]:
-    """Return all scores of a predictor but its accuracy."""
-    if temperature != 1:
-        used = predicted.keys() & {split, OOD}
-        predicted = {name: scale_temperature(predicted[name], temperature) for name in used}
-    own, ood = predicted[split], predicted.get(OOD)
+    """Return all scores of a predictor's probabilities but its accuracy."""
+    own = predicted[split] if temperature == 1 else scale_temperature(predicted[split], temperature)
     return {
         "nll": negative_log_likelihood(own, labels),
         "ece": expected_calibration_error(own, labels),
         "brier": brier_score(own, labels),
         "auroc": misclassification_auroc(own, labels),
-        "ood_auroc": None if ood is None else ood_auroc(own, ood),
-        "ood_auroc_entropy": None if ood is None else ood_auroc(own, ood, "entropy"),
+        "aurc": area_under_risk_coverage(own, labels),
+        "accuracy_80": accuracy_at_coverage(own, labels, 0.8),
+        "accuracy_90": accuracy_at_coverage(own, labels, 0.9),
     }
+
+
+def _ood_scores(predicted: Predictions, split: str, other: str) -> OodScores:
+    """Score how a predictor tells the images of another data set from those of a split."""
+    logs = predicted[split], predicted[other]
+    entropies = tuple(map(prediction_entropy, logs))
+
+    def detect(uncertainties: Sequence[Tensor]) -> OodDetection:
+        area, fpr95 = ood_detection(*uncertainties)
+        return OodDetection(auroc=area, fpr95=fpr95)
+
+    information = None
+    if entropy_of(other) in predicted:
+        means = predicted[entropy_of(split)], predicted[entropy_of(other)]
+        information = detect([(whole - mean).clamp_min(0) for whole, mean in zip(entropies, means, strict=True)])
+    confidence = detect([-log.max(dim=1).values for log in logs])
+    return OodScores(confidence=confidence, entropy=detect(entropies), mutual_information=information)

@@ -82,7 +82,7 @@ def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = 
         expected=_EXPECTED,
         shown=lambda row: row.role != "sub-ensemble" or row.passes & (row.passes - 1) == 0,
         data=describe_data(manifest.config.data),
-        ood_data=describe_data(manifest.config.evaluate.ood or manifest.config.data),
+        ood_data=[describe_data(data) for data in manifest.config.evaluate.ood],
         shared_license=_shared_license(manifest),
         licenses=Counter(source.license for source in manifest.sources),
         measured={
@@ -368,8 +368,7 @@ def _portable(manifest: StarManifest) -> RunConfig:
     config = manifest.config
     if manifest.draws is not None and manifest.draws > 1:
         config = config.model_copy(update={"star": config.star.model_copy(update={"draws": manifest.draws})})
-    ood = config.evaluate.ood and _portable_data(config.evaluate.ood)
-    evaluate = config.evaluate.model_copy(update={"ood": ood})
+    evaluate = config.evaluate.model_copy(update={"ood": tuple(map(_portable_data, config.evaluate.ood))})
     return config.model_copy(update={"data": _portable_data(config.data), "evaluate": evaluate})
 
 

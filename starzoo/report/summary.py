@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args
 from starzoo.evaluate.results import (
     ROLE_LABELS,
     Evaluation,
+    OodDetection,
+    OodScores,
     PathKind,
     PredictionScores,
     Role,
@@ -34,6 +36,8 @@ __all__ = [
     "summary",
 ]
 
+OodSummary = tuple[Summary, Summary]
+"""AUROC and FPR95."""
 Score = Literal["accuracy", "nll", "brier", "ece", "auroc"]
 _MORE_IS_BETTER: frozenset[Score] = frozenset({"accuracy", "auroc"})
 
@@ -64,8 +68,9 @@ class ScoreSummary:
     ece: Summary
     brier: Summary | None
     auroc: Summary | None
-    ood_auroc: Summary | None
-    ood_auroc_entropy: Summary | None
+    aurc: Summary | None
+    accuracy_80: Summary | None
+    accuracy_90: Summary | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,7 @@ class PredictorSummary(ScoreSummary):
     dee: Summary | None
     dee_interval: tuple[float, float] | None
     scaled: ScaledSummary | None
+    ood: tuple[Mapping[str, OodSummary | None], ...]
     is_best_source: bool = False
     best: frozenset[Score] = frozenset()
 
@@ -297,15 +303,30 @@ def _summarize_group(group: Sequence[PredictionScores]) -> PredictorSummary:
         )
         if len(scaled) == len(group)
         else None,
+        ood=tuple(_summarize_ood([quality.ood[number] for quality in group]) for number in range(len(first.ood))),
         **_summarize_scores(group),
     )
+
+
+def _summarize_ood(group: Sequence[OodScores]) -> dict[str, OodSummary | None]:
+    """Summarize the detection of the images of one data set, by uncertainty; None where a predictor has none."""
+    found: dict[str, OodSummary | None] = {}
+    for name in OodScores.model_fields:
+        values: list[OodDetection | None] = [getattr(scores, name) for scores in group]
+        known = [value for value in values if value]
+        areas, rates = ([getattr(value, field) for value in known] for field in ("auroc", "fpr95"))
+        complete = len(known) == len(group)
+        found[name] = (Summary.of(areas, more_is_better=True), Summary.of(rates)) if complete else None
+    return found
 
 
 def _summarize_scores(group: Sequence[Scores]) -> dict[str, Any]:
     """Summarize the fields of a `ScoreSummary`, each if all predictors have it."""
     columns = {name: [getattr(scores, name) for scores in group] for name in Scores.model_fields}
     return {
-        name: None if None in values else Summary.of(values, more_is_better="auroc" in name)
+        name: None
+        if None in values
+        else Summary.of(values, more_is_better=name in {"auroc", "accuracy_80", "accuracy_90"})
         for name, values in columns.items()
     }
 

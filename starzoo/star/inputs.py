@@ -100,17 +100,18 @@ def load_data_for(architecture: Architecture, config: DataConfig, names: Sequenc
     return load_data(config, architecture.preprocessing, class_names=names, num_classes=architecture.num_classes)
 
 
-def reload_ood_data(star: Star, config: DataConfig | None, override: object) -> Split | None:
+def reload_ood_data(star: Star, configs: Sequence[DataConfig], override: object) -> list[Split]:
     """Open the out-of-distribution images of a star; `override` is what the user says about them."""
-    by_user = isinstance(override, str) or (isinstance(override, Mapping) and "dataset" in override)
-    if config and not by_user and not star.local_paths.ood:
-        _check_named(star.manifest, config, option="--ood")
-    return load_ood_data(config, star.manifest.architecture)
+    by_user = isinstance(override, str | list | tuple) or (isinstance(override, Mapping) and "dataset" in override)
+    if not by_user and not star.local_paths.ood:
+        for config in configs:
+            _check_named(star.manifest, config, option="--ood")
+    return load_ood_data(configs, star.manifest.architecture)
 
 
-def load_ood_data(config: DataConfig | None, architecture: Architecture) -> Split | None:
-    """Open the test images of another data set, which needs no labels, through the preprocessing of a star."""
-    return load_unlabeled(config, architecture.preprocessing) if config else None
+def load_ood_data(configs: Sequence[DataConfig], architecture: Architecture) -> list[Split]:
+    """Open the test images of other data sets, which need no labels, through the preprocessing of a star."""
+    return [load_unlabeled(config, architecture.preprocessing) for config in configs]
 
 
 def _check_named(manifest: StarManifest, data: DataConfig, *, option: str) -> None:

@@ -31,7 +31,7 @@ from starzoo.workflows.measure import (
     override_eval_config,
     prepare_evaluation,
     validation_is_unseen,
-    with_ood_split,
+    with_ood_splits,
 )
 from starzoo.workflows.refs import expand_refs
 
@@ -87,7 +87,7 @@ def evaluate_star(
     ood = reload_ood_data(loaded, config.ood, (evaluate or {}).get("ood"))
     cache = ResultCache.default() if use_cache else ResultCache(None)
     check = check_sources(
-        sources, unseen, images, with_ood_split(config, ood), keep_weak=True, cache=cache, progress=progress
+        sources, unseen, images, with_ood_splits(config, ood), keep_weak=True, cache=cache, progress=progress
     )
     manifest = loaded.manifest.model_copy(
         update={

@@ -37,7 +37,7 @@ from starzoo.star.run.signals import ignore_signals, raise_on_signals
 from starzoo.star.run.status import Status
 from starzoo.star.star import Star, write_manifest
 from starzoo.workflows.cards import render_card
-from starzoo.workflows.measure import evaluate_manifest, match_to_data, prepare_evaluation, with_ood_split
+from starzoo.workflows.measure import evaluate_manifest, match_to_data, prepare_evaluation, with_ood_splits
 from starzoo.workflows.publish import check_license, publish_star
 from starzoo.workflows.refs import resolve_zoo
 
@@ -91,7 +91,7 @@ class FitInputs:
     sources: Sequence[Source]
     holdouts: Sequence[Source]
     data: ImageTask
-    ood: Split | None
+    ood: Sequence[Split]
     manifest: StarManifest
     local_paths: LocalPaths
     cache: ResultCache
@@ -184,7 +184,7 @@ def _load_inputs(
     )
     with raise_everywhere():
         ood = load_ood_data(check.config.ood, models[0].architecture)
-        config = config.model_copy(update={"data": data.config, "evaluate": with_ood_split(check.config, ood)})
+        config = config.model_copy(update={"data": data.config, "evaluate": with_ood_splits(check.config, ood)})
         pinned = [model.record.pinned or ref for model, ref in zip(models, [*sources, *holdouts], strict=True)]
         hashes = [source.record.files[WEIGHTS_FILE] for source in check.sources]
         return FitInputs(

@@ -27,7 +27,7 @@ __all__ = [
     "override_eval_config",
     "prepare_evaluation",
     "validation_is_unseen",
-    "with_ood_split",
+    "with_ood_splits",
 ]
 
 
@@ -45,18 +45,17 @@ def match_to_data(
 def override_eval_config(config: EvalConfig, changes: Mapping[str, Any]) -> EvalConfig:
     """Override the settings of an evaluation; single values of the out-of-distribution data change only these."""
     ood = changes.get("ood")
-    if config.ood and isinstance(ood, Mapping) and "dataset" not in ood:
-        ood = {**config.ood.model_dump(), **ood}
+    if len(config.ood) == 1 and isinstance(ood, Mapping) and "dataset" not in ood:
+        ood = {**config.ood[0].model_dump(), **ood}
         return validate(EvalConfig, {**config.model_dump(), **changes, "ood": ood})
     config = validate(EvalConfig, {**config.model_dump(), **changes})
-    return config.model_copy(update={"ood": resolve_path(config.ood)}) if config.ood and ood else config
+    return config.model_copy(update={"ood": tuple(map(resolve_path, config.ood))}) if ood else config
 
 
-def with_ood_split(config: EvalConfig, ood: Split | None) -> EvalConfig:
-    """Name the split that the out-of-distribution data set has, such as `validation` for `test`."""
-    if config.ood is None or ood is None:
-        return config
-    return config.model_copy(update={"ood": config.ood.model_copy(update={"test_split": ood.name})})
+def with_ood_splits(config: EvalConfig, ood: Sequence[Split]) -> EvalConfig:
+    """Name the splits that the out-of-distribution data sets have, such as `validation` for `test`."""
+    named = [data.model_copy(update={"test_split": split.name}) for data, split in zip(config.ood, ood, strict=True)]
+    return config.model_copy(update={"ood": tuple(named)})
 
 
 def validation_is_unseen(data: DataConfig, fitted: DataConfig) -> bool:
@@ -74,7 +73,7 @@ def prepare_evaluation(
     data: ImageTask,
     *,
     other_stars: Sequence[Source] = (),
-    ood: Split | None = None,
+    ood: Sequence[Split] = (),
     cache: ResultCache | None = None,
 ) -> CachedEvaluation:
     """Return the evaluation that a star's manifest describes."""

@@ -65,15 +65,15 @@ def test_other_images_are_found_again_and_their_folder_is_not_published(star: Pa
                 Image.fromarray(pixels).save(noise / split / name / f"{number}.png")
     first = evaluate_star(str(star), data=DATA, evaluate={**FEW, "ood": str(noise)}).manifest
     assert first.evaluation is not None
-    assert first.evaluation.ood_images == 10
-    assert first.config.evaluate.ood.test_split == "val"  # since there is no `test`
-    scores = [quality.ood_auroc for quality in first.evaluation.qualities]
-    assert all(score is not None for score in scores)
+    assert first.evaluation.ood_images == (10,)
+    assert first.config.evaluate.ood[0].test_split == "val"  # since there is no `test`
+    scores = [quality.ood for quality in first.evaluation.qualities]
+    assert all(len(score) == 1 for score in scores)
     for file in ("star.json", "README.md"):
         assert str(tmp_path) not in (star / file).read_text(encoding="utf-8")
     again = evaluate_star(str(star), data=DATA, use_cache=False).manifest.evaluation
     assert again is not None
-    assert [quality.ood_auroc for quality in again.qualities] == scores
+    assert [quality.ood for quality in again.qualities] == scores
     shutil.rmtree(noise)
     with pytest.raises(StarzooError, match="noise"):
         evaluate_star(str(star), data=DATA)

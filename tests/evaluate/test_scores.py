@@ -31,7 +31,7 @@ def measured(models: list[Source], data: ImageTask) -> Evaluation:
     star, *sources = models
     states = {model.name: model.state for model in sources}
     zoo = EvaluatedModels(architecture=star.architecture, star=star.state, sources=states)
-    return evaluate(CachedEvaluation(zoo, data, RunConfig(evaluate=CONFIG, align=ALIGN), ood=data.train))
+    return evaluate(CachedEvaluation(zoo, data, RunConfig(evaluate=CONFIG, align=ALIGN), ood=[data.train]))
 
 
 def bring(models: list[Source], data: ImageTask) -> list[dict[str, torch.Tensor]]:
@@ -52,7 +52,7 @@ class Reference:
         self.images = {
             "test": data.test.tensors()[0],
             "validation": data.validation.tensors()[0][rows],
-            "ood": data.train.tensors()[0][outside],
+            "ood 1": data.train.tensors()[0][outside],
         }
         self.labels = {"test": data.test.labels, "validation": data.validation.labels[rows]}
 
@@ -70,15 +70,19 @@ class Reference:
 
     def scores(self, predicted: dict[str, np.ndarray]) -> dict[str, float]:
         probabilities, labels = predicted["test"], self.labels["test"].numpy()
-        both = np.concatenate([probabilities, predicted["ood"]])
+        both = np.concatenate([probabilities, predicted["ood 1"]])
         other = np.arange(len(both)) >= len(labels)
+        right = (probabilities.argmax(1) == labels)[np.argsort(-probabilities.max(1), kind="stable")]
         return {
             "accuracy": float(np.mean(probabilities.argmax(1) == labels)),
             "nll": log_loss(labels, probabilities, labels=range(10)),
             "brier": float(np.mean(((probabilities - np.eye(10)[labels]) ** 2).sum(1))),
             "auroc": roc_auc_score(probabilities.argmax(1) == labels, probabilities.max(1)),
-            "ood_auroc": roc_auc_score(other, -both.max(1)),
-            "ood_auroc_entropy": roc_auc_score(other, -(both * np.log(both)).sum(1)),
+            "aurc": float(np.mean(1 - np.cumsum(right) / np.arange(1, len(right) + 1))),
+            "accuracy_80": float(right[: round(0.8 * len(right))].mean()),
+            "accuracy_90": float(right[: round(0.9 * len(right))].mean()),
+            "ood.confidence": roc_auc_score(other, -both.max(1)),
+            "ood.entropy": roc_auc_score(other, -(both * np.log(both)).sum(1)),
         }
 
 
@@ -105,7 +109,24 @@ def test_every_way_to_predict_equals_a_slow_reference(
         [quality] = measured.qualities_of(role)  # type: ignore[arg-type]
         predicted = reference.mean(states, estimate=role in {"naive-mean", "aligned-mean", "domain"})
         for score, value in reference.scores(predicted).items():
-            assert getattr(quality, score) == pytest.approx(value, abs=1e-6), (role, score)
+            if score.startswith("ood."):
+                found = getattr(quality.ood[0], score.removeprefix("ood.")).auroc
+            else:
+                found = getattr(quality, score)
+            assert found == pytest.approx(value, abs=1e-6), (role, score)
+        if len(states) > 1:
+            members = [reference.predict(state, estimate=role == "domain") for state in states]
+            split_entropies = [
+                np.mean([-(each[split] * np.log(each[split])).sum(1) for each in members], axis=0)
+                for split in ("test", "ood 1")
+            ]
+            whole = [-(predicted[split] * np.log(predicted[split])).sum(1) for split in ("test", "ood 1")]
+            information = np.concatenate([a - b for a, b in zip(whole, split_entropies, strict=True)])
+            other = np.arange(len(information)) >= len(reference.labels["test"])
+            assert quality.ood[0].mutual_information is not None
+            assert quality.ood[0].mutual_information.auroc == pytest.approx(roc_auc_score(other, information), abs=2e-3)
+        else:
+            assert quality.ood[0].mutual_information is None
         assert (quality.passes, quality.bytes) == (len(states), len(states) * size)
         assert quality.tempered is not None
         grid = np.exp(np.linspace(math.log(0.05), math.log(20), 1000))
@@ -114,7 +135,7 @@ def test_every_way_to_predict_equals_a_slow_reference(
         expected = tempered_loss(predicted["test"], reference.labels["test"].numpy(), quality.tempered.temperature)
         assert quality.tempered.nll == pytest.approx(expected, abs=1e-6)
     assert measured.validation_images == 150
-    assert measured.ood_images == 80
+    assert measured.ood_images == (80,)
 
 
 def paths_of(
@@ -200,7 +221,7 @@ def test_without_validation_images_nothing_is_tuned(models: list[Source]) -> Non
     found = evaluate(CachedEvaluation(zoo, everything, RunConfig(evaluate=few, align=ALIGN)))
     assert found.domain is not None
     assert (found.domain.nll, found.domain.t.high, found.domain.samples) == (None, 0.5, 3)
-    assert all(quality.tempered is None and quality.ood_auroc is None for quality in found.qualities)
+    assert all(quality.tempered is None and quality.ood == () for quality in found.qualities)
     assert found.validation_images == 0
 
 

@@ -468,7 +468,7 @@ def test_p04_no_control_byte_reaches_a_file(tmp_path, texts):
         content = file.read_text(encoding="utf-8")
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028]", content)
     with (tmp_path / "metrics" / "qualities.csv").open(encoding="utf-8", newline="") as stream:
-        assert [len(row) for row in csv.reader(stream)] == [19] * 8
+        assert [len(row) for row in csv.reader(stream)] == [21] * 8
 
 
 @given(st.text() | st.text(alphabet="\\`*_[]()!|~$@:<>&#;{}.w \n\t'\"-+=0a/"))

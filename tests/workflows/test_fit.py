@@ -93,7 +93,7 @@ def test_a_star_folder_holds_what_the_house_says(report: StarResult) -> None:
     assert [source["name"] for source in manifest["sources"]] == ["seed-0", "seed-1", "seed-2"]
     assert manifest["holdouts"][0]["files"]["model.safetensors"]
     assert manifest["steps"] > 0
-    assert "further training steps" in (report.folder / "README.md").read_text(encoding="utf-8")
+    assert "in fits of this star" in (report.folder / "README.md").read_text(encoding="utf-8")
     indices = load_file(report.folder / "permutations.safetensors")
     assert all(tensor.dtype == torch.int32 for tensor in indices.values())
     assert {name.partition("/")[0] for name in indices} == {"0", "1", "2"}
@@ -245,25 +245,25 @@ def test_the_configuration_of_a_run_is_read_from_anywhere(tmp_path: Path, monkey
     (tmp_path / "others").mkdir()
     monkeypatch.chdir(tmp_path)
     data, ood = DataConfig(dataset="images"), DataConfig(dataset="./others", test_size=7)
-    config = RunConfig(data=data, evaluate=EvalConfig(ood=ood))
+    config = RunConfig(data=data, evaluate=EvalConfig(ood=(ood,)))
     resolved = resolve_paths(config)
     assert resolved.data.dataset == str(tmp_path / "images")
-    assert resolved.evaluate.ood == ood.model_copy(update={"dataset": str(tmp_path / "others")})
+    assert resolved.evaluate.ood == (ood.model_copy(update={"dataset": str(tmp_path / "others")}),)
     published = redact_paths(full_manifest().model_copy(update={"config": resolved})).config
     assert published.data.dataset == "./images"
-    assert published.evaluate.ood == ood
+    assert published.evaluate.ood == (ood,)
     assert LocalPaths.from_run([], [], resolved).restore(published) == resolved
     assert LocalPaths().restore(CONFIG) == CONFIG
     # A folder that a user names is the one that lies here, whatever the star knows by that name.
-    known = LocalPaths(ood="/else/others")
-    assert known.updated([], resolved.evaluate.ood).ood == str(tmp_path / "others")
+    known = LocalPaths(ood=("/else/others",))
+    assert known.updated([], resolved.evaluate.ood).ood == (str(tmp_path / "others"),)
 
 
 def test_single_values_of_other_data_change_that_data() -> None:
-    known = EvalConfig(ood=DataConfig(dataset="user/images", test_split="valid"))
+    known = EvalConfig(ood=(DataConfig(dataset="user/images", test_split="valid"),))
     ood = override_eval_config(known, {"ood": {"test_size": 7}}).ood
-    assert ood == DataConfig(dataset="user/images", test_split="valid", test_size=7)
-    assert override_eval_config(known, {"ood": {"dataset": "digits"}}).ood == DataConfig(dataset="digits")
+    assert ood == (DataConfig(dataset="user/images", test_split="valid", test_size=7),)
+    assert override_eval_config(known, {"ood": {"dataset": "digits"}}).ood == (DataConfig(dataset="digits"),)
     assert override_eval_config(known, {"points": 3}).ood == known.ood
 
 

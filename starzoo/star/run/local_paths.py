@@ -45,7 +45,7 @@ class LocalPaths(FrozenModel):
         holdouts: The same for the held-outs.
         dataset: The data set; a local folder by its absolute path.
         revision: The commit of a data set of the Hub.
-        ood: The out-of-distribution data set, like `dataset`.
+        ood: The out-of-distribution data sets, like `dataset`.
         weights: SHA-256 of the weights, one per source.
         seal: What only this machine can write; empty but in the file.
     """
@@ -54,7 +54,7 @@ class LocalPaths(FrozenModel):
     holdouts: tuple[str, ...] = ()
     dataset: str | None = None
     revision: str | None = None
-    ood: str | None = None
+    ood: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     seal: str = ""
 
@@ -63,13 +63,12 @@ class LocalPaths(FrozenModel):
         cls, sources: Sequence[str], holdouts: Sequence[str], config: RunConfig, weights: Sequence[str] = ()
     ) -> LocalPaths:
         """Note where a run finds its files; its configuration has absolute paths (`resolve_paths`)."""
-        ood = config.evaluate.ood
         return cls(
             sources=tuple(map(_absolute, sources)),
             holdouts=tuple(map(_absolute, holdouts)),
             dataset=config.data.dataset,
             revision=config.data.revision,
-            ood=ood and ood.dataset,
+            ood=tuple(ood.dataset for ood in config.evaluate.ood),
             weights=tuple(weights),
         )
 
@@ -115,11 +114,11 @@ class LocalPaths(FrozenModel):
                     hint="bring the old files back, or fit the star again in another folder",
                 )
 
-    def updated(self, holdouts: Sequence[str], ood: DataConfig | None) -> LocalPaths:
+    def updated(self, holdouts: Sequence[str], ood: Sequence[DataConfig]) -> LocalPaths:
         """Return the paths of the same run, evaluated again."""
         changes: dict[str, object] = {"holdouts": tuple(map(_absolute, holdouts))} if holdouts else {}
         if ood:
-            changes["ood"] = ood.dataset
+            changes["ood"] = tuple(data.dataset for data in ood)
         return self.model_copy(update=changes)
 
     def pin_dataset(self, data: DataConfig) -> DataConfig:
@@ -133,9 +132,9 @@ class LocalPaths(FrozenModel):
         data, evaluate = config.data, config.evaluate
         if self.dataset:
             data = data.model_copy(update={"dataset": self.dataset})
-        if evaluate.ood and self.ood and evaluate.ood.dataset == _redacted(self.ood):
-            ood = evaluate.ood.model_copy(update={"dataset": self.ood})
-            evaluate = evaluate.model_copy(update={"ood": ood})
+        known = {_redacted(path): path for path in self.ood}
+        ood = tuple(data.model_copy(update={"dataset": known.get(data.dataset, data.dataset)}) for data in evaluate.ood)
+        evaluate = evaluate.model_copy(update={"ood": ood})
         return config.model_copy(update={"data": data, "evaluate": evaluate})
 
     def _sign(self, key: bytes) -> str:
@@ -195,9 +194,7 @@ def _redacted(dataset: str) -> str:
 
 
 def _map_datasets(config: RunConfig, change: Callable[[DataConfig], DataConfig]) -> RunConfig:
-    evaluate = config.evaluate
-    if evaluate.ood:
-        evaluate = evaluate.model_copy(update={"ood": change(evaluate.ood)})
+    evaluate = config.evaluate.model_copy(update={"ood": tuple(map(change, config.evaluate.ood))})
     return config.model_copy(update={"data": change(config.data), "evaluate": evaluate})
 
 
