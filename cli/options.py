@@ -45,7 +45,7 @@ _DATA = FieldOptions(
 _EVALUATE = FieldOptions(
     title="Evaluation",
     config=EvalConfig,
-    fields=("points", "source_pairs", "splits", "ood", "bma_samples", "baselines", "loss_plane_points"),
+    fields=("points", "source_pairs", "splits", "ood", "corruptions", "bma_samples", "baselines", "loss_plane_points"),
     flags={"splits": "--split", "baselines": "--baseline"},
 )
 _ALIGN = FieldOptions(title="Alignment", config=AlignConfig, fields=("method",))

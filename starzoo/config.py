@@ -420,6 +420,12 @@ class EvalConfig(FrozenModel):
     ood: Annotated[tuple[DataConfig, ...], BeforeValidator(_as_datasets), Field(max_length=20)] = Field(
         (), description="Out-of-distribution data sets, whose images uncertainty should tell from those of the task."
     )
+    corruptions: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Test images that are corrupted in 13 ways at five severities, each; 0 measures none.",
+    )
     baselines: Annotated[tuple[Baseline, ...], BeforeValidator(_all_baselines), AfterValidator(_without_repeats)] = (
         Field(
             (),

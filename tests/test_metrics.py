@@ -193,9 +193,8 @@ def test_misclassification_and_ood_detection_equal_scikit_learn(seed: int) -> No
         inside, beyond = (torch.from_numpy(uncertainty[chosen]) for chosen in (~other, other))
         area, fpr95 = ood_detection(inside, beyond)
         assert area == pytest.approx(roc_auc_score(other, uncertainty), abs=1e-6)
-        rates, recalls, _ = roc_curve(
-            ~other, -uncertainty, drop_intermediate=False
-        )  # the task's images are the positives here
+        # The images of the task are the positives of FPR95.
+        rates, recalls, _ = roc_curve(~other, -uncertainty, drop_intermediate=False)
         assert fpr95 == pytest.approx(rates[np.argmax(recalls >= 0.95)], abs=1e-6)
     assert ood_detection(inside, torch.zeros(0)) == (None, None)
 

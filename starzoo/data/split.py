@@ -99,6 +99,10 @@ class Split:
         )
         return Split(chosen, self._preprocessing, self._transform)
 
+    def uncropped(self, records: RawSplit) -> Split:
+        """Return a split of images that have the size and crop of this one's already."""
+        return Split(records, self._preprocessing.model_copy(update={"crop_pct": 1.0, "crop_mode": "center"}))
+
     def loader(
         self,
         batch_size: int,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from starzoo.config import Augmentation, RunConfig, Uniform
 from starzoo.data.augmentation import transform_key
+from starzoo.data.corruption import corrupt_split
 from starzoo.evaluate.domain_average import draw_points, entropy_of, running_average
 from starzoo.evaluate.evaluator import Curve, Evaluator, name_errors, score_points
 from starzoo.evaluate.model_pool import EvaluatedModels, ModelPool, PathSpec
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from starzoo.data.split import Split
     from starzoo.data.task import ImageTask
 
-__all__ = ["VALIDATION", "CachedEvaluation", "Predictions"]
+__all__ = ["CORRUPTED", "VALIDATION", "CachedEvaluation", "Predictions"]
 
-VALIDATION, OOD = "validation", "ood"  # beside the splits "train" and "test"; data sets of OOD images are numbered
+# Beside the splits "train" and "test"; data sets of out-of-distribution images are numbered.
+VALIDATION, OOD, CORRUPTED = "validation", "ood", "corrupted"
 
 _IMAGES_PER_PART, _ENTROPIES = 1024, "entropies"
 
@@ -65,6 +67,8 @@ class CachedEvaluation:
         self.limits: dict[str, int] = {}
         if data.validation:
             self.splits[VALIDATION], self.limits[VALIDATION] = data.validation, self.config.validation_images
+        if self.config.corruptions:
+            self.splits[CORRUPTED] = corrupt_split(data.test, self.config.corruptions, self.config.seed)
         self.ood = [f"{OOD} {number}" for number, _ in enumerate(ood, start=1)]
         for name, images in zip(self.ood, ood, strict=True):
             self.splits[name], self.limits[name] = images, len(data.test)
@@ -288,9 +292,8 @@ class CachedEvaluation:
     @cached_property
     def split_hashes(self) -> dict[str, str]:
         """A hash of each split's images, or its name: the data's fingerprint holds the training and test images."""
+        named = self.config.splits
         return {
-            split: images.pixels.records.hash_rows(self._rows(split).numpy())
-            if split in {VALIDATION, *self.ood}
-            else split
+            split: split if split in named else images.pixels.records.hash_rows(self._rows(split).numpy())
             for split, images in self.splits.items()
         }

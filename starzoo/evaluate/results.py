@@ -23,6 +23,7 @@ __all__ = [
     "KIND_LABELS",
     "ROLE_LABELS",
     "Bf16Error",
+    "CorruptionScores",
     "DomainSampling",
     "EnsembleSize",
     "Evaluation",
@@ -227,6 +228,22 @@ class OodScores(FrozenModel):
     mutual_information: OodDetection | None = None
 
 
+class CorruptionScores(FrozenModel):
+    """Scores on corrupted images, without temperature scaling.
+
+    Attributes:
+        accuracy: Share of right answers at each severity, the mean over corruptions.
+        nll: Negative log-likelihood at each severity, in nats, the mean over corruptions.
+        worst: The corruption of the least accuracy over all severities.
+        worst_accuracy: The accuracy on it.
+    """
+
+    accuracy: tuple[Share, Share, Share, Share, Share]
+    nll: tuple[Finite, Finite, Finite, Finite, Finite]
+    worst: Name
+    worst_accuracy: Share
+
+
 class PredictionScores(Scores):
     """Scores of one predictor: a model, an ensemble or an average over the star domain.
 
@@ -238,6 +255,7 @@ class PredictionScores(Scores):
         passes: Forward passes per image.
         bytes: Size of all weights that a prediction takes.
         ood: The detection of out-of-distribution images, one for each data set of `evaluate.ood`.
+        corrupted: Scores on corrupted test images; None where these were not measured.
         cost: Cost of a baseline's training, the choice of its settings included, in fits of the star; None for others.
         tempered: The scores after temperature scaling; None without validation images.
         dee: Deep-ensemble equivalent: the size of the ensemble of sources with the same negative log-likelihood, after
@@ -253,6 +271,7 @@ class PredictionScores(Scores):
     passes: Passes = 1
     bytes: Number | None = None
     ood: Annotated[tuple[OodScores, ...], Field(max_length=20)] = ()
+    corrupted: CorruptionScores | None = None
     cost: Finite | None = None
     tempered: TemperatureScaled | None = None
     dee: Finite | None = None

@@ -8,10 +8,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from starzoo.config import Baseline
+from starzoo.data.corruption import CORRUPTIONS, SEVERITIES
 from starzoo.evaluate.baselines import BaselineResults
-from starzoo.evaluate.cached_evaluation import VALIDATION, CachedEvaluation, Predictions
+from starzoo.evaluate.cached_evaluation import CORRUPTED, VALIDATION, CachedEvaluation, Predictions
 from starzoo.evaluate.domain_average import entropy_of, powers_of_two, running_average
 from starzoo.evaluate.results import (
+    CorruptionScores,
     DomainSampling,
     OodDetection,
     OodScores,
@@ -36,7 +38,15 @@ from starzoo.metrics import (
 )
 from starzoo.text import pluralize
 
-__all__ = ["ScoredPredictor", "score_baseline", "score_domain", "score_ensembles", "score_model", "scores"]
+__all__ = [
+    "ScoredPredictor",
+    "score_baseline",
+    "score_corruption",
+    "score_domain",
+    "score_ensembles",
+    "score_model",
+    "scores",
+]
 
 
 class ScoredPredictor(NamedTuple):
@@ -102,6 +112,7 @@ def _score(
             accuracy=accuracy(predicted[split], labels[split]),
             passes=passes,
             bytes=(networks or passes) * size,
+            corrupted=score_corruption(evaluation, predicted) if split == "test" else None,
             cost=cost,
             ood=tuple(_ood_scores(predicted, split, other) for other in evaluation.ood),
             tempered=None
@@ -127,6 +138,23 @@ def scores(predicted: Predictions, split: str, labels: Tensor, temperature: floa
         "accuracy_80": accuracy_at_coverage(own, labels, 0.8),
         "accuracy_90": accuracy_at_coverage(own, labels, 0.9),
     }
+
+
+def score_corruption(evaluation: CachedEvaluation, predicted: Predictions) -> CorruptionScores | None:
+    """Score a predictor on corrupted images, which are ordered by corruption, then severity."""
+    if CORRUPTED not in predicted:
+        return None
+    logs, labels = predicted[CORRUPTED], evaluation.labels(CORRUPTED)
+    shape = len(CORRUPTIONS), len(SEVERITIES), -1
+    right = (logs.argmax(1) == labels).double().reshape(shape).mean(2)
+    losses = tempered_losses(logs, labels).double().reshape(shape).mean(2)
+    worst = int(right.mean(1).argmin())
+    return CorruptionScores(
+        accuracy=right.mean(0).tolist(),
+        nll=losses.mean(0).tolist(),
+        worst=CORRUPTIONS[worst],
+        worst_accuracy=float(right[worst].mean()),
+    )
 
 
 def _ood_scores(predicted: Predictions, split: str, other: str) -> OodScores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from starzoo.evaluate.results import (
     ROLE_LABELS,
+    CorruptionScores,
     Evaluation,
     OodDetection,
     OodScores,
@@ -99,6 +101,7 @@ class PredictorSummary(ScoreSummary):
     dee_interval: tuple[float, float] | None
     scaled: ScaledSummary | None
     ood: tuple[Mapping[str, OodSummary | None], ...]
+    corrupted: CorruptionScores | None
     is_best_source: bool = False
     best: frozenset[Score] = frozenset()
 
@@ -303,9 +306,21 @@ def _summarize_group(group: Sequence[PredictionScores]) -> PredictorSummary:
         )
         if len(scaled) == len(group)
         else None,
+        corrupted=_summarize_corruption([quality.corrupted for quality in group if quality.corrupted]),
         ood=tuple(_summarize_ood([quality.ood[number] for quality in group]) for number in range(len(first.ood))),
         **_summarize_scores(group),
     )
+
+
+def _summarize_corruption(group: Sequence[CorruptionScores]) -> CorruptionScores | None:
+    """Average scores on corrupted images; the worst corruption is that of the worst predictor."""
+    if not group:
+        return None
+    mean = {
+        name: tuple(map(statistics.fmean, zip(*(getattr(scores, name) for scores in group), strict=True)))
+        for name in ("accuracy", "nll")
+    }
+    return min(group, key=lambda scores: scores.worst_accuracy).model_copy(update=mean)
 
 
 def _summarize_ood(group: Sequence[OodScores]) -> dict[str, OodSummary | None]:
