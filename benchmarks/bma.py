@@ -30,8 +30,7 @@ from benchmarks.study.measure import make, members
 from benchmarks.zoos import DATASET, OUT, RECIPES
 from starzoo.align.align import Aligner
 from starzoo.align.probe import Probe
-from starzoo.config import AlignConfig, DataConfig, Uniform
-from starzoo.data.split import Split
+from starzoo.config import AlignConfig, Uniform
 from starzoo.data.task import ImageTask, load_data
 from starzoo.evaluate.domain_average import draw_points
 from starzoo.evaluate.evaluator import Evaluator
@@ -39,7 +38,6 @@ from starzoo.evaluate.scores import scores
 from starzoo.metrics import accuracy, fit_temperature, negative_log_likelihood
 from starzoo.models.sources import Source
 from starzoo.models.weights import interpolate
-from starzoo.star.inputs import load_ood_data
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = Path("runs/bma")
@@ -47,7 +45,7 @@ IMAGES = 2000  # of each split, and for the statistics of batch norm
 SIZES = (2, 4, 8)
 SEED = 0  # of what is drawn here
 RANGES = ((0.0, 0.25), (0.0, 0.5), (0.25, 0.75), (0.5, 1.0))
-SCORES = ("accuracy", "nll", "ece", "brier", "auroc", "ood_auroc")
+SCORES = ("accuracy", "nll", "ece", "brier", "auroc")
 STAR, NAIVE, CHOSEN, WEIGHTED, ENSEMBLE = (
     "the star",
     "star domain, t from 0 to 1",
@@ -66,8 +64,8 @@ def draw(kind: str, low: float, high: float, names: Sequence[str]) -> list[tuple
     return [(names[at], float(rng.uniform(low, high))) for at in order]
 
 
-def predict(star: Mapping[str, Tensor], members: Sequence[Source], data: ImageTask, outside: Split) -> dict[str, Any]:
-    """What the star, its sources and the points of its domain predict on the three kinds of images."""
+def predict(star: Mapping[str, Tensor], members: Sequence[Source], data: ImageTask) -> dict[str, Any]:
+    """What the star, its sources and the points of its domain predict on test and validation images."""
     architecture, sources = members[0].architecture, {member.name: member.state for member in members}
     spec, align = architecture.spec, AlignConfig()
     probe = Probe(architecture.build(), *data.train.labeled_images(limit=align.images, seed=align.seed))
@@ -76,7 +74,7 @@ def predict(star: Mapping[str, Tensor], members: Sequence[Source], data: ImageTa
     matched = aligner.match(first, iter(others))
     aligned = {name: found.permutation.apply(sources[name]) for name, found in zip(sources, matched, strict=True)}
     assert data.validation is not None
-    splits = {"test": data.test, "validation": data.validation, "ood": outside}
+    splits = {"test": data.test, "validation": data.validation}
     evaluator = Evaluator(
         architecture.build(),
         {name: (partial(split.images, 250, limit=IMAGES, seed=SEED), split.labels) for name, split in splits.items()},
@@ -157,14 +155,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     seeds = len({row["seed"] for row in rows})
     lines = [
         f"**CIFAR-10 subset, 8 sources**: {IMAGES:,} test images, {seeds} stars (mean ± standard deviation); AUROC of "
-        "errors, and of telling the digits from CIFAR-10, by confidence. Ranges and weights are chosen on "
+        "errors by confidence. Ranges and weights are chosen on "
         f"{IMAGES:,} validation images. Ensembles of fewer than 8 are means over disjoint ones.",
     ]
     for suffix, title in (("", ""), (" scaled", "After temperature scaling on the same validation images:")):
         lines += ["", *([title, ""] if title else [])]
         lines += [
-            "| | passes | accuracy (%) | NLL (nats) | ECE (%) | Brier | AUROC of errors | AUROC of other data |",
-            "|---|--:|--:|--:|--:|--:|--:|--:|",
+            "| | passes | accuracy (%) | NLL (nats) | ECE (%) | Brier | AUROC of errors |",
+            "|---|--:|--:|--:|--:|--:|--:|",
         ]
         for size in (1, *SIZES):
             for way in (STAR, NAIVE, CHOSEN, WEIGHTED, ENSEMBLE):
@@ -197,9 +195,7 @@ def main() -> None:
             models = models[: experiment.sources]
             star, _ = make(experiment, "starzoo", seed, models, options.dataset, options.out.parent / "study")
             data = load_data(RECIPES["resnet"].on(options.dataset), models[0].architecture.preprocessing)
-            outside = load_ood_data(DataConfig(dataset="digits"), models[0].architecture)
-            assert outside is not None
-            torch.save(predict(star, models, data, outside), file)
+            torch.save(predict(star, models, data), file)
     rows = [
         {"seed": seed, "way": way, "passes": passes, "chosen": chosen, **scores}
         for seed in options.seeds

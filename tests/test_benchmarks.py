@@ -9,6 +9,8 @@ import statistics
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import ValidationError
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -95,6 +97,25 @@ def test_every_experiment_of_the_study_can_be_read():
         for variant in experiment.variants:
             assert experiment.star_of(variant, 1).seed == 1
             assert experiment.sources_of(variant) <= experiment.sources
+
+
+def test_no_experiment_reports_images_or_members_that_its_settings_were_chosen_on():
+    script, recipes = (
+        importlib.import_module("benchmarks.study.experiment"),
+        importlib.import_module("benchmarks.zoos").RECIPES,
+    )
+    for file in script.HERE.glob("*.yaml"):
+        experiment = script.load_experiment(file)
+        tuned = recipes[experiment.tuned_on]
+        for zoo in {experiment.zoo, *(experiment.zoo_of(variant) for variant in experiment.variants)}:
+            used = set(recipes[zoo].seeds(experiment.sources + experiment.holdouts))
+            assert not used & set(tuned.seeds(tuned.members)) or recipes[zoo].model_args != tuned.model_args
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        with pytest.raises(ValidationError, match="is reported; settings are chosen on a zoo named tuning-"):
+            script.Experiment.model_validate({**content, "tuned_on": experiment.zoo})
+    tuning = importlib.import_module("benchmarks.tuning")
+    assert set(tuning.STARS) == {zoo for zoo in recipes if zoo.startswith("tuning-")}
+    assert {row["zoo"] for row in results("tuning")} <= set(tuning.STARS)
 
 
 def test_the_page_of_results_is_made_from_the_results():

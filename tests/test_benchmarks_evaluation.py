@@ -29,7 +29,6 @@ def test_the_average_over_the_star_domain_is_better_than_the_star():
             assert mean(script.CHOSEN, passes, score) < mean(script.STAR, 1, score)
             assert mean(script.CHOSEN, passes, score) < mean(script.ENSEMBLE, passes, score)
         assert mean(script.CHOSEN, passes, "auroc") < mean(script.ENSEMBLE, passes, "auroc")  # as the README says
-        assert mean(script.CHOSEN, passes, "ood_auroc") > mean(script.ENSEMBLE, passes, "ood_auroc")
     assert mean(script.CHOSEN, 2, "nll") < mean(script.NAIVE, 2, "nll") - 0.05
 
 

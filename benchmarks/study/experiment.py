@@ -9,7 +9,7 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from benchmarks.zoos import RECIPES
-from starzoo.config import Baseline, EvalConfig, FrozenModel, StarConfig, load_config
+from starzoo.config import EvalConfig, FrozenModel, StarConfig, load_config
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -19,6 +19,12 @@ RESULTS = HERE.parent / "results" / "study"
 def _known(zoo: str) -> str:
     if zoo not in RECIPES:
         raise ValueError(f"no such zoo; there are {', '.join(RECIPES)}")
+    return zoo
+
+
+def _for_tuning(zoo: str) -> str:
+    if not zoo.startswith("tuning-"):
+        raise ValueError(f"{zoo} is reported; settings are chosen on a zoo named tuning-…")
     return zoo
 
 
@@ -34,7 +40,6 @@ class Variant(FrozenModel):
         align: How the sources are matched while the star is fitted; as everywhere when not given.
         zoo: The recipe of its members.
         sources: How many there are.
-        baseline: What is trained instead of a star (`starzoo.evaluate.trained_baselines`); it has no paths to measure.
         x: Its place on the horizontal axis of the experiment's plot.
     """
 
@@ -43,7 +48,6 @@ class Variant(FrozenModel):
     align: dict[str, Any] = {}
     zoo: ZooName | None = None
     sources: int | None = Field(None, ge=1)
-    baseline: Baseline | None = None
     x: float | None = None
 
 
@@ -55,6 +59,7 @@ class Experiment(FrozenModel):
         question: What it asks.
         reading: What its figures say, in words.
         zoo: The recipe of the members (benchmarks/zoos.py).
+        tuned_on: The zoo on whose validation images settings were chosen (benchmarks/tuning.py); it has other members.
         sources: How many of them the stars are fitted on; each next one of the zoo is a held-out.
         holdouts: How many held-outs there are.
         strangers: Held-outs that were trained differently: what they are called, and the recipe.
@@ -63,7 +68,6 @@ class Experiment(FrozenModel):
         seeds: Seeds of the stars.
         plot: What is drawn: the paths of the variants, or the barrier over each one's `x`.
         x_label: What `x` is.
-        stand_ins: Whether there is a table of what can be used instead of an ensemble, with its cost.
         variants: What is compared.
     """
 
@@ -71,6 +75,7 @@ class Experiment(FrozenModel):
     question: str
     reading: str = ""
     zoo: ZooName
+    tuned_on: Annotated[str, AfterValidator(_known), AfterValidator(_for_tuning)] = "tuning-resnet"
     sources: int = 8
     holdouts: int = 5
     strangers: dict[str, ZooName] = {}
@@ -79,7 +84,6 @@ class Experiment(FrozenModel):
     seeds: tuple[int, ...] = (0, 1, 2)
     plot: Literal["paths", "numbers"] | None = None
     x_label: str = ""
-    stand_ins: bool = False
     variants: dict[str, Variant]
 
     def zoo_of(self, variant: str) -> str:

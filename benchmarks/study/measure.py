@@ -21,7 +21,6 @@ from starzoo.evaluate.evaluate import evaluate
 from starzoo.evaluate.model_pool import EvaluatedModels
 from starzoo.evaluate.result_cache import ResultCache
 from starzoo.evaluate.results import Evaluation
-from starzoo.evaluate.trained_baselines import train_baseline
 from starzoo.models.sources import Source, load_sources
 from starzoo.models.timm_folder import WEIGHTS_FILE
 from starzoo.star.fit import fit
@@ -67,12 +66,12 @@ def rows(
 
 def measure(experiment: Experiment, variant: str, seed: int, dataset: str, zoos: Path, *, pairs: int) -> Row:
     """Make one variant's model and measure it."""
-    name, chosen = experiment.zoo_of(variant), experiment.variants[variant]
-    recipe, used = RECIPES[name], experiment.sources_of(variant)
+    name, used = experiment.zoo_of(variant), experiment.sources_of(variant)
+    recipe = RECIPES[name]
     models = members(name, experiment.sources + experiment.holdouts, dataset, zoos)
-    sources, holdouts = models[:used], models[experiment.sources :] if not chosen.baseline else []
+    sources, holdouts = models[:used], models[experiment.sources :]
     labels = dict.fromkeys((model.name for model in holdouts), "star-heldout")
-    for label, other in experiment.strangers.items() if not chosen.baseline else ():
+    for label, other in experiment.strangers.items():
         strangers = members(other, RECIPES[other].members, dataset, zoos)
         strangers = [model.with_record(name=f"{other}/{model.name}") for model in strangers]  # seed-0 is a source too
         holdouts = [*holdouts, *strangers]
@@ -101,21 +100,14 @@ def make(
     deciding = {
         "sources": [source.record.files[WEIGHTS_FILE] for source in sources],
         "data": recipe.data.model_dump(mode="json"),
-        "baseline": chosen.baseline,
         "star": star.model_dump(mode="json"),
         "align": align.model_dump(mode="json"),
     }
 
     def fresh() -> dict[str, Tensor]:
         data, before = load_data(recipe.on(dataset), architecture.preprocessing), time.process_time()
-        if chosen.baseline:
-            first = (
-                sources[seed:] if chosen.baseline == "swa" else sources
-            )  # SWA goes on from another one for each seed
-            state = train_baseline(chosen.baseline, architecture, [source.state for source in first], data, star)
-        else:
-            run = RunConfig(data=recipe.on(dataset), align=align, star=star)
-            state = fit(sources, data, run).state
+        run = RunConfig(data=recipe.on(dataset), align=align, star=star)
+        state = fit(sources, data, run).state
         return {**state, SECONDS: torch.tensor(time.process_time() - before)}
 
     state = ResultCache(folder).get_or_compute(deciding, fresh)

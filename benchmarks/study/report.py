@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks.study.experiment import HERE, ROOT, Experiment, load_experiment, results_file
-from benchmarks.study.tables import Row, path_of, stand_ins, table
+from benchmarks.study.tables import Row, path_of, table
 from starzoo.report.plots import plot_style, save
 
 PAGE = ROOT / "docs" / "results.md"
@@ -86,13 +86,6 @@ def section(file: Path) -> str:
     if experiment.plot:
         parts.append(f"![{experiment.title}](results/{file.stem}.png)")
     parts += [table(experiment, rows).strip()]
-    if experiment.stand_ins:
-        parts += [
-            "What to use instead of an ensemble, and what it costs: training counts forward and backward passes in "
-            "those that one source took, first for the sources, then on top of them. Without and with temperature "
-            "scaling, fitted on images that no model was trained on.",
-            stand_ins(experiment, rows).strip(),
-        ]
     if experiment.reading:
         parts.append(experiment.reading.strip())
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.study.experiment import Experiment
-from benchmarks.zoos import RECIPES
 
 Row = Mapping[str, Any]
 
@@ -131,31 +130,3 @@ def about(zoo: str, rows: Sequence[Row]) -> str:
             )
             break
     return text.replace("%", " %") + "."
-
-
-def stand_ins(experiment: Experiment, rows: Sequence[Row]) -> str:
-    """What can be used instead of an ensemble: scores without and with temperature scaling, beside what it costs."""
-    recipe, first = RECIPES[experiment.zoo], rows[0]["qualities"]
-    lines = [
-        "| model | training | forward passes | accuracy | NLL | ECE | NLL, tempered | ECE, tempered |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-
-    def add(name: str, training: str, passes: int, found: Sequence[Mapping[str, Any]]) -> None:
-        cells = [spread([each[score] for each in found], form) for score, form in SCORES.items()]
-        cells += [spread([each["tempered"][score] for each in found], SCORES[score]) for score in ("nll", "ece")]
-        lines.append(f"| {name} | {training} | {passes} | " + " | ".join(cells) + " |")
-
-    add("a source", "1", 1, [first["source"]])
-    for variant, chosen in experiment.variants.items():
-        found = [row["qualities"]["star"] for row in rows if row["variant"] == variant]
-        if found:
-            star = experiment.star_of(variant, 0)
-            epochs = star.epochs * (4 / 3 if star.kappa else 1)
-            sources = 1 if chosen.baseline == "swa" else experiment.sources_of(variant)
-            add(variant, f"{sources} + {epochs / recipe.train.epochs:.2f}", 1, found)
-    for role, scores in first.items():
-        if role.startswith("ensemble of "):
-            passes = int(role.rpartition(" ")[2])
-            add(f"an {role}", str(passes), passes, [scores])
-    return "\n".join(lines) + "\n"
