@@ -116,6 +116,7 @@ def summary_json(evaluation: Evaluation) -> dict[str, Any]:
             },
             "predictions": {
                 name: {score: summary.model_dump() for score in _SCORES if (summary := getattr(row, score))}
+                | {"ood": row.ood}
                 for name, row in _predictors(evaluation, split)
             },
         }

@@ -72,7 +72,7 @@ def _all_baselines(values: object) -> object:
     return get_args(Baseline) if isinstance(values, Sequence) and "all" in values else values
 
 
-def _as_datasets(value: object) -> object:
+def _as_datasets(value: object) -> list[object]:
     values = value if isinstance(value, list | tuple) else [] if value is None else [value]
     return [{"dataset": each} if isinstance(each, str) else each for each in values]
 
@@ -424,7 +424,7 @@ class EvalConfig(FrozenModel):
         0,
         ge=0,
         le=100_000,
-        description="Test images that are corrupted in 13 ways at five severities, each; 0 measures none.",
+        description="Test images that are corrupted in 15 ways at five severities, each; 0 measures none.",
     )
     baselines: Annotated[tuple[Baseline, ...], BeforeValidator(_all_baselines), AfterValidator(_without_repeats)] = (
         Field(
@@ -558,11 +558,12 @@ def _apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
         node = tree
         for parent in parents:
             child = node.setdefault(parent, {})
-            if parent == "ood" and isinstance(child, str | list):  # `--ood` gives the data set alone
-                [dataset, *others] = [child] if isinstance(child, str) else child
-                if others:
-                    raise UsageError("--set", f"{path}: several data sets", hint="write them in a file, for --config")
-                child = node[parent] = {"dataset": dataset}
+            if parent == "ood":  # `--ood` gives the names of data sets alone
+                datasets = _as_datasets(child)
+                if len(datasets) != 1:
+                    problem = f"{path}: expected one data set, got {len(datasets)}"
+                    raise UsageError("--set", problem, hint="write them in a file, for --config")
+                child = node[parent] = datasets[0]
             if not isinstance(child, dict):
                 raise UsageError("--set", f"{path}: expected a section, got the value {parent}", hint="see --help")
             node = child

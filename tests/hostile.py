@@ -68,6 +68,12 @@ def full_manifest() -> StarManifest:
         data=DataConfig(dataset="you/other", name="x", revision="v1"),
         ood_images=(3,),
         rounding=Bf16Error(nll=0.1, accuracy=0.1),
+        ensembles=[
+            {"split": split, "size": size, "subsets": 3, "nll": 1, "nll_std": 0, "accuracy": 0.9, "accuracy_std": 0}
+            for split in SPLITS
+            for size in (1, 2, 3)
+        ],
+        contributions=[{"name": "m0", "split": split, "nll": 0.1, "accuracy": 0.01} for split in SPLITS],
     )
     config = RunConfig(
         data=DataConfig(dataset="me/pictures", name="x", revision=COMMIT, image_column="i", label_column="l"),
@@ -94,7 +100,13 @@ def full_manifest() -> StarManifest:
 
 
 def _measure(split: Literal["train", "test"]) -> tuple[list[PathCurve], list[PredictionScores]]:
-    scores = {"split": split, "accuracy": 0.9, "nll": 0.3, "ece": 0.02}
+    found = {"auroc": 0.9, "fpr95": 0.2}
+    scores = {
+        **{"split": split, "accuracy": 0.9, "nll": 0.3, "ece": 0.02, "aurc": 0.1, "accuracy_80": 1, "accuracy_90": 1},
+        "ood": [dict.fromkeys(("confidence", "entropy", "mutual_information"), found)],
+        "corrupted": {"accuracy": [0.5] * 5, "nll": [1] * 5, "worst": "fog", "worst_accuracy": 0.1},
+        **{"dee": 1.5, "dee_interval": (1, 2)},
+    }
     ends: dict[PathKind, str] = {"star-source": "m", "star-heldout": "n", "source-source": "o"}
     roles: dict[Role, tuple[str, ...]] = {
         "source": ("m0", "m1", "m2"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from starzoo.errors import UsageError
@@ -13,24 +15,39 @@ from starzoo.errors import UsageError
 if TYPE_CHECKING:
     from starzoo.data.split import Split
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "corrupt_split"]
+__all__ = ["CORRUPTIONS", "SEVERITIES", "check_corruptions", "corrupt_split"]
+
+Pixels = NDArray[np.uint8]
 
 CORRUPTIONS = (
-    *("gaussian_noise", "shot_noise", "defocus_blur", "motion_blur", "zoom_blur", "snow", "frost", "fog"),
-    *("brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    *("snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 )
-"""All but impulse noise and glass blur, whose random numbers cannot be seeded."""
+_SEEDED = {"impulse_noise", "glass_blur"}  # by an argument; all others by NumPy's global state
 SEVERITIES = range(1, 6)
 _SMALLEST = 32  # pixels
+
+
+def check_corruptions(images: int, input_size: tuple[int, int, int]) -> None:
+    """Make sure that images of this size can be corrupted, if any are asked for.
+
+    Raises:
+        UsageError: The library is missing, or the images are smaller than it can take.
+    """
+    if not images:
+        return
+    if find_spec("imagecorruptions") is None:
+        hint = "pip install 'starzoo[corruptions]'"
+        raise UsageError("evaluate.corruptions", "needs a package that is not installed", hint=hint)
+    if min(input_size[1:]) < _SMALLEST:
+        problem = f"images have {input_size[1]} x {input_size[2]} pixels, and corruptions need {_SMALLEST}"
+        raise UsageError("evaluate.corruptions", problem, hint="leave --corruptions out")
 
 
 def corrupt_split(split: Split, images: int, seed: int) -> Split:
     """Return images of a split in every corruption at every severity, in this order, each made by its own seed.
 
     They are corrupted at the size and crop in which the models see them.
-
-    Raises:
-        UsageError: The library is missing, or the images are smaller than it can take.
     """
     from datasets import Dataset
 
@@ -38,17 +55,13 @@ def corrupt_split(split: Split, images: int, seed: int) -> Split:
 
     rows = split.sample_indices(images, seed)
     pixels = split.pixels[rows].numpy()
-    height, width = pixels.shape[1:3]
-    if min(height, width) < _SMALLEST:
-        problem = f"images have {width} x {height} pixels, and corruptions need {_SMALLEST}"
-        raise UsageError("evaluate.corruptions", problem, hint="leave --corruptions out")
-    labels = split.labels[rows].repeat(len(CORRUPTIONS) * len(SEVERITIES)).numpy()
     contents = [
         _corrupt(image, name, severity, [seed, row, number, severity])
         for number, name in enumerate(CORRUPTIONS)
         for severity in SEVERITIES
         for row, image in zip(rows.tolist(), pixels, strict=True)
     ]
+    labels = split.labels[rows].repeat(len(CORRUPTIONS) * len(SEVERITIES)).numpy()
     records = RawSplit(
         dataset=f"{split.pixels.records.dataset} (corrupted)",
         name=split.name,
@@ -60,20 +73,18 @@ def corrupt_split(split: Split, images: int, seed: int) -> Split:
     return split.uncropped(records)
 
 
-def _corrupt(pixels: np.ndarray, name: str, severity: int, key: list[int]) -> bytes:
+def _corrupt(pixels: Pixels, name: str, severity: int, key: list[int]) -> bytes:
     """Return an image of shape (height, width, channels), corrupted, as a PNG."""
+    from imagecorruptions import corrupt  # type: ignore[import-untyped]
+
+    [seed], state = np.random.SeedSequence(key).generate_state(1), np.random.get_state()
+    own = {"seed": int(seed)} if name in _SEEDED else {}
+    np.random.seed(seed)
     try:
-        from imagecorruptions import corrupt  # type: ignore[import-untyped]
-    except ImportError as error:
-        hint = "pip install 'starzoo[corruptions]'"
-        raise UsageError("evaluate.corruptions", "needs a package that is not installed", hint=hint) from error
-    channels, state = pixels.shape[2], np.random.get_state()
-    np.random.seed(key)
-    try:
-        found = corrupt(np.repeat(pixels, 3, axis=2) if channels == 1 else pixels, severity, name)
+        found = corrupt(pixels, severity, name, **own).astype(np.uint8)
     finally:
         np.random.set_state(state)
-    image = Image.fromarray(np.asarray(found, dtype=np.uint8))
     content = BytesIO()
-    (image.convert("L") if channels == 1 else image).save(content, "PNG")
+    # A gray image is corrupted as one of three equal channels, of which noise makes three different ones.
+    Image.fromarray(found[..., 0] if pixels.shape[2] == 1 else found).save(content, "PNG")
     return content.getvalue()

@@ -114,7 +114,8 @@ class CachedEvaluation:
 
     def predict_end(self, name: str) -> Predictions:
         """Predict with a model at the end of a path: its statistics are re-estimated as those between the ends."""
-        return self._predict_as(name, estimate=self.reestimates)
+        splits = [*self.config.splits, *filter(None, [self.calibration_split])]
+        return self._predict_as(name, estimate=self.reestimates, splits=splits)
 
     def predict_state(
         self, key: Mapping[str, Any], make_state: Callable[[], StateDict], splits: Iterable[str] | None = None
@@ -180,7 +181,7 @@ class CachedEvaluation:
                 [(_, mean)] = self._domain_averages(sampling, self.splits, [sampling.samples])
             return mean
 
-        return self._predict({"domain": self.pool.domain_key(sampling.t, sampling.samples)}, run)
+        return self._predict({"domain with entropies": self.pool.domain_key(sampling.t, sampling.samples)}, run)
 
     def evaluator(self, splits: Iterable[str], augment: Augmentation = "none", draw: int = 0) -> Evaluator:
         """Return what predicts the images of some splits with any weights."""

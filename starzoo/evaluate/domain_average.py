@@ -62,7 +62,7 @@ def running_average(
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Average the first predictions, and yield the means of some numbers of them; one prediction at a time is kept.
 
-    Beside the mean of a split is the mean of the entropies of its predictions, named by `entropy_of`.
+    Beside the mean of several is the mean of their entropies, by split named by `entropy_of`.
     """
     total: dict[str, Tensor] = {}
     entropies: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
@@ -75,7 +75,7 @@ def running_average(
         del predicted, log
         if count in counts:
             means = {split: log - float(np.log(count)) for split, log in total.items()}
-            yield count, means | {name: summed / count for name, summed in entropies.items()}
+            yield count, means | {name: summed / count for name, summed in entropies.items() if count > 1}
 
 
 def entropy_of(split: str) -> str:

@@ -435,6 +435,8 @@ class Evaluation(FrozenModel):
         for role, count in Counter(quality.role for quality in self.qualities).items():
             if count > _MAX_OF_ROLE and role not in {"source", "held-out"}:
                 raise ValueError(f"{count} rows have the role {role!r}, which at most {_MAX_OF_ROLE} may have")
+        if any(len(row.ood) != len(self.ood_images) for row in self.qualities):
+            raise ValueError("expected scores of each data set of out-of-distribution images in every row")
         return self
 
     @property

@@ -8,7 +8,7 @@ from starzoo.errors import UsageError
 
 __all__ = ["METRICS", "PLOTS", "check_repo", "is_commit", "is_repo", "is_revision", "split_repo"]
 
-METRICS = tuple(f"metrics/{name}.csv" for name in ("paths", "curves", "qualities"))
+METRICS = tuple(f"metrics/{name}.csv" for name in ("paths", "curves", "qualities", "ood"))
 """The tables of a star, in its folder."""
 
 PLOTS = tuple(

@@ -82,7 +82,7 @@ def render(manifest: StarManifest, repo: str | None = None, *, complete: bool = 
         expected=_EXPECTED,
         shown=lambda row: row.role != "sub-ensemble" or row.passes & (row.passes - 1) == 0,
         data=describe_data(manifest.config.data),
-        ood_data=[describe_data(data) for data in manifest.config.evaluate.ood],
+        ood_data=_ood_names(manifest),
         shared_license=_shared_license(manifest),
         licenses=Counter(source.license for source in manifest.sources),
         measured={
@@ -115,7 +115,7 @@ def write_card(folder: Path, manifest: StarManifest, repo: str | None = None) ->
         (folder / name).unlink(missing_ok=True)
     if manifest.evaluation is not None:
         _write_plots(folder / "plots", manifest.evaluation)
-        _write_metrics(folder / "metrics", manifest.evaluation)
+        _write_metrics(folder / "metrics", manifest.evaluation, _ood_names(manifest))
     write_text(readme, text)
     return readme
 
@@ -137,6 +137,13 @@ def describe_data(data: DataConfig) -> str:
     return clean(data.dataset) if _is_hub_data(data) else f"a local folder, {_folder_name(data)}"
 
 
+def _ood_names(manifest: StarManifest) -> list[str]:
+    """Describe the data sets of out-of-distribution images."""
+    names = [describe_data(data) for data in manifest.config.evaluate.ood]
+    images = manifest.evaluation.ood_images if manifest.evaluation else ()
+    return [*names, *["another data set"] * len(images)][: len(images)]
+
+
 def _write_plots(folder: Path, evaluation: Evaluation) -> None:
     from starzoo.report.plots import all_figures, save
 
@@ -144,7 +151,7 @@ def _write_plots(folder: Path, evaluation: Evaluation) -> None:
         save(figure, folder / name)
 
 
-def _write_metrics(folder: Path, evaluation: Evaluation) -> None:
+def _write_metrics(folder: Path, evaluation: Evaluation, ood: Sequence[str]) -> None:
     ends = ("kind", "a", "b", "split")
     paths = [[getattr(path, column) for column in (*ends, *get_args(Measure))] for path in evaluation.paths]
     _write_csv(folder / "paths.csv", (*ends, *get_args(Measure)), paths)
@@ -161,6 +168,20 @@ def _write_metrics(folder: Path, evaluation: Evaluation) -> None:
         for row in evaluation.qualities
     ]
     _write_csv(folder / "qualities.csv", (*scores, *(f"{score}_scaled" for score in scaled)), rows)
+    if evaluation.ood_images:
+        _write_ood(folder / "ood.csv", evaluation, ood)
+
+
+def _write_ood(file: Path, evaluation: Evaluation, names: Sequence[str]) -> None:
+    """Write how each predictor tells the images of other data sets, by uncertainty."""
+    rows = [
+        [row.name, row.role, row.split, name, uncertainty, found.auroc, found.fpr95]
+        for row in evaluation.qualities
+        for name, scores in zip(names, row.ood, strict=False)
+        for uncertainty, found in scores
+        if found
+    ]
+    _write_csv(file, ("name", "role", "split", "dataset", "uncertainty", "auroc", "fpr95"), rows)
 
 
 def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

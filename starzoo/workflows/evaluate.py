@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from starzoo.data.corruption import check_corruptions
 from starzoo.data.task import ImageTask
 from starzoo.errors import UsageError
 from starzoo.evaluate.chance_check import name_classes
@@ -84,6 +85,7 @@ def evaluate_star(
     order = loaded.manifest.architecture.label_names
     sources, unseen, stars = (reorder_classes(models, order) for models in (sources, unseen, stars))
     images = _check_images(loaded.manifest, images, trains_baselines=bool(config.baselines))
+    check_corruptions(config.corruptions, loaded.manifest.architecture.preprocessing.input_size)
     ood = reload_ood_data(loaded, config.ood, (evaluate or {}).get("ood"))
     cache = ResultCache.default() if use_cache else ResultCache(None)
     check = check_sources(

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from starzoo.config import RunConfig, validate
+from starzoo.data.corruption import check_corruptions
 from starzoo.data.split import Split
 from starzoo.data.task import ImageTask
 from starzoo.errors import UsageError
@@ -183,6 +184,7 @@ def _load_inputs(
         progress=progress,
     )
     with raise_everywhere():
+        check_corruptions(check.config.corruptions, models[0].architecture.preprocessing.input_size)
         ood = load_ood_data(check.config.ood, models[0].architecture)
         config = config.model_copy(update={"data": data.config, "evaluate": with_ood_splits(check.config, ood)})
         pinned = [model.record.pinned or ref for model, ref in zip(models, [*sources, *holdouts], strict=True)]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import builtins
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from starzoo.config import DataConfig
-from starzoo.data.corruption import CORRUPTIONS, corrupt_split
+from starzoo.data.corruption import CORRUPTIONS, check_corruptions, corrupt_split
 from starzoo.data.preprocessing import Preprocessing
 from starzoo.data.split import Split
 from starzoo.data.task import load_data
@@ -32,9 +30,11 @@ def test_corruptions_grow_and_depend_on_the_seed_alone(channels: int) -> None:
     before = np.random.get_state()[1].copy()
     found = corrupt_split(split, 4, seed=1)
     assert np.array_equal(np.random.get_state()[1], before)
-    again, other = corrupt_split(split, 4, seed=1), corrupt_split(split, 4, seed=2)
+    other = corrupt_split(split, 4, seed=2)
     assert len(found) == len(CORRUPTIONS) * 5 * 4
     pixels = found.tensors()[0].reshape(len(CORRUPTIONS), 5, 4, channels, 32, 32)
+    np.random.seed(7)
+    again = corrupt_split(split, 4, seed=1)
     assert torch.equal(found.tensors()[0], again.tensors()[0])
     assert not torch.equal(found.tensors()[0], other.tensors()[0])
     rows = split.sample_indices(4, 1)
@@ -45,22 +45,14 @@ def test_corruptions_grow_and_depend_on_the_seed_alone(channels: int) -> None:
     assert ((distances[:, 4] > distances[:, 0]) | (distances[:, 4] > 0.05)).all()
 
 
-def test_images_that_are_too_small_are_refused() -> None:
-    with pytest.raises(UsageError, match="16 x 16 pixels, and corruptions need 32"):
-        corrupt_split(digits(16), 2, seed=0)
-
-
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = builtins.__import__
-
-    def refuse(name: str, *arguments: Any, **options: Any) -> Any:
-        if name == "imagecorruptions":
-            raise ImportError(name)
-        return plain(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+def test_what_cannot_be_corrupted_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_corruptions(0, (3, 16, 16))
+    check_corruptions(5, (3, 32, 32))
+    with pytest.raises(UsageError, match="16 x 32 pixels, and corruptions need 32"):
+        check_corruptions(5, (3, 16, 32))
+    monkeypatch.setattr("starzoo.data.corruption.find_spec", lambda _: None)
     with pytest.raises(UsageError) as caught:
-        corrupt_split(digits(32), 1, seed=0)
+        check_corruptions(5, (3, 32, 32))
     assert "pip install 'starzoo[corruptions]'" in caught.value.hint
 
 

@@ -132,9 +132,11 @@ class LocalPaths(FrozenModel):
         data, evaluate = config.data, config.evaluate
         if self.dataset:
             data = data.model_copy(update={"dataset": self.dataset})
-        known = {_redacted(path): path for path in self.ood}
-        ood = tuple(data.model_copy(update={"dataset": known.get(data.dataset, data.dataset)}) for data in evaluate.ood)
-        evaluate = evaluate.model_copy(update={"ood": ood})
+        ood = list(evaluate.ood)
+        for index, (known, path) in enumerate(zip(evaluate.ood, self.ood, strict=False)):
+            if known.dataset == _redacted(path):  # two folders may have one name
+                ood[index] = known.model_copy(update={"dataset": path})
+        evaluate = evaluate.model_copy(update={"ood": tuple(ood)})
         return config.model_copy(update={"data": data, "evaluate": evaluate})
 
     def _sign(self, key: bytes) -> str:
