@@ -3,9 +3,9 @@
     python -m benchmarks.tuning rates tuning-resnet --dataset DIR
     python -m benchmarks.tuning tradeoff tuning-digits
 
-Four sources and two held-outs of a zoo (benchmarks/zoos.py trains what is missing). `rates` varies the learning rate
-of whole fits, and `trials` shows what the short trials of `star.lr: auto` see; `tradeoff` varies μ and κ, also without
-any path (t = 0). Rows are kept in benchmarks/results/tuning.json as soon as they are measured.
+Four sources and two held-outs of a zoo (benchmarks/zoos.py trains what is missing). `rates` varies the
+learning rate of whole fits, `horizon` that of fits of several lengths, and `tradeoff` μ and κ, also without any path
+(t = 0). Rows are kept in benchmarks/results/tuning.json as soon as they are measured.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from starzoo.evaluate.model_pool import EvaluatedModels
 from starzoo.models.sources import Source, load_sources
 from starzoo.models.weights import StateDict
 from starzoo.star.fit import fit
-from starzoo.star.rate import try_rates
+from starzoo.star.rate import midpoint_loss
 
 RESULTS = Path(__file__).parent / "results" / "tuning.json"
 SOURCES, HOLDOUTS, SEEDS = 4, 2, (0,)
@@ -39,12 +39,16 @@ STARS = {
     "tuning-resnet": StarConfig(epochs=8, batch_size=128, lr=0.8),
 }
 RATES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+HORIZONS = {"tuning-digits": (5, 10, 20, 40), "tuning-resnet": (1, 2, 4, 8)}
 MANY = 1e6  # μ or κ so high that the other term is nothing beside it
 NO_PATH = {"t": {"kind": "constant", "value": 0.0}, "mu": 0.0}
 
 
-def variants(study: str) -> Iterator[dict[str, Any]]:
+def variants(study: str, zoo: str) -> Iterator[dict[str, Any]]:
     """Yield the settings of the stars of a study."""
+    if study == "horizon":
+        yield from ({"epochs": epochs, "lr": lr} for epochs in HORIZONS[zoo] for lr in RATES[1:])
+        return
     if study == "rates":
         yield from ({"lr": lr} for lr in RATES)
         return
@@ -87,17 +91,6 @@ def measure(state: StateDict, models: Sequence[Source], data: ImageTask) -> dict
     }
 
 
-def compare_trials(zoo: str, dataset: str, zoos: Path) -> None:
-    """Print the half-way losses of the short trials of `star.lr: auto`."""
-    recipe = RECIPES[zoo]
-    models = load_sources(train(zoo, recipe.seeds(SOURCES + HOLDOUTS), dataset, zoos))
-    data = load_data(recipe.on(dataset), models[0].architecture.preprocessing)
-    for seed in SEEDS:
-        star = STARS[zoo].model_copy(update={"seed": seed})
-        trials = try_rates(models[:SOURCES], data, RunConfig(data=recipe.on(dataset), star=star))
-        print(zoo, seed, [(trial.lr, trial.midpoint_loss) for trial in trials], flush=True)
-
-
 def run(study: str, zoo: str, dataset: str, zoos: Path) -> None:
     """Measure what a study lacks."""
     recipe = RECIPES[zoo]
@@ -105,29 +98,29 @@ def run(study: str, zoo: str, dataset: str, zoos: Path) -> None:
     data = load_data(recipe.on(dataset), models[0].architecture.preprocessing)
     validation = on_validation_images(data)
     for seed in SEEDS:
-        for settings in variants(study):
+        for settings in variants(study, zoo):
             star = StarConfig.model_validate({**STARS[zoo].model_dump(), **settings, "seed": seed})
             rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
             key = {"study": study, "zoo": zoo, "seed": seed, "settings": settings}
             if any(all(row[name] == value for name, value in key.items()) for row in rows):
                 continue
             config = RunConfig(data=recipe.on(dataset), align=AlignConfig(), star=star)
-            row = {**key, **measure(fit(models[:SOURCES], data, config).state, models, validation)}
+            if study == "horizon":
+                row = {**key, "midpoint_loss": midpoint_loss(models[:SOURCES], data, config)}
+            else:
+                row = {**key, **measure(fit(models[:SOURCES], data, config).state, models, validation)}
             RESULTS.write_text(json.dumps([*rows, row], indent=1) + "\n", encoding="utf-8")
             print(row, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", choices=("rates", "trials", "tradeoff"))
+    parser.add_argument("study", choices=("horizon", "rates", "tradeoff"))
     parser.add_argument("zoo", choices=STARS)
     parser.add_argument("--dataset", default=DATASET, help="CIFAR-10: a Hub data set or a local folder")
     parser.add_argument("--zoos", type=Path, default=OUT, help="the folder of all zoos")
     options = parser.parse_args()
-    if options.study == "trials":
-        compare_trials(options.zoo, options.dataset, options.zoos)
-    else:
-        run(options.study, options.zoo, options.dataset, options.zoos)
+    run(options.study, options.zoo, options.dataset, options.zoos)
 
 
 if __name__ == "__main__":

@@ -312,7 +312,7 @@ def _recipe(manifest: StarManifest) -> Iterator[str]:
             law = f"always {fit.t.value:g}"
     epochs = len(manifest.history) or fit.epochs
     early = f" (of {fit.epochs}: it was stopped when the midpoint losses no longer fell)" if epochs < fit.epochs else ""
-    chosen = f" (the best of {len(manifest.rate_trials)} in short trials)" if manifest.rate_trials else ""
+    chosen = f" (by {len(manifest.rate_trials)} short trials)" if manifest.rate_trials else ""
     draws = "one source and one position t on the line to it"
     if manifest.draws is not None and manifest.draws > 1:
         draws = f"{manifest.draws} sources, each with a position t on the line to it and its share of the batch"

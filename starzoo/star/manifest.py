@@ -30,10 +30,12 @@ class RateTrial(FrozenModel):
 
     Attributes:
         lr: The highest rate.
+        share: The share of the fit's steps that it took.
         midpoint_loss: The mean loss half-way between the star and each source, in nats; None where it is not finite.
     """
 
     lr: Positive
+    share: Share
     midpoint_loss: Finite | None = None
 
 
@@ -55,7 +57,7 @@ class StarManifest(FrozenModel):
         parameters: Number of parameters.
         groups: Number of permutation groups of the architecture.
         coverage: Share of parameters in tensors that a group permutes.
-        rate: The learning rate that short trials chose; None where the configuration has a number.
+        rate: The learning rate that short trials chose (`starzoo.star.rate`); None where it was given.
         rate_trials: These trials.
         history: One record per epoch.
         changes: What was changed when the run was resumed: with any, the configuration does not replay it bit for bit.

@@ -27,20 +27,28 @@ from starzoo.star.manifest import RateTrial
 if TYPE_CHECKING:
     from starzoo.data.task import ImageTask
 
-__all__ = ["best_rate", "try_rates"]
+__all__ = ["best_rate", "midpoint_loss", "try_rates"]
 
 _FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-_STEPS, _SHARE = 100, 0.02  # of a trial: the greater of a number and a share of the fit's
+_STEPS, _SHARE = 100, 0.125  # of a trial: the greater of a number and a share of the fit's
 _IMAGES = 1000
 _FILE = "rates.json"
 
 
 def best_rate(trials: Sequence[RateTrial]) -> float:
-    """Return the rate with the least loss half-way to the sources."""
-    finite = {trial.midpoint_loss: trial.lr for trial in trials if trial.midpoint_loss is not None}
+    """Return the rate for the whole fit: the best of the trials, times how much longer the fit is.
+
+    The rate with the least loss half-way to the sources grows in proportion to the steps (`benchmarks/tuning.py`). It
+    is at most the highest that was tried.
+
+    Raises:
+        NumericalError: No trial has a finite loss.
+    """
+    finite = [trial for trial in trials if trial.midpoint_loss is not None]
     if not finite:
         raise NumericalError("star.lr=auto", "no rate has a finite loss", hint="set star.lr to a number")
-    return finite[min(finite)]
+    best = min(finite, key=lambda trial: trial.midpoint_loss or 0.0)
+    return min(best.lr / best.share, finite[-1].lr)
 
 
 def try_rates(
@@ -53,7 +61,7 @@ def try_rates(
 ) -> list[RateTrial]:
     """Fit short stars at rates around that of the sources, and measure each half-way to the sources.
 
-    A trial has a fiftieth of the fit's steps, but a hundred at least, with the whole schedule of the rate. It is
+    A trial has an eighth of the fit's steps, but a hundred at least, with the whole schedule of the rate. It is
     measured on validation images, or on training images without them. Rates are from a quarter to eight times that of
     the sources' own training, where it is recorded for the same optimizer, and else of a usual one.
 
@@ -68,8 +76,7 @@ def try_rates(
         One trial for each rate, in rising order.
     """
     base = _usual_rate(sources, config)
-    data, epochs = _shorten(data, config)
-    midpoint_loss = partial(_midpoint_loss, sources, data)
+    data, epochs, share = _shorten(data, config)
     trials = list[RateTrial]()
     for number, factor in enumerate(_FACTORS, start=1):
         changes = {"lr": base * factor, "epochs": epochs, "midpoint_every": 0, "patience": None}
@@ -77,8 +84,8 @@ def try_rates(
         file = folder / CHECKPOINTS / _FILE if folder else None
         key = _key(sources, data, trial)
         known = on_main_process(partial(_read, file))
-        loss = known[key] if key in known else midpoint_loss(trial)
-        trials.append(RateTrial(lr=base * factor, midpoint_loss=loss))
+        loss = known[key] if key in known else midpoint_loss(sources, data, trial)
+        trials.append(RateTrial(lr=base * factor, share=share, midpoint_loss=loss))
         if file and key not in known:
             on_main_process(partial(_write, file, {**known, key: loss}))
         progress("choosing the learning rate", number, len(_FACTORS))
@@ -93,16 +100,19 @@ def _usual_rate(sources: Sequence[Source], config: RunConfig) -> float:
     return {"sgd": TrainConfig().peak_lr, "muon": 0.02}.get(optimizer, 0.001)
 
 
-def _shorten(data: ImageTask, config: RunConfig) -> tuple[ImageTask, int]:
-    """Return the task with as many training images as the epochs of a trial need, and the number of epochs."""
-    batch, per_epoch = config.star.batch_size, len(data.train) // config.star.batch_size
-    steps = max(_STEPS, round(_SHARE * config.star.epochs * per_epoch))
-    if steps >= per_epoch:
-        return data, math.ceil(steps / max(1, per_epoch))
-    return replace(data, train=data.train.subset(data.train.sample_indices(steps * batch, config.star.seed))), 1
+def _shorten(data: ImageTask, config: RunConfig) -> tuple[ImageTask, int, float]:
+    """Return the task with as many training images as a trial needs, its epochs, and its share of the fit's steps."""
+    batch, per_epoch = config.star.batch_size, max(1, len(data.train) // config.star.batch_size)
+    steps = config.star.epochs * per_epoch
+    wanted = min(max(_STEPS, round(_SHARE * steps)), max(1, steps))
+    if wanted < per_epoch:
+        rows = data.train.sample_indices(wanted * batch, config.star.seed)
+        return replace(data, train=data.train.subset(rows)), 1, wanted / steps
+    epochs = math.ceil(wanted / per_epoch)
+    return data, epochs, min(1.0, epochs / max(1, config.star.epochs))
 
 
-def _midpoint_loss(sources: Sequence[Source], data: ImageTask, trial: RunConfig) -> float | None:
+def midpoint_loss(sources: Sequence[Source], data: ImageTask, trial: RunConfig) -> float | None:
     """Fit a star and return its mean loss half-way to the sources, in nats; None where it is not finite."""
     try:
         star = fit(sources, data, trial)

@@ -18,8 +18,10 @@ import starzoo
 from starzoo.config import DataConfig, EvalConfig, RunConfig, StarConfig, load_config
 from starzoo.data.records import open_data
 from starzoo.errors import IncompatibleError, UntrustedInputError, UsageError
+from starzoo.star.manifest import RateTrial
 from starzoo.star.run.local_paths import LocalPaths, redact_paths, resolve_paths
 from starzoo.star.star import load_star
+from starzoo.workflows import fit as fitting
 from starzoo.workflows.align import align_models
 from starzoo.workflows.cards import render_card
 from starzoo.workflows.evaluate import evaluate_star
@@ -696,3 +698,28 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
     assert "\n" not in str(caught.value)
     assert caught.value.hint
     assert not (tmp_path / "star").exists()
+
+
+def test_a_rate_that_is_left_open_is_chosen_once_and_recorded(
+    digits_zoo: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[object]()
+
+    def choose(*run: object, **_: object) -> list[RateTrial]:
+        asked.append(run)
+        return [RateTrial(lr=lr, share=0.5, midpoint_loss=loss) for lr, loss in ((0.01, 2.0), (0.04, 1.0), (0.2, 3.0))]
+
+    monkeypatch.setattr(fitting, "try_rates", choose)
+    star = CONFIG.star.model_copy(update={"lr": "auto"})
+    config = CONFIG.model_copy(update={"star": star})
+    refs = [str(folder) for folder in digits_zoo[:3]]
+    result = fit_star(refs[:2], refs[2:], config, tmp_path / "star")
+    assert (result.manifest.rate, result.manifest.config.star.lr) == (0.08, "auto")
+    assert result.manifest.fitted_config.peak_lr == 0.08
+    assert "learning rate 0.08 (by 3 short trials)" in (result.folder / "README.md").read_text().replace("\n", " ")
+    given = config.model_copy(update={"star": star.model_copy(update={"lr": 0.08})})
+    same = fit_star(refs[:2], refs[2:], given, tmp_path / "given")
+    weights = [(each.folder / "model.safetensors").read_bytes() for each in (result, same)]
+    assert weights[0] == weights[1]
+    assert fit_star(refs[:2], refs[2:], config, tmp_path / "star").manifest == result.manifest
+    assert len(asked) == 1
