@@ -11,15 +11,17 @@ learning rate of whole fits, `horizon` that of fits of several lengths, and `tra
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from benchmarks.zoos import DATASET, OUT, RECIPES, train
 from starzoo.config import AlignConfig, EvalConfig, RunConfig, StarConfig
@@ -29,10 +31,13 @@ from starzoo.evaluate.evaluate import evaluate
 from starzoo.evaluate.model_pool import EvaluatedModels
 from starzoo.models.sources import Source, load_sources
 from starzoo.models.weights import StateDict
+from starzoo.report.plots import plot_style, save
 from starzoo.star.fit import fit
 from starzoo.star.rate import midpoint_loss
 
 RESULTS = Path(__file__).parent / "results" / "tuning.json"
+PLOT = Path(__file__).parents[1] / "docs" / "results" / "tradeoff"
+COLORS = ("#777777", "#0072b2", "#d55e00", "#009e73")  # Okabe and Ito
 SOURCES, HOLDOUTS, SEEDS = 4, 2, (0,)
 STARS = {
     "tuning-digits": StarConfig(epochs=40),
@@ -41,6 +46,7 @@ STARS = {
 RATES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 HORIZONS = {"tuning-digits": (5, 10, 20, 40), "tuning-resnet": (1, 2, 4, 8)}
 MANY = 1e6  # μ or κ so high that the other term is nothing beside it
+KAPPAS = (0.0, 1.0, 3.0, MANY)
 NO_PATH = {"t": {"kind": "constant", "value": 0.0}, "mu": 0.0}
 
 
@@ -52,10 +58,10 @@ def variants(study: str, zoo: str) -> Iterator[dict[str, Any]]:
     if study == "rates":
         yield from ({"lr": lr} for lr in RATES)
         return
-    for kappa in (0.0, 1.0, 3.0):
+    for kappa in KAPPAS[:3]:
         yield from ({"kappa": kappa, "mu": mu} for mu in (0.0, 0.2, 1.0, 3.0))
-    for kappa in (0.0, 1.0, 3.0, MANY):
-        yield from ({"kappa": kappa, "teachers": "all", "lr": lr, **NO_PATH} for lr in (0.1, 0.2, 0.4))
+    for kappa in KAPPAS:
+        yield from ({"kappa": kappa, "teachers": "all", "lr": lr, **NO_PATH} for lr in (0.1, 0.2, 0.4, 0.8))
 
 
 def on_validation_images(data: ImageTask) -> ImageTask:
@@ -113,6 +119,34 @@ def run(study: str, zoo: str, dataset: str, zoos: Path) -> None:
             print(row, flush=True)
 
 
+def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the barrier to held-outs against the tempered negative log-likelihood, for all weights of the loss."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    with plot_style():
+        axes = figure.subplots()
+        for (kappa, has_path), marker in zip(itertools.product(KAPPAS, (True, False)), "osD^PX*v", strict=True):
+            group = [row for row in rows if _is_of(row["settings"], kappa, has_path)]
+            if not group:
+                continue
+            group.sort(key=lambda row: row["settings"]["mu"] if has_path else row["settings"]["lr"])
+            x, y = ([row[name] for row in group] for name in ("tempered_nll", "barrier"))
+            weight = "∞" if kappa == MANY else f"{kappa:g}"
+            label = f"κ = {weight}, " + ("paths" if has_path else "no path, all sources teach")
+            color = COLORS[KAPPAS.index(kappa)]
+            axes.plot(x, y, color=color, marker=marker, ls="-" if has_path else ":", ms=7, mew=0, label=label)
+            for row, left, low in zip(group, x, y, strict=True):
+                text = f"μ {row['settings']['mu']:g}" if has_path else f"rate {row['settings']['lr']:g}"
+                axes.annotate(text, (left, low), (4, 4), textcoords="offset points", fontsize=7)
+        axes.set_xlabel("NLL after temperature scaling (nats), less is better")
+        axes.set_ylabel("barrier to held-outs (nats), less is better")
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _is_of(settings: Mapping[str, Any], kappa: float, has_path: bool) -> bool:
+    return bool(settings["kappa"] == kappa and ("t" not in settings) == has_path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", choices=("horizon", "rates", "tradeoff"))
@@ -121,6 +155,8 @@ def main() -> None:
     parser.add_argument("--zoos", type=Path, default=OUT, help="the folder of all zoos")
     options = parser.parse_args()
     run(options.study, options.zoo, options.dataset, options.zoos)
+    found = [row for row in json.loads(RESULTS.read_text()) if row["study"] == "tradeoff"]
+    save(draw(found), PLOT)
 
 
 if __name__ == "__main__":

@@ -437,7 +437,7 @@ class EvalConfig(FrozenModel):
         4,
         ge=1,
         le=20,
-        description="Settings that are tried for each baseline and compared on validation images, a quarter as long; "
+        description="Learning rates that are tried for each trained baseline and compared on validation images; "
         "without such images, one is used.",
     )
     loss_plane_points: Annotated[int, AfterValidator(_more_than_one_point)] = Field(

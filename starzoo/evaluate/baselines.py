@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from starzoo.config import Augmentation, Baseline
 from starzoo.data.augmentation import transform_key
+from starzoo.errors import NumericalError
 from starzoo.evaluate.cached_evaluation import VALIDATION, CachedEvaluation, Predictions
 from starzoo.evaluate.domain_average import running_average
-from starzoo.evaluate.trained_baselines import RECIPES, Setting, settings_to_try, train_baseline, training_config
+from starzoo.evaluate.trained_baselines import RECIPES, rates_to_try, train_baseline, training_config
 from starzoo.metrics import fit_temperature, negative_log_likelihood, scale_temperature
 from starzoo.models.weights import StateDict, average
 from starzoo.progress import Progress, no_progress
@@ -47,39 +49,38 @@ class BaselineResults:
         """
         if kind not in RECIPES:
             return 0.0
-        recipe, evaluation = RECIPES[kind], self._evaluation
-        setting, trials = self._choose_setting(kind), self._settings(kind)
-        full, trial = (training_config(self._star, setting, is_trial=trial).epochs for trial in (False, True))
-        epochs = full + (len(trials) * trial if len(trials) > 1 else 0)
-        teachers: float = {"none": 0, "start": 1, "sources": len(evaluation.models.sources)}[recipe.teachers]
+        evaluation, epochs = self._evaluation, max(1, self._star.epochs)
+        teachers: float = {"none": 0, "start": 1, "sources": len(evaluation.models.sources)}[RECIPES[kind].teachers]
         if evaluation.data.config.augment == "none" and not (self._star.mixup or self._star.cutmix):
-            teachers /= full  # once for each image
-        return epochs * (3 + teachers) / (max(1, self._star.epochs) * (4 if self._star.kappa else 3))
+            teachers /= epochs  # once for each image
+        return len(self._rates()) * (3 + teachers) / (4 if self._star.kappa else 3)
 
     def state(self, kind: Baseline) -> StateDict:
         """Return the weights of a baseline of one network."""
         if kind == "greedy-soup":
             aligned = self._pool.aligned_sources
             return average([aligned[name] for name in self._choose_soup()])
-        return self._train(kind, self._choose_setting(kind))
+        return self._train(kind, self._choose_rate(kind))
 
-    def _settings(self, kind: Baseline) -> list[Setting]:
+    def _rates(self) -> list[float]:
         trials = self._evaluation.config.trials if VALIDATION in self._evaluation.splits else 1
-        return settings_to_try(RECIPES[kind], self._star, trials)
+        return rates_to_try(self._star, trials)
 
-    def _choose_setting(self, kind: Baseline) -> Setting:
-        """Return the setting whose trial has the least validation loss."""
-        settings = self._settings(kind)
-        if len(settings) == 1:
-            return settings[0]
+    def _choose_rate(self, kind: Baseline) -> float:
+        """Return the rate of the trial with the least validation loss; one that diverges has none."""
+        rates = self._rates()
+        if len(rates) == 1:
+            return rates[0]
 
-        def loss(setting: Setting) -> float:
-            key = self._training_key(kind, setting, is_trial=True)
-            return self._validation_loss(key, lambda: self._train(kind, setting, is_trial=True))
+        def loss(rate: float) -> float:
+            try:
+                return self._validation_loss(self._training_key(kind, rate), lambda: self._train(kind, rate))
+            except NumericalError:
+                return math.inf
 
-        return min(settings, key=loss)
+        return min(rates, key=loss)
 
-    def _train(self, kind: Baseline, setting: Setting, *, is_trial: bool = False) -> StateDict:
+    def _train(self, kind: Baseline, rate: float) -> StateDict:
         evaluation, start = self._evaluation, RECIPES[kind].start
 
         def train() -> StateDict:
@@ -90,23 +91,21 @@ class BaselineResults:
                 None if start == "random" else self._pool.state(first if start == "source" else start),
                 list(evaluation.models.sources.values()),
                 evaluation.data,
-                training_config(self._star, setting, is_trial=is_trial),
-                kappa=setting.kappa,
+                training_config(self._star, rate),
                 seed=self._star.seed,
                 progress=self._progress,
             )
 
-        return evaluation.cache.get_or_compute({"weights": self._training_key(kind, setting, is_trial=is_trial)}, train)
+        return evaluation.cache.get_or_compute({"weights": self._training_key(kind, rate)}, train)
 
-    def _training_key(self, kind: Baseline, setting: Setting, *, is_trial: bool) -> dict[str, Any]:
+    def _training_key(self, kind: Baseline, rate: float) -> dict[str, Any]:
         """Return what decides the weights of a trained baseline."""
         evaluation, data, recipe = self._evaluation, self._evaluation.data.config, RECIPES[kind]
         return {
             "baseline": [recipe.start, recipe.teachers, recipe.average],
             "sources": self._pool.cache_key("aligned mean" if recipe.start == "aligned mean" else "naive mean"),
-            "kappa": setting.kappa,
             "seed": self._star.seed,
-            "recipe": training_config(self._star, setting, is_trial=is_trial).model_dump(mode="json"),
+            "recipe": training_config(self._star, rate).model_dump(mode="json"),
             "augment": data.augment,
             **transform_key(data, data.augment),
             **evaluation.task_key,
@@ -115,7 +114,7 @@ class BaselineResults:
     def _state_key(self, kind: Baseline) -> Mapping[str, Any]:
         if kind == "greedy-soup":
             return {"mean": self._choose_soup(), "of": self._pool.cache_key("aligned mean")}
-        return self._training_key(kind, self._choose_setting(kind), is_trial=False)
+        return self._training_key(kind, self._choose_rate(kind))
 
     def _choose_soup(self) -> list[str]:
         """Add aligned sources to a mean, the best first, each that does not raise its validation loss.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,9 @@ from starzoo.models.weights import StateDict
 from starzoo.parallel import default_device, rng_devices
 from starzoo.progress import Progress, no_progress
 
-__all__ = ["RECIPES", "Recipe", "Setting", "settings_to_try", "train_baseline", "training_config"]
+__all__ = ["RECIPES", "Recipe", "rates_to_try", "train_baseline", "training_config"]
 
-_TRIAL_SHARE = 0.25  # of the star's epochs
-_KAPPAS = (1.0, 3.0)
+_KAPPA = 3.0  # the weight of the teachers' prediction beside the label
 _EMA_HORIZON = 0.1  # of all steps
 
 
@@ -62,34 +61,21 @@ RECIPES: Mapping[Baseline, Recipe] = {
 """SWA: Izmailov et al. 2018. Distillation: Hinton et al. 2015; of itself: Furlanello et al. 2018."""
 
 
-class Setting(NamedTuple):
-    """What validation images choose: the learning rate, and the weight of the teachers' prediction beside the label."""
+def rates_to_try(star: StarConfig, trials: int) -> list[float]:
+    """Return learning rates for trials: four times apart, from eight times that of `starzoo train` down.
 
-    lr: float
-    kappa: float
-
-
-def settings_to_try(recipe: Recipe, star: StarConfig, trials: int) -> list[Setting]:
-    """Return the settings of a number of trials.
-
-    Rates are four times apart, from twice that of `starzoo train` down. With teachers, half as many rates are tried
-    with two weights κ each. A single trial takes the rate of `starzoo train` and the star's κ.
+    A single trial takes the rate of `starzoo train`. For other optimizers than SGD the star's rate is in its place.
     """
     rate = TrainConfig().peak_lr if star.optimizer == "sgd" else star.peak_lr
-    if trials < 2:
-        return [Setting(rate, star.kappa or 1.0)]
-    kappas = _KAPPAS if recipe.teachers != "none" else (0.0,)
-    rates = [2 * rate / 4**number for number in range(-(-trials // len(kappas)))]
-    return [Setting(lr, kappa) for lr in rates for kappa in kappas][:trials]
+    return [8 * rate / 4**number for number in range(trials)] if trials > 1 else [rate]
 
 
-def training_config(star: StarConfig, setting: Setting, *, is_trial: bool = False) -> TrainConfig:
-    """Configure a baseline as the star, but with a rate of its own; a trial is a quarter as long."""
+def training_config(star: StarConfig, lr: float) -> TrainConfig:
+    """Configure a baseline as the star, but with a rate of its own."""
     own = {"lr", "ema_decay", "precision"}
     shared = star.model_dump(include=OptimizationConfig.model_fields.keys() - own)
-    epochs = max(1, round(star.epochs * _TRIAL_SHARE)) if is_trial else max(1, star.epochs)
     precision = "fp32" if star.precision == "fp32" else "bf16"
-    return TrainConfig(lr=setting.lr, epochs=epochs, precision=precision, **shared)
+    return TrainConfig(lr=lr, epochs=max(1, star.epochs), precision=precision, **shared)
 
 
 def train_baseline(
@@ -100,7 +86,6 @@ def train_baseline(
     data: ImageTask,
     config: TrainConfig,
     *,
-    kappa: float,
     seed: int,
     progress: Progress = no_progress,
 ) -> dict[str, Tensor]:
@@ -113,7 +98,6 @@ def train_baseline(
         sources: The teachers, where the recipe has all sources as teachers.
         data: The task.
         config: The optimization.
-        kappa: Weight of the teachers' mean prediction beside the label.
         seed: Seed of random initial weights, of the order of images and of augmentation.
         progress: Told after every epoch.
 
@@ -132,7 +116,7 @@ def train_baseline(
         choices: Mapping[str, Sequence[StateDict]] = {"none": [], "start": [model.state_dict()], "sources": sources}
         teachers = choices[recipe.teachers]
         teacher = _Teacher(model, teachers, data, config) if teachers else None
-        trained = _train(model, recipe, data, config, teacher, kappa, seed, lambda *n: progress(f"training {kind}", *n))
+        trained = _train(model, recipe, data, config, teacher, seed, lambda *n: progress(f"training {kind}", *n))
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.state_dict().items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
         hint = "leave it out of evaluate.baselines; the star is not affected"
@@ -146,7 +130,6 @@ def _train(
     data: ImageTask,
     config: TrainConfig,
     teacher: _Teacher | None,
-    kappa: float,
     seed: int,
     progress: Callable[[int, int], None],
 ) -> nn.Module:
@@ -165,7 +148,7 @@ def _train(
             images, labels = targets(images, labels, step)
             rows = batches.batches[step % len(batches)]  # noqa: B023 - called within this epoch
             prediction = teacher.predict(images, rows) if teacher else None
-            return compare(forward(model, images, config), mix_labels(labels, prediction, kappa))
+            return compare(forward(model, images, config), mix_labels(labels, prediction, _KAPPA))
 
         schedule = config if recipe.average == "none" else None
         train_epoch(model, optimizer, batches, loss, schedule=schedule, epoch=epoch, average=ema)

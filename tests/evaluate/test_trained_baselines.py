@@ -21,7 +21,7 @@ from starzoo.evaluate.cached_evaluation import VALIDATION, CachedEvaluation
 from starzoo.evaluate.evaluate import evaluate
 from starzoo.evaluate.model_pool import EvaluatedModels
 from starzoo.evaluate.result_cache import RESULTS_VERSION, ResultCache
-from starzoo.evaluate.trained_baselines import RECIPES, Setting, settings_to_try, train_baseline, training_config
+from starzoo.evaluate.trained_baselines import rates_to_try, train_baseline, training_config
 from starzoo.models.sources import Source
 from starzoo.models.weights import average
 from starzoo.report.summary import summarize_predictors
@@ -77,8 +77,8 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 def test_a_source_is_trained_further(models: list[Source], data: ImageTask, kind: str, decay: bool) -> None:
     source = models[0]
     ends = loop(network(source), data, 0.05, 0.0, [], decay=decay)
-    config = training_config(STAR, Setting(0.05, 0.0))
-    found = train_baseline(kind, source.architecture, source.state, [], data, config, kappa=0.0, seed=5)
+    config = training_config(STAR, 0.05)
+    found = train_baseline(kind, source.architecture, source.state, [], data, config, seed=5)
     close(found, average(ends) if kind == "swa" else ends[-1])
 
 
@@ -93,15 +93,15 @@ def test_ema_is_an_average_of_all_steps(models: list[Source], data: ImageTask) -
             cross_entropy(model(images), labels).backward()
             optimizer.step()
             ema.update(model)
-    config = training_config(STAR, Setting(0.05, 0.0))
-    found = train_baseline("ema", models[0].architecture, models[0].state, [], data, config, kappa=0.0, seed=5)
+    config = training_config(STAR, 0.05)
+    found = train_baseline("ema", models[0].architecture, models[0].state, [], data, config, seed=5)
     close(found, dict(ema.module.named_parameters()))
 
 
 @pytest.mark.parametrize("augment", ["none", "crop-flip"])
-@pytest.mark.parametrize(("kind", "kappa"), [("student-random", 1.0), ("student-mean", 3.0), ("self-distilled", 2.0)])
+@pytest.mark.parametrize("kind", ["student-random", "student-mean", "self-distilled"])
 def test_students_learn_labels_and_the_mean_prediction_of_all_teachers(
-    models: list[Source], data: ImageTask, kind: str, kappa: float, augment: Augmentation
+    models: list[Source], data: ImageTask, kind: str, augment: Augmentation
 ) -> None:
     data, sources = with_augmentation(data, augment), models[1:3]
     start = {
@@ -113,22 +113,17 @@ def test_students_learn_labels_and_the_mean_prediction_of_all_teachers(
     if start is not None:
         student.load_state_dict(start)
     teachers = [network(each).eval() for each in (models[:1] if kind == "self-distilled" else sources)]
-    ends = loop(student, data, 0.1, kappa, teachers, decay=True)
+    ends = loop(student, data, 0.1, 3.0, teachers, decay=True)
     states = [each.state for each in sources]
-    config = training_config(STAR, Setting(0.1, kappa))
-    close(train_baseline(kind, models[0].architecture, start, states, data, config, kappa=kappa, seed=5), ends[-1])
+    config = training_config(STAR, 0.1)
+    close(train_baseline(kind, models[0].architecture, start, states, data, config, seed=5), ends[-1])
 
 
-def test_settings_are_rates_and_with_teachers_also_weights() -> None:
-    star = StarConfig(kappa=0.5)
-    alone, taught = RECIPES["continued"], RECIPES["student-mean"]
-    assert [setting.lr for setting in settings_to_try(alone, star, 4)] == [0.2, 0.05, 0.0125, 0.003125]
-    assert settings_to_try(taught, star, 4) == [(0.2, 1), (0.2, 3), (0.05, 1), (0.05, 3)]
-    assert len(settings_to_try(taught, star, 3)) == 3
-    assert settings_to_try(taught, star, 1) == [(0.1, 0.5)]
-    adam = StarConfig(optimizer="adamw", lr=0.002)
-    assert settings_to_try(alone, adam, 2) == [(0.004, 0), (0.001, 0)]
-    assert training_config(star.model_copy(update={"epochs": 10}), Setting(1, 0), is_trial=True).epochs == 2
+def test_rates_are_around_that_of_training() -> None:
+    star = StarConfig()
+    assert rates_to_try(star, 4) == pytest.approx([0.8, 0.2, 0.05, 0.0125])
+    assert rates_to_try(star, 1) == [0.1]
+    assert rates_to_try(StarConfig(optimizer="adamw", lr=0.002), 2) == pytest.approx([0.016, 0.004])
 
 
 def zoo_of(models: list[Source]) -> EvaluatedModels:
@@ -149,21 +144,20 @@ def test_each_baseline_is_the_best_of_its_trials(models: list[Source], data: Ima
     told = list[str]()
     found = BaselineResults(evaluation, lambda stage, *_, **__: told.append(stage))
     state = found.state("continued")
-    assert told == ["training continued"] * (2 * 1 + 3)  # two trials of one epoch, then three epochs
+    assert told == ["training continued"] * (2 * 3)  # two trials of three epochs
     first = next(iter(evaluation.models.sources.values()))
-    settings, losses = settings_to_try(RECIPES["continued"], STAR, 2), []
-    for setting in settings:
-        config = training_config(STAR, setting, is_trial=True)
-        trial = train_baseline("continued", models[0].architecture, first, [], data, config, kappa=0.0, seed=5)
+    tried, losses = [], []
+    for rate in rates_to_try(STAR, 2):
+        trial = train_baseline(
+            "continued", models[0].architecture, first, [], data, training_config(STAR, rate), seed=5
+        )
         predicted = evaluation.evaluator([VALIDATION]).log_probabilities(trial)[VALIDATION]
         scaled = [(predicted / t).log_softmax(1) for t in np.geomspace(0.05, 20, 4000)]
         losses.append(min(float(-each[range(len(each)), evaluation.labels(VALIDATION)].mean()) for each in scaled))
-    best = settings[int(np.argmin(losses))]
-    expected = train_baseline(
-        "continued", models[0].architecture, first, [], data, training_config(STAR, best), kappa=0.0, seed=5
-    )
+        tried.append(trial)
+    expected = tried[int(np.argmin(losses))]
     assert all(torch.equal(state[name], expected[name]) for name in expected)
-    assert found.cost("continued") == pytest.approx((3 + 2 * 1) * 3 / (3 * 4))
+    assert found.cost("continued") == pytest.approx(2 * 3 / 4)
 
 
 def test_a_soup_takes_what_lowers_the_loss(models: list[Source], data: ImageTask) -> None:
@@ -206,8 +200,8 @@ def test_baselines_are_measured_beside_the_star_and_trained_once(
     zoo, run, cache = zoo_of(models), run_of("swa", "student-mean", "swa"), ResultCache(tmp_path)
     found = evaluate(CachedEvaluation(zoo, data, run, cache=cache))
     [swa], [student] = found.qualities_of("swa"), found.qualities_of("student-mean")
-    assert swa.cost == pytest.approx(5 / 4)
-    assert student.cost == pytest.approx(5 * (3 + len(zoo.sources) / 3) / 12)
+    assert swa.cost == pytest.approx(2 * 3 / 4)
+    assert student.cost == pytest.approx(2 * (3 + len(zoo.sources) / 3) / 4)
     assert (swa.passes, found.qualities_of("star")[0].cost) == (1, None)
     assert student.accuracy > 0.3  # the networks of this zoo have never seen an image, and this one has
     assert swa.tempered is not None
@@ -286,6 +280,6 @@ def test_results_of_this_version(models: list[Source], data: ImageTask) -> None:
 
 def test_a_baseline_that_diverges_is_named(models: list[Source], data: ImageTask) -> None:
     star = STAR.model_copy(update={"optimizer": "adamw", "epochs": 1})
-    config = training_config(star, Setting(1e30, 0.0))
+    config = training_config(star, 1e30)
     with pytest.raises(NumericalError, match="baseline swa: its weights are not finite"):
-        train_baseline("swa", models[0].architecture, models[0].state, [], data, config, kappa=0.0, seed=0)
+        train_baseline("swa", models[0].architecture, models[0].state, [], data, config, seed=0)
