@@ -357,9 +357,12 @@ def _on_worth(evaluation: Evaluation, split: Split) -> Iterator[str]:
     for row in summarize_predictors(evaluation, split):
         if row.role == "star" and row.dee and sizes:
             tempered = " after temperature scaling" if row.scaled else ""
-            yield (
-                f"By its negative log-likelihood{tempered}, this one network is worth an ensemble of "
-                f"{dee_text(row, max(sizes))} of its sources."
+            interval = dee_text(row, max(sizes)).partition(" (")[2]
+            worth = f"an ensemble of {row.dee.mean:.1f} of its sources" if row.dee.mean >= 1 else "less than one source"
+            if row.dee.mean >= max(sizes):
+                worth = "the ensemble of all its sources, or more"
+            yield f"By its negative log-likelihood{tempered}, this one network is worth {worth}" + (
+                f" (95 % interval: {interval.rstrip(')')})." if interval else "."
             )
 
 
