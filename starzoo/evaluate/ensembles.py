@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -13,50 +14,70 @@ from starzoo.evaluate.domain_average import running_average
 from starzoo.evaluate.results import EnsembleSize, PredictionScores, SourceContribution, Split
 from starzoo.metrics import accuracy, deep_ensemble_equivalent, fit_temperature, tempered_losses
 
-__all__ = ["EnsembleCurve", "add_equivalents", "contributions", "ensemble_curves", "ensemble_sizes"]
+__all__ = [
+    "EnsembleCurve",
+    "add_equivalents",
+    "contributions",
+    "ensemble_curves",
+    "ensemble_sizes",
+    "grow_ensembles",
+    "starts",
+]
 
-_MOST_ORDERS = 20
+_MOST_STARTS = 20
 _RESAMPLES = 500
 
 EnsembleCurve = Mapping[str, Tensor]
 """Of ensembles of 1, 2 … sources: `losses`, the mean over subsets for each image, shape (sizes, images); `nll` and
-`accuracy` of each subset, shape (orders, sizes)."""
+`accuracy` of each subset, shape (starts, sizes)."""
 
 
-def ensemble_curves(evaluation: CachedEvaluation) -> dict[Split, EnsembleCurve]:
-    """Measure ensembles of all sizes, by split.
+def starts(evaluation: CachedEvaluation) -> range:
+    """Return from which sources ensembles grow, at most twenty; none for fewer than two sources.
 
-    The sources stand in a circle. From each of them the ensembles grow by the next one, so that every size has as many
-    subsets as there are sources, with each source equally often; that of all but one source is among them. There are at
-    most twenty starts.
+    The sources stand in a circle, and each ensemble grows by the next one. So every size has as many subsets as there
+    are starts, with each source equally often, and that of all but one source is among them.
+    """
+    sources = len(evaluation.models.sources)
+    return range(min(sources, _MOST_STARTS) if sources > 1 else 0)
+
+
+def grow_ensembles(evaluation: CachedEvaluation, start: int) -> dict[str, Tensor]:
+    """Measure the ensembles of 1, 2 … sources from one on; the predictions of one source at a time are in memory.
+
+    Returns:
+        For each split `losses.SPLIT`, of every image, shape (sizes, images), and `accuracy.SPLIT`, shape (sizes,).
     """
     names = list(evaluation.models.sources)
-    orders = [[*names[start:], *names[:start]] for start in range(min(len(names), _MOST_ORDERS))]
-    splits = evaluation.config.splits
-    labels = {split: evaluation.labels(split) for split in splits}
+    order = [*names[start:], *names[:start]]
+    labels = {split: evaluation.labels(split) for split in evaluation.config.splits}
 
     def measure() -> dict[str, Tensor]:
-        scores = {
-            f"{split}.{name}": torch.zeros(len(orders), len(names), dtype=torch.float64)
-            for split in splits
-            for name in ("nll", "accuracy")
-        }
-        scores |= {f"{split}.losses": torch.zeros(len(names), len(labels[split])) for split in splits}
-        for row, order in enumerate(orders):
-            for size, mean in running_average(map(evaluation.predict, order), range(1, len(names) + 1)):
-                temperature = 1.0
-                if VALIDATION in mean:
-                    temperature = fit_temperature(mean[VALIDATION], evaluation.labels(VALIDATION))
-                for split in splits:
-                    losses = tempered_losses(mean[split], labels[split], temperature)
-                    scores[f"{split}.nll"][row, size - 1] = losses.double().mean()
-                    scores[f"{split}.accuracy"][row, size - 1] = accuracy(mean[split], labels[split])
-                    scores[f"{split}.losses"][size - 1] += losses / len(orders)
-        return scores
+        found: dict[str, list[Tensor]] = defaultdict(list)
+        for _, mean in running_average(map(evaluation.predict, order), range(1, len(order) + 1)):
+            temperature = 1.0
+            if VALIDATION in mean:
+                temperature = fit_temperature(mean[VALIDATION], evaluation.labels(VALIDATION))
+            for split, classes in labels.items():
+                found[f"losses.{split}"].append(tempered_losses(mean[split], classes, temperature))
+                found[f"accuracy.{split}"].append(torch.tensor(accuracy(mean[split], classes)))
+        return {name: torch.stack(values) for name, values in found.items()}
 
-    key = {"ensembles": [evaluation.pool.hashes[name] for name in names], "images": evaluation.split_hashes}
-    scores = evaluation.get_or_compute(key, measure)
-    return {split: {name: scores[f"{split}.{name}"] for name in ("losses", "nll", "accuracy")} for split in splits}
+    key = {"ensembles": [evaluation.pool.hashes[name] for name in order], "images": evaluation.split_hashes}
+    return evaluation.get_or_compute(key, measure)
+
+
+def ensemble_curves(grown: Sequence[Mapping[str, Tensor]], splits: Sequence[Split]) -> dict[Split, EnsembleCurve]:
+    """Join the ensembles from all starts, by split."""
+    curves: dict[Split, EnsembleCurve] = {}
+    for split in splits if grown else ():
+        losses = [each[f"losses.{split}"].double() for each in grown]
+        curves[split] = {
+            "losses": torch.stack(losses).mean(0),
+            "nll": torch.stack([each.mean(1) for each in losses]),
+            "accuracy": torch.stack([each[f"accuracy.{split}"] for each in grown]),
+        }
+    return curves
 
 
 def ensemble_sizes(curves: Mapping[Split, EnsembleCurve]) -> Iterator[EnsembleSize]:

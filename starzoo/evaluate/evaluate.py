@@ -27,6 +27,8 @@ from starzoo.evaluate.ensembles import (
     contributions,
     ensemble_curves,
     ensemble_sizes,
+    grow_ensembles,
+    starts,
 )
 from starzoo.evaluate.evaluator import CURVE_ROWS, Curve
 from starzoo.evaluate.loss_plane import LossPlaneSampler
@@ -92,8 +94,8 @@ def evaluate(evaluation: CachedEvaluation, *, progress: Progress = no_progress) 
     )
     [ensembles] = run("scoring ensembles", [""], lambda _: list(score_ensembles(evaluation))).values()
     models = evaluation.models
-    measured = ["all sizes"] if len(models.sources) > 1 else []
-    curves = run("comparing with ensembles", measured, lambda _: ensemble_curves(evaluation)).get("all sizes", {})
+    grown = run("comparing with ensembles", starts(evaluation), partial(grow_ensembles, evaluation))
+    curves = ensemble_curves(list(grown.values()), config.splits)
     names = [*models.sources, *models.holdouts, "naive mean", "aligned mean", "star"]
     scored = [*map(items.models.__getitem__, names), *averages.values(), *items.baselines.values(), *ensembles]
     return Evaluation(

@@ -12,7 +12,14 @@ from torch import Tensor
 from starzoo.config import AlignConfig, EvalConfig, RunConfig, StarConfig
 from starzoo.data.task import ImageTask
 from starzoo.evaluate.cached_evaluation import CachedEvaluation
-from starzoo.evaluate.ensembles import add_equivalents, contributions, ensemble_curves, ensemble_sizes
+from starzoo.evaluate.ensembles import (
+    add_equivalents,
+    contributions,
+    ensemble_curves,
+    ensemble_sizes,
+    grow_ensembles,
+    starts,
+)
 from starzoo.evaluate.evaluate import evaluate
 from starzoo.evaluate.model_pool import EvaluatedModels
 from starzoo.evaluate.results import PredictionScores
@@ -79,7 +86,8 @@ def test_every_size_and_what_a_source_adds(models: list[Source], data: ImageTask
         fits = [float(tempered_losses(means["validation"].float(), held, t).mean()) for t in grid]
         return float(tempered_losses(means["test"].float(), labels, grid[int(np.argmin(fits))]).mean())
 
-    curves = ensemble_curves(evaluation)
+    grown = [grow_ensembles(evaluation, start) for start in starts(evaluation)]
+    curves = ensemble_curves(grown, ["test"])
     sizes = list(ensemble_sizes(curves))
     assert [(size.size, size.subsets) for size in sizes] == [(1, 4), (2, 4), (3, 4), (4, 1)]
     assert sizes[0].nll == pytest.approx(np.mean([nll((name,)) for name in names]), abs=1e-4)
