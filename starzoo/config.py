@@ -476,9 +476,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "predictor": {
         "t": {"kind": "constant", "value": 0.0},
         "mu": 0.0,
-        "kappa": 3.0,
         "teachers": "all",
         "realign_every": 0,
+        "lr": 0.4,
     },
 }
 """Settings of the star by purpose: `connected` has the defaults; `predictor` starts from the aligned mean, learns the
