@@ -33,7 +33,12 @@ from .verify import verify
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+_FIRST_STEPS = """\
+starzoo quickstart                    makes a star of small networks, without a network connection, in minutes
+starzoo plan MODEL MODEL …            says what a star of your own models takes
+starzoo --help                        lists all commands"""
+
+app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
 for _command in (
     quickstart,
     train,
@@ -79,6 +84,9 @@ def starzoo(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments and "_STARZOO_COMPLETE" not in os.environ:
+        typer.echo(_FIRST_STEPS)
+        return 0
     # Progress bars of other libraries would break ours; both read these variables on import.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -21,6 +21,21 @@ def quickstart(
     Example:
         starzoo quickstart --out quickstart
     """
+    from starzoo.workflows.quickstart import QUICKSTART_HOLDOUTS, QUICKSTART_SOURCES
     from starzoo.workflows.quickstart import quickstart as run_quickstart
 
-    show_star(out, run_quickstart(folder, seed=seed, progress=out.progress))
+    networks = QUICKSTART_SOURCES + QUICKSTART_HOLDOUTS
+    out.note(
+        f"trains {networks} small networks on images of digits, fits a star of {QUICKSTART_SOURCES} of them, and tests "
+        f"it on the other {QUICKSTART_HOLDOUTS}; this takes a few minutes on two cores"
+    )
+    result = run_quickstart(folder, seed=seed, progress=out.progress)
+    show_star(
+        out,
+        result,
+        next_steps=[
+            f"starzoo verify {result.folder}",
+            f"starzoo card {result.folder} --html",
+            "starzoo plan MODEL MODEL …",
+        ],
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +24,22 @@ _TABLE_MEASURES: tuple[Measure, ...] = ("barrier", "excess", "highest_loss", "wo
 _SCORES = ("accuracy", "nll", "ece", "brier", "auroc", "aurc", "accuracy_80", "accuracy_90")
 
 
-def show_star(out: Output, result: StarResult) -> None:
-    """Show the evaluation of a star, and its folder."""
-    from starzoo.report.summary import bf16_note
+def show_star(out: Output, result: StarResult, *, next_steps: Sequence[str] = ()) -> None:
+    """Show what matters of a star's evaluation in a sentence, then its tables, its folder and the next commands."""
+    from starzoo.report.summary import bf16_note, headline
 
     manifest, evaluation = result.manifest, result.manifest.evaluation
     human: list[Table | str] = []
     if evaluation:
+        human += [headline(evaluation, split) for split in evaluation.splits[:1]]
         for split in evaluation.splits:
             human += [_connectivity(evaluation, split), _predictions(evaluation, split)]
         human += filter(None, [bf16_note(evaluation)])
     human.append(f"{manifest.name}: {result.folder}")
     if result.pushed:
         human.append(f"published: {result.pushed}")
+    if next_steps:
+        human.append("next: " + "\n      ".join(next_steps))
     out.result(
         {**vars(result), "summary": summary_json(evaluation) if evaluation else None},
         brief=[result.pushed or result.folder],

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from starzoo import config
-from starzoo.config import AlignConfig, DataConfig, EvalConfig, FrozenModel, Uniform, load_config
+from starzoo.config import (
+    AlignConfig,
+    Baseline,
+    Constant,
+    DataConfig,
+    EvalConfig,
+    FrozenModel,
+    Uniform,
+    load_config,
+    load_zoo_config,
+)
 from starzoo.errors import UsageError
 
 
@@ -84,3 +95,28 @@ def test_a_picture_of_one_point_is_refused() -> None:
     with pytest.raises(UsageError, match=message):
         load_config(overrides=["evaluate.loss_plane_points=1"])
     assert [EvalConfig(loss_plane_points=points).loss_plane_points for points in (0, 2)] == [0, 2]
+
+
+def test_a_preset_gives_way_to_options_and_not_to_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("star: {lr: 0.3, epochs: 7, t: {kind: beta}}\n")
+    run = load_config(file, preset="predictor", star={"kappa": 2.0})
+    assert (run.star.lr, run.star.epochs, run.star.kappa, run.star.teachers) == (0.4, 7, 2.0, "all")
+    assert (run.star.t, run.star.mu, run.star.realign_every) == (Constant(value=0.0), 0.0, 0)
+    assert load_config(file, ["star.lr=0.1"], preset="predictor").star.lr == 0.1
+    assert load_config(file, preset="connected") == load_config(file)
+    with pytest.raises(UsageError, match="expected one of connected, predictor, got 'fast'"):
+        load_config(preset="fast")
+
+
+def test_a_star_may_leave_its_rate_open_and_a_zoo_may_not() -> None:
+    assert load_config(star={"lr": "auto"}).star.lr == "auto"
+    with pytest.raises(UsageError, match=r"expected a number as learning rate, got auto"):
+        load_zoo_config(train={"lr": "auto"})
+    with pytest.raises(UsageError, match="expected a precision of fp32 or bf16, got fp16"):
+        load_zoo_config(train={"precision": "fp16"})
+
+
+def test_all_baselines_have_one_name_together() -> None:
+    assert load_config(evaluate={"baselines": ["all"]}).evaluate.baselines == get_args(Baseline)
+    assert load_config(evaluate={"baselines": ["swa", "swa"]}).evaluate.baselines == ("swa",)

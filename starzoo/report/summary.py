@@ -31,6 +31,7 @@ __all__ = [
     "bf16_note",
     "dee_text",
     "has_costs",
+    "headline",
     "label_group",
     "purposes",
     "summarize_paths",
@@ -228,6 +229,21 @@ def dee_text(row: PredictorSummary, sources: int) -> str:
     if row.dee_interval is None or row.dee_interval[0] == row.dee_interval[1]:
         return text
     return f"{text} ({' to '.join(_ensemble_size(bound, sources) for bound in row.dee_interval)})"
+
+
+def headline(evaluation: Evaluation, split: Split) -> str:
+    """Say in one sentence what a star is worth and how it is connected."""
+    sizes = [size.size for size in evaluation.ensembles if size.split == split]
+    star = next((row for row in summarize_predictors(evaluation, split) if row.role == "star"), None)
+    parts = [f"accuracy {_percent(star.accuracy)}"] if star else []
+    if star and star.dee and sizes:
+        parts.append(f"worth an ensemble of {dee_text(star, max(sizes))} sources")
+    heldout, pairs = (evaluation.paths_of(kind, split) for kind in ("star-heldout", "source-source"))
+    if heldout:
+        barrier = Summary.of([path.barrier for path in heldout]).mean
+        between = f", and {Summary.of([path.barrier for path in pairs]).mean:.3f} between two sources" if pairs else ""
+        parts.append(f"barrier {barrier:.3f} to {pluralize(len(heldout), 'held-out')}{between}")
+    return f"The star on the {split} images: {'; '.join(parts) or 'not measured'}."
 
 
 def bf16_note(evaluation: Evaluation) -> str | None:
