@@ -29,7 +29,8 @@ def test_the_shell_completes_commands(monkeypatch: pytest.MonkeyPatch, capfd: py
     monkeypatch.setenv("_STARZOO_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "starzoo fi")
     monkeypatch.setenv("COMP_CWORD", "1")
-    assert main([]) == 0
+    with pytest.raises(SystemExit, match="0"):
+        main([])
     assert capfd.readouterr().out.split() == ["fit-star"]
 
 
