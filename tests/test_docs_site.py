@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import re
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from starzoo.config import EvalConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-LINKED = [ROOT / "README.md", ROOT / "CHANGELOG.md", *PAGES, *sorted((ROOT / "model_cards").rglob("README.md"))]
+TOP = [ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")]
+LINKED = [*TOP, *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "model_cards").rglob("README.md"))]
 
 
 def prose(page: Path) -> str:
@@ -59,6 +60,19 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
         "[e](away.md) [f](there.md#away) [g](#away) [h](http://example.org) ![i](away.png)\n```\n[j](away.md)\n```\n"
     )
     assert broken_links(page) == ["empty/", "away.md", "there.md#away", "#away", "http://example.org", "away.png"]
+
+
+def test_the_generated_pages_are_those_of_the_code() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    pages = dict(module.pages())
+    assert {file: file.read_text(encoding="utf-8") for file in pages} == pages, "run python docs/generate.py"
+    assert {*pages} == {*(ROOT / "docs" / "commands").glob("*.md"), ROOT / "docs" / "settings.md"}
+    assert "`realign_every`" in pages[ROOT / "docs" / "settings.md"]
+    assert "`--baseline`" in pages[ROOT / "docs" / "commands" / "fit-star.md"]
 
 
 def test_the_site_builds_without_a_warning_and_asks_no_other_server(tmp_path: Path) -> None:
