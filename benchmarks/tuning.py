@@ -46,6 +46,7 @@ STARS = {
 RATES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 HORIZONS = {"tuning-digits": (5, 10, 20, 40), "tuning-resnet": (1, 2, 4, 8)}
 MANY = 1e6  # μ or κ so high that the other term is nothing beside it
+PICTURED = "tuning-resnet"
 KAPPAS = (0.0, 1.0, 3.0, MANY)
 NO_PATH = {"t": {"kind": "constant", "value": 0.0}, "mu": 0.0}
 
@@ -124,22 +125,23 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     with plot_style():
         axes = figure.subplots()
-        for (kappa, has_path), marker in zip(itertools.product(KAPPAS, (True, False)), "osD^PX*v", strict=True):
+        for has_path, kappa in itertools.product((True, False), KAPPAS):
             group = [row for row in rows if _is_of(row["settings"], kappa, has_path)]
             if not group:
                 continue
             group.sort(key=lambda row: row["settings"]["mu"] if has_path else row["settings"]["lr"])
             x, y = ([row[name] for row in group] for name in ("tempered_nll", "barrier"))
             weight = "∞" if kappa == MANY else f"{kappa:g}"
-            label = f"κ = {weight}, " + ("paths" if has_path else "no path, all sources teach")
+            label = f"{'with paths' if has_path else 'no path'}, κ = {weight}"
             color = COLORS[KAPPAS.index(kappa)]
-            axes.plot(x, y, color=color, marker=marker, ls="-" if has_path else ":", ms=7, mew=0, label=label)
+            marker, line = ("o", "-") if has_path else ("s", ":")
+            axes.plot(x, y, color=color, marker=marker, ls=line, ms=7, mew=0, label=label)
             for row, left, low in zip(group, x, y, strict=True):
                 text = f"μ {row['settings']['mu']:g}" if has_path else f"rate {row['settings']['lr']:g}"
-                axes.annotate(text, (left, low), (4, 4), textcoords="offset points", fontsize=7)
+                axes.annotate(text, (left, low), (5, 4), textcoords="offset points", fontsize=7, color=color)
         axes.set_xlabel("NLL after temperature scaling (nats), less is better")
         axes.set_ylabel("barrier to held-outs (nats), less is better")
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="center right")
     return figure
 
 
@@ -155,7 +157,7 @@ def main() -> None:
     parser.add_argument("--zoos", type=Path, default=OUT, help="the folder of all zoos")
     options = parser.parse_args()
     run(options.study, options.zoo, options.dataset, options.zoos)
-    found = [row for row in json.loads(RESULTS.read_text()) if row["study"] == "tradeoff"]
+    found = [row for row in json.loads(RESULTS.read_text()) if (row["study"], row["zoo"]) == ("tradeoff", PICTURED)]
     save(draw(found), PLOT)
 
 
