@@ -32,6 +32,16 @@ STARS = {
     "resnet-quarter": StarConfig(epochs=8, batch_size=128, lr=0.8),
 }
 PREDICTOR = "star, preset predictor"
+SHOWN: dict[str, tuple[str, str | None]] = {  # with what the README calls them, and whose paths they are
+    "source": ("a source", "source-source"),
+    "star": ("**the star**", "star"),
+    "star, preset predictor": ("the star, `--preset predictor`", "star, preset predictor"),
+    "aligned mean, trained further": ("the aligned mean, trained", "trained-mean"),
+    "SWA of a source": ("SWA of a source", None),
+    "EMA of a source": ("EMA of a source", None),
+    "star domain": ("**the star domain**", None),
+    "ensemble": ("the ensemble", None),
+}
 SKIPPED = {"held-out", "domain-whole-lines"}
 
 
@@ -125,6 +135,21 @@ def tables(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             lines.append(f"| {label} | {_spread([row['barriers'][name] for row in seeds], '.4f')} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def summary(seeds: Sequence[Mapping[str, Any]]) -> str:
+    """Return the few lines that the README shows of one zoo."""
+    lines = ["| | passes | accuracy | NLL, tempered | worth | barrier |", "|---|--:|--:|--:|--:|--:|"]
+    for name, (label, barrier) in SHOWN.items():
+        rows = [row["rows"][name] for row in seeds]
+        cells = [
+            _spread([row[score] for row in rows], form)
+            for score, form in (("accuracy", ".1%"), ("tempered_nll", ".3f"), ("dee", ".1f"))
+        ]
+        found = [row["barriers"][barrier] for row in seeds] if barrier else []
+        cells.append(_spread(found, ".2f") if found else "–")
+        lines.append(f"| {label} | {rows[0]['passes']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _spread(values: Sequence[float], form: str) -> str:

@@ -39,7 +39,7 @@ def show_star(out: Output, result: StarResult, *, next_steps: Sequence[str] = ()
     if result.pushed:
         human.append(f"published: {result.pushed}")
     if next_steps:
-        human.append("next: " + "\n      ".join(next_steps))
+        human += ["next:", *(f"  {step}" for step in next_steps)]
     out.result(
         {**vars(result), "summary": summary_json(evaluation) if evaluation else None},
         brief=[result.pushed or result.folder],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -469,6 +470,20 @@ class ZooConfig(FrozenModel):
 # PyYAML also raises Python's own errors, for a date such as 2024-13-45, `!!bool maybe` or deep nesting.
 YAML_ERRORS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)
 _SECTIONS = {*RunConfig.model_fields, *ZooConfig.model_fields}
+_KEYS = [
+    name
+    for config in (
+        DataConfig,
+        TransformConfig,
+        AlignConfig,
+        StarConfig,
+        EvalConfig,
+        RuntimeConfig,
+        TrainConfig,
+        RunConfig,
+    )
+    for name in config.model_fields
+]
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -580,8 +595,12 @@ def validate(kind: type[Config], values: Mapping[str, Any], *, origin: str = "th
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        problem = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"configuration {key}", problem, hint=f"correct it in {origin}") from error
+        problem, hint = first["msg"].removeprefix("Value error, "), f"correct it in {origin}"
+        if first["type"] == "extra_forbidden":
+            problem = "no such setting"
+            close = get_close_matches(str(first["loc"][-1]), _KEYS, n=1)
+            hint = f"use {close[0]}" if close else f"see starzoo fit-star --help; {hint}"
+        raise UsageError(f"configuration {key}", problem, hint=hint) from error
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import re
 import statistics
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -170,9 +171,25 @@ def test_no_axis_is_pinned_that_could_move():
 
 
 def test_the_readme_quotes_the_results():
-    readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = re.sub(r"\s+", " ", text)
     summary = importlib.import_module("benchmarks.symmetry_sweep").summary(results("symmetry")["rows"])
-    assert f"all {summary['names']:,} architectures of timm" in readme
-    assert f"{summary['passed']:,} networks" in readme
-    assert f"{summary['covered'] / summary['names']:.1%} of the architectures".replace("%", " %") in readme
-    assert f"on {len(results('symmetry-maximality')['rows'])} small networks" in readme
+    assert f"All {summary['names']:,} of timm" in readme
+    assert f"and {summary['passed']:,} proved" in readme
+    assert importlib.import_module("benchmarks.fair").summary(results("fair")["resnet-quarter"]) in text
+
+
+def test_the_fair_table_is_made_from_the_results_and_has_every_baseline():
+    script, found = importlib.import_module("benchmarks.fair"), results("fair")
+    assert (RESULTS / "fair.md").read_text() == script.tables(found)
+    labels = importlib.import_module("starzoo.evaluate.results").ROLE_LABELS
+    baselines = get_args(importlib.import_module("starzoo.config").Baseline)
+    assert set(found) == set(script.STARS)
+    for rows in found.values():
+        assert [row["seed"] for row in rows] == [0, 1, 2]
+        assert all({labels[kind] for kind in baselines} <= set(row["rows"]) for row in rows)
+
+
+def test_a_rate_by_trials_is_compared_with_the_best_of_a_grid():
+    script, found = importlib.import_module("benchmarks.auto_rate"), results("auto-rate")
+    assert (RESULTS / "auto-rate.md").read_text() == script.table(found)

@@ -120,3 +120,12 @@ def test_a_star_may_leave_its_rate_open_and_a_zoo_may_not() -> None:
 def test_all_baselines_have_one_name_together() -> None:
     assert load_config(evaluate={"baselines": ["all"]}).evaluate.baselines == get_args(Baseline)
     assert load_config(evaluate={"baselines": ["swa", "swa"]}).evaluate.baselines == ("swa",)
+
+
+def test_a_misspelled_key_is_named_with_the_closest_one() -> None:
+    with pytest.raises(UsageError, match=r"^configuration star\.epoch: no such setting") as caught:
+        load_config(None, ["star.epoch=3"])
+    assert caught.value.hint == "use epochs"
+    with pytest.raises(UsageError) as caught:
+        load_config(None, ["star.qqqq=3"])
+    assert caught.value.hint.startswith("see starzoo fit-star --help")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ ORDER = (
     *("cifar", "digits", "sources", "digits-sources", "sizes", "architectures", "vgg"),
     *("strangers", "digits-strangers", "ablations", "full-size"),
 )
+FAIR = "fair", "python -m benchmarks.fair ZOO"
 OTHERS = {  # tables of other benchmarks, by the command that makes them
     "Matching two networks": ("matching", "python -m benchmarks.matching"),
     "Averaging over the star domain": ("bma", "python -m benchmarks.bma"),
@@ -110,12 +112,30 @@ def page() -> str:
         "where the paper has a barrier of 0.035 (ResNet-18 on all of CIFAR-10): "
         "`benchmarks/study/full-size.yaml` is that experiment, takes a GPU, and was not run.",
     ]
+    parts += fair()
     parts += map(section, measured())
     for title, (name, command) in OTHERS.items():
         made = HERE.parent / "results" / f"{name}.md"
         if made.is_file():
             parts += [f"## {title}", made.read_text(encoding="utf-8").strip(), f"`{command}`"]
     return "\n\n".join(parts) + "\n"
+
+
+def fair() -> list[str]:
+    """What the page says of the fair table and of the choice of settings."""
+    name, command = FAIR
+    table = (HERE.parent / "results" / f"{name}.md").read_text(encoding="utf-8")
+    body = re.sub(r"^# .*\n", "", table).replace("\n## ", "\n### ").strip()
+    return [
+        "## A star beside everything that one could do instead",
+        (HERE / "fair-reading.md").read_text(encoding="utf-8").strip(),
+        body,
+        f"`{command}`",
+        "## What a path costs",
+        "![Barrier to held-outs against tempered negative log-likelihood](results/tradeoff.png)",
+        (HERE / "tuning-reading.md").read_text(encoding="utf-8").strip(),
+        "`python -m benchmarks.tuning tradeoff tuning-resnet`",
+    ]
 
 
 def measured() -> list[Path]:

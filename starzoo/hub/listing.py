@@ -158,6 +158,8 @@ def describe_missing_file(name: str, sizes: Mapping[str, int]) -> tuple[str, str
     weights = next((file for file in names if file.endswith(".safetensors")), None)
     if weights and WEIGHTS not in sizes:
         return problem, f"{hint}; if {_shorten(weights)} holds its weights, put it into a local folder as {WEIGHTS}"
+    if checkpoint := next((file for file in names if file.endswith((".pth", ".pt", ".ckpt", ".tar"))), None):
+        return problem, f"{hint}: starzoo import {_shorten(checkpoint)} --out zoo makes them of a checkpoint"
     return problem, f"{hint}: write them with timm.models.save_for_hf(…, safe_serialization=True)"
 
 

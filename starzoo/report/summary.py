@@ -237,7 +237,8 @@ def headline(evaluation: Evaluation, split: Split) -> str:
     star = next((row for row in summarize_predictors(evaluation, split) if row.role == "star"), None)
     parts = [f"accuracy {_percent(star.accuracy)}"] if star else []
     if star and star.dee and sizes:
-        parts.append(f"worth an ensemble of {dee_text(star, max(sizes))} sources")
+        size, _, interval = dee_text(star, max(sizes)).partition(" ")
+        parts.append(f"worth an ensemble of {size} sources {interval}".rstrip())
     heldout, pairs = (evaluation.paths_of(kind, split) for kind in ("star-heldout", "source-source"))
     if heldout:
         barrier = Summary.of([path.barrier for path in heldout]).mean

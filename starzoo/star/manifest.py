@@ -119,7 +119,7 @@ class StarManifest(FrozenModel):
 
 def read_manifest(file: Path) -> StarManifest:
     """Read a star.json."""
-    hint = "is this the folder of a star?"
+    hint = "give the folder of a star, which starzoo fit-star writes"
     if not os.path.lexists(file):
         raise UntrustedInputError(str(file), "no manifest of a star: no such file", hint=hint)
     try:

@@ -43,6 +43,6 @@ def test_one_sentence_says_what_matters() -> None:
     star = evaluation.qualities_of("star")[0].model_copy(update={"dee": 2.43, "dee_interval": (1.9, 12.0)})
     size = EnsembleSize(split="test", size=12, subsets=1, nll=1, nll_std=0, accuracy=1, accuracy_std=0)
     sized = evaluation.model_copy(update={"qualities": (star,), "ensembles": (size,)})
-    assert "worth an ensemble of 2.4 (1.9 to ≥12) sources; barrier 0.020" in headline(sized, "test")
+    assert "worth an ensemble of 2.4 sources (1.9 to ≥12); barrier 0.020" in headline(sized, "test")
     empty = evaluation.model_copy(update={"qualities": (), "paths": ()})
     assert headline(empty, "test") == "The star on the test images: not measured."
