@@ -63,7 +63,7 @@ def grow_ensembles(evaluation: CachedEvaluation, start: int) -> dict[str, Tensor
                 found[f"accuracy.{split}"].append(torch.tensor(accuracy(mean[split], classes)))
         return {name: torch.stack(values) for name, values in found.items()}
 
-    key = {"ensembles": [evaluation.pool.hashes[name] for name in order], "images": evaluation.split_hashes}
+    key = {"grown": [evaluation.pool.hashes[name] for name in order], "images": evaluation.split_hashes}
     return evaluation.get_or_compute(key, measure)
 
 
