@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from importlib import import_module
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -36,9 +36,11 @@ def check_corruptions(images: int, input_size: tuple[int, int, int]) -> None:
     """
     if not images:
         return
-    if find_spec("imagecorruptions") is None:
-        hint = "pip install 'starzoo[corruptions]'"
-        raise UsageError("evaluate.corruptions", "needs a package that is not installed", hint=hint)
+    try:
+        import_module("imagecorruptions")
+    except ImportError as error:  # it may also lack a library of the system
+        problem = f"cannot import imagecorruptions: {error}"
+        raise UsageError("evaluate.corruptions", problem, hint="pip install 'starzoo[corruptions]'") from error
     if min(input_size[1:]) < _SMALLEST:
         problem = f"images have {input_size[1]} x {input_size[2]} pixels, and corruptions need {_SMALLEST}"
         raise UsageError("evaluate.corruptions", problem, hint="leave --corruptions out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,9 @@ def digits(size: int, channels: int = 3) -> Split:
     half = (0.5,) * channels
     preprocessing = Preprocessing(input_size=(channels, size, size), mean=half, std=half, crop_pct=0.9)
     return load_data(DataConfig(dataset="digits"), preprocessing).test
+
+
+pytest.importorskip("imagecorruptions", reason="it or a library of the system is missing", exc_type=ImportError)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -50,8 +54,8 @@ def test_what_cannot_be_corrupted_is_refused_at_once(monkeypatch: pytest.MonkeyP
     check_corruptions(5, (3, 32, 32))
     with pytest.raises(UsageError, match="16 x 32 pixels, and corruptions need 32"):
         check_corruptions(5, (3, 16, 32))
-    monkeypatch.setattr("starzoo.data.corruption.find_spec", lambda _: None)
-    with pytest.raises(UsageError) as caught:
+    monkeypatch.setitem(sys.modules, "imagecorruptions", None)
+    with pytest.raises(UsageError, match="cannot import imagecorruptions") as caught:
         check_corruptions(5, (3, 32, 32))
     assert "pip install 'starzoo[corruptions]'" in caught.value.hint
 
