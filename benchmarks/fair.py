@@ -154,7 +154,8 @@ def summary(seeds: Sequence[Mapping[str, Any]]) -> str:
 
 def _spread(values: Sequence[float], form: str) -> str:
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):{form}} ± {deviation:{form}}"
+    mean, spread = (f"{value:{form}}".rstrip("%") for value in (statistics.fmean(values), deviation))
+    return f"{mean} ± {spread}{' %' if form.endswith('%') else ''}"
 
 
 def main() -> None:
