@@ -47,7 +47,10 @@ def test_the_readme_has_the_two_commands_and_every_command_in_its_table() -> Non
     bash = "\n".join(blocks("bash"))
     assert "pip install -e . && starzoo quickstart" in bash
     assert "pip install -e '.[dev]' && pytest" in bash
-    named = set(re.findall(r"`starzoo ([a-z-]+)`", README))
+    lines = README.splitlines()
+    assert len(lines) <= 150
+    assert max(map(len, lines)) <= 100
+    named = set(re.findall(r"`([a-z-]+)`", README.partition("## Commands")[2].partition("## ")[0]))
     files = {path.stem.replace("import_", "import").replace("_", "-") for path in (ROOT / "cli").glob("*.py")}
     helpers = {
         "--init--",
