@@ -71,6 +71,8 @@ def test_finished_trials_are_kept_for_a_resumed_run(
     config = RunConfig.model_validate({"star": {"epochs": 2, "batch_size": 64, "lr": "auto"}})
     fitted = module.midpoint_loss
     calls = list[float]()
+    monkeypatch.setattr(module, "_FACTORS", (0.5, 1.0, 2.0))
+    monkeypatch.setattr(module, "_IMAGES", 100)
 
     def stop(sources: list[Source], data: ImageTask, trial: RunConfig) -> float | None:
         if len(calls) == 2:
@@ -85,8 +87,7 @@ def test_finished_trials_are_kept_for_a_resumed_run(
     rest = list[float]()
     monkeypatch.setattr(module, "midpoint_loss", lambda *run: rest.append(run[2].star.peak_lr) or fitted(*run))
     found = try_rates(sources, data, config, folder=tmp_path)
-    assert len(rest) == 4
+    assert len(rest) == 1
     assert not set(rest) & set(calls)
-    monkeypatch.undo()
     assert found == try_rates(sources, data, config)  # none is kept here
     assert all(trial.midpoint_loss and 0 < trial.midpoint_loss < 20 for trial in found)
